@@ -1,0 +1,1 @@
+"""Distil text-embedding models in JAX."""

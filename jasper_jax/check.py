@@ -1,0 +1,108 @@
+"""``jasper check``: the resolved recipe, what every stage trains, which head serves which dimension, and the cost."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jasper_jax.data.vectors import store_bytes
+from jasper_jax.dimensions import providers
+from jasper_jax.recipe import dump_recipe
+from jasper_jax.run import Run
+from jasper_jax.student import Student, cosine_applies, make_student
+from jasper_jax.training.partition import make_partition
+from jasper_jax.trees import flatten
+
+
+def report(run: Run, out: Console) -> None:
+    """Print everything about a recipe that can be known without running it.
+
+    Raises:
+      UserError: whatever would stop the run later: patterns, dimensions, models that do not exist.
+    """
+    out.print(dump_recipe(run.recipe), markup=False, highlight=False)
+    teacher_dim = run.teacher_dim if run.needs_vectors else None
+    student, _ = make_student(run.recipe, teacher_dim, run.student_source())
+    out.print(_stages(run, student, teacher_dim))
+    out.print(_dimensions(run, student))
+    out.print(_cost(run, student))
+
+
+def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
+    """Per stage: leaves and parameters that are trained, and their share; also proves that the patterns match."""
+    table = Table(
+        "stage", "trains", "leaves", "parameters", "share", "heads and losses", "steps", "texts", title="Stages"
+    )
+    for column in (2, 3, 4, 6, 7):
+        table.columns[column].justify = "right"
+    params = student.shapes()
+    total = _parameters(params)
+    for stage in run.stages:
+        active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+        partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
+        trained, _ = jax.eval_shape(partition.split, active)
+        count = _parameters(trained)
+        losses = []
+        for head in stage.heads:
+            terms = [t for t in ("cosine", "similarity", "relative") if getattr(stage.losses, t)]
+            if not cosine_applies(run.recipe, head, teacher_dim):
+                terms = [t for t in terms if t != "cosine"]
+            losses.append(f"{head} <- {run.recipe.heads[head].target}: {', '.join(terms)}")
+        table.add_row(
+            stage.name,
+            "\n".join(stage.train),
+            f"{len(trained)}",
+            f"{count:,}",
+            f"{count / total:.1%}",
+            "\n".join(losses),
+            f"{stage.steps:,}",
+            f"{stage.steps * stage.batch_size:,}",
+        )
+    table.caption = f"student: {total:,} parameters, {student.encoder.num_layers} layers, width {student.width}"
+    return table
+
+
+def _dimensions(run: Run, student: Student) -> Table:
+    table = Table("dimension", "made by", "hidden by it", title="Output dimensions")
+    table.columns[0].justify = "right"
+    trained = {n: h for n, h in student.heads.items() if any(n in s.heads for s in run.stages)}
+    for dim, provider in providers(trained, run.recipe.export.dims).items():
+        made = provider.head + (f" (first {dim} components)" if provider.nested else "")
+        table.add_row(str(dim), made, ", ".join(provider.hidden))
+    return table
+
+
+def _cost(run: Run, student: Student) -> Table:
+    """Texts, and bytes on disk of everything that grows with the recipe."""
+    recipe = run.recipe
+    table = Table("what", "amount", title="Cost")
+    table.columns[1].justify = "right"
+    count = None if recipe.texts.count is None else recipe.texts.count + recipe.texts.held_out
+    table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
+    table.add_row("texts seen in training", f"{sum(s.steps * s.batch_size for s in run.stages):,}")
+    if run.needs_vectors:
+        for teacher in recipe.teachers:
+            dim = run.dim_of(teacher)
+            rows = count or 1_000_000
+            size = store_bytes(rows, dim, teacher.dtype)
+            per = "" if count else " a million texts"
+            table.add_row(f"vectors: {teacher.name}, {dim} x {teacher.dtype}", f"{_bytes(size)}{per}")
+    params = _parameters(student.shapes())
+    table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))
+    width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]
+    table.add_row("the exported model", f"about {_bytes(width * params)}")
+    return table
+
+
+def _parameters(tree: dict) -> int:
+    return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:,.0f} {unit}" if unit in ("B", "KB") else f"{size:,.1f} {unit}"
+        size /= 1000
+    raise AssertionError

@@ -1,0 +1,222 @@
+"""The ``jasper`` command. Each command parses its arguments and calls one function."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from jasper_jax.errors import Interrupted, UserError
+
+app = typer.Typer(
+    name="jasper",
+    help="Distil strong text-embedding models into one small student with short vectors (Jasper and Stella).",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+vectors_app = typer.Typer(help="Look after teacher vector stores: verify them, import vectors made elsewhere.")
+app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
+
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file such as configs/quickstart.yaml.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),
+]
+ProcessIndex = Annotated[int, typer.Option(help="Which of the processes this is, from 0.", min=0)]
+ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of all commands."""
+    if debug:
+        os.environ["JASPER_DEBUG"] = "1"
+
+
+@app.command()
+def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Validate a recipe; print it resolved, what each stage trains, and what it needs.
+
+    Example: `jasper check configs/quickstart.yaml stages.2.steps=50`
+    """
+    from jasper_jax.commands import check_recipe
+    from jasper_jax.recipe import load_recipe
+
+    check_recipe(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def embed(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    process_index: ProcessIndex = 0,
+    process_count: ProcessCount = 1,
+) -> None:
+    """Build the text store and fill the teachers' vector stores; continues where it stopped.
+
+    Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`
+    """
+    from jasper_jax.commands import embed_teachers
+    from jasper_jax.recipe import load_recipe
+
+    embed_teachers(load_recipe(recipe, overrides or []), process_index, process_count)
+
+
+@app.command()
+def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Train all stages; run again, it continues at the exact batch where it stopped.
+
+    Example: `jasper train configs/quickstart.yaml`
+    """
+    from jasper_jax.commands import train_stages
+    from jasper_jax.recipe import load_recipe
+
+    train_stages(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Score the teachers and the student before training and after each finished stage, at every dimension.
+
+    Example: `jasper evaluate configs/quickstart.yaml`
+    """
+    from jasper_jax.commands import evaluate_run
+    from jasper_jax.recipe import load_recipe
+
+    evaluate_run(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def export(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: export in the run.")] = None,
+) -> None:
+    """Write the student as a Hugging Face folder that sentence-transformers loads, and check that it does.
+
+    Example: `jasper export configs/quickstart.yaml --output my-model`
+    """
+    from jasper_jax.commands import export_run
+    from jasper_jax.recipe import load_recipe
+
+    export_run(load_recipe(recipe, overrides or []), output)
+
+
+@app.command()
+def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Everything: texts, vectors, stages, evaluation, export; what is already whole is skipped.
+
+    Example: `jasper run configs/quickstart.yaml`
+    """
+    from jasper_jax.commands import run_all
+    from jasper_jax.recipe import load_recipe
+
+    run_all(load_recipe(recipe, overrides or []))
+
+
+@app.command()
+def encode(
+    model: Annotated[Path, typer.Argument(help="An exported folder (or any folder this library reads).")],
+    input: Annotated[Path, typer.Argument(help="A text file, one text a line; - reads standard input.")],
+    output: Annotated[Path, typer.Argument(help="Where the vectors go: .npy, float32 [texts, dim].")],
+    kind: Annotated[str, typer.Option(help="query or passage: which prompt stands before each text.")] = "passage",
+    dim: Annotated[int | None, typer.Option(help="Which of the model's dimensions; default: its largest.")] = None,
+) -> None:
+    """Encode texts with an exported model, in JAX.
+
+    Example: `jasper encode runs/quickstart/export questions.txt questions.npy --kind query --dim 256`
+    """
+    from jasper_jax.commands import encode_file
+
+    encode_file(model, input, output, kind, dim)
+
+
+@app.command()
+def assets() -> None:
+    """List the models and corpora that can be used by name, and whether they are on this machine.
+
+    Example: `jasper assets`
+    """
+    from jasper_jax.commands import list_assets
+
+    list_assets()
+
+
+@vectors_app.command("verify")
+def vectors_verify(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    sample: Annotated[int, typer.Option(help="Texts embedded anew to measure the stored type's error; 0: none.")] = 256,
+) -> None:
+    """Check every shard of texts and vectors against its sha256 and fingerprint; print the type's similarity error.
+
+    Example: `jasper vectors verify configs/quickstart.yaml`
+    """
+    from jasper_jax.commands import verify_vectors
+    from jasper_jax.recipe import load_recipe
+
+    verify_vectors(load_recipe(recipe, overrides or []), sample)
+
+
+@vectors_app.command("import")
+def vectors_import(
+    recipe: RecipeFile,
+    teacher: Annotated[str, typer.Argument(help="The teacher of the recipe whose vectors these are.")],
+    files: Annotated[list[Path], typer.Argument(help="Parquet with text and embedding, or FILE.npy and its texts.")],
+    override: Annotated[list[str] | None, typer.Option("--set", help="Change to the recipe, key=value.")] = None,
+) -> None:
+    """Bring in vectors that another system computed; every text of the store must be among them.
+
+    Example: `jasper vectors import configs/mine.yaml openai vectors.parquet`
+    """
+    from jasper_jax.commands import import_teacher
+    from jasper_jax.recipe import load_recipe
+
+    import_teacher(load_recipe(recipe, override or []), teacher, files)
+
+
+_DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
+
+
+def main() -> None:
+    """Entry point: turns what can go wrong into one line and an exit code (2 input, 75 stopped and saved)."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2, error)
+    except Interrupted as error:
+        _fail(str(error) or "stopped; run the same command to continue", 75, error)
+    except KeyboardInterrupt as error:
+        _fail("interrupted; run the same command to continue", 130, error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        place = error.filename or "a file"
+        _fail(f"{place}: {error.strerror}; free space or choose another run_dir=..., then run again", 2, error)
+
+
+def _fail(message: str, code: int, error: BaseException) -> None:
+    if os.environ.get("JASPER_DEBUG"):
+        import traceback
+
+        traceback.print_exception(error)
+    line = " ".join(message.split())
+    Console(file=sys.stderr, soft_wrap=True).print(f"jasper: {line}", markup=False, highlight=False)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,249 @@
+"""What the commands do, in order; each function is one command's story."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from jasper_jax.config import Recipe
+from jasper_jax.errors import Interrupted, UserError
+from jasper_jax.files import exclusive
+from jasper_jax.interrupt import stop_flag
+from jasper_jax.progress import say
+
+OUT = Console(soft_wrap=True)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """``jasper check``."""
+    from jasper_jax.check import report
+    from jasper_jax.run import Run
+
+    report(Run(recipe), OUT)
+
+
+def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
+    """``jasper embed``: several processes may do this on one run folder at once."""
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.timings import Timings
+
+    if process_index >= process_count:
+        raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
+    cache_programs()
+    run = Run(recipe)
+    run.claim()
+    with stop_flag() as stop:
+        _embed(run, Timings(run.folder), process_index, process_count, stop)
+
+
+def _embed(run, timings, process_index, process_count, stop):  # type: ignore[no-untyped-def]
+    with timings.phase("texts"):
+        texts = run.texts()
+    if not run.needs_vectors:
+        return texts
+    for teacher in run.recipe.teachers:
+        if teacher.model is None:
+            run.open_vectors(teacher, texts)  # imported: must be there
+            continue
+        with timings.phase(f"embedding: {teacher.name}"):
+            store = run.embed(teacher, texts, process_index=process_index, process_count=process_count, stop=stop)
+        if stop():
+            raise Interrupted(f"stopped while embedding {teacher.name}; run the same command to continue")
+        if store is None:
+            say(f"{teacher.name}: this process's shards are done; another process's are not yet.")
+    return texts
+
+
+def train_stages(recipe: Recipe) -> None:
+    """``jasper train``."""
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.timings import Timings
+
+    cache_programs()
+    run = Run(recipe)
+    with exclusive(run.folder, "train"), stop_flag() as stop:
+        run.claim()
+        timings = Timings(run.folder)
+        texts = run.texts()
+        _train(run, texts, timings, stop)
+
+
+def _train(run, texts, timings, stop):  # type: ignore[no-untyped-def]
+    from jasper_jax.training.loop import train
+
+    view = run.teachers(texts)
+    if not train(run, texts, view, timings, stop):
+        raise Interrupted
+    return view
+
+
+def evaluate_run(recipe: Recipe) -> None:
+    """``jasper evaluate``."""
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.timings import Timings
+
+    cache_programs()
+    run = Run(recipe)
+    with exclusive(run.folder, "evaluate"):
+        run.claim()
+        _evaluate(run, Timings(run.folder))
+
+
+def _evaluate(run, timings):  # type: ignore[no-untyped-def]
+    from jasper_jax.evaluation.providers import evaluate
+    from jasper_jax.evaluation.report import console_table, to_json
+
+    with timings.phase("evaluation"):
+        evaluation = evaluate(run)
+        to_json(evaluation, run.folder / "evaluation.json")
+        _draw(run, evaluation)
+    OUT.print(console_table(evaluation))
+    return evaluation
+
+
+def _draw(run, evaluation):  # type: ignore[no-untyped-def]
+    """The two pictures, where matplotlib is installed."""
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        say("Pictures are not drawn: pip install 'jasper-jax[plot]'")
+        return
+    from jasper_jax.evaluation.plots import plot_dimensions, plot_training
+
+    if (run.folder / "metrics.jsonl").is_file():
+        plot_training(run.folder / "metrics.jsonl", run.folder / "training.png")
+    if any(row.retrieval and row.stage for row in evaluation.rows):
+        plot_dimensions(evaluation, run.folder / "dimensions.png")
+
+
+def export_run(recipe: Recipe, output: Path | None) -> None:
+    """``jasper export``."""
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.timings import Timings
+
+    cache_programs()
+    run = Run(recipe)
+    with exclusive(run.folder, "export"):
+        run.claim()
+        _export(run, Timings(run.folder), output)
+
+
+def _export(run, timings, output):  # type: ignore[no-untyped-def]
+    from jasper_jax.export.sentence_transformers import export
+
+    with timings.phase("export"):
+        folder, check = export(run, output or run.folder / "export")
+    OUT.print(f"[bold]{folder}[/]: {check}", highlight=False)
+
+
+def run_all(recipe: Recipe) -> None:
+    """``jasper run``: texts, vectors, stages, evaluation, export."""
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.timings import Timings
+
+    cache_programs()
+    run = Run(recipe)
+    with exclusive(run.folder, "run"), stop_flag() as stop:
+        run.claim()
+        timings = Timings(run.folder)
+        texts = _embed(run, timings, 0, 1, stop)
+        _train(run, texts, timings, stop)
+        _evaluate(run, timings)
+        if stop():
+            raise Interrupted
+        _export(run, timings, None)
+        OUT.print(timings.table())
+
+
+def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
+    """``jasper encode``: one text a line to a ``.npy`` of float32 vectors."""
+    import io
+
+    from jasper_jax.embedder import Embedder
+    from jasper_jax.files import write_atomic
+    from jasper_jax.run import cache_programs
+
+    if kind not in ("query", "passage"):
+        raise UserError(f"--kind {kind}: allowed are query and passage")
+    if output.suffix != ".npy":
+        raise UserError(f"{output}: vectors are written as .npy; give the file that suffix")
+    if str(source) != "-" and not source.is_file():
+        raise UserError(f"{source}: no such file; give a text file with one text a line, or - for standard input")
+    try:
+        content = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{source}: not UTF-8 at byte {error.start}; convert it first") from None
+    texts = content.splitlines()
+    if not texts:
+        raise UserError(f"{source}: holds no text")
+    cache_programs()
+    embedder = Embedder.load(model)
+    vectors = embedder.encode(texts, kind=kind, dim=dim, show_progress=True)
+    buffer = io.BytesIO()
+    np.save(buffer, vectors)
+    write_atomic(output, buffer.getvalue())
+    OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
+
+
+def list_assets() -> None:
+    """``jasper assets``."""
+    from rich.table import Table
+
+    from jasper_jax.data.assets import catalogue
+
+    table = Table("name", "kind", "MB", "licence", "from", "here")
+    for asset in catalogue():
+        table.add_row(
+            asset.name, asset.kind, f"{asset.size / 1e6:,.0f}", asset.licence, asset.source, "yes" if asset.cached else ""
+        )
+    OUT.print(table)
+
+
+def verify_vectors(recipe: Recipe, sample: int) -> None:
+    """``jasper vectors verify``."""
+    from jasper_jax.data.texts import TextStore
+    from jasper_jax.data.vector_check import dtype_error, verify_store
+    from jasper_jax.run import Run, cache_programs
+
+    cache_programs()
+    run = Run(recipe)
+    texts = TextStore.open(run.folder / "texts")
+    texts.verify()
+    OUT.print(f"{run.folder / 'texts'}: whole, {len(texts.shards)} shards", highlight=False)
+    for teacher in recipe.teachers:
+        folder = run.teacher_folder(teacher)
+        found = verify_store(folder, texts, progress=True)
+        OUT.print(
+            f"{folder}: whole, {found.vectors:,} vectors in {found.shards} shards, norms {found.smallest_norm:.4f} to"
+            f" {found.largest_norm:.4f}, {found.clipped:,} values clipped",
+            highlight=False,
+        )
+        if sample and teacher.model is not None:
+            store = run.open_vectors(teacher, texts)
+            error = dtype_error(store, texts, run.load_teacher(teacher).encode, sample=sample)
+            OUT.print(
+                f"{folder}: {store.dtype} moves the similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
+                f" {error.largest:.2e} at most",
+                highlight=False,
+            )
+
+
+def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
+    """``jasper vectors import``."""
+    from jasper_jax.data.vector_import import import_vectors
+    from jasper_jax.run import Run
+
+    run = Run(recipe)
+    teacher = next((t for t in recipe.teachers if t.name == name), None)
+    if teacher is None:
+        raise UserError(f"teacher {name!r} is not in the recipe; teachers are {', '.join(t.name for t in recipe.teachers)}")
+    if teacher.model is not None:
+        raise UserError(f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model")
+    with exclusive(run.folder, "vectors import"):
+        run.claim()
+        texts = run.texts()
+        summary = import_vectors(files, texts, run.teacher_folder(teacher), run.teacher_spec(teacher))
+        OUT.print(f"{run.teacher_folder(teacher)}: {summary}", highlight=False)

@@ -1,0 +1,294 @@
+"""The recipe: every setting of a run, typed, frozen and strict. An unknown key is an error.
+
+A recipe file is read by ``jasper_jax.recipe.load_recipe``; these classes say what may stand in it. What a recipe
+leaves out of a stage comes from the stage's preset in ``jasper_jax.stages``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Kind = Literal["query", "passage"]
+
+
+class Section(BaseModel):
+    """A part of the recipe: immutable, and a key it does not know is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---------------------------------------------------------------------------------------------- texts
+
+
+class TextSource(Section):
+    """One source of texts. Exactly one of ``text``, ``jsonl``, ``parquet``, ``tfds``, ``hf``, ``asset`` is set."""
+
+    text: str | None = None
+    """A text file, one text a line (a glob is allowed, as for ``jsonl`` and ``parquet``)."""
+    jsonl: str | None = None
+    parquet: str | None = None
+    tfds: str | None = None
+    """A TFDS builder name (``name/config``) or the folder of a prepared data set; readable without TensorFlow."""
+    hf: str | None = None
+    """A data set for the ``datasets`` library: a hub name or a local folder."""
+    asset: str | None = None
+    """A named corpus: ``jasper assets`` lists them."""
+    split: str | list[str] | None = None
+    """Split of a TFDS, Hugging Face or asset source (for assets a list: SQuAD-shifts has one split a domain)."""
+    config: str | None = None
+    column: str | list[str] = "text"
+    """The column or columns that hold the text; a list-valued cell gives one text an element."""
+    kind: Kind | None = None
+    """query or passage; by default what the source says (``kind_column``, or the asset itself), else passage."""
+    kind_column: str | None = None
+    weight: PositiveFloat = 1.0
+    """Share of the documents drawn from this source, relative to the other sources' weights."""
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> TextSource:
+        given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a source names exactly one of {', '.join(SOURCE_KINDS)}; this one names {', '.join(given) or 'none'}"
+            )
+        for key in _NOT_FOR[given[0]]:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no meaning for a source of {given[0]}; leave it out")
+        return self
+
+
+SOURCE_KINDS = ("text", "jsonl", "parquet", "tfds", "hf", "asset")
+_NOT_FOR = {
+    "text": ("split", "config", "column", "kind_column"),
+    "jsonl": ("split", "config"),
+    "parquet": ("split", "config"),
+    "tfds": (),
+    "hf": (),
+    "asset": ("config", "column", "kind_column"),
+}
+
+
+class Augment(Section):
+    """The paper's augmentation (section 3): documents cut into short texts, words of a few texts shuffled."""
+
+    split_share: Share = 0.3
+    """Share of the passages that are divided into pieces of ``min_sentences`` to ``max_sentences`` sentences."""
+    min_sentences: PositiveInt = 1
+    max_sentences: PositiveInt = 10
+    shuffle_share: Share = 0.0008
+    """Share of the texts whose words are shuffled."""
+    language: str = "en"
+    """Language code of the sentence splitter."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Augment:
+        if self.min_sentences > self.max_sentences:
+            raise ValueError(
+                f"min_sentences {self.min_sentences} is larger than max_sentences {self.max_sentences}"
+            )
+        return self
+
+
+class Texts(Section):
+    """What becomes the text store."""
+
+    sources: Annotated[list[TextSource], Field(min_length=1)]
+    count: PositiveInt | None = None
+    """Texts for training; None takes all that the sources give."""
+    held_out: Annotated[int, Field(ge=0)] = 500
+    """Texts kept out of training for the loss and the agreement on unseen texts; whole documents, by hash."""
+    shuffle_buffer: PositiveInt = 100_000
+    """Documents of a source that are shuffled in memory at a time."""
+    max_chars: PositiveInt = 20_000
+    """Longer texts are cut here (counted); a tokenizer would truncate them anyway."""
+    shard_rows: PositiveInt = 1024
+    """Rows of a shard, the unit of work of ``jasper embed``."""
+    augment: Augment = Augment()
+
+
+# ---------------------------------------------------------------------------------------------- models
+
+
+class Prompts(Section):
+    """Text put before a query or a passage. None keeps what the model's own folder says."""
+
+    query: str | None = None
+    passage: str | None = None
+
+
+class Teacher(Section):
+    name: Name
+    model: str | None = None
+    """An asset, a folder, or a hub id. None: the vectors are imported (``jasper vectors import``)."""
+    revision: str | None = None
+    prompts: Prompts = Prompts()
+    max_length: PositiveInt | None = None
+    dim: PositiveInt | None = None
+    """Which ``2_Dense_{dim}`` of the model to use; None takes the one its modules.json names."""
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    """How vectors are stored."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+class Student(Section):
+    model: str | None = None
+    revision: str | None = None
+    layers: list[Annotated[int, Field(ge=0)]] | None = None
+    """Layers of the checkpoint to keep, in this order; None keeps all."""
+    config: dict | None = None
+    """Sizes for a student with random weights (a Hugging Face config with ``model_type``); ``tokenizer`` is needed."""
+    tokenizer: str | None = None
+    """Where the tokenizer comes from when the weights are random: an asset, a folder, or a hub id."""
+    max_length: PositiveInt | None = None
+    pooling: Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None = None
+    prompts: Prompts = Prompts()
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    remat: bool = False
+    """Recompute the layers' activations in the backward pass: memory for time."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    vector_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout on the pooled vector (the public Jasper was trained with 0.2)."""
+
+    @model_validator(mode="after")
+    def _weights(self) -> Student:
+        if (self.model is None) == (self.config is None):
+            raise ValueError("give either model (start from a checkpoint) or config (random weights)")
+        if self.config is not None and self.tokenizer is None:
+            raise ValueError("a student with random weights (config) needs tokenizer")
+        if self.config is not None and self.layers is not None:
+            raise ValueError("layers selects from a checkpoint; with config set num_hidden_layers there")
+        return self
+
+
+class Head(Section):
+    """A linear projection of the student's pooled vector."""
+
+    dim: PositiveInt | Literal["teachers"]
+    nested: list[PositiveInt] = []
+    """Nested (Matryoshka) dimensions below ``dim``; the similarity and relative losses average over them and dim."""
+    target: str = "teachers"
+    """``teachers``, ``pooled`` (the student's own pooled vector), or another head's name (self-distillation)."""
+    init: Literal["ridge", "random"] = "random"
+    bias: bool = True
+    cosine: bool | None = None
+    """Whether the cosine loss applies; None: where the dimensions agree and the target is the teachers."""
+
+
+class Losses(Section):
+    """Weights of the three losses (paper section 2.2) and the relative loss's margin."""
+
+    cosine: NonNegative = 10.0
+    similarity: NonNegative = 200.0
+    relative: NonNegative = 20.0
+    margin: NonNegative = 0.015
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+class Stage(Section):
+    """One stage. What is None is filled from the preset ``stage`` (see ``jasper_jax.stages``)."""
+
+    stage: Literal[1, 2, 3] | None = None
+    name: Name | None = None
+    train: list[str] | None = None
+    """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; the rest is frozen."""
+    last_layers: PositiveInt | None = None
+    """Stage 2's k: how many encoder layers it trains (paper: 3 of 28)."""
+    heads: list[Name] | None = None
+    losses: Losses | None = None
+    reduce_heads: Literal["sum", "mean"] | None = None
+    steps: Annotated[int, Field(ge=0)]
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    learning_rate: PositiveFloat
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rate falls after the warm-up, down to ``final_rate`` of its peak."""
+    final_rate: Share = 0.1
+    weight_decay: NonNegative = 0.01
+    clip_norm: PositiveFloat | None = 1.0
+    b1: Share = 0.9
+    b2: Share = 0.999
+    eps: PositiveFloat = 1e-8
+
+
+class Training(Section):
+    groups: PositiveInt = 4
+    """Length groups of a batch; each is encoded at its own static length."""
+    shapes: PositiveInt = 3
+    """Rows of the table of static shapes: at most so many programs are compiled for a stage."""
+    save_every: PositiveInt = 200
+    keep: PositiveInt = 2
+    """Checkpoints kept besides the last of each stage."""
+    evaluate_every: PositiveInt | None = 200
+    """Steps between evaluations on the held-out texts; None: only at the end of a stage."""
+    ridge_texts: PositiveInt = 4096
+    """Texts for heads with ``init: ridge``."""
+    ridge_penalty: PositiveFloat = 1e-3
+    """Ridge penalty relative to the mean eigenvalue of the pooled vectors' covariance."""
+    loggers: list[Literal["tensorboard", "wandb"]] = []
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that prepare batches; 0 uses threads of the training process."""
+    profile_steps: Annotated[int, Field(ge=0)] = 0
+    """Write a JAX profile of so many steps, from the stage's fifth on."""
+
+
+class Retrieval(Section):
+    """A retrieval test: an asset with splits (SQuAD-shifts) or a folder in BEIR's format."""
+
+    name: Name
+    asset: str | None = None
+    split: str | None = None
+    beir: str | None = None
+    """Folder with corpus.jsonl, queries.jsonl and qrels/test.tsv."""
+    passages: PositiveInt | None = None
+    """Only the first so many passages by sorted id."""
+    queries_per_passage: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Retrieval:
+        if (self.asset is None) == (self.beir is None):
+            raise ValueError("a retrieval test names either asset or beir")
+        return self
+
+
+class Evaluation(Section):
+    retrieval: list[Retrieval] = []
+    similarity: list[Literal["lee"]] = []
+    """Tests of semantic similarity with human judgements."""
+    agreement: bool = True
+    """Agreement with the teachers on the held-out texts."""
+
+
+class Export(Section):
+    dim: PositiveInt | None = None
+    """The dimension modules.json points at; None takes the largest."""
+    dims: dict[int, Name] = {}
+    """Which head provides a dimension that two of them could, e.g. {256: fc1}."""
+    normalize: bool = True
+    """End the folder with a Normalize module (Stella's has none)."""
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    run_dir: str | None = None
+    """Folder of the run; None is ``runs/<name>``."""
+    texts: Texts
+    teachers: list[Teacher] = []
+    student: Student
+    heads: Annotated[dict[Name, Head], Field(min_length=1)]
+    losses: Losses = Losses()
+    stages: Annotated[list[Stage], Field(min_length=1)]
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    export: Export = Export()

@@ -1,0 +1,92 @@
+"""The paper's augmentation (arXiv 2412.19048, section 3): short texts out of long ones, words out of order.
+
+Whether and how a text is changed follows from a keyed hash of the text itself, never from its position: the
+same document becomes the same pieces whatever else stands in the corpus, however many processes read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from dataclasses import dataclass
+
+from sentencex import segment
+
+from jasper_jax.config import Augment
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """The texts one document became."""
+
+    texts: list[str]
+    split: bool
+    """Whether it was divided (into at least two pieces)."""
+    shuffled: int
+    """How many of ``texts`` had their words shuffled."""
+
+
+def normalised(text: str) -> str:
+    """``text`` with every run of white space made one space."""
+    return " ".join(text.split())
+
+
+def keyed_hash(text: str, seed: int, purpose: str) -> int:
+    """64 bits that are uniform over texts and independent between seeds and purposes."""
+    key = f"{seed}/{purpose}".encode()
+    return int.from_bytes(hashlib.blake2b(normalised(text).encode(), digest_size=8, key=key).digest())
+
+
+def _chosen(text: str, seed: int, purpose: str, share: float) -> bool:
+    return keyed_hash(text, seed, purpose) < share * 2**64
+
+
+def _sentences(text: str, language: str) -> list[str]:
+    """The sentences of ``text`` in order; white space between them stays with the one before."""
+    out: list[str] = []
+    for part in segment(language, text):
+        if out and not part.strip():
+            out[-1] += part
+        elif part:
+            out.append(part)
+    return out
+
+
+def divide(text: str, augment: Augment, seed: int) -> list[str]:
+    """Consecutive pieces of ``text``, each of ``min_sentences`` to ``max_sentences``, the last shorter.
+
+    The number of sentences is drawn uniformly for every piece. No character but white space is lost.
+    """
+    sentences = _sentences(text, augment.language)
+    rng = random.Random(keyed_hash(text, seed, "lengths"))
+    pieces, at = [], 0
+    while at < len(sentences):
+        span = augment.max_sentences - augment.min_sentences + 1
+        size = augment.min_sentences + int(rng.random() * span)
+        pieces.append("".join(sentences[at : at + size]).strip())
+        at += size
+    return [p for p in pieces if p]
+
+
+def shuffle_words(text: str, seed: int) -> str:
+    """The words of ``text`` in another order; itself where there is no other order."""
+    words = text.split()
+    rng = random.Random(keyed_hash(text, seed, "order"))
+    shuffled = sorted(words, key=lambda _: rng.random())
+    if shuffled == words:
+        shuffled = words[1:] + words[:1]
+    return " ".join(shuffled) if shuffled != words else text
+
+
+def augment_document(text: str, kind: str, augment: Augment, seed: int) -> Augmented:
+    """Divide ``split_share`` of the passages; then shuffle the words of ``shuffle_share`` of all texts."""
+    texts = [text]
+    if kind == "passage" and _chosen(text, seed, "divide", augment.split_share):
+        texts = divide(text, augment, seed)
+    shuffled = 0
+    for i, piece in enumerate(texts):
+        if _chosen(piece, seed, "shuffle", augment.shuffle_share):
+            mixed = shuffle_words(piece, seed)
+            shuffled += mixed != piece
+            texts[i] = mixed
+    return Augmented(texts, split=len(texts) > 1, shuffled=shuffled)

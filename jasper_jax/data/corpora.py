@@ -1,0 +1,249 @@
+"""The catalogue's corpora as documents for the text store and as tests; test folders in BEIR's format.
+
+SQuAD-shifts' passages and queries are known by the sha1 of their text (UTF-8, ends stripped): a text is one
+passage, and a question asked of several passages is one query with several relevant passages.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from jasper_jax.data.assets import fetch_asset
+from jasper_jax.errors import UserError, nearest
+
+SQUAD_SPLITS = {
+    "squad": "squaddev_v1.1.json",
+    "new_wiki": "new_wiki_v1.0.json",
+    "nyt": "nyt_v1.0.json",
+    "reddit": "reddit_v1.0.json",
+    "amazon": "amazon_reviews_v1.0.json",
+}
+SPLITS: dict[str, tuple[str, ...]] = {"squad-shifts": tuple(SQUAD_SPLITS), "randfacts": (), "lee": ()}
+"""The readable corpora and their splits; none where the corpus is not divided."""
+
+
+class Document(NamedTuple):
+    """A text as it goes into the text store."""
+
+    text: str
+    kind: Literal["query", "passage"]
+    source: str
+
+
+@dataclass(frozen=True)
+class RetrievalTest:
+    """Queries, passages, and which of these answer which of those."""
+
+    passages: dict[str, str]
+    queries: dict[str, str]
+    relevant: dict[str, set[str]]
+    """For each query id the ids of its relevant passages, at least one."""
+
+
+# --------------------------------------------------------------------------------------------- documents
+
+
+def _splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if asset not in SPLITS:
+        close = nearest(asset, list(SPLITS))
+        raise UserError(f"there is no corpus {asset!r}{close}; the corpora are {', '.join(SPLITS)}")
+    known = SPLITS[asset]
+    for split in wanted or ():
+        if not known:
+            raise UserError(f"corpus {asset!r} has no splits, {split!r} is asked for; leave split out")
+        if split not in known:
+            close = nearest(split, list(known))
+            raise UserError(f"corpus {asset!r} has no split {split!r}{close}; it has {', '.join(known)}")
+    return tuple(dict.fromkeys(wanted)) if wanted else known
+
+
+def _squad(folder: Path, split: str) -> Iterator[tuple[str, list[str]]]:
+    """Each passage of a split with its questions, in the order of the file."""
+    data = json.loads((folder / SQUAD_SPLITS[split]).read_text("utf-8"))["data"]
+    for article in data:
+        for paragraph in article["paragraphs"]:
+            yield paragraph["context"].strip(), [qa["question"].strip() for qa in paragraph["qas"]]
+
+
+def _lines(path: Path, encoding: str) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding).split("\n") if line.strip()]
+
+
+def read_corpus(asset: str, splits: list[str] | None = None, kind: str | None = None) -> Iterator[Document]:
+    """The documents of a corpus; the same text of the same kind comes once.
+
+    Args:
+      asset: ``squad-shifts`` (passages, each followed by its questions), ``randfacts`` or ``lee`` (passages).
+      splits: splits of SQuAD-shifts, in this order; None takes all.
+      kind: only documents of this kind; None takes all.
+
+    Errors: ``UserError``, at once, for an unknown corpus or split, or a kind the corpus has none of.
+    """
+    chosen = _splits(asset, splits)
+    if kind not in (None, "passage", "query") or (kind == "query" and not SPLITS[asset]):
+        has = "query and passage" if SPLITS[asset] else "passage"
+        raise UserError(f"corpus {asset!r} has no documents of kind {kind!r}; it has {has}")
+    folder = fetch_asset(asset)
+    return _unique(_documents(asset, chosen, folder), kind)
+
+
+def _documents(asset: str, splits: Sequence[str], folder: Path) -> Iterator[Document]:
+    if asset == "squad-shifts":
+        for split in splits:
+            for passage, questions in _squad(folder, split):
+                yield Document(passage, "passage", f"{asset}/{split}")
+                for question in questions:
+                    yield Document(question, "query", f"{asset}/{split}")
+        return
+    name, encoding = {"randfacts": ("safe.txt", "utf-8"), "lee": ("lee.cor", "latin-1")}[asset]
+    for text in _lines(folder / name, encoding):
+        yield Document(text, "passage", asset)
+
+
+def _unique(documents: Iterator[Document], kind: str | None) -> Iterator[Document]:
+    seen: set[tuple[str, str]] = set()
+    for document in documents:
+        key = (document.kind, document.text)
+        if kind in (None, document.kind) and key not in seen:
+            seen.add(key)
+            yield document
+
+
+# ----------------------------------------------------------------------------------------------- retrieval
+
+
+def text_id(text: str) -> str:
+    """The id of a passage or query: the sha1 of its text."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
+    """One split of SQuAD-shifts: every question is a query, the passage it was asked of is relevant."""
+    if not SPLITS.get(asset):
+        having = ", ".join(name for name, splits in SPLITS.items() if splits)
+        raise UserError(f"corpus {asset!r} holds no retrieval test; {having} does")
+    if split is None:
+        raise UserError(f"a retrieval test of {asset!r} needs split: one of {', '.join(SPLITS[asset])}")
+    (chosen,) = _splits(asset, [split])
+    test = RetrievalTest({}, {}, {})
+    for passage, questions in _squad(fetch_asset(asset), chosen):
+        test.passages[text_id(passage)] = passage
+        for question in questions:
+            test.queries[text_id(question)] = question
+            test.relevant.setdefault(text_id(question), set()).add(text_id(passage))
+    return test
+
+
+def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int | None) -> RetrievalTest:
+    """A smaller test: the first passages by sorted id, and of each the first queries by sorted id.
+
+    None takes all. The other passages are gone, as are the queries that none of the remaining answers.
+    """
+    kept = set(sorted(test.passages)[:passages])
+    relevant = {query: found & kept for query, found in test.relevant.items() if found & kept}
+    if queries_per_passage is not None:
+        of: dict[str, list[str]] = {}
+        for query in sorted(relevant):
+            for passage in relevant[query]:
+                of.setdefault(passage, []).append(query)
+        chosen = {query for queries in of.values() for query in queries[:queries_per_passage]}
+        relevant = {query: found for query, found in relevant.items() if query in chosen}
+    return RetrievalTest(
+        {key: text for key, text in test.passages.items() if key in kept},
+        {key: text for key, text in test.queries.items() if key in relevant},
+        relevant,
+    )
+
+
+def read_beir(folder: str | Path) -> RetrievalTest:
+    """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``.
+
+    A passage is its title, a space, its text. A score above 0 is relevant; queries without one are left out.
+
+    Errors: ``UserError`` naming file and line.
+    """
+    folder = Path(folder).expanduser()
+    passages = _texts(folder / "corpus.jsonl", titled=True)
+    queries = _texts(folder / "queries.jsonl", titled=False)
+    path = folder / "qrels" / "test.tsv"
+    relevant: dict[str, set[str]] = {}
+    for number, line in _numbered(path):
+        where, fields = f"{path}:{number}", line.split("\t")
+        if number == 1 and fields[-1].strip() == "score":
+            continue
+        if len(fields) != 3:
+            raise UserError(
+                f"{where}: {len(fields)} columns; query-id, corpus-id and score, apart by tabs, are needed"
+            )
+        query, passage, score = (value.strip() for value in fields)
+        try:
+            judged = int(score)
+        except ValueError:
+            raise UserError(f"{where}: score {score!r} is no whole number") from None
+        for key, known, file in ((query, queries, "queries.jsonl"), (passage, passages, "corpus.jsonl")):
+            if key not in known:
+                raise UserError(f"{where}: id {key!r} is not in {file}")
+        if judged > 0:
+            relevant.setdefault(query, set()).add(passage)
+    if not relevant:
+        raise UserError(f"{path}: no query has a relevant passage (a score above 0)")
+    return RetrievalTest(passages, {key: text for key, text in queries.items() if key in relevant}, relevant)
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines that are not blank, numbered from 1."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip())
+    except OSError as error:
+        raise UserError(
+            f"{path}: {error.strerror}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _texts(path: Path, *, titled: bool) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    for number, line in _numbered(path):
+        where = f"{path}:{number}"
+        try:
+            row: Any = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{where}: not JSON ({error})") from None
+        row = row if isinstance(row, dict) else {}
+        fields = ["title", "text"] if titled and row.get("title") is not None else ["text"]
+        for key in ["_id", *fields]:
+            if not isinstance(row.get(key), str):
+                raise UserError(f"{where}: {key!r} is missing or no string; _id and text are needed")
+        if row["_id"] in texts:
+            raise UserError(f"{where}: id {row['_id']!r} was there before")
+        texts[row["_id"]] = " ".join(row[key].strip() for key in fields).strip()
+    if not texts:
+        raise UserError(f"{path}: it holds no texts")
+    return texts
+
+
+# ---------------------------------------------------------------------------------------------- similarity
+
+
+def lee_similarities() -> tuple[list[str], np.ndarray]:
+    """The 50 Lee texts and how similar people find each two of them.
+
+    Returns:
+      The texts, and ``[50, 50]`` float64 mean ratings between 0 and 1, symmetric, with 1 on the diagonal. The
+      file has the 1,225 values above the diagonal; a comparison takes ``np.triu_indices(50, 1)``.
+    """
+    folder = fetch_asset("lee")
+    texts = _lines(folder / "lee.cor", "latin-1")
+    upper = np.triu(np.loadtxt(folder / "similarities0-1.txt"), 1)
+    if upper.shape != (len(texts), len(texts)):
+        raise UserError(f"{folder}: {len(texts)} texts, but similarities of shape {upper.shape}")
+    return texts, upper + upper.T + np.eye(len(texts))

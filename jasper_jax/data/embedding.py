@@ -1,0 +1,277 @@
+"""Filling a vector store: shard by shard, by any number of processes that need not talk.
+
+    spec.json           written first: pins the teacher and the texts; a resume with others is refused
+    scales.json         int8 only: the scales, from the first shard; who gets there first writes them
+    vectors-*           a shard, renamed from a temporary name when whole
+    done-*.jsonl        one file a process: a line for each shard it made (size, sha256, values clipped)
+    manifest.json       written last by whoever finds all shards whole; then done-*.jsonl go
+
+A shard counts as made when its file and its line are there. A kill costs a process the shard it was making.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from jasper_jax.data import files
+from jasper_jax.data import shards as sh
+from jasper_jax.data import vectors as vec
+from jasper_jax.data.texts import TextStore
+from jasper_jax.data.vectors import Codec, VectorSpec, VectorStore
+from jasper_jax.errors import UserError
+
+Encode = Callable[[list[str], list[str]], np.ndarray]
+"""(texts, kinds) -> ``[n, T]``. With an attribute ``tokens`` (encoded so far), tokens/s are shown."""
+
+
+def embed_teacher(
+    folder: Path | str,
+    texts: TextStore,
+    spec: VectorSpec,
+    encode: Encode,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+) -> VectorStore | None:
+    """Fill ``folder`` with the vectors of every text; the finished store, or None while shards are missing.
+
+    Process i makes the shards i, i + N, i + 2N, ... that are not there yet; the last of the processes to
+    finish gets the store, the others None. ``stop`` is asked between shards. UserError: ``folder`` holds
+    vectors of another teacher, prompt or text store, or ``encode`` gives vectors of another dimension, not
+    finite, or zero.
+    """
+
+    def vectors_of(shard: sh.ShardInfo) -> np.ndarray:
+        rows = texts.read_shard(shard)
+        vectors = np.asarray(encode([r.text for r in rows], [r.kind for r in rows]), np.float32)
+        if vectors.shape != (len(rows), spec.dim):
+            raise UserError(
+                f"{folder}: the teacher gave vectors of shape {list(vectors.shape)} for {len(rows)} texts, "
+                f"{[len(rows), spec.dim]} was expected"
+            )
+        norms = np.linalg.norm(vectors, axis=1)
+        if (bad := np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))).size:
+            raise UserError(
+                f"{folder}: the teacher's vector of {shard.split} text {shard.start + int(bad[0])} is "
+                f"zero or not finite ({bad.size} such in this shard): {rows[bad[0]].text[:60]!r}"
+            )
+        return vec.normalise(vectors)
+
+    return fill_store(
+        folder,
+        texts,
+        spec,
+        vectors_of,
+        process_index=process_index,
+        process_count=process_count,
+        progress=progress,
+        stop=stop,
+        tokens=lambda: getattr(encode, "tokens", None),
+    )
+
+
+def fill_store(
+    folder: Path | str,
+    texts: TextStore,
+    spec: VectorSpec,
+    vectors_of: Callable[[sh.ShardInfo], np.ndarray],
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    progress: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+    tokens: Callable[[], int | None] = lambda: None,
+) -> VectorStore | None:
+    """``embed_teacher`` for any vectors: ``vectors_of(shard)`` is ``[rows, T]`` float32 of norm 1."""
+    if not 0 <= process_index < process_count:
+        raise ValueError(f"process_index {process_index} is not below process_count {process_count}")
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors_of = functools.lru_cache(maxsize=1)(vectors_of)  # int8 needs the first shard twice
+    work = _Work(folder, texts, spec)
+    work.pin()
+    if (folder / "manifest.json").exists() and not work.reopen_for_repair():
+        return VectorStore.open(folder, texts, spec)
+    own = texts.shards[process_index::process_count]
+    done = work.done()
+    missing = [s for s in own if s not in done]
+    with _bar(progress) as bar:
+        share = f" (process {process_index} of {process_count})" if process_count > 1 else ""
+        task = bar.add_task(f"{folder.name}{share}", total=sum(s.rows for s in own), tokens=None)
+        bar.advance(task, sum(s.rows for s in own if s in done))
+        codec = None
+        for shard in missing:
+            if stop():
+                return None
+            codec = codec or work.codec(vectors_of)
+            work.write(shard, vectors_of(shard), codec)
+            bar.update(task, advance=shard.rows, tokens=tokens())
+    return work.finish()
+
+
+class _Work:
+    """A vector store in the making."""
+
+    def __init__(self, folder: Path, texts: TextStore, spec: VectorSpec):
+        self.folder, self.texts, self.spec = folder, texts, spec
+        self.names = {s: sh.shard_file("vectors", s, texts.shards) for s in texts.shards}
+        self.ledger = folder / f"done-{uuid.uuid4().hex[:8]}.jsonl"
+
+    def pin(self) -> None:
+        """Fix what the folder is for, or refuse to mix in something else."""
+        path = self.folder / "spec.json"
+        content = {"format": vec.FORMAT, "texts": self.texts.fingerprint, "spec": self.spec.as_json()}
+        if not path.exists():
+            files.write_once(path, files.json_bytes(content))
+        try:
+            there = json.loads(path.read_text("utf-8"))
+            version, fingerprint, spec = there["format"], there["texts"], there["spec"]
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+            raise UserError(f"{path}: cannot be read ({e!r}); delete the folder and embed again") from None
+        if version != vec.FORMAT:
+            raise UserError(
+                f"{path}: format version {version}, this program writes {vec.FORMAT}; delete the folder"
+            )
+        vec.refuse_other_texts(self.folder, fingerprint, self.texts)
+        vec.refuse_other_spec(self.folder, spec, self.spec)
+
+    def codec(self, vectors_of: Callable[[sh.ShardInfo], np.ndarray]) -> Codec:
+        """How values are stored. Without int8 scales there yet, makes the first shard's vectors itself."""
+        if self.spec.dtype != "int8":
+            return Codec(self.spec.dim, self.spec.dtype)
+        path = self.folder / "scales.json"
+        if not path.exists():
+            scales = vec.int8_scales(vectors_of(self.texts.shards[0]))
+            files.write_once(path, files.json_bytes(scales.tolist()))
+        return Codec(self.spec.dim, "int8", np.array(json.loads(path.read_text()), np.float32))
+
+    def write(self, shard: sh.ShardInfo, vectors: np.ndarray, codec: Codec) -> None:
+        path = self.folder / self.names[shard]
+        part = files.temporary(path)
+        records, clipped = codec.encode(vectors)
+        sh.write_records(part, records, compress=False)
+        if (self.folder / "manifest.json").exists():  # another run finished the store in the meantime
+            part.unlink(missing_ok=True)
+            return
+        entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows}
+        entry |= {"bytes": part.stat().st_size, "sha256": files.sha256(part), "clipped": clipped}
+        self._note([entry])  # before the rename: a shard under its name always has its line
+        os.replace(part, path)
+        files.sync_folder(self.folder)
+
+    def _note(self, entries: list[dict[str, Any]]) -> None:
+        with open(self.ledger, "a") as f:
+            f.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in entries)
+            f.flush()
+            os.fsync(f.fileno())
+
+    def done(self) -> dict[sh.ShardInfo, dict[str, Any]]:
+        """The shards that are whole, with their lines. Two runs that made the same shard left two lines."""
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for ledger in sorted(self.folder.glob("done-*.jsonl")):
+            for line in _read_lines(ledger):
+                lines.setdefault(line["file"], []).append(line)
+        out = {}
+        for shard, name in self.names.items():
+            path = self.folder / name
+            found = lines.get(name, []) if path.exists() else []
+            if len({line["sha256"] for line in found}) > 1:
+                digest = files.sha256(path)
+                found = [line for line in found if line["sha256"] == digest]
+            if found and path.stat().st_size == found[0]["bytes"]:
+                out[shard] = found[0]
+        return out
+
+    def reopen_for_repair(self) -> bool:
+        """Whether a finished store lacks shards; then its manifest becomes a ledger again."""
+        manifest = files.read_manifest(self.folder, "vector store", vec.FORMAT)
+        try:
+            files.check_files(self.folder, manifest["shards"], vec.REMEDY)
+        except UserError:
+            self._note(manifest["shards"])
+            (self.folder / "manifest.json").unlink(missing_ok=True)
+            return True
+        return False
+
+    def finish(self) -> VectorStore | None:
+        done = self.done()
+        if len(done) < len(self.names):
+            ready = (self.folder / "manifest.json").exists()
+            return VectorStore.open(self.folder, self.texts, self.spec) if ready else None
+        entries = [done[shard] for shard in self.texts.shards]
+        size = {split: sum(e["bytes"] for e in entries if e["split"] == split) for split in sh.SPLITS}
+        vec.write_metadata(self.folder, self.spec, self.texts.shards, size)
+        scales = self.folder / "scales.json"
+        manifest = {
+            "format": vec.FORMAT,
+            "texts": self.texts.fingerprint,
+            "spec": self.spec.as_json(),
+            "splits": {split: self.texts.size(split) for split in sh.SPLITS},
+            "count": sum(e["rows"] for e in entries),
+            "clipped": sum(e["clipped"] for e in entries),
+            "scales": json.loads(scales.read_text()) if self.spec.dtype == "int8" else None,
+            "shards": entries,
+        }
+        files.write_bytes(self.folder / "manifest.json", files.json_bytes(manifest))
+        for ledger in self.folder.glob("done-*.jsonl"):
+            ledger.unlink(missing_ok=True)
+        files.remove_leftovers(self.folder)
+        return VectorStore.open(self.folder, self.texts, self.spec)
+
+
+def _read_lines(ledger: Path) -> list[dict[str, Any]]:
+    """The whole lines of a ledger: a kill may have cut the last one, a finishing process removed the file."""
+    try:
+        lines = ledger.read_text().split("\n")
+    except FileNotFoundError:
+        return []
+    return [json.loads(line) for line in lines[:-1]]
+
+
+class _Rate(ProgressColumn):
+    """Texts a second, and tokens a second where the teacher counts them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._first: dict[int, tuple[float, int]] = {}
+
+    def render(self, task: Task) -> Text:
+        shown = f"{task.speed:,.0f} texts/s" if task.speed else ""
+        tokens = task.fields.get("tokens")
+        if tokens is not None and task.elapsed:
+            at, before = self._first.setdefault(task.id, (task.elapsed, tokens))
+            if task.elapsed > at:
+                shown += f", {(tokens - before) / (task.elapsed - at):,.0f} tokens/s"
+        return Text(shown)
+
+
+def _bar(shown: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=600, disable=not shown)

@@ -1,0 +1,115 @@
+"""Files that appear whole or not at all, and manifests that say what a folder holds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from jasper_jax.errors import UserError
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write ``path`` atomically: a reader sees the old content or the new."""
+    part = temporary(path)
+    with open(part, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """As ``write_bytes``, but the first content that stands under ``path`` stays, whoever wrote it."""
+    part = temporary(path)
+    with open(part, "wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: the window between the two calls is the price
+        if not path.exists():
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def read_manifest(folder: Path, what: str, newest: int) -> dict[str, Any]:
+    """``folder/manifest.json``, refused when it is missing, unreadable or of a later format version."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        version = manifest["format"]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no complete {what} here (manifest.json is missing)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+        raise UserError(
+            f"{path}: not the manifest of a {what} ({e!r}); delete the folder and build it again"
+        ) from None
+    if version > newest:
+        raise UserError(
+            f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"
+        )
+    return manifest
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:
+    """Refuse ``folder`` when a shard of its manifest is missing or has another size."""
+    for shard in shards:
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.exists() else None
+        if size != shard["bytes"]:
+            seen = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
+            raise UserError(f"{path}: shard {seen}; {remedy}")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what writers that were killed left in ``folder``; only when nobody needs to write more."""
+    for path in folder.glob(".*.tmp"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def differences(recorded: Any, asked: Any, key: str) -> list[str]:
+    """The keys at which two JSON values differ, with both values: ``texts.count (10 there, 20 asked)``."""
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        keys = [*asked, *(k for k in recorded if k not in asked)]
+        return [d for k in keys for d in differences(recorded.get(k), asked.get(k), f"{key}.{k}".lstrip("."))]
+    if isinstance(recorded, list) and isinstance(asked, list) and len(recorded) == len(asked):
+        return [d for i, pair in enumerate(zip(recorded, asked)) for d in differences(*pair, f"{key}[{i}]")]
+    return [] if recorded == asked else [f"{key} ({recorded!r} there, {asked!r} asked)"]

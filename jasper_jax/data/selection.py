@@ -1,0 +1,125 @@
+"""Which texts are kept: documents augmented, duplicates dropped, whole documents held out, all counted."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from jasper_jax.config import Texts
+from jasper_jax.data.augment import augment_document, keyed_hash, normalised
+from jasper_jax.data.sources import Document, Mix
+
+
+class Text(NamedTuple):
+    """A text of the store, final in every character."""
+
+    text: str
+    kind: str
+    source: str
+
+
+def digest(text: str, kind: str) -> bytes:
+    """16 bytes that two texts of a kind share when they differ in nothing but white space."""
+    return hashlib.blake2b(normalised(text).encode(), digest_size=16, key=kind.encode()).digest()
+
+
+class HeldOut:
+    """The documents with the smallest keyed hashes, as few as make ``size`` texts: a uniform sample.
+
+    Which documents these are does not depend on their order. A document pushed out by a smaller hash goes to
+    training, whole.
+    """
+
+    def __init__(self, size: int):
+        self.size, self.texts, self._added = size, 0, 0
+        self._heap: list[tuple[int, int, list[Text]]] = []
+
+    def push(self, rank: int, texts: list[Text]) -> Iterator[Text]:
+        """Take a document in; the texts that are for training because of it."""
+        self._added += 1
+        heapq.heappush(self._heap, (-rank, -self._added, texts))
+        self.texts += len(texts)
+        while self._heap and self.texts - len(self._heap[0][2]) >= self.size:
+            released = heapq.heappop(self._heap)[2]
+            self.texts -= len(released)
+            yield from released
+
+    def documents(self) -> list[list[Text]]:
+        return [texts for _, _, texts in sorted(self._heap, reverse=True)]
+
+
+class Selection:
+    """One pass over the documents of a recipe; ``counts[source, kind, what]`` says what became of them."""
+
+    def __init__(self, texts: Texts, seed: int):
+        self.recipe, self.seed = texts, seed
+        self.mix = Mix(texts, seed)
+        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self.held_out = HeldOut(texts.held_out)
+        self.seen: set[bytes] = set()
+
+    def _new(self, text: str, kind: str) -> bool:
+        """Whether no earlier text of this kind is the same; about 100 bytes of memory a text."""
+        size = len(self.seen)
+        self.seen.add(digest(text, kind))
+        return len(self.seen) > size
+
+    def _texts_of(self, document: Document) -> list[Text]:
+        text, kind, source = document
+
+        def count(what: str, n: int = 1) -> None:
+            self.counts[source, kind, what] += n
+
+        count("documents")
+        text = text.strip()
+        if not text:
+            count("empty")
+            return []
+        made = augment_document(text, kind, self.recipe.augment, self.seed)
+        if made.split:
+            count("documents divided")
+            count("pieces", len(made.texts))
+        count("words shuffled", made.shuffled)
+        out = []
+        for piece in made.texts:
+            if len(piece) > self.recipe.max_chars:
+                count("cut")
+                piece = piece[: self.recipe.max_chars].rstrip()
+            if self._new(piece, kind):
+                out.append(Text(piece, kind, source))
+            else:
+                count("duplicates")
+        return out
+
+    def train(self) -> Iterator[Text]:
+        """Training texts in order; afterwards ``held_out`` holds the others."""
+        given = 0
+        for document in self.mix:
+            texts = self._texts_of(document)
+            if not texts:
+                continue
+            for text in self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts):
+                if given == self.recipe.count:
+                    return
+                given += 1
+                self.counts[text.source, text.kind, "train"] += 1
+                yield text
+            if given == self.recipe.count:
+                return
+
+    def held(self) -> list[Text]:
+        """Exactly ``held_out`` texts if there are so many, none of which is in training under either kind."""
+        texts = [t for document in self.held_out.documents() for t in document]
+        own = {digest(t.text, t.kind) for t in texts}
+        out = []
+        for t in texts:
+            twin = digest(t.text, "passage" if t.kind == "query" else "query")
+            if twin in self.seen and twin not in own:
+                self.counts[t.source, t.kind, "left out of held_out (in training as the other kind)"] += 1
+            elif len(out) < self.recipe.held_out:
+                self.counts[t.source, t.kind, "held_out"] += 1
+                out.append(t)
+        return out

@@ -1,0 +1,200 @@
+"""A data set in a folder: ArrayRecord shards that appear whole or not at all, readable with TFDS.
+
+Both stores are made of this. A shard is written under a temporary name, flushed to the disk and renamed, so a
+name that exists is a whole file. Beside the shards lie ``dataset_info.json`` and ``features.json``, so that
+``tfds.builder_from_directory(folder).as_data_source(split)`` and Grain read the folder without this package.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+
+from jasper_jax.data.files import write_bytes
+from jasper_jax.errors import UserError
+
+TRAIN, HELD_OUT = "train", "held_out"
+SPLITS = (TRAIN, HELD_OUT)
+
+
+class ShardInfo(NamedTuple):
+    """A shard: rows ``start`` to ``start + rows`` of its split."""
+
+    split: str
+    index: int
+    rows: int
+    start: int
+
+
+def shard_map(sizes: Mapping[str, int], shard_rows: int) -> tuple[ShardInfo, ...]:
+    """The shards of splits with ``sizes`` rows; all but a split's last have ``shard_rows`` rows."""
+    return tuple(
+        ShardInfo(split, index, min(shard_rows, sizes[split] - start), start)
+        for split in SPLITS
+        for index, start in enumerate(range(0, sizes.get(split, 0), shard_rows))
+    )
+
+
+def shard_file(name: str, shard: ShardInfo, shards: Iterable[ShardInfo]) -> str:
+    """The file name TFDS gives the shard, e.g. ``texts-train.array_record-00000-of-00008``."""
+    count = sum(s.split == shard.split for s in shards)
+    return f"{name}-{shard.split}.array_record-{shard.index:05d}-of-{count:05d}"
+
+
+# ------------------------------------------------------------------------------------------ writing
+
+
+def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> int:
+    """Write ArrayRecord file ``path`` and flush it to the disk; returns the number of rows."""
+    writer = ArrayRecordWriter(str(path), "group_size:1" + ("" if compress else ",uncompressed"))
+    rows = 0
+    try:
+        for record in records:
+            writer.write(record)
+            rows += 1
+        writer.close()
+    except RuntimeError as e:  # what ArrayRecord raises for every error of the file system
+        raise OSError(f"cannot write {path}: {e}") from e
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    return rows
+
+
+def write_metadata(
+    folder: Path,
+    name: str,
+    features: Mapping[str, Any],
+    shards: Sequence[ShardInfo],
+    size: Mapping[str, int],
+    about: str,
+) -> None:
+    """Write ``dataset_info.json`` and ``features.json`` for shards that are (or will be) in ``folder``.
+
+    ``features`` are TFDS feature connectors, ``size`` the bytes of each split. Each file is replaced
+    atomically and its content depends on the arguments alone, so several processes may do this at once.
+    """
+    import tensorflow_datasets as tfds
+
+    splits = [s for s in SPLITS if any(shard.split == s for shard in shards)]
+    # TFDS learns the names of the data set and its splits from the files it finds beside the metadata, so an
+    # empty stand-in a split is enough, and nobody ever sees a half-written file in the store itself.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".metadata-", suffix=".tmp") as place:
+        for shard in shards:
+            if shard.index == 0:
+                (Path(place) / shard_file(name, shard, shards)).touch()
+        tfds.folder_dataset.write_metadata(
+            data_dir=place,
+            features=dict(features),
+            split_infos=[
+                tfds.core.SplitInfo(
+                    name=split,
+                    shard_lengths=[s.rows for s in shards if s.split == split],
+                    num_bytes=size[split],
+                )
+                for split in splits
+            ],
+            check_data=False,  # would import TensorFlow
+            description=about,
+        )
+        for file in ("dataset_info.json", "features.json"):
+            write_bytes(folder / file, (Path(place) / file).read_bytes())
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+class ShardReader:
+    """Records of a set of shards by (split, row). Safe among threads; picklable.
+
+    At most ``open_files`` shards are open at a time: a batch of a large store touches as many shards as it
+    has rows, and a process may hold about a thousand files. Opening one takes 0.1 ms.
+    """
+
+    def __init__(self, folder: Path, files: Mapping[ShardInfo, str], remedy: str, open_files: int = 256):
+        self.folder = Path(folder)
+        self.remedy = remedy
+        self.shards = {split: [s for s in files if s.split == split] for split in SPLITS}
+        self.files = dict(files)
+        self.open_files = open_files
+        self._starts = {k: np.array([s.start for s in v], np.int64) for k, v in self.shards.items()}
+        self._clear()
+
+    def _clear(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[ShardInfo, tuple[ArrayRecordReader, threading.Lock]] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k not in ("_lock", "_open")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._clear()
+
+    def size(self, split: str) -> int:
+        if split not in SPLITS:
+            raise KeyError(f"split {split!r}; there are {', '.join(SPLITS)}")
+        return sum(s.rows for s in self.shards[split])
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """The records at ``indices`` of ``split``, in that order (an index may repeat)."""
+        rows = np.asarray(indices, np.int64)
+        size = self.size(split)
+        if rows.size and not 0 <= rows.min() <= rows.max() < size:
+            raise IndexError(
+                f"rows {rows.min()} to {rows.max()} asked of {self.folder}, split {split} of {size} rows"
+            )
+        which = np.searchsorted(self._starts[split], rows, side="right") - 1
+        order = np.argsort(which, kind="stable")
+        records: list[bytes] = [b""] * len(rows)
+        for group in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
+            if group.size:
+                shard = self.shards[split][which[group[0]]]
+                found = self._records(shard, (rows[group] - shard.start).tolist())
+                for i, record in zip(group.tolist(), found):
+                    records[i] = record
+        return records
+
+    def read_shard(self, shard: ShardInfo) -> list[bytes]:
+        return self._records(shard, list(range(shard.rows)))
+
+    def _records(self, shard: ShardInfo, rows: list[int]) -> list[bytes]:
+        with self._lock:
+            held = self._open.get(shard)
+            if held is None:
+                held = self._open[shard] = self._open_shard(shard), threading.Lock()
+                if len(self._open) > self.open_files:
+                    self._open.popitem(last=False)  # a thread still reading from it keeps it alive
+            else:
+                self._open.move_to_end(shard)
+        reader, lock = held
+        try:
+            with lock:
+                return reader.read(rows)
+        except RuntimeError as e:
+            raise self._damaged(shard, str(e)) from None
+
+    def _open_shard(self, shard: ShardInfo) -> ArrayRecordReader:
+        path = self.folder / self.files[shard]
+        if not path.exists():
+            raise UserError(f"{path}: shard is missing; {self.remedy}")
+        reader = ArrayRecordReader(
+            str(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+        )
+        if reader.num_records() != shard.rows:  # a truncated file opens without complaint, with no rows
+            raise self._damaged(shard, f"{reader.num_records()} rows instead of {shard.rows}")
+        return reader
+
+    def _damaged(self, shard: ShardInfo, why: str) -> UserError:
+        path = self.folder / self.files[shard]
+        return UserError(f"{path}: shard is damaged ({why}); {self.remedy}")

@@ -1,0 +1,293 @@
+"""The text store: what every later step reads. Mixed, augmented, free of duplicates, with texts held out.
+
+    sources ─► documents ─► (divide, shuffle words) ─► texts ─► no duplicates ─► train | held_out shards
+
+A pure function of (the recipe's ``texts``, the seed, the sources' content). It is built in a folder beside
+the final one and renamed when whole; a lock makes processes that want the same store wait for the one that
+builds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from filelock import FileLock, Timeout
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from jasper_jax.config import Texts
+from jasper_jax.data import files
+from jasper_jax.data import shards as sh
+from jasper_jax.data.selection import Selection, Text
+from jasper_jax.errors import UserError
+
+FORMAT = 1
+_REMEDY = "restore the file, or delete the folder and build the text store again"
+
+
+class Row(NamedTuple):
+    text: str
+    kind: str
+
+
+# ------------------------------------------------------------------------------------------ reading
+
+
+class TextStore:
+    """A text store in ``folder``: random access to the texts, safe among threads, picklable."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any]):
+        self.folder, self.manifest = Path(folder), manifest
+        sizes = {split: manifest["splits"][split] for split in sh.SPLITS}
+        self.shards = sh.shard_map(sizes, manifest["texts"]["shard_rows"])
+        names = {shard: entry["file"] for shard, entry in zip(self.shards, manifest["shards"], strict=True)}
+        self._reader = sh.ShardReader(self.folder, names, _REMEDY)
+
+    @classmethod
+    def open(cls, folder: Path | str) -> TextStore:
+        """Open a finished store; UserError when it is missing, incomplete, or of a later format."""
+        manifest = files.read_manifest(Path(folder), "text store", FORMAT)
+        files.check_files(Path(folder), manifest["shards"], _REMEDY)
+        return cls(Path(folder), manifest)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 over every text, its kind and the shard map: what vectors are aligned with."""
+        return self.manifest["fingerprint"]
+
+    def size(self, split: str) -> int:
+        return self._reader.size(split)
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> list[Row]:
+        return [_parse(record) for record in self._reader.read(split, indices)]
+
+    def read_shard(self, shard: sh.ShardInfo) -> list[Row]:
+        return [_parse(record) for record in self._reader.read_shard(shard)]
+
+    def summary(self) -> list[str]:
+        """What happened to the documents, one line a source and kind, then the notes: for people."""
+        lines = [
+            f"{source} ({kind}): " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
+            for source, kinds in self.manifest["counts"].items()
+            for kind, counts in kinds.items()
+        ]
+        return [*lines, *self.manifest["notes"]]
+
+    def verify(self) -> None:
+        """Read everything: UserError when a file's sha256 or the fingerprint is not the recorded one."""
+        digests = {split: hashlib.sha256() for split in sh.SPLITS}
+        for shard, entry in zip(self.shards, self.manifest["shards"]):
+            path = self.folder / entry["file"]
+            if (seen := files.sha256(path)) != entry["sha256"]:
+                raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {_REMEDY}")
+            for row in self.read_shard(shard):
+                _add_row(digests[shard.split], row.text, row.kind)
+        seen = _fingerprint({k: d.hexdigest() for k, d in digests.items()}, self.shards)
+        if seen != self.fingerprint:
+            raise UserError(
+                f"{self.folder}: fingerprint is {seen}, the manifest says {self.fingerprint}; {_REMEDY}"
+            )
+
+
+def _example(text: Text) -> bytes:
+    """A tf.Example with the three strings; ``deterministic`` fixes the order of its fields."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    for name, value in text._asdict().items():
+        example.features.feature[name].bytes_list.value.append(value.encode())
+    return example.SerializeToString(deterministic=True)
+
+
+def _parse(record: bytes) -> Row:
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    feature = tf_example_pb2.Example.FromString(record).features.feature
+    return Row(feature["text"].bytes_list.value[0].decode(), feature["kind"].bytes_list.value[0].decode())
+
+
+def _add_row(digest: Any, text: str, kind: str) -> None:
+    data = text.encode()
+    digest.update(f"{kind} {len(data)} ".encode() + data)
+
+
+def _fingerprint(digests: dict[str, str], shards: Sequence[sh.ShardInfo]) -> str:
+    content = {"rows": digests, "shards": [list(s) for s in shards]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+# ----------------------------------------------------------------------------------------- building
+
+
+class _SplitWriter:
+    """Writes one split's shards as its rows come; their names, given last, hold the number of shards."""
+
+    def __init__(self, folder: Path, split: str, shard_rows: int):
+        self.folder, self.split, self.shard_rows = folder, split, shard_rows
+        self.digest, self.parts, self.rows = hashlib.sha256(), [], 0
+
+    def write(self, texts: Iterator[Text]) -> None:
+        pending: list[bytes] = []
+        for text in texts:
+            _add_row(self.digest, text.text, text.kind)
+            pending.append(_example(text))
+            self.rows += 1
+            if len(pending) == self.shard_rows:
+                self._flush(pending)
+                pending = []
+        if pending:
+            self._flush(pending)
+
+    def _flush(self, records: list[bytes]) -> None:
+        part = self.folder / f"{self.split}-{len(self.parts):05d}.part"
+        sh.write_records(part, records, compress=True)
+        self.parts.append(part)
+
+
+def _build(texts: Texts, folder: Path, seed: int, progress: Progress) -> None:
+    selection = Selection(texts, seed)
+    task = progress.add_task("texts", total=texts.count)
+    writers = {split: _SplitWriter(folder, split, texts.shard_rows) for split in sh.SPLITS}
+
+    def shown(stream: Iterator[Text]) -> Iterator[Text]:
+        for n, text in enumerate(stream, start=1):
+            if n % 256 == 0:
+                progress.update(task, completed=n)
+            yield text
+
+    writers[sh.TRAIN].write(shown(selection.train()))
+    writers[sh.HELD_OUT].write(iter(selection.held()))
+    sizes = {split: writer.rows for split, writer in writers.items()}
+    progress.update(task, completed=sizes[sh.TRAIN])
+    _refuse_too_few(
+        texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents")
+    )
+    map_ = sh.shard_map(sizes, texts.shard_rows)
+    entries = []
+    for shard, part in zip(map_, [p for w in writers.values() for p in w.parts], strict=True):
+        path = part.rename(folder / sh.shard_file("texts", shard, map_))
+        size, digest = path.stat().st_size, files.sha256(path)
+        entry = {"split": shard.split, "index": shard.index, "file": path.name, "rows": shard.rows}
+        entries.append({**entry, "bytes": size, "sha256": digest})
+    _write_tfds(folder, map_, entries)
+    counts: dict[str, dict[str, dict[str, int]]] = {}
+    for (source, kind, what), n in selection.counts.items():
+        if n:
+            counts.setdefault(source, {}).setdefault(kind, {})[what] = n
+    manifest = {
+        "format": FORMAT,
+        "seed": seed,
+        "texts": texts.model_dump(mode="json"),
+        "splits": sizes,
+        "counts": counts,
+        "notes": _notes(texts, sizes, selection.mix.exhausted),
+        "shards": entries,
+        "fingerprint": _fingerprint({k: w.digest.hexdigest() for k, w in writers.items()}, map_),
+    }
+    files.write_bytes(folder / "manifest.json", files.json_bytes(manifest))
+
+
+def _write_tfds(folder: Path, shards: Sequence[sh.ShardInfo], entries: list[dict[str, Any]]) -> None:
+    import tensorflow_datasets as tfds
+
+    features = {name: tfds.features.Text() for name in Text._fields}
+    size = Counter[str]()
+    for entry in entries:
+        size[entry["split"]] += entry["bytes"]
+    sh.write_metadata(
+        folder, "texts", features, shards, size, "Texts for distillation, with kind and source."
+    )
+
+
+def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None:
+    if not documents:
+        raise UserError("texts.sources: the sources give no documents at all")
+    if sizes[sh.TRAIN] < 2:
+        raise UserError(
+            f"texts: {documents:,} documents leave {sizes[sh.TRAIN]} texts for training after "
+            f"{sizes[sh.HELD_OUT]:,} held out (texts.held_out: {texts.held_out}); at least 2 are needed: "
+            f"lower held_out or add texts"
+        )
+
+
+def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int]) -> list[str]:
+    notes = []
+    if texts.count is not None:
+        if sizes[sh.TRAIN] < texts.count:
+            notes.append(f"warning: texts.count is {texts.count:,}, the sources gave {sizes[sh.TRAIN]:,}")
+        notes += [
+            f"{name} ran out after {n:,} documents, before texts.count" for name, n in exhausted.items()
+        ]
+    notes += [f"warning: {name} gave no document" for name, n in exhausted.items() if not n]
+    if sizes[sh.HELD_OUT] < texts.held_out:
+        notes.append(
+            f"warning: texts.held_out is {texts.held_out:,}, only {sizes[sh.HELD_OUT]:,} were held out"
+        )
+    return notes
+
+
+def _open_matching(texts: Texts, folder: Path, seed: int) -> TextStore:
+    """Open the store in ``folder``, refused when it was built from another recipe."""
+    store = TextStore.open(folder)
+    recorded = Texts.model_validate(store.manifest["texts"]).model_dump(mode="json")
+    different = files.differences(recorded, texts.model_dump(mode="json"), "texts")
+    different += files.differences(store.manifest["seed"], seed, "seed")
+    if different:
+        raise UserError(
+            f"{folder}: was built with another recipe: {'; '.join(different)}; use another run_dir, or "
+            f"delete the folder (the vectors made from it become useless)"
+        )
+    return store
+
+
+def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: bool = True) -> TextStore:
+    """Build the text store in ``folder``, or open it when it was already built from the same recipe.
+
+    May be called by several processes at once: one builds, the others wait and open. Killed at any moment,
+    the next call starts again and gives the same store. UserError: unreadable sources, fewer than 2
+    training texts, or a store of another recipe in ``folder``.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    console = Console(stderr=True, quiet=not progress)
+    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        console.print(f"waiting for another process that builds {folder}")
+        lock.acquire()
+    try:
+        if (folder / "manifest.json").exists():
+            return _open_matching(texts, folder, seed)
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(
+                f"{folder}: not a text store (no manifest.json) and not empty; use another run_dir"
+            )
+        place = folder.parent / f".{folder.name}.building"
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=console) as bar:
+            _build(texts, place, seed, bar)
+        files.sync_folder(place)
+        os.rename(place, folder)
+        files.sync_folder(folder.parent)
+        store = TextStore.open(folder)
+    finally:
+        lock.release()
+    for line in store.summary():
+        console.print(line, markup=False, highlight=False)
+    return store

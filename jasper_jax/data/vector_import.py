@@ -1,0 +1,261 @@
+"""Vectors made elsewhere (an API, another framework) become a vector store: any model can be a teacher.
+
+The files are read once, in their order; each vector is normalised and put at its text's place in a
+memory-mapped file; then the shards are written from there, in the text store's order. Memory holds some 40
+bytes a text and no vectors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jasper_jax.data import files as whole
+from jasper_jax.data import shards as sh
+from jasper_jax.data.embedding import fill_store
+from jasper_jax.data.selection import digest
+from jasper_jax.data.texts import TextStore
+from jasper_jax.data.vectors import VectorSpec, VectorStore, normalise
+from jasper_jax.errors import UserError
+
+KINDS = ("query", "passage")
+_ROWS = 1024
+
+
+class Imported(NamedTuple):
+    store: VectorStore
+    rows: int
+    """Vectors read."""
+    extra: int
+    """Vectors whose text is not in the text store."""
+    duplicates: int
+    """Vectors for a text that had one already; the first counts."""
+
+
+class _Batch(NamedTuple):
+    """Rows ``start`` (from 1) onwards of ``file``."""
+
+    file: Path
+    start: int
+    texts: list[str | None]
+    kinds: list[str | None]
+    vectors: np.ndarray
+
+
+class _Places:
+    """Each distinct (text, kind) of a text store has a place: a row of the memory-mapped file."""
+
+    def __init__(self, texts: TextStore):
+        found = np.empty(sum(s.rows for s in texts.shards), "S16")
+        at = 0
+        for shard in texts.shards:
+            for row in texts.read_shard(shard):
+                found[at] = digest(row.text, row.kind)
+                at += 1
+        self.keys, self.place = np.unique(found, return_inverse=True)
+        self.start = dict(zip(texts.shards, np.cumsum([0, *(s.rows for s in texts.shards)]).tolist()))
+
+    def of(self, texts: Sequence[str | None], kind: str) -> np.ndarray:
+        """The place of each text, -1 where the store does not have it."""
+        keys = np.array([digest(t or "", kind) for t in texts], "S16")
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, at, -1)
+
+    def of_shard(self, shard: sh.ShardInfo) -> np.ndarray:
+        return self.place[self.start[shard] : self.start[shard] + shard.rows]
+
+
+# ------------------------------------------------------------------------------------------- reading
+
+
+def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batch]:
+    try:
+        with pq.ParquetFile(path) as file:
+            there = file.schema_arrow.names
+            for name in (text_column, vector_column):
+                if name not in there:
+                    raise UserError(f"{path}: no column {name!r}; there are {', '.join(there)}")
+            columns = [text_column, vector_column, *(["kind"] if "kind" in there else [])]
+            start = 1
+            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
+                vectors = _rectangle(path, start, batch.column(vector_column), vector_column)
+                texts = batch.column(text_column).to_pylist()
+                kinds = batch.column("kind").to_pylist() if "kind" in there else [None] * len(texts)
+                yield _Batch(path, start, texts, kinds, vectors)
+                start += len(texts)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path}: cannot be read as Parquet ({e})") from None
+
+
+def _rectangle(path: Path, start: int, column: pa.Array, name: str) -> np.ndarray:
+    """A list column as ``[n, T]``."""
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not lists or not pa.types.is_floating(kind.value_type):
+        raise UserError(f"{path}: column {name!r} is {kind}; a list of floats is needed")
+    lengths = np.asarray(column.value_lengths().fill_null(-1))
+    if (odd := np.flatnonzero((lengths != lengths[0]) | (lengths < 1))).size:
+        row = start + int(odd[0])
+        raise UserError(
+            f"{path}, row {row}: {name!r} has {max(lengths[odd[0]], 0)} values, others {lengths.max()}"
+        )
+    values = column.flatten().to_numpy(zero_copy_only=False)  # a null inside becomes NaN, refused later
+    return values.reshape(len(column), lengths[0])
+
+
+def _npy(path: Path, text_file: Path | None) -> Iterator[_Batch]:
+    """A ``.npy`` array ``[n, T]`` and the texts beside it: the same name with ``.txt`` or ``.jsonl``."""
+    beside = [text_file] if text_file else [path.with_suffix(s) for s in (".jsonl", ".txt")]
+    found = next((p for p in beside if p.exists()), None)
+    if found is None:
+        raise UserError(f"{path}: no file with its texts; {' or '.join(str(p) for p in beside)} is needed")
+    try:
+        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError) as e:
+        raise UserError(f"{path}: cannot be read as .npy ({e})") from None
+    if vectors.ndim != 2 or vectors.dtype.kind != "f":
+        raise UserError(
+            f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; floats of shape [n, T] are needed"
+        )
+    rows = _texts_beside(found)
+    for at in range(0, len(vectors), _ROWS):
+        part = np.asarray(vectors[at : at + _ROWS])
+        found_rows = list(islice(rows, len(part)))
+        if len(found_rows) < len(part):
+            raise UserError(f"{found}: {at + len(found_rows)} texts, {path} has {len(vectors)} vectors")
+        yield _Batch(path, at + 1, [r[0] for r in found_rows], [r[1] for r in found_rows], part)
+    if (more := sum(1 for _ in rows)) > 0:
+        raise UserError(f"{found}: {len(vectors) + more} texts, {path} has {len(vectors)} vectors")
+
+
+def _texts_beside(path: Path) -> Iterator[tuple[str | None, str | None]]:
+    number = 0
+    try:
+        with open(path, "rb") as f:
+            for number, line in enumerate(f, start=1):  # noqa: B007 (named in the errors below)
+                text = line.decode()
+                row = json.loads(text) if path.suffix == ".jsonl" else {"text": text.rstrip("\r\n")}
+                yield row["text"], row.get("kind")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path}, line {number}: not UTF-8 ({e.reason} at byte {e.start})") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise UserError(f'{path}, line {number}: {{"text": ...}} is needed ({e!r})') from None
+
+
+# ----------------------------------------------------------------------------------------- importing
+
+
+def _check(batch: _Batch, dim: int) -> None:
+    if batch.vectors.shape[1] != dim:
+        raise UserError(
+            f"{batch.file}: vectors of dimension {batch.vectors.shape[1]}, the teacher's is {dim}"
+        )
+    norms = np.linalg.norm(batch.vectors.astype(np.float32), axis=1)
+    bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
+    if bad.size:
+        text = (batch.texts[bad[0]] or "")[:60]
+        raise UserError(
+            f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r})"
+        )
+    for i, kind in enumerate(batch.kinds):
+        if kind not in (None, *KINDS):
+            raise UserError(
+                f"{batch.file}, row {batch.start + i}: kind is {kind!r}; query or passage is needed"
+            )
+
+
+class _Spool:
+    """The vectors found so far, normalised, each at its place in a memory-mapped file."""
+
+    def __init__(self, path: Path, texts: TextStore, spec: VectorSpec):
+        self.texts, self.spec, self.places = texts, spec, _Places(texts)
+        shape = (len(self.places.keys), spec.dim)
+        # float16 keeps what a float16 store keeps; the other dtypes start from every bit
+        dtype = np.float16 if spec.dtype == "float16" else np.float32
+        self.vectors = np.lib.format.open_memmap(path, "w+", dtype, shape)
+        self.filled = np.zeros(shape[0], bool)
+        self.rows = self.extra = self.duplicates = 0
+
+    def add(self, batch: _Batch) -> None:
+        _check(batch, self.spec.dim)
+        vectors = normalise(batch.vectors)
+        known, used = np.zeros((2, len(vectors)), bool)
+        for kind in KINDS:
+            place = self.places.of(batch.texts, kind)
+            mine = np.flatnonzero((place >= 0) & np.array([k in (None, kind) for k in batch.kinds], bool))
+            place, first = np.unique(place[mine], return_index=True)
+            new = ~self.filled[place]
+            self.vectors[place[new]] = vectors[mine[first[new]]]
+            self.filled[place] = True
+            known[mine] = True
+            used[mine[first[new]]] = True
+        self.rows += len(vectors)
+        self.extra += int(np.count_nonzero(~known))
+        self.duplicates += int(np.count_nonzero(known & ~used))
+
+    def of_shard(self, shard: sh.ShardInfo) -> np.ndarray:
+        return self.vectors[self.places.of_shard(shard)].astype(np.float32)
+
+    def refuse_missing(self) -> None:
+        """UserError that counts the texts without a vector and names the first three."""
+        if self.filled.all():
+            return
+        names: list[str] = []
+        for shard in self.texts.shards:
+            lacking = np.flatnonzero(~self.filled[self.places.of_shard(shard)])
+            if lacking.size and len(names) < 3:
+                rows = self.texts.read_shard(shard)
+                names += [f"{rows[i].text[:60]!r} ({rows[i].kind})" for i in lacking[: 3 - len(names)]]
+        count, of = int((~self.filled[self.places.place]).sum()), len(self.places.place)
+        raise UserError(f"{count:,} of {of:,} texts have no vector in the files: {', '.join(names)}")
+
+
+def import_vectors(
+    files: Sequence[Path | str | tuple[Path | str, Path | str]],
+    texts: TextStore,
+    folder: Path | str,
+    spec: VectorSpec,
+    *,
+    text_column: str = "text",
+    vector_column: str = "embedding",
+    progress: bool = True,
+) -> Imported:
+    """Make the vector store ``folder`` from files of vectors, matched by text (white space aside).
+
+    A file is Parquet with a text and a vector column (optionally ``kind``: a vector for queries or
+    passages only), or ``.npy`` with the texts beside it under the same name (``.jsonl`` or ``.txt``), or a
+    pair (npy, texts). The store appears when it is whole. UserError: a text without a vector, a vector that is
+    zero, not finite or of another dimension, files that cannot be read, or a folder that is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder}: is not empty; delete it to import the vectors again")
+    place = folder.parent / f".{folder.name}.importing"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        spool = _Spool(place / "spool", texts, spec)
+        for file in files:
+            path, beside = (Path(file[0]), Path(file[1])) if isinstance(file, tuple) else (Path(file), None)
+            if not path.exists():
+                raise UserError(f"{path}: no such file")
+            npy = path.suffix == ".npy"
+            for batch in _npy(path, beside) if npy else _parquet(path, text_column, vector_column):
+                spool.add(batch)
+        spool.refuse_missing()
+        fill_store(place, texts, spec, spool.of_shard, progress=progress)
+        (place / "spool").unlink()
+        os.rename(place, folder)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+    whole.sync_folder(folder.parent)
+    return Imported(VectorStore.open(folder, texts, spec), spool.rows, spool.extra, spool.duplicates)

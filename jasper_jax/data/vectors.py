@@ -1,0 +1,235 @@
+"""Teacher vectors on disk, row for row beside the text store, and several teachers seen as one.
+
+A store has the text store's splits and shard map. A record is a tf.Example with one bytes feature, so TFDS
+reads the files; here the constant bytes before the values are skipped and a whole batch is decoded at once.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jasper_jax.data import files
+from jasper_jax.data import shards as sh
+from jasper_jax.data.texts import TextStore
+from jasper_jax.errors import UserError
+
+FORMAT = 1
+DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
+REMEDY = "delete this file and embed again: only what is missing is made anew"
+
+
+@dataclass(frozen=True)
+class VectorSpec:
+    """What the vectors of a store are; a store with another spec is another teacher's."""
+
+    teacher: dict[str, Any]
+    """Identity of the model, JSON values: id, revision, sha256 of its weights, ..."""
+    prompts: dict[str, str]
+    """Text put before a text, for each kind."""
+    pooling: str
+    max_length: int | None
+    dim: int
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+
+    def as_json(self) -> dict[str, Any]:
+        return json.loads(json.dumps(asdict(self)))
+
+
+def normalise(vectors: np.ndarray) -> np.ndarray:
+    """Rows of ``[n, T]`` divided by their L2 norms, float32; a row of zeros stays zero."""
+    x = np.asarray(vectors, np.float32)
+    norms = np.sqrt(np.einsum("nt,nt->n", x, x))
+    return x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+
+
+def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:
+    """About how many bytes a store of ``count`` vectors takes on the disk."""
+    shards = -(-count // shard_rows)
+    return count * (dim * np.dtype(DTYPES[dtype]).itemsize + 64) + shards * 128 * 1024
+
+
+# ------------------------------------------------------------------------------------------- records
+
+
+@functools.cache
+def _prefix(nbytes: int) -> bytes:
+    """The bytes of a record before its values: tf.Example's names and lengths, the same for every row."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    example = tf_example_pb2.Example()
+    example.features.feature["vector"].bytes_list.value.append(bytes(nbytes))
+    return example.SerializeToString(deterministic=True)[:-nbytes]
+
+
+@dataclass(frozen=True)
+class Codec:
+    """Vectors to records and back: float16, float32, or int8 with a scale per dimension, [T]."""
+
+    dim: int
+    dtype: str
+    scales: np.ndarray | None = None
+
+    @property
+    def _nbytes(self) -> int:
+        return self.dim * np.dtype(DTYPES[self.dtype]).itemsize
+
+    def encode(self, vectors: np.ndarray) -> tuple[list[bytes], int]:
+        """Records of ``[n, T]`` float32 vectors, and how many values int8 clipped."""
+        clipped = 0
+        if self.scales is not None:
+            whole = np.rint(vectors / self.scales)
+            clipped = int(np.count_nonzero(np.abs(whole) > 127))
+            vectors = np.clip(whole, -127, 127)
+        values = np.ascontiguousarray(vectors, DTYPES[self.dtype]).view(np.uint8)
+        prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
+        data = np.empty((len(values), len(prefix) + self._nbytes), np.uint8)
+        data[:, : len(prefix)] = prefix
+        data[:, len(prefix) :] = values
+        return [row.tobytes() for row in data], clipped
+
+    def decode(self, records: Sequence[bytes]) -> np.ndarray:
+        """``[n, T]`` float32. ValueError for a record of another form."""
+        prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
+        data = np.frombuffer(b"".join(records), np.uint8)
+        if data.size != len(records) * (len(prefix) + self._nbytes):
+            raise ValueError(f"records are not {self.dtype} vectors of dimension {self.dim}")
+        data = data.reshape(len(records), len(prefix) + self._nbytes)
+        if not (data[:, : len(prefix)] == prefix).all():
+            raise ValueError(f"records are not {self.dtype} vectors of dimension {self.dim}")
+        vectors = data[:, len(prefix) :].view(DTYPES[self.dtype]).astype(np.float32)
+        return vectors if self.scales is None else vectors * self.scales
+
+
+def int8_scales(vectors: np.ndarray) -> np.ndarray:
+    """The scale of each dimension, ``[T]`` float32: the largest magnitude in ``vectors`` becomes 127.
+
+    A dimension that is 0 throughout takes the largest scale of all, so that a later value there is not lost.
+    """
+    largest = np.abs(vectors).max(axis=0)
+    return (np.where(largest > 0, largest, largest.max()) / 127).astype(np.float32)
+
+
+def write_metadata(
+    folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo], size: dict[str, int]
+) -> None:
+    """The TFDS files of a vector store; ``size`` is the bytes of each split."""
+    import tensorflow_datasets as tfds
+
+    vector = tfds.features.Tensor(
+        shape=(spec.dim,), dtype=np.dtype(DTYPES[spec.dtype]), encoding=tfds.features.Encoding.BYTES
+    )
+    about = "Teacher vectors, row for row beside a text store; see manifest.json (int8: times its scales)."
+    sh.write_metadata(folder, "vectors", {"vector": vector}, shards, size, about)
+
+
+# --------------------------------------------------------------------------------------------- store
+
+
+class VectorStore:
+    """A finished vector store: random access to vectors, safe among threads, picklable."""
+
+    def __init__(self, folder: Path, manifest: dict[str, Any], texts: TextStore):
+        self.folder, self.manifest = Path(folder), manifest
+        self.spec = VectorSpec(**manifest["spec"])
+        self.dim, self.dtype = self.spec.dim, self.spec.dtype
+        self.shards = texts.shards
+        scales = manifest["scales"]
+        self.codec = Codec(self.dim, self.dtype, None if scales is None else np.array(scales, np.float32))
+        names = {shard: entry["file"] for shard, entry in zip(self.shards, manifest["shards"], strict=True)}
+        self._reader = sh.ShardReader(self.folder, names, REMEDY)
+
+    @classmethod
+    def open(cls, folder: Path | str, texts: TextStore, spec: VectorSpec | None = None) -> VectorStore:
+        """Open a finished store that belongs to ``texts`` (and, if given, was made as ``spec`` says).
+
+        UserError: incomplete, made from other texts, by another teacher, of a later format version, or a
+        shard is missing or has another size.
+        """
+        folder = Path(folder)
+        if not (folder / "manifest.json").exists() and (folder / "spec.json").exists():
+            there = sum(
+                1 for s in texts.shards if (folder / sh.shard_file("vectors", s, texts.shards)).exists()
+            )
+            raise UserError(
+                f"{folder}: vectors are incomplete, {there} of {len(texts.shards)} shards are there; "
+                f"continue with jasper embed"
+            )
+        manifest = files.read_manifest(folder, "vector store", FORMAT)
+        refuse_other_texts(folder, manifest["texts"], texts)
+        if spec is not None:
+            refuse_other_spec(folder, manifest["spec"], spec)
+        files.check_files(folder, manifest["shards"], REMEDY)
+        return cls(folder, manifest, texts)
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the text store these vectors belong to."""
+        return self.manifest["texts"]
+
+    def size(self, split: str) -> int:
+        return self._reader.size(split)
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Vectors ``[n, T]`` float32 as they were stored: of norm 1 up to the rounding of the dtype."""
+        return self._decode(self._reader.read(split, indices))
+
+    def read_shard(self, shard: sh.ShardInfo) -> np.ndarray:
+        return self._decode(self._reader.read_shard(shard))
+
+    def _decode(self, records: list[bytes]) -> np.ndarray:
+        try:
+            return self.codec.decode(records)
+        except ValueError as e:
+            raise UserError(f"{self.folder}: {e}; the shards are not the ones of manifest.json") from None
+
+
+def refuse_other_texts(folder: Path, fingerprint: str, texts: TextStore) -> None:
+    if fingerprint != texts.fingerprint:
+        raise UserError(
+            f"{folder}: made from a text store with fingerprint {fingerprint}, but {texts.folder} has "
+            f"{texts.fingerprint}; delete the folder and embed again, or use the text store it was made from"
+        )
+
+
+def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) -> None:
+    different = files.differences(recorded, spec.as_json(), "")
+    if different:
+        raise UserError(
+            f"{folder}: holds vectors made another way: {'; '.join(different)}; change the recipe back, or "
+            f"delete the folder and embed again"
+        )
+
+
+class TeacherView:
+    """Several teachers as one (paper section 2.1): each vector normalised, concatenated, normalised again."""
+
+    def __init__(self, stores: Sequence[VectorStore]):
+        if not stores:
+            raise ValueError("a view needs at least one vector store")
+        for other in stores[1:]:
+            if other.fingerprint != stores[0].fingerprint:
+                raise UserError(
+                    f"{other.folder} belongs to the text store {other.fingerprint}, {stores[0].folder} to "
+                    f"{stores[0].fingerprint}; embed both from one text store"
+                )
+        self.stores = list(stores)
+
+    @property
+    def dim(self) -> int:
+        """ΣT, the sum of the teachers' dimensions."""
+        return sum(store.dim for store in self.stores)
+
+    def size(self, split: str) -> int:
+        return self.stores[0].size(split)
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``[n, ΣT]`` float32 of norm 1."""
+        vectors = [normalise(store.read(split, indices)) for store in self.stores]
+        return normalise(np.concatenate(vectors, axis=1)) if len(vectors) > 1 else vectors[0]

@@ -1,0 +1,322 @@
+"""Texts -> vectors: a model folder, or a student in training, behind one ``encode``.
+
+Texts are tokenised at once, sorted by length, and run in a few static shapes (``batch_shapes``); parameters are
+arguments of the compiled programs, never constants in them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.batch_shapes import plan_batches
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.weights import load_params
+from jasper_jax.errors import UserError
+from jasper_jax.pooling import Pooling
+from jasper_jax.tokenization import Tokenizer
+
+DTYPES = ("float32", "bfloat16", "float16")
+PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
+"""Kind -> the prompt names that stand for it; the first that the model has is used."""
+
+ACTIVATIONS = {
+    "identity": lambda x: x,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "silu": jax.nn.silu,
+    "sigmoid": jax.nn.sigmoid,
+}
+_BATCH_TOKENS = {"cpu": 2048}  # measured; elsewhere:
+_BATCH_TOKENS_ACCELERATOR = 32768
+_PROGRAM_COST = {"cpu": 6_000}  # tokens computed in the time that one more shape takes to compile; elsewhere:
+_PROGRAM_COST_ACCELERATOR = 1_000_000
+_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host pads while the device computes
+
+
+@partial(jax.jit, static_argnames=("encoder", "pooling", "dtype"))
+def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, lengths, prompt_lengths):
+    """[B, L] ids padded on the right -> [B, pooled] float32."""
+    mask = jnp.arange(token_ids.shape[1])[None, :] < lengths[:, None]
+    states = encoder.apply(params, token_ids, mask, compute_dtype=dtype)
+    return pooling(states, mask, prompt_lengths)
+
+
+@partial(jax.jit, static_argnames=("activations", "normalize"))
+def _project(activations: tuple[str, ...], normalize: bool, weights, x):
+    """Dense steps, float32 throughout; then x · rsqrt(max(Σx², eps))."""
+    for (kernel, bias), activation in zip(weights, activations, strict=True):
+        x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+        x = ACTIVATIONS[activation](x if bias is None else x + bias)
+    if normalize:
+        x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+    return x
+
+
+def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
+    """The prompt for ``kind`` among a model's named prompts, see ``PROMPT_NAMES``; none of them is no prompt."""
+    return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if name in prompts), "")
+
+
+class Embedder:
+    """A text-embedding model: encoder, pooling, and one chain of Dense steps per output dimension.
+
+    ``outputs``: dimension -> [(kernel [in, out], bias [out] or None, activation), ...]; without any, the pooled
+    vector itself is the one output. ``default_dim`` is used when ``encode`` gets no ``dim`` (the first output
+    otherwise). ``params`` may hold its layers in one stack or several; JAX arrays are used where they lie.
+    ``dtype`` is that of the encoder's computation; pooling and Dense steps are float32.
+
+    ``truncated`` counts the texts cut to ``max_length`` so far.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        params: Mapping[str, Any],
+        tokenizer: Tokenizer,
+        pooling: Pooling | None = None,
+        *,
+        outputs: Mapping[int, Sequence[tuple[Any, Any, str]]] | None = None,
+        default_dim: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt_name: str | None = None,
+        max_length: int | None = None,
+        normalize: bool = True,
+        dtype: str = "float32",
+    ):
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
+        tokenizer.check_vocabulary(encoder.vocab_size)
+        limit = max_length or tokenizer.max_length or encoder.max_positions
+        if limit > encoder.max_positions:
+            raise UserError(
+                f"max_length is {limit}; this {encoder.family.model_type} encoder has positions for "
+                f"{encoder.max_positions} tokens"
+            )
+        self.encoder = encoder
+        self.params = jax.tree.map(jnp.asarray, dict(params))
+        self.pooling = pooling or Pooling()
+        self.tokenizer = tokenizer.with_max_length(limit)
+        self.max_length = limit
+        self.prompts = dict(prompts or {})
+        self.default_prompt_name = default_prompt_name
+        self.normalize = normalize
+        self.dtype = dtype
+        self.tokens = 0
+        """Tokens encoded so far, padding not counted."""
+        pooled = self.pooling.size(encoder.hidden_size)
+        self._outputs = {
+            dim: tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain)
+            for dim, chain in (outputs or {pooled: ()}).items()
+        }
+        self._activations = {dim: tuple(step[2] for step in chain) for dim, chain in (outputs or {}).items()}
+        self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
+        self._check_outputs(pooled)
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        dtype: str = "float32",
+        *,
+        max_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        dim: int | None = None,
+    ) -> Embedder:
+        """From a folder saved by sentence-transformers or transformers (safetensors only).
+
+        ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
+        override what the folder says.
+
+        Vectors come out L2-normalised whether or not the folder ends with a Normalize step.
+        """
+        if dtype not in DTYPES:
+            raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
+        folder = read_model_folder(path)
+        encoder = encoder_from_config(folder.hf_config, str(folder.encoder_path / "config.json"))
+        tokenizer = Tokenizer.load(
+            folder.encoder_path, folder.max_length, lower_case=folder.lower_case, pad_id=encoder.config.pad_id
+        )
+        # A limit that sentence_bert_config.json states must fit; the tokenizer's own is a default, and is lowered.
+        limit = max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
+        return cls(
+            encoder,
+            load_params(folder.encoder_path, encoder, dtype=dtype),
+            tokenizer,
+            folder.pooling,
+            outputs=folder.outputs or None,
+            default_dim=dim or folder.default_dim,
+            prompts={**folder.prompts, **(prompts or {})},
+            default_prompt_name=folder.default_prompt_name,
+            max_length=limit,
+            dtype=dtype,
+        )
+
+    @property
+    def dims(self) -> list[int]:
+        """Output dimensions that ``encode(dim=...)`` takes, ascending."""
+        return sorted(self._outputs)
+
+    @property
+    def truncated(self) -> int:
+        return self.tokenizer.truncated
+
+    def prompt(self, kind: str | None) -> str:
+        """The text put before a text of ``kind``.
+
+        ``"query"``: the prompt named ``query``, else ``s2p_query`` (Stella's retrieval prompt), else none.
+        ``"passage"``: ``passage``, else ``document``, else ``corpus``, else none. Any other kind must be the name of
+        a prompt. None: the folder's ``default_prompt_name`` if it has one, else none.
+        """
+        if kind is None:
+            return self.prompts.get(self.default_prompt_name or "", "")
+        if kind in PROMPT_NAMES or kind in self.prompts:
+            return prompt_of(self.prompts, kind)
+        names = ", ".join(dict.fromkeys((*PROMPT_NAMES, *self.prompts)))
+        raise UserError(f"kind is {kind!r}; this model has {names}")
+
+    def encode(
+        self,
+        texts: str | Sequence[str],
+        kind: str | None | Sequence[str | None] = None,
+        dim: int | None = None,
+        *,
+        batch_tokens: int | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text alone (a str) gives ``[dim]``.
+
+        ``kind``: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``), for all texts or one per
+        text. ``dim``: one of ``dims``. ``batch_tokens``: tokens per batch, padding included (2048 on CPU). A text
+        longer than ``max_length`` tokens is cut, and counted in ``truncated``.
+        """
+        dim = self.default_dim if dim is None else dim
+        if dim not in self._outputs:
+            raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
+        head = partial(
+            _project, self._activations.get(dim, ()), self.normalize, self._outputs[dim]
+        )
+        return self._run(texts, kind, head, dim, batch_tokens, show_progress)
+
+    def pooled(
+        self,
+        texts: str | Sequence[str],
+        kind: str | None | Sequence[str | None] = None,
+        *,
+        batch_tokens: int | None = None,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """float32 ``[len(texts), pooled]``: the vectors before any Dense step, not normalised."""
+        width = self.pooling.size(self.encoder.hidden_size)
+        return self._run(texts, kind, lambda x: x, width, batch_tokens, show_progress)
+
+    def _run(self, texts, kind, head, width, batch_tokens, show_progress) -> np.ndarray:
+        if isinstance(texts, str):
+            return self._run([texts], kind, head, width, batch_tokens, show_progress)[0]
+        texts = list(texts)
+        prompts = self._prompts_of(texts, kind)
+        out = np.empty((len(texts), width), np.float32)
+        if not texts:
+            return out
+        ids = self.tokenizer.encode([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        self.tokens += sum(map(len, ids))
+        skip = self._prompt_lengths(prompts)
+        backend = jax.default_backend()
+        batches = plan_batches(
+            np.fromiter(map(len, ids), np.int64, len(ids)),
+            batch_tokens=batch_tokens or _BATCH_TOKENS.get(backend, _BATCH_TOKENS_ACCELERATOR),
+            longest=self.max_length,
+            program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR),
+        )
+        waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
+        with _progress(len(texts), show_progress) as advance:
+
+            def fetch() -> None:
+                indices, vectors = waiting.popleft()
+                out[indices] = np.asarray(vectors)[: len(indices)]
+                advance(len(indices))
+
+            for indices, rows, length in batches:
+                tokens, mask = self.tokenizer.pad([ids[i] for i in indices], rows, length)
+                skipped = None if skip is None else np.resize(skip[indices], rows)
+                vectors = _pool(
+                    self.encoder, self.pooling, self.dtype, self.params, tokens, mask.sum(1, np.int32), skipped
+                )
+                waiting.append((indices, head(vectors)))
+                if len(waiting) > _IN_FLIGHT:
+                    fetch()
+            while waiting:
+                fetch()
+        return out
+
+    def _prompts_of(self, texts: list[str], kind: str | None | Sequence[str | None]) -> list[str]:
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise UserError(f"texts[{i}] is a {type(text).__name__}, not a string")
+        if kind is None or isinstance(kind, str):
+            return [self.prompt(kind)] * len(texts)
+        if len(kind) != len(texts):
+            raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one for all, or one for each")
+        known = {one: self.prompt(one) for one in set(kind)}
+        return [known[one] for one in kind]
+
+    def _prompt_lengths(self, prompts: list[str]) -> np.ndarray | None:
+        """Tokens that each prompt takes, where the pooling leaves the prompt out."""
+        if self.pooling.include_prompt:
+            return None
+        known = {prompt: self.tokenizer.prompt_length(prompt) for prompt in set(prompts)}
+        return np.array([known[prompt] for prompt in prompts], np.int32)
+
+    def _check_outputs(self, pooled: int) -> None:
+        for dim, chain in self._outputs.items():
+            width = pooled
+            for kernel, _ in chain:
+                if kernel.shape[0] != width:
+                    raise UserError(
+                        f"output {dim}: a kernel takes {kernel.shape[0]} dimensions, {width} come in"
+                    )
+                width = kernel.shape[1]
+            if width != dim:
+                raise UserError(f"output {dim}: its Dense steps give {width} dimensions")
+            for activation in self._activations.get(dim, ()):
+                if activation not in ACTIVATIONS:
+                    raise UserError(f"output {dim}: activation {activation!r}; {', '.join(ACTIVATIONS)} are known")
+        if self.default_dim not in self._outputs:
+            raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
+
+
+@contextmanager
+def _progress(total: int, show: bool) -> Iterator[Any]:
+    """A callback that advances a Rich bar with texts per second and the time left; or one that does nothing."""
+    if not show:
+        yield lambda n: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("embedding"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bar:
+        task = bar.add_task("embedding", total=total, rate="")
+
+        def advance(n: int) -> None:
+            bar.update(task, advance=n)
+            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
+            bar.update(task, rate=f"{speed:.0f} texts/s" if speed else "")
+
+        yield advance

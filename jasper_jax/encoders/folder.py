@@ -1,0 +1,248 @@
+"""A model folder as it is: what sentence-transformers, any version, wrote into it, as one typed record.
+
+``modules.json`` names the steps: Transformer, Pooling, then Dense steps and Normalize. Beside the Dense folder that it
+names there may be others of the same number, ``2_Dense_{dim}``, one per output dimension (the Stella layout). A
+folder without ``modules.json`` is a plain transformers model, and is mean-pooled.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jasper_jax.encoders.hf_config import read_hf_config, read_json
+from jasper_jax.encoders.safetensors import open_checkpoint
+from jasper_jax.errors import UserError
+from jasper_jax.pooling import MODES, Pooling
+
+DENSE_ACTIVATIONS = {
+    "torch.nn.modules.linear.Identity": "identity",
+    "torch.nn.modules.activation.Tanh": "tanh",
+    "torch.nn.modules.activation.ReLU": "relu",
+    "torch.nn.modules.activation.GELU": "gelu",
+    "torch.nn.modules.activation.SiLU": "silu",
+    "torch.nn.modules.activation.Sigmoid": "sigmoid",
+}
+"""``activation_function`` in the config of a Dense step -> its name here."""
+
+_OLD_MODES = {  # before version 6: one boolean per mode; several are joined in this order
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+
+
+class Dense(NamedTuple):
+    """``activation(x @ kernel + bias)``; kernel [in, out] and bias [out] (or None), float32."""
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    activation: str
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder says, except the encoder's weights and the tokenizer."""
+
+    path: Path
+    encoder_path: Path  # config.json, weights and tokenizer.json lie here
+    hf_config: dict[str, Any]
+    pooling: Pooling
+    outputs: dict[int, tuple[Dense, ...]]  # output dimension -> Dense steps; empty: the pooled vector itself
+    default_dim: int | None  # the one modules.json names; None: the pooled vector
+    normalize: bool  # ends with a Normalize step
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    max_length: int | None  # None: the tokenizer's own
+    lower_case: bool
+
+
+def read_model_folder(path: str | Path) -> ModelFolder:
+    """Read a sentence-transformers or transformers folder. UserError names any step that is not implemented."""
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a folder saved by sentence-transformers or transformers")
+    steps = _steps(path)
+    encoder_path = path / steps[0][1]
+    hf_config = read_hf_config(encoder_path)
+    pooling, size = Pooling(), None
+    dense_folders: list[str] = []
+    normalize = False
+    for kind, folder in steps[1:]:
+        if kind == "Pooling" and size is None and not dense_folders and not normalize:
+            pooling, size = _read_pooling(path / folder / "config.json")
+        elif kind == "Dense" and not normalize:
+            dense_folders.append(folder)
+        elif kind == "Normalize":
+            normalize = True
+        else:
+            raise UserError(
+                f"{path / 'modules.json'}: {kind} ({folder or 'no folder'}) cannot stand there; the order is "
+                "Transformer, Pooling, any Dense, Normalize"
+            )
+    outputs, default_dim = _read_outputs(path, dense_folders, size)
+    settings = _read_settings(encoder_path)
+    prompts, default_prompt = _read_prompts(path)
+    return ModelFolder(
+        path=path,
+        encoder_path=encoder_path,
+        hf_config=hf_config,
+        pooling=pooling,
+        outputs=outputs,
+        default_dim=default_dim,
+        normalize=normalize,
+        prompts=prompts,
+        default_prompt_name=default_prompt,
+        max_length=settings.get("max_seq_length"),
+        lower_case=bool(settings.get("do_lower_case", False)),
+    )
+
+
+def _steps(path: Path) -> list[tuple[str, str]]:
+    """(kind, folder) of each step; Transformer first."""
+    file = path / "modules.json"
+    if not file.is_file():
+        return [("Transformer", "")]
+    modules = read_json(file)
+    try:
+        steps = [(str(module["type"]), str(module.get("path") or "")) for module in modules]
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f"{file}: not a list of modules with type and path") from None
+    for kind, folder in steps:
+        if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in _STEPS:
+            raise UserError(
+                f"{file}: module {kind} ({folder or 'no folder'}) is not implemented; {', '.join(_STEPS)} of "
+                "sentence_transformers are, and code in a model folder is never run"
+            )
+    short = [(kind.split(".")[-1], folder) for kind, folder in steps]
+    if [kind for kind, _ in short[:2]] != ["Transformer", "Pooling"]:
+        raise UserError(
+            f"{file}: begins with {[kind for kind, _ in short[:2]]}; Transformer, Pooling is needed"
+        )
+    return short
+
+
+_STEPS = ("Transformer", "Pooling", "Dense", "Normalize")
+
+
+def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
+    """The pooling and the width of its vector (None when the file does not say)."""
+    config = read_json(file)
+    if "pooling_mode" in config:
+        modes = config["pooling_mode"]
+        modes = (modes,) if isinstance(modes, str) else tuple(modes)
+    else:
+        modes = tuple(mode for key, mode in _OLD_MODES.items() if config.get(key)) or ("mean",)
+    unknown = [mode for mode in modes if mode not in MODES] + [
+        key
+        for key, value in config.items()
+        if key.startswith("pooling_mode_") and value and key not in _OLD_MODES
+    ]
+    if unknown:
+        raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")
+    width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    pooling = Pooling(modes, include_prompt=bool(config.get("include_prompt", True)))
+    return pooling, None if width is None else pooling.size(int(width))
+
+
+def _read_outputs(
+    path: Path, folders: Sequence[str], size: int | None
+) -> tuple[dict[int, tuple[Dense, ...]], int | None]:
+    """Every output dimension, the default first. A sibling ``2_Dense_{dim}`` stands in for the one Dense step."""
+    outputs: dict[int, tuple[Dense, ...]] = {}
+    default = None
+    if folders:
+        chain = tuple(_read_dense(path / folder) for folder in folders)
+        default = chain[-1].kernel.shape[1]
+        outputs[default] = chain
+    prefix = re.match(r"\d+_Dense", folders[0]) if len(folders) == 1 else None
+    pattern = re.compile(rf"{prefix[0] if prefix else '2_Dense'}_(\d+)")
+    siblings = sorted(
+        (int(match[1]), child)
+        for child in path.iterdir()
+        if child.is_dir() and child.name not in folders and (match := pattern.fullmatch(child.name))
+    )
+    if siblings and len(folders) > 1:
+        raise UserError(
+            f"{siblings[0][1]}: stands beside {len(folders)} Dense steps in modules.json; one per dimension is only "
+            "defined beside a single Dense step"
+        )
+    for dim, child in siblings:
+        dense = _read_dense(child)
+        if dense.kernel.shape[1] != dim:
+            raise UserError(f"{child}: named for {dim} dimensions, its weight gives {dense.kernel.shape[1]}")
+        outputs.setdefault(dim, (dense,))
+    for chain in outputs.values():
+        width = size
+        for dense in chain:
+            if width is not None and dense.kernel.shape[0] != width:
+                raise UserError(f"{path}: a Dense step takes {dense.kernel.shape[0]} dimensions, {width} come in")
+            width = dense.kernel.shape[1]
+    return outputs, default
+
+
+def _read_dense(folder: Path) -> Dense:
+    """One Dense folder: config.json and model.safetensors with linear.weight [out, in] and linear.bias."""
+    config = read_json(folder / "config.json")
+    name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if name not in DENSE_ACTIVATIONS:
+        raise UserError(
+            f"{folder / 'config.json'}: activation_function {name!r} is not implemented; "
+            f"{', '.join(DENSE_ACTIVATIONS)} are"
+        )
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise UserError(
+                f"{folder / 'config.json'}: {key} is {config[key]!r}; only 'sentence_embedding' is implemented"
+            )
+    if config.get("use_residual"):
+        raise UserError(f"{folder / 'config.json'}: use_residual is not implemented")
+    files = open_checkpoint(folder)
+    expected = {"linear.weight", "linear.bias"} if config.get("bias", True) else {"linear.weight"}
+    if set(files) != expected:
+        raise UserError(f"{folder}: holds {', '.join(sorted(files))}; {', '.join(sorted(expected))} is needed")
+    tensors: Mapping[str, np.ndarray] = {name: file[name].astype(np.float32) for name, file in files.items()}
+    weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
+    shape = (config.get("out_features"), config.get("in_features"))
+    if weight.shape != shape or (bias is not None and bias.shape != shape[:1]):
+        raise UserError(f"{folder}: linear.weight is {list(weight.shape)}, config.json says {list(shape)}")
+    return Dense(np.ascontiguousarray(weight.T), bias, DENSE_ACTIVATIONS[name])
+
+
+def _read_settings(encoder_path: Path) -> dict[str, Any]:
+    """``sentence_bert_config.json`` (older folders name it after another architecture); absent: no settings."""
+    files = sorted(encoder_path.glob("sentence_*_config.json"))
+    if not files:
+        return {}
+    preferred = encoder_path / "sentence_bert_config.json"
+    file = preferred if preferred in files else files[0]
+    settings = read_json(file)
+    for key, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
+        if settings.get(key) not in (None, value):
+            raise UserError(f"{file}: {key} is {settings[key]!r}; only {value!r} is implemented")
+    length = settings.get("max_seq_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+        raise UserError(f"{file}: max_seq_length is {length!r}; a whole number of at least 1 is needed")
+    return settings
+
+
+def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    file = path / "config_sentence_transformers.json"
+    config = read_json(file) if file.is_file() else {}
+    prompts = config.get("prompts") or {}
+    default = config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"{file}: prompts must map names to texts")
+    if default is not None and default not in prompts:
+        raise UserError(
+            f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}"
+        )
+    return dict(prompts), default

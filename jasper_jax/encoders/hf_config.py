@@ -1,0 +1,87 @@
+"""Values out of a Hugging Face ``config.json``, strictly: what a family does not implement is refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jasper_jax.errors import UserError
+
+
+def read_json(path: Path) -> Any:
+    """The parsed file; a missing or malformed one is a UserError that names it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from None
+
+
+def read_hf_config(folder: str | Path) -> dict[str, Any]:
+    """``config.json`` of a model folder."""
+    config = read_json(Path(folder) / "config.json")
+    if not isinstance(config, dict):
+        raise UserError(f"{Path(folder) / 'config.json'}: holds a {type(config).__name__}, not an object")
+    return config
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Typed access to a config; every error names the file, the key, the value seen and the values allowed."""
+
+    values: Mapping[str, Any]
+    family: str
+    where: str = "config.json"
+
+    def _get(self, key: str, default: Any) -> Any:
+        value = self.values.get(key)
+        return default if value is None else value
+
+    def integer(self, key: str, default: int) -> int:
+        """A whole number of at least 1 (sizes, counts)."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{self.where}: {key} is {value!r}; a whole number of at least 1 is needed")
+        return value
+
+    def token_id(self, key: str, default: int) -> int:
+        """A token id: a whole number of at least 0."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise UserError(f"{self.where}: {key} is {value!r}; a token id (a whole number from 0) is needed")
+        return value
+
+    def number(self, key: str, default: float) -> float:
+        """A positive number."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+            raise UserError(f"{self.where}: {key} is {value!r}; a positive number is needed")
+        return float(value)
+
+    def choice(self, key: str, allowed: Sequence[Any], default: Any) -> Any:
+        """One of ``allowed``; anything else asks for something that is not implemented here."""
+        value = self._get(key, default)
+        if value not in allowed:
+            listed = ", ".join(repr(item) for item in allowed)
+            raise UserError(
+                f"{self.where}: {key} is {value!r}; the {self.family} encoder implements {listed}: "
+                "use a model without that setting"
+            )
+        return value
+
+    def require(self, key: str, value: Any) -> None:
+        """``key`` must be absent or equal to ``value``."""
+        self.choice(key, [value], value)
+
+    def heads(self, hidden_size: int, default: int) -> int:
+        """``num_attention_heads``, which must divide the hidden size."""
+        heads = self.integer("num_attention_heads", default)
+        if hidden_size % heads:
+            raise UserError(
+                f"{self.where}: num_attention_heads is {heads}, which does not divide hidden_size {hidden_size}"
+            )
+        return heads

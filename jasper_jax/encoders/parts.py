@@ -1,0 +1,80 @@
+"""The pieces that every family's layers are made of: dense, embedding, norm, activation, dropout.
+
+Parameters are float32 when made; a module computes in its ``dtype`` and casts at use, so the same parameters serve
+float32 and bfloat16. There is no nnx.Dropout: it would put random-state leaves among the parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+}
+"""Hugging Face ``hidden_act`` -> function."""
+
+Dropout = Callable[[jax.Array, int], jax.Array]
+"""``dropout(x, place)``: ``place`` tells apart the places of one layer, so that each draws its own mask."""
+
+
+class Embedding(nnx.Module):
+    """A table ``[V, D]``; rows are taken first and cast after (nnx.Embed casts the whole table at each call)."""
+
+    def __init__(
+        self, rows: int, width: int, *, std: float, dtype: Any, rngs: nnx.Rngs, padding: int | None = None
+    ):
+        table = std * jax.random.normal(rngs.params(), (rows, width), jnp.float32)
+        if padding is not None and padding < rows:  # as torch's padding_idx: that row starts at zero
+            table = table.at[padding].set(0.0)
+        self.embedding = nnx.Param(table)
+        self.dtype = dtype
+
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+
+
+def dense(
+    d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True
+) -> nnx.Linear:
+    """``x @ kernel + bias``: kernel ``[d_in, d_out]`` drawn from N(0, std²), bias zero."""
+    return nnx.Linear(
+        d_in,
+        d_out,
+        use_bias=bias,
+        kernel_init=nnx.initializers.normal(std),
+        dtype=dtype,
+        param_dtype=jnp.float32,
+        rngs=rngs,
+    )
+
+
+def layer_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+    """LayerNorm with float32 statistics; the two-pass variance, as ``E[x²] - E[x]²`` cancels for large means."""
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+
+
+def make_dropout(rate: float, key: jax.Array | None) -> Dropout:
+    """Inverted dropout drawn from ``key`` folded with the place; the identity when ``rate`` is 0."""
+    if rate == 0.0:
+        return lambda x, place: x
+    if not 0.0 < rate < 1.0:
+        raise ValueError(f"dropout is {rate}; 0 <= dropout < 1 is needed")
+    if key is None:
+        raise ValueError(f"dropout is {rate} but dropout_key is None")
+
+    def drop(x: jax.Array, place: int) -> jax.Array:
+        keep = jax.random.bernoulli(jax.random.fold_in(key, place), 1.0 - rate, x.shape)
+        return jnp.where(keep, x / (1.0 - rate), jnp.zeros((), x.dtype)).astype(x.dtype)
+
+    return drop

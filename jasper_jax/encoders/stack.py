@@ -1,0 +1,68 @@
+"""Layers are stored stacked, every leaf ``[N, ...]``, and run with one ``lax.scan`` per stack.
+
+``params["layers"]`` is one stack, or a tuple of stacks run one after another: a stage that trains the last k layers
+holds a frozen and a trainable one. The canonical form (names, checkpoints, export) is one stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jasper_jax.errors import UserError
+
+Params = dict[str, Any]
+
+
+def stacks_of(layers: Any) -> tuple[Params, ...]:
+    """The stacks of ``params["layers"]``, whichever form it has."""
+    return tuple(layers) if isinstance(layers, (tuple, list)) else (layers,)
+
+
+def depth(stack: Params) -> int:
+    """Number of layers in a stack: the leading axis of its leaves."""
+    return jax.tree.leaves(stack)[0].shape[0]
+
+
+def scan_layers(
+    layer: Callable[[Params, jax.Array, jax.Array], jax.Array], layers: Any, x: jax.Array, *, remat: bool = False
+) -> jax.Array:
+    """``x`` through every layer: ``layer(params of one layer, x, index of the layer)`` -> ``x``.
+
+    The index counts from 0 over all stacks. With ``remat`` the backward pass keeps only each layer's input and
+    computes the rest again.
+    """
+
+    def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
+        return layer(item[0], x, item[1]), None
+
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)  # inside a scan nothing can be merged across steps
+    first = 0
+    for stack in stacks_of(layers):
+        n = depth(stack)
+        x, _ = jax.lax.scan(step, x, (stack, jnp.arange(first, first + n, dtype=jnp.int32)))
+        first += n
+    return x
+
+
+def split_layers(params: Params, k: int) -> Params:
+    """``params`` with its layers in two stacks: all but the last k, and the last k (either may be empty)."""
+    stack = join_layers(params)["layers"]
+    n = depth(stack)
+    if not 0 <= k <= n:
+        raise UserError(f"cannot take the last {k} layers: the encoder has {n}; 0 to {n} are allowed")
+    first = jax.tree.map(lambda leaf: leaf[: n - k], stack)
+    last = jax.tree.map(lambda leaf: leaf[n - k :], stack)
+    return {**params, "layers": (first, last)}
+
+
+def join_layers(params: Params) -> Params:
+    """``params`` with its layers in one stack; the inverse of ``split_layers``."""
+    stacks = stacks_of(params["layers"])
+    if len(stacks) == 1:
+        return {**params, "layers": stacks[0]}
+    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)}

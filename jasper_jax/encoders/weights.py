@@ -1,0 +1,201 @@
+"""Checkpoints <-> parameters, by a family's table, strict both ways: no tensor unread, no parameter unset."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+
+from jasper_jax.encoders.encoder import Encoder, Family
+from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint, write_safetensors
+from jasper_jax.encoders.stack import Params, depth, stacks_of
+from jasper_jax.encoders.table import LAYERS, Weight
+from jasper_jax.errors import UserError
+from jasper_jax.trees import flatten, unflatten
+
+_WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # what trainers put before any model's names
+_STORED = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_DROPPED_CONFIG = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
+
+
+def load_params(
+    folder: str | Path,
+    encoder: Encoder,
+    layers: Sequence[int] | None = None,
+    dtype: Any = None,
+    place: Callable[[str, np.ndarray], Any] | None = None,
+) -> Params:
+    """The parameters of ``encoder`` out of a transformers checkpoint (safetensors, one file or shards).
+
+    ``layers``: which of the checkpoint's layers become the encoder's, in order (see ``registry.keep_layers``); by
+    default all, and then their number must agree. ``dtype``: of the parameters, float32 by default whatever is
+    stored. ``place(path, array)`` turns each finished host leaf into what the tree holds (default: a JAX array on
+    the default device); give one to put leaves onto a mesh. One leaf at a time is filled, tensor by tensor, so the
+    host never holds a second copy of the model.
+
+    Raises UserError that lists tensors missing, unread or of the wrong shape.
+    """
+    folder = Path(folder)
+    target = np.dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
+    chosen = tuple(range(encoder.num_layers)) if layers is None else tuple(layers)
+    if len(chosen) != encoder.num_layers:
+        raise UserError(f"layers {list(chosen)}: {len(chosen)} given, the encoder has {encoder.num_layers}")
+    table, shapes = encoder.family.weights(encoder.config), encoder.shapes()
+    _check_table(table, shapes, encoder.family)
+    found = _known_names(open_checkpoint(folder), encoder.family, table)
+    sources = {weight.path: _source_names(weight, chosen) for weight in table}
+    _check_names(folder, found, sources, table, skipping=layers is not None)
+    _check_tensors(folder, found, sources, table, shapes)
+
+    flat: dict[str, Any] = {}
+    for weight in table:
+        stacked = weight.path.startswith(LAYERS)
+        leaf = np.empty(shapes[weight.path], target)
+        for i, name in enumerate(sources[weight.path]):
+            file, stored = found[name]
+            tensor = file[stored].T if weight.transpose else file[stored]
+            np.copyto(leaf[i] if stacked else leaf, tensor, casting="unsafe")
+        flat[weight.path] = jnp.asarray(leaf) if place is None else place(weight.path, leaf)
+    return unflatten(flat)
+
+
+def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
+    """The inverse: transformers' tensor names -> host arrays (views where possible), in the parameters' dtype.
+
+    ``params["layers"]`` may be one stack or several.
+    """
+    ends = flatten({name: part for name, part in params.items() if name != "layers"})
+    stacks = [(depth(stack), flatten(stack)) for stack in stacks_of(params["layers"])]
+    tensors: dict[str, np.ndarray] = {}
+    for weight in encoder.family.weights(encoder.config):
+        if weight.path.startswith(LAYERS):
+            leaves = [(n, np.asarray(stack[weight.path.removeprefix(LAYERS)])) for n, stack in stacks]
+            sources = [leaf[i] for n, leaf in leaves for i in range(n)]
+        else:
+            sources = [np.asarray(ends[weight.path])]
+        for index, tensor in enumerate(sources):
+            tensors[weight.name.format(index)] = tensor.T if weight.transpose else tensor
+    return tensors
+
+
+def save(params: Params, encoder: Encoder, folder: str | Path) -> None:
+    """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = state_dict(params, encoder)
+    write_safetensors(folder / SINGLE, tensors)
+    config = {key: value for key, value in encoder.hf_config.items() if key not in _DROPPED_CONFIG}
+    config["architectures"] = [encoder.family.architecture]
+    config["dtype"] = str(next(iter(tensors.values())).dtype)
+    temporary = folder / "config.json.writing"
+    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(temporary, folder / "config.json")
+
+
+def _pattern(name: str) -> re.Pattern[str]:
+    """A table name as a regular expression, its ``{}`` any layer number."""
+    return re.compile(re.escape(name).replace(r"\{\}", "([0-9]+)"))
+
+
+def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str]:
+    return [weight.name.format(i) for i in chosen] if weight.path.startswith(LAYERS) else [weight.name]
+
+
+def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Family) -> None:
+    """A mistake in a family file, not the user's: the table must name every leaf once."""
+    paths = [weight.path for weight in table]
+    odd = set(paths) ^ set(shapes)
+    if odd or len(paths) != len(set(paths)):
+        raise ValueError(f"weight table of {family.model_type}: {sorted(odd) or 'a path twice'}")
+
+
+def _known_names(
+    tensors: Mapping[str, TensorFile], family: Family, table: Sequence[Weight]
+) -> dict[str, tuple[TensorFile, str]]:
+    """Name as in the table -> (file, name as stored): prefixes off, old endings renamed, ignored names left out."""
+    known = [_pattern(weight.name) for weight in table]
+    found: dict[str, tuple[TensorFile, str]] = {}
+    for stored, file in tensors.items():
+        name = stored
+        while not any(pattern.fullmatch(name) for pattern in known):
+            shorter = _without_prefix(name, family)
+            if shorter == name:
+                break
+            name = shorter
+        if any(fnmatchcase(name, pattern) for pattern in family.ignored):
+            continue
+        if name in found:
+            raise UserError(f"{file.path}: {stored} and {found[name][1]} are both {name}; one must go")
+        found[name] = (file, stored)
+    return found
+
+
+def _without_prefix(name: str, family: Family) -> str:
+    for old, new in family.renamed:
+        if name.endswith(old):
+            return name.removesuffix(old) + new
+    for prefix in (*family.prefixes, *_WRAPPERS):
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
+
+
+def _check_names(
+    folder: Path,
+    found: Mapping[str, Any],
+    sources: Mapping[str, Sequence[str]],
+    table: Sequence[Weight],
+    *,
+    skipping: bool,
+) -> None:
+    wanted = {name for names in sources.values() for name in names}
+    missing = sorted(wanted - set(found))
+    if missing:
+        raise UserError(f"{folder}: {_listed(missing, 'tensor')} missing: the checkpoint is of another size or kind")
+    layered = [_pattern(weight.name) for weight in table if weight.path.startswith(LAYERS)]
+    unread = sorted(
+        name
+        for name in set(found) - wanted
+        if not (skipping and any(pattern.fullmatch(name) for pattern in layered))  # a layer not kept
+    )
+    if unread:
+        raise UserError(
+            f"{folder}: {_listed(unread, 'tensor')} no parameter has a use for: config.json and weights disagree, or "
+            "the model has parts that are not implemented"
+        )
+
+
+def _check_tensors(
+    folder: Path,
+    found: Mapping[str, tuple[TensorFile, str]],
+    sources: Mapping[str, Sequence[str]],
+    table: Sequence[Weight],
+    shapes: Mapping[str, tuple[int, ...]],
+) -> None:
+    wrong = []
+    for weight in table:
+        shape = shapes[weight.path][1:] if weight.path.startswith(LAYERS) else shapes[weight.path]
+        expected = shape[::-1] if weight.transpose else shape
+        for name in sources[weight.path]:
+            file, stored = found[name]
+            tensor = file[stored]
+            if tensor.shape != expected:
+                wrong.append(f"{name} is {list(tensor.shape)}, config.json asks for {list(expected)}")
+            elif tensor.dtype not in _STORED:
+                wrong.append(f"{name} is {tensor.dtype}, not float32, float16 or bfloat16")
+    if wrong:
+        raise UserError(f"{folder}: {'; '.join(wrong[:5])}{f'; and {len(wrong) - 5} more' if wrong[5:] else ''}")
+
+
+def _listed(names: Sequence[str], noun: str) -> str:
+    """``3 tensors (a, b, c)``, at most five named."""
+    more = f", and {len(names) - 5} more" if len(names) > 5 else ""
+    return f"{len(names)} {noun}{'s' if len(names) > 1 else ''} ({', '.join(names[:5])}{more})"

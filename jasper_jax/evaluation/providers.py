@@ -1,0 +1,227 @@
+"""Who is scored: each teacher, the teachers concatenated, and the student before training and after each stage.
+
+Every test becomes lists of texts; a model encodes them once (a teacher's vectors are kept on disk, its models are
+the dear ones), and each head and nested dimension is a projection of the student's pooled vectors.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jasper_jax.data.texts import TextStore
+from jasper_jax.data.vectors import normalise
+from jasper_jax.embedder import Embedder
+from jasper_jax.errors import UserError
+from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.evaluation.retrieval import score_retrieval
+from jasper_jax.evaluation.similarity import score_similarity, truncate
+from jasper_jax.files import write_atomic
+from jasper_jax.progress import say
+from jasper_jax.run import Run, environment
+from jasper_jax.student import Student, load_student
+
+AGREEMENT_TEXTS = 2000
+"""At most so many held-out texts are compared for agreement."""
+
+
+class Texts(NamedTuple):
+    """A list of texts of one test, with the kind of each."""
+
+    texts: list[str]
+    kinds: list[str]
+
+
+class Tests:
+    """The tests of a recipe as lists of texts, and how vectors of those lists are scored."""
+
+    def __init__(self, run: Run, texts: TextStore):
+        from jasper_jax.data.corpora import lee_similarities, read_beir, retrieval_test, subset
+
+        self.lists: dict[str, Texts] = {}
+        self.retrieval: dict[str, Any] = {}
+        for spec in run.recipe.evaluation.retrieval:
+            test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir)
+            test = subset(test, spec.passages, spec.queries_per_passage)
+            self.retrieval[spec.name] = test
+            queries, passages = list(test.queries.values()), list(test.passages.values())
+            self.lists[f"{spec.name}/queries"] = Texts(queries, ["query"] * len(queries))
+            self.lists[f"{spec.name}/passages"] = Texts(passages, ["passage"] * len(passages))
+        self.human: dict[str, np.ndarray] = {}
+        for name in run.recipe.evaluation.similarity:
+            documents, self.human[name] = lee_similarities()
+            self.lists[name] = Texts(documents, ["passage"] * len(documents))
+        self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS) if run.recipe.evaluation.agreement else 0
+        if self.held_out:
+            rows = texts.read("held_out", range(self.held_out))
+            self.lists["held_out"] = Texts([r.text for r in rows], [r.kind for r in rows])
+
+    def score(self, vectors: Mapping[str, np.ndarray], reference: np.ndarray | None) -> dict[str, Any]:
+        """The scores of one provider; ``reference`` is what held-out texts are compared with."""
+        scores: dict[str, Any] = {
+            "retrieval": {
+                name: score_retrieval(vectors[f"{name}/queries"], vectors[f"{name}/passages"], test)
+                for name, test in self.retrieval.items()
+            },
+            "similarity": {name: score_similarity(vectors[name], human) for name, human in self.human.items()},
+        }
+        if reference is not None and "held_out" in vectors:
+            scores["agreement"] = score_agreement(vectors["held_out"], reference)
+        return scores
+
+
+def evaluate(run: Run) -> Evaluation:
+    """Score everything that is there: the teachers, and the student as far as it has been trained.
+
+    Raises:
+      UserError: nothing was trained yet, or the recipe names a test that does not exist.
+    """
+    from jasper_jax.training.loop import checkpoints_of
+
+    checkpoints = checkpoints_of(run)
+    if not checkpoints.has(checkpoints.start()):
+        raise UserError(f"{run.folder}: nothing is trained yet; run jasper train first")
+    texts = TextStore.open(run.folder / "texts")
+    tests = Tests(run, texts)
+    rows, reference = _teacher_rows(run, texts, tests)
+
+    student, template, tokenizer = load_student(
+        run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source()
+    )
+    from jasper_jax.training.loop import abstract, student_embedder
+
+    heads: list[str] = []
+    for number in range(len(run.stages) + 1):
+        path = checkpoints.final(number - 1) if number else checkpoints.start()
+        if not checkpoints.has(path):
+            break
+        say(f"Evaluating the student {'before training' if not number else f'after {run.stages[number - 1].name}'}")
+        params = checkpoints.load(path, abstract(template))
+        embedder = student_embedder(student, params, tokenizer)
+        pooled = {name: embedder.pooled(t.texts, t.kinds) for name, t in tests.lists.items()}
+        provider = "student before training" if not number else f"after {run.stages[number - 1].name}"
+        if not number:
+            if reference is None and "held_out" in pooled:
+                reference = pooled["held_out"]  # no teachers: the student's own vectors are what is to be kept
+            role = "teacher" if not run.needs_vectors else "student"
+            name = provider if run.needs_vectors else "the model itself"
+            rows.append(
+                EvaluationRow(
+                    provider=name,
+                    role=role,
+                    dim=student.encoder.hidden_size,
+                    head="pooled",
+                    stage=None if role == "teacher" else 0,
+                    **tests.score(pooled, reference),
+                )
+            )
+            heads = [h for h in run.stages[0].heads if run.recipe.heads[h].init == "ridge"]
+            provider = "closed-form start"
+        else:
+            heads = [h for h in student.heads if h in heads or h in run.stages[number - 1].heads]
+        rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference)
+        if not number:
+            heads = []
+    return Evaluation(
+        rows=rows,
+        metadata={
+            "recipe": run.recipe.name,
+            "held_out_texts": tests.held_out,
+            "environment": environment(),
+        },
+    )
+
+
+def _teacher_rows(run: Run, texts: TextStore, tests: Tests) -> tuple[list[EvaluationRow], np.ndarray | None]:
+    if not run.needs_vectors:
+        return [], None
+    view = run.teachers(texts)
+    assert view is not None
+    reference = view.read("held_out", np.arange(tests.held_out)) if tests.held_out else None
+    rows: list[EvaluationRow] = []
+    everything: list[dict[str, np.ndarray]] = []
+    for teacher, store in zip(run.recipe.teachers, view.stores):
+        if teacher.model is None:
+            say(f"{teacher.name}: imported vectors, the model is not here to be scored on the tests")
+            continue
+        vectors = _teacher_vectors(run, teacher, tests)
+        if tests.held_out:
+            vectors["held_out"] = store.read("held_out", np.arange(tests.held_out))
+        everything.append(vectors)
+        dim = next(iter(vectors.values())).shape[1] if vectors else store.dim
+        rows.append(
+            EvaluationRow(
+                provider=f"teacher {teacher.name}", role="teacher", dim=dim, **tests.score(vectors, reference)
+            )
+        )
+    if len(everything) == len(run.recipe.teachers) > 1:
+        joined = {
+            name: normalise(np.concatenate([normalise(v[name]) for v in everything], axis=1)) for name in everything[0]
+        }
+        rows.append(
+            EvaluationRow(
+                provider="teachers concatenated", role="teachers", dim=view.dim, **tests.score(joined, reference)
+            )
+        )
+    return rows, reference
+
+
+def _teacher_vectors(run: Run, teacher: Any, tests: Tests) -> dict[str, np.ndarray]:
+    """The teacher's vectors of the tests' texts, from ``evaluation/`` of the run folder where they are kept."""
+    spec = run.teacher_spec(teacher)
+    embedder: Embedder | None = None
+    vectors: dict[str, np.ndarray] = {}
+    for name, (texts, kinds) in tests.lists.items():
+        if name == "held_out":
+            continue
+        key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
+        path = run.folder / "evaluation" / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
+        if path.is_file():
+            try:
+                vectors[name] = np.load(path)
+                continue
+            except (ValueError, EOFError):
+                path.unlink()  # damaged: computed again
+        embedder = embedder or run.load_teacher(teacher)
+        say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
+        vectors[name] = embedder.encode(texts, kind=kinds, show_progress=run.progress)
+        buffer = io.BytesIO()
+        np.save(buffer, vectors[name])
+        write_atomic(path, buffer.getvalue())
+    return vectors
+
+
+def _head_rows(
+    provider: str,
+    number: int,
+    student: Student,
+    params: Mapping[str, Any],
+    heads: list[str],
+    pooled: Mapping[str, np.ndarray],
+    tests: Tests,
+    reference: np.ndarray | None,
+) -> list[EvaluationRow]:
+    rows: list[EvaluationRow] = []
+    for head in heads:
+        kernel = np.asarray(params["heads"][head]["kernel"])
+        bias = np.asarray(params["heads"][head].get("bias", np.float32(0.0)))
+        full = {name: vectors @ kernel + bias for name, vectors in pooled.items()}
+        for dim in student.heads[head].dims:
+            cut = {name: truncate(vectors, dim) for name, vectors in full.items()}
+            rows.append(
+                EvaluationRow(
+                    provider=provider,
+                    role="student",
+                    dim=dim,
+                    head=head,
+                    stage=number,
+                    **tests.score(cut, reference),
+                )
+            )
+    return rows

@@ -1,0 +1,102 @@
+"""The model card: what was distilled from what, how well it does, and how to load it at each dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from huggingface_hub import ModelCardData
+
+from jasper_jax.config import TextSource
+from jasper_jax.dimensions import Provider
+from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.run import Run
+from jasper_jax.student import Student
+
+
+def model_card(
+    run: Run, student: Student, served: Mapping[int, Provider], default: int, evaluation: Evaluation | None
+) -> str:
+    """The README.md of an exported folder, from the run alone (no dates, no paths)."""
+    recipe = run.recipe
+    teachers = ", ".join(t.model or f"{t.name} (imported vectors)" for t in recipe.teachers) or "the model itself"
+    start = recipe.student.model or f"random {recipe.student.config['model_type']}"  # type: ignore[index]
+    layers = f", layers {recipe.student.layers}" if recipe.student.layers is not None else ""
+    data = ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "distillation", "matryoshka", "jasper_jax"],
+        base_model=recipe.student.model if recipe.student.model and "/" in recipe.student.model else None,
+    )
+    lines = [
+        "---",
+        data.to_yaml(),
+        "---",
+        "",
+        f"# {recipe.name}",
+        "",
+        f"A text-embedding model of {student.encoder.num_layers} layers and width {student.encoder.hidden_size},"
+        f" distilled from {teachers} with the Jasper and Stella method (arXiv 2412.19048) by jasper_jax."
+        f" Vectors of {', '.join(map(str, served))} dimensions; at most {student.max_length} tokens.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("path/to/this/folder")',
+        'queries = model.encode(["..."], prompt_name="query")',
+        'passages = model.encode(["..."], prompt_name="passage")',
+        "```",
+        "",
+        f"`modules.json` points at `2_Dense_{default}`. For another dimension put its folder there"
+        " (`2_Dense_{dim}`), or, with Text Embeddings Inference, give `--dense-path 2_Dense_{dim}`. In JAX:",
+        "",
+        "```python",
+        "from jasper_jax import Embedder",
+        "",
+        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
+        "```",
+        "",
+        "| dimension | made by |",
+        "| ---: | --- |",
+        *(
+            f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |"
+            for dim, p in served.items()
+        ),
+        "",
+        "Prompts: " + "; ".join(f"{kind} `{text!r}`" for kind, text in student.prompts.items()) + ".",
+        "",
+        "## Training",
+        "",
+        f"- Student: {start}{layers}; pooling {student.pooling}.",
+        f"- Teachers: {teachers}.",
+        f"- Texts: {_texts(recipe.texts.sources)}.",
+        "",
+        "| stage | trained | heads | steps | batch | learning rate |",
+        "| --- | --- | --- | ---: | ---: | ---: |",
+        *(
+            f"| {s.name} | `{'`, `'.join(s.train)}` | {', '.join(s.heads)} | {s.steps} | {s.batch_size} |"
+            f" {s.settings.learning_rate:g} |"
+            for s in run.stages
+        ),
+        "",
+    ]
+    if evaluation and evaluation.rows:
+        lines += [
+            "## Scores",
+            "",
+            "± is half of the 95% bootstrap interval over queries; agreement is the Spearman correlation of pairwise"
+            f" similarities with the teachers' on {evaluation.metadata.get('held_out_texts', 0)} texts not trained on.",
+            "",
+            markdown_table(evaluation),
+        ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _texts(sources: list[TextSource]) -> str:
+    names = []
+    for source in sources:
+        kind = next(k for k in ("asset", "hf", "tfds", "parquet", "jsonl", "text") if getattr(source, k))
+        value = getattr(source, kind)
+        names.append(str(value) if kind in ("asset", "hf", "tfds") else f"a {kind} file")
+    return ", ".join(names)

@@ -1,0 +1,189 @@
+"""Export as a sentence-transformers folder in Stella's layout.
+
+``Transformer`` at the top, ``1_Pooling``, one ``2_Dense_{dim}`` for every head and nested dimension, and a
+``Normalize``; ``modules.json`` points at one of the Dense folders, any other is chosen by editing that one line. The
+folder is written under a temporary name, reloaded and compared with the trained student, and only then renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import save_file
+
+from jasper_jax.dimensions import Provider, providers
+from jasper_jax.encoders.weights import save
+from jasper_jax.errors import UserError
+from jasper_jax.evaluation.report import Evaluation, from_json
+from jasper_jax.export.check import check_folder
+from jasper_jax.export.model_card import model_card
+from jasper_jax.run import Run
+from jasper_jax.student import Student, load_student
+from jasper_jax.tokenization import Tokenizer
+
+MARKER = "jasper.json"
+"""Tells a folder that this command wrote, and may replace, from anything else."""
+TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+POOLING_KEYS = {
+    "cls": "cls_token",
+    "mean": "mean_tokens",
+    "max": "max_tokens",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean": "weightedmean_tokens",
+    "lasttoken": "lasttoken",
+}
+"""Pooling mode -> its ``pooling_mode_`` key, which every version of sentence-transformers reads."""
+DTYPES = {"float32": jnp.float32, "float16": jnp.float16, "bfloat16": jnp.bfloat16}
+
+
+def export(run: Run, output: Path) -> tuple[Path, str]:
+    """Write the trained student to ``output``; returns the folder and one line on how it was checked.
+
+    Raises:
+      UserError: training is not finished; ``output`` holds something else; the reloaded folder's vectors differ.
+    """
+    from jasper_jax.training.loop import abstract, checkpoints_of
+
+    _refuse_foreign(output)
+    checkpoints = checkpoints_of(run)
+    last = len(run.stages) - 1
+    if not checkpoints.has(checkpoints.final(last)):
+        raise UserError(f"{run.folder}: {run.stages[last].name} is not finished; run jasper train first")
+    source = run.student_source()
+    student, template, tokenizer = load_student(
+        run.recipe, run.teacher_dim if run.needs_vectors else None, source
+    )
+    params = checkpoints.load(checkpoints.final(last), abstract(template))
+    trained = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
+    served = providers(trained, run.recipe.export.dims)
+    default = run.recipe.export.dim or next(iter(served))
+    if default not in served:
+        raise UserError(f"export.dim: {default} is not provided; dimensions are {', '.join(map(str, served))}")
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    write_folder(partial, run, student, params, tokenizer, source, served, default)
+    verdict = check_folder(partial, student, params, tokenizer, served, run.recipe.export)
+    _replace(partial, output)
+    return output, verdict
+
+
+def write_folder(
+    folder: Path,
+    run: Run,
+    student: Student,
+    params: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    source: Path,
+    served: Mapping[int, Provider],
+    default: int,
+) -> None:
+    """Every file of the export; nothing in it depends on time or place, so equal runs give equal bytes."""
+    settings = run.recipe.export
+    dtype = DTYPES[settings.dtype]
+    save(_cast(params["encoder"], dtype), student.encoder, folder)
+    tokenizer.save(folder)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    for dim, provider in served.items():
+        _write_dense(folder / f"2_Dense_{dim}", params["heads"][provider.head], dim, dtype)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{default}", "Dense")]
+    if settings.normalize:
+        modules.append(("3_Normalize", "Normalize"))
+        (folder / "3_Normalize").mkdir()
+        _write_json(folder / "3_Normalize" / "config.json", {})
+    _write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    _write_json(
+        folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False}
+    )
+    modes = {f"pooling_mode_{old}": new in student.pooling.modes for new, old in POOLING_KEYS.items()}
+    _write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": student.encoder.hidden_size, **modes},
+    )
+    _write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": dict(student.prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+    evaluation = _evaluation(run)
+    (folder / "README.md").write_text(model_card(run, student, served, default, evaluation))
+    _write_json(
+        folder / MARKER,
+        {
+            "format": 1,
+            "made_by": "jasper_jax",
+            "run": run.recipe.name,
+            "dims": {str(dim): p.head for dim, p in served.items()},
+            "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
+        },
+    )
+
+
+def _write_dense(folder: Path, head: Mapping[str, Any], dim: int, dtype: Any) -> None:
+    kernel = np.asarray(jnp.asarray(head["kernel"][:, :dim], dtype))
+    tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
+    if "bias" in head:
+        tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"][:dim], dtype))
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    _write_json(
+        folder / "config.json",
+        {
+            "in_features": int(kernel.shape[0]),
+            "out_features": dim,
+            "bias": "bias" in head,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    )
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    import jax
+
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def _evaluation(run: Run) -> Evaluation | None:
+    path = run.folder / "evaluation.json"
+    return from_json(path) if path.is_file() else None
+
+
+def _refuse_foreign(output: Path) -> None:
+    if output.is_dir() and any(output.iterdir()) and not (output / MARKER).is_file():
+        raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); choose another with --output")
+    if output.exists() and not output.is_dir():
+        raise UserError(f"{output}: is a file; choose a folder with --output")
+
+
+def _replace(partial: Path, output: Path) -> None:
+    """Put the finished folder in place of an earlier export; at every moment one of the two is whole on disk."""
+    old = output.with_name(f".{output.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if output.exists():
+        output.rename(old)
+    partial.rename(output)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,79 @@
+"""Projection heads: linear maps from the student's pooled vector to an output dimension (paper section 2.1, FC1-FC4).
+
+A head's parameters are ``{"kernel": [D, E], "bias": [E]}``. Projections are float32 with full precision on every
+backend: the relative loss's margin (0.015) is finer than what bfloat16 products resolve. A head may start from the
+closed-form ridge solution instead of random weights (:func:`ridge_head`), or serve several nested dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Params = Mapping[str, jax.Array]
+
+
+def init_head(key: jax.Array, hidden: int, dim: int, bias: bool = True) -> dict[str, jax.Array]:
+    """A random head: kernel ``[D, E]`` normal with variance 1/D, bias zero.
+
+    Args:
+      key: a JAX random key.
+      hidden: D, the width of the pooled vector.
+      dim: E, the output dimension.
+      bias: whether the head has a bias.
+    """
+    kernel = jax.random.normal(key, (hidden, dim), jnp.float32) * hidden**-0.5
+    return {"kernel": kernel, "bias": jnp.zeros((dim,), jnp.float32)} if bias else {"kernel": kernel}
+
+
+def project(params: Params, pooled: jax.Array) -> jax.Array:
+    """``pooled [B, D] -> [B, E]``, float32 (float64 in, float64 out); not normalised."""
+    pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
+    out = jnp.matmul(pooled, params["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return out + params["bias"] if "bias" in params else out
+
+
+def ridge_head(
+    pooled: np.ndarray, target: np.ndarray, dim: int, penalty: float = 1e-3, bias: bool = True
+) -> dict[str, np.ndarray]:
+    """The ridge regression from pooled vectors to the teachers', as a head.
+
+    Solves ``min_W,b Σ ‖x W + b − y‖² + λ ‖W‖²`` in float64, with λ = ``penalty`` times the mean eigenvalue of the
+    covariance of x times the number of texts. Where ``dim`` is smaller than the target's, the target is first
+    projected onto its ``dim`` leading principal directions (of the uncentred second moment): of all linear maps
+    to that size this one keeps the similarities ``y_i·y_j`` best in the least-squares sense (Eckart-Young).
+
+    Args:
+      pooled: ``[n, D]`` the student's pooled vectors.
+      target: ``[n, T]`` L2-normalised target vectors.
+      dim: E, at most T.
+      penalty: relative ridge penalty, > 0.
+      bias: whether the head has a bias (else x and y are not centred).
+
+    Returns:
+      ``{"kernel": [D, E], "bias": [E]}`` in float32.
+
+    Raises:
+      ValueError: ``dim`` exceeds T, or the numbers of rows differ.
+    """
+    if len(pooled) != len(target):
+        raise ValueError(f"pooled has {len(pooled)} rows, target {len(target)}")
+    if dim > target.shape[1]:
+        raise ValueError(f"a ridge head of {dim} dimensions needs a target of at least as many, not {target.shape[1]}")
+    x, y = pooled.astype(np.float64), target.astype(np.float64)
+    if dim < y.shape[1]:
+        _, directions = np.linalg.eigh(y.T @ y)
+        y = y @ directions[:, ::-1][:, :dim]
+    x_mean = x.mean(0) if bias else np.zeros(x.shape[1])
+    y_mean = y.mean(0) if bias else np.zeros(y.shape[1])
+    x, y = x - x_mean, y - y_mean
+    gram = x.T @ x
+    ridge = penalty * np.trace(gram) / len(gram)
+    kernel = np.linalg.solve(gram + max(ridge, 1e-12) * np.eye(len(gram)), x.T @ y)
+    head = {"kernel": kernel.astype(np.float32)}
+    if bias:
+        head["bias"] = (y_mean - x_mean @ kernel).astype(np.float32)
+    return head

@@ -1,0 +1,91 @@
+"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+LOG_SECONDS = 30.0
+"""Seconds between lines where the output is not a terminal."""
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        unit = task.fields.get("unit", "")
+        return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else f"- {unit}/s", style="cyan")
+
+
+class Bar:
+    """A running count of one piece of work."""
+
+    def __init__(self, description: str, total: int, unit: str, start: int, console: Console, enabled: bool):
+        self._description, self._total, self._unit, self._console = description, total, unit, console
+        self._done = self._start = start
+        self._began = self._said = time.monotonic()
+        self._enabled = enabled
+        self._live: Progress | None = None
+        if enabled and console.is_terminal:
+            self._live = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(),
+                TimeElapsedColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}", style="dim"),
+                console=console,
+            )
+            self._task = self._live.add_task(description, total=total, completed=start, unit=unit, note="")
+
+    def advance(self, amount: int = 1, note: str = "") -> None:
+        """``amount`` more units are done; ``note`` is shown at the end of the line."""
+        self._done += amount
+        if self._live:
+            self._live.update(self._task, advance=amount, note=note)
+        elif self._enabled and time.monotonic() - self._said >= LOG_SECONDS:
+            self._said = time.monotonic()
+            self._say(note)
+
+    def _say(self, note: str = "") -> None:
+        seconds = time.monotonic() - self._began
+        rate = (self._done - self._start) / seconds if seconds else 0.0
+        left = (self._total - self._done) / rate if rate else float("inf")
+        eta = f", {left:,.0f} s left" if left != float("inf") else ""
+        self._console.print(
+            f"{self._description}: {self._done:,} of {self._total:,} ({rate:,.1f} {self._unit}/s{eta}) {note}".rstrip(),
+            highlight=False,
+        )
+
+
+@contextlib.contextmanager
+def bar(description: str, total: int, unit: str, *, start: int = 0, enabled: bool = True) -> Iterator[Bar]:
+    """Show progress of ``total`` units (``start`` of them done before); prints to standard error."""
+    console = Console(file=sys.stderr, soft_wrap=True)
+    shown = Bar(description, total, unit, start, console, enabled)
+    if shown._live:
+        with shown._live:
+            yield shown
+        return
+    yield shown
+    if enabled:
+        shown._say()
+
+
+def say(message: str) -> None:
+    """One line for the person at the terminal, on standard error."""
+    Console(file=sys.stderr, soft_wrap=True).print(message, highlight=False)

@@ -1,0 +1,194 @@
+"""The exact relative-similarity loss (equation 3 of arXiv 2412.19048) without its P² table.
+
+A batch of B texts has P = B(B-1)/2 pairs, and the loss compares all pairs of pairs:
+
+    mean over {p, q}, t_p > t_q, of max(0, s_q - s_p + margin)
+
+It is piecewise linear in the student similarities s. With V violations (comparisons above 0) in all, and
+g_p = those in which p is the worse pair (q above) less those in which it is the better one, the sum is
+`Σ_p g_p s_p + margin · V`, and g is its gradient. So the loss *is* two integers per pair, and these can be
+counted without writing the comparisons out. Two exact forms do that: `relative_tiled` and
+`relative_partitioned`.
+
+The teacher's pairs are ranked once per batch (`pair_order`); every head and nested dimension that has this
+teacher then is a row of one batched call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jasper_jax.relative_partitioned import argsort, partitioned
+from jasper_jax.relative_tiled import CPU_COLUMNS, tiled
+
+METHODS = ("auto", "tiled", "partitioned")
+
+# `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
+# with 1 and 8 student vectors: equal at P = 496 (B = 32), partitioned 1.5 times faster at 2016 and 6 times at
+# 8128. Accelerators: not measured; an estimate from the number of comparisons (2^34 at this bound) against
+# the slow gathers and sorts of TPUs. `scripts/bench/relative.py` measures both.
+TILED_UP_TO = {"cpu": 512, "accelerator": 1 << 17}
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["similarities", "order", "place", "first", "last"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class PairOrder:
+    """A teacher's order of the P pairs of a batch; every field is `[P]`.
+
+    `similarities` are the teacher's, pair by pair. `order` lists the pairs by rising similarity, `place` is
+    its inverse. `first` and `last` bound, at each place of that order, the group of pairs with the same
+    similarity: `first <= place < last`.
+    """
+
+    similarities: jax.Array
+    order: jax.Array
+    place: jax.Array
+    first: jax.Array
+    last: jax.Array
+
+
+def pairs(matrix: jax.Array) -> jax.Array:
+    """The P = B(B-1)/2 entries off the diagonal of symmetric `[..., B, B]`, each once, as `[..., P]`.
+
+    The order of the pairs is fixed by B: (i, i+1), then (i, i+2), ..., modulo B. Reading along these wrapped
+    diagonals takes slices only, where the upper triangle row by row would take a gather and an index table.
+    """
+    if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
+        raise ValueError(f"matrix: expected square [..., B, B], got {matrix.shape}")
+    *lead, size, _ = matrix.shape
+    # Row i of the skewed matrix starts at its diagonal: entry d is matrix[i, (i + d) % B].
+    wide = jnp.concatenate([matrix, matrix], axis=-1).reshape(*lead, 2 * size * size)
+    skewed = jnp.pad(wide, [(0, 0)] * len(lead) + [(0, size)]).reshape(*lead, size, 2 * size + 1)
+    whole = jnp.swapaxes(skewed[..., 1 : (size + 1) // 2], -1, -2).reshape(*lead, -1)
+    if size % 2 or size == 0:
+        return whole
+    return jnp.concatenate([whole, skewed[..., : size // 2, size // 2]], axis=-1)
+
+
+def pair_order(similarities: jax.Array) -> PairOrder:
+    """Rank teacher similarities `[P]`. Costs one sort; no gradient flows through it."""
+    if similarities.ndim != 1:
+        raise ValueError(f"similarities: expected [P], got {similarities.shape}")
+    return _pair_order(lax.stop_gradient(similarities))
+
+
+@jax.jit
+def _pair_order(similarities: jax.Array) -> PairOrder:
+    count = similarities.shape[0]
+    index = lax.iota(jnp.int32, count)
+    if count == 0:
+        return PairOrder(similarities, index, index, index, index)
+    order = lax.platform_dependent(
+        similarities, cpu=partial(argsort, packed=True), default=partial(argsort, packed=False)
+    )
+    place = jnp.zeros_like(order).at[order].set(index, mode="promise_in_bounds", unique_indices=True)
+    ranked = similarities.at[order].get(mode="promise_in_bounds")
+    # Where a new group begins; the first one at 0, and one past the end counts as a beginning too.
+    begins = jnp.concatenate([jnp.ones(1, bool), ranked[1:] != ranked[:-1], jnp.ones(1, bool)])
+    first = lax.cummax(jnp.where(begins[:-1], index, 0))
+    last = lax.cummin(jnp.where(begins[1:], index + 1, count), reverse=True)
+    return PairOrder(similarities, order, place, first, last)
+
+
+def relative_from_similarities(
+    similarities: jax.Array, order: PairOrder, margin: float | jax.Array = 0.015, method: str = "auto"
+) -> jax.Array:
+    """The relative-similarity loss of H student vectors against one teacher (equation 3), in one call.
+
+    Args:
+      similarities: cosine similarities `[H, P]` of the student's pairs, in the order of `pairs`.
+      order: the teacher's, from `pair_order`.
+      margin: of the hinge, in units of cosine similarity; one number or `[H]`.
+      method: `"tiled"`, `"partitioned"`, or `"auto"`, which chooses by `TILED_UP_TO`.
+
+    Returns:
+      `[H]`, the mean over the P(P-1)/2 pairs of pairs. Tied pairs of the teacher add 0 and count in the mean.
+      With fewer than two pairs it is 0 with zero gradient. A NaN on either side makes it NaN.
+
+    Raises:
+      ValueError: the shapes do not fit, or the method is unknown.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
+    if similarities.ndim != 2 or similarities.shape[1:] != order.similarities.shape:
+        raise ValueError(
+            f"similarities: expected [H, P] with the P of the teacher's order, got {similarities.shape} and "
+            f"an order of {order.similarities.shape}"
+        )
+    heads, count = similarities.shape
+    margin = jnp.asarray(margin, similarities.dtype)
+    if margin.ndim and margin.shape != (heads,):
+        raise ValueError(f"margin: expected a number or [H], got {margin.shape} for {similarities.shape}")
+    if count < 2 or heads == 0:
+        return jnp.zeros((heads,), similarities.dtype)
+    return _mean_hinge(similarities, jnp.broadcast_to(margin, (heads,)), order, method)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _mean_hinge(similarities: jax.Array, margin: jax.Array, order: PairOrder, method: str) -> jax.Array:
+    return _value_and_push(similarities, margin, order, method)[0]
+
+
+def _forward(similarities: jax.Array, margin: jax.Array, order: PairOrder, method: str):
+    value, push, violations = _value_and_push(similarities, margin, order, method)
+    return value, (push, violations)
+
+
+def _backward(method: str, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array):
+    push, violations = saved
+    scale = cotangent / _comparisons(push.shape[1])
+    return push * scale[:, None], violations * scale, None
+
+
+_mean_hinge.defvjp(_forward, _backward)
+
+
+@partial(jax.jit, static_argnames="method")
+def _value_and_push(
+    similarities: jax.Array, margin: jax.Array, order: PairOrder, method: str
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Value `[H]`, the counts g `[H, P]` and the number of violations `[H]`, in the similarities' type."""
+    count = similarities.shape[1]
+    # Chosen for the platform the program is lowered for, which need not be the one it is traced on.
+    push, lower = lax.platform_dependent(
+        similarities,
+        margin,
+        order,
+        cpu=_form("cpu", method, count),
+        default=_form("accelerator", method, count),
+    )
+    push, lower = push.astype(similarities.dtype), lower.astype(similarities.dtype)
+    violations = jnp.sum(lower, axis=1)
+    # The g of a row add up to 0, so a shift of s changes nothing but the rounding.
+    centred = similarities - jnp.mean(similarities, axis=1, keepdims=True)
+    value = jnp.maximum(jnp.sum(push * centred, axis=1) + margin * violations, 0) / _comparisons(count)
+    return jnp.where(jnp.any(jnp.isnan(order.similarities)), jnp.nan, value), push, violations
+
+
+def _form(platform: str, method: str, count: int):
+    if method == "auto":
+        method = "tiled" if count <= TILED_UP_TO[platform] else "partitioned"
+    on_cpu = platform == "cpu"
+
+    def run_tiled(similarities: jax.Array, margin: jax.Array, order: PairOrder):
+        columns = CPU_COLUMNS if on_cpu else None
+        return tiled(similarities, margin, order.similarities, columns=columns)
+
+    def run_partitioned(similarities: jax.Array, margin: jax.Array, order: PairOrder):
+        places = (order.order, order.place, order.first, order.last)
+        return partitioned(similarities, margin, *places, packed_sort=on_cpu)
+
+    return run_tiled if method == "tiled" else run_partitioned
+
+
+def _comparisons(count: int) -> float:
+    return count * (count - 1) / 2

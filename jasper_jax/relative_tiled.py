@@ -1,0 +1,64 @@
+"""Order violations counted the plain way: all pairs of texts against all, a few columns at a time.
+
+Work O(P²), memory O(P) per column of a tile, no sort and no gather: the form for few pairs, and for
+accelerators, whose compilers dislike gathers. Rows never talk to each other, so a mesh may shard them.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Columns per tile. A CPU writes the tile to memory, so it has to stay in the cache; elsewhere the
+# comparison is fused into the sum, and wide tiles spare launches, up to a bound on what one tile could hold.
+CPU_COLUMNS = 16
+MAX_COLUMNS = 1024
+MAX_TILE = 1 << 25
+
+
+def tiled(
+    similarities: jax.Array, margin: jax.Array, teacher: jax.Array, *, columns: int | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """For each pair of texts, how the violations it takes part in push its similarity.
+
+    Args:
+      similarities: student similarities `[H, P]` (H student vectors share one teacher).
+      margin: `[H]`.
+      teacher: teacher similarities `[P]`.
+      columns: columns per tile; by default as many as MAX_TILE allows.
+
+    Returns:
+      `(push, lower)`, int32 `[H, P]`. A violation is a (p, q) with t_p > t_q and s_q > s_p - margin:
+      `lower[p]` counts those in which p is the better pair, `push[p]` counts plus one for each in which it is
+      the worse pair and minus one for each in which it is the better.
+    """
+    heads, pairs = similarities.shape
+    if columns is None:
+        columns = min(MAX_COLUMNS, max(CPU_COLUMNS, MAX_TILE // (heads * pairs)))
+    columns = min(columns, pairs)
+    tiles = -(-pairs // columns)
+    floor = similarities - margin[:, None]
+
+    def tile(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [tiles, ..., columns]
+        x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * columns - pairs)], constant_values=fill)
+        return jnp.moveaxis(x.reshape(*x.shape[:-1], tiles, columns), -2, 0)
+
+    def add(counts: tuple[jax.Array, jax.Array], column: tuple[jax.Array, jax.Array, jax.Array]):
+        push, lower = counts
+        student, student_floor, target = column
+        above = target[None, None, :] > teacher[None, :, None]
+        below = target[None, None, :] < teacher[None, :, None]
+        as_worse = above & (similarities[:, :, None] > student_floor[:, None, :])
+        as_better = below & (student[:, None, :] > floor[:, :, None])
+        # Both counts in one sum, 16 bits each: a tile is far narrower than 2^15.
+        packed = jnp.where(as_worse, 1 << 16, jnp.where(as_better, 1, 0)).astype(jnp.int32)
+        packed = jnp.sum(packed, axis=-1, dtype=jnp.int32)
+        better = packed & 0xFFFF
+        return (push + (packed >> 16) - better, lower + better), None
+
+    zeros = jnp.zeros((heads, pairs), jnp.int32)
+    # A NaN is neither above nor below: the padding never counts.
+    columns_of = (tile(similarities, 0.0), tile(floor, 0.0), tile(teacher, jnp.nan))
+    counts, _ = lax.scan(add, (zeros, zeros), columns_of)
+    return counts

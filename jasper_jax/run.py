@@ -1,0 +1,196 @@
+"""A run: one recipe, one folder. Opens the pieces of the run folder, in the order in which data flows.
+
+The folder holds ``recipe.yaml`` (resolved), ``texts/``, ``vectors/<teacher>/``, ``checkpoints/``, ``metrics.jsonl``,
+``evaluation.json`` and ``export/``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from jasper_jax.config import Recipe, Teacher
+from jasper_jax.data.assets import resolve_model
+from jasper_jax.data.embedding import embed_teacher
+from jasper_jax.data.texts import TextStore, build_text_store
+from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
+from jasper_jax.embedder import Embedder
+from jasper_jax.errors import UserError
+from jasper_jax.files import write_atomic
+from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
+from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
+from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
+
+MAY_CHANGE = (
+    "evaluation",
+    "export",
+    "training.save_every",
+    "training.keep",
+    "training.evaluate_every",
+    "training.loggers",
+    "training.workers",
+    "training.profile_steps",
+)
+"""Keys that may differ between two commands on one run folder: the trained parameters do not depend on them."""
+
+
+class Run:
+    """The run of ``recipe`` in its folder."""
+
+    def __init__(self, recipe: Recipe, *, progress: bool = True):
+        self.recipe = recipe
+        self.progress = progress
+        self.folder = run_dir(recipe)
+        self.stages: list[ResolvedStage] = resolve_stages(recipe)
+
+    # ------------------------------------------------------------------ the recipe of the folder
+
+    def claim(self) -> None:
+        """Write the resolved recipe into the folder, or check that the folder's recipe is this one.
+
+        Raises:
+          UserError: the folder belongs to a run with another recipe (the differing keys are named), or holds
+            something that is not a run.
+        """
+        path = self.folder / "recipe.yaml"
+        if path.is_file():
+            there = parse_recipe(_load_yaml(path), where=str(path))
+            changed = [k for k in _differences(there.model_dump(), self.recipe.model_dump()) if not _may_change(k)]
+            if changed:
+                raise UserError(
+                    f"{self.folder}: this run folder was made with another recipe; {', '.join(changed[:3])}"
+                    f"{' and more' if len(changed) > 3 else ''} differ(s); set run_dir=... or delete the folder"
+                )
+        elif self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir()):
+            raise UserError(
+                f"{self.folder}: not empty and not a run folder (no recipe.yaml); choose another with run_dir=..."
+            )
+        try:
+            write_atomic(path, dump_recipe(self.recipe))
+        except OSError as error:
+            raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    # ------------------------------------------------------------------ stores
+
+    def texts(self) -> TextStore:
+        """The text store, built if it is not there yet."""
+        return build_text_store(self.recipe.texts, self.folder / "texts", self.recipe.seed, progress=self.progress)
+
+    @property
+    def needs_vectors(self) -> bool:
+        """Whether any stage is taught by teacher vectors."""
+        return uses_teachers(self.recipe)
+
+    def teacher_folder(self, teacher: Teacher) -> Path:
+        """Folder of the teacher's vector store."""
+        return self.folder / "vectors" / teacher.name
+
+    def teacher_source(self, teacher: Teacher) -> Path | None:
+        """Folder of the teacher's model, fetched if need be; None where its vectors are imported."""
+        return None if teacher.model is None else teacher_source(teacher, progress=self.progress)
+
+    def load_teacher(self, teacher: Teacher) -> Embedder:
+        """The teacher's model, ready to encode."""
+        return load_teacher(teacher, teacher_source(teacher, progress=self.progress))
+
+    def teacher_spec(self, teacher: Teacher) -> VectorSpec:
+        """What the teacher's vectors depend on."""
+        return teacher_spec(teacher, self.teacher_source(teacher))
+
+    def embed(
+        self, teacher: Teacher, texts: TextStore, *, process_index: int, process_count: int, stop: Callable[[], bool]
+    ) -> VectorStore | None:
+        """Fill the teacher's vector store as far as this process's share goes; None when stopped or not yet whole."""
+        if (self.teacher_folder(teacher) / "manifest.json").is_file():
+            return self.open_vectors(teacher, texts)
+        return embed_teacher(
+            self.teacher_folder(teacher),
+            texts,
+            self.teacher_spec(teacher),
+            TeacherEncoder(self.load_teacher(teacher)),
+            process_index=process_index,
+            process_count=process_count,
+            progress=self.progress,
+            stop=stop,
+        )
+
+    def open_vectors(self, teacher: Teacher, texts: TextStore) -> VectorStore:
+        """The teacher's complete vector store, checked against the texts and against the recipe's teacher."""
+        return VectorStore.open(self.teacher_folder(teacher), texts, self.teacher_spec(teacher))
+
+    def teachers(self, texts: TextStore) -> TeacherView | None:
+        """All teachers as one (paper section 2.1), None where no stage needs them."""
+        if not self.needs_vectors:
+            return None
+        return TeacherView([self.open_vectors(t, texts) for t in self.recipe.teachers])
+
+    @cached_property
+    def teacher_dim(self) -> int | None:
+        """Dimension of the concatenated teachers, None without teachers."""
+        if not self.recipe.teachers:
+            return None
+        return sum(self.dim_of(teacher) for teacher in self.recipe.teachers)
+
+    def dim_of(self, teacher: Teacher) -> int:
+        """Dimension of one teacher's vectors."""
+        return teacher_dim(teacher, self.teacher_source(teacher))
+
+    # ------------------------------------------------------------------ student
+
+    def student_source(self) -> Path:
+        """Folder of the student's starting checkpoint, or of its tokenizer."""
+        settings = self.recipe.student
+        name = settings.model or settings.tokenizer
+        assert name is not None
+        return resolve_model(name, settings.revision, progress=self.progress)
+
+
+def cache_programs() -> None:
+    """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder)."""
+    import jax
+
+    from jasper_jax.data.assets import cache_folder
+
+    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def environment() -> dict[str, Any]:
+    """What a bit-for-bit repetition depends on besides the recipe."""
+    import jax
+    import jaxlib
+
+    return {
+        "jaxlib": jaxlib.__version__,
+        "backend": jax.default_backend(),
+        "devices": jax.device_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{path}: not valid YAML ({first}); restore it or delete the run folder") from None
+
+
+def _may_change(key: str) -> bool:
+    return any(key == allowed or key.startswith(allowed + ".") for allowed in MAY_CHANGE)
+
+
+def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        found: list[str] = []
+        for key in [*a, *(k for k in b if k not in a)]:
+            found += _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
+        return found
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in _differences(x, y, f"{prefix}[{i}]")]
+    return [] if a == b else [prefix]

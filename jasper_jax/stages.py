@@ -1,0 +1,147 @@
+"""The stages as data: what each one trains, on which heads, with which losses (paper section 3, DESIGN "The stages").
+
+A recipe's stage names a preset (``stage: 2``) and overrides what it likes; :func:`resolve_stages` fills in the rest.
+Which leaves a pattern covers is decided in ``jasper_jax.patterns``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from jasper_jax.config import Head, Losses, Recipe, Stage
+from jasper_jax.errors import UserError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Preset:
+    """What the paper does in a stage. ``{k}`` in a pattern stands for ``last_layers``."""
+
+    train: tuple[str, ...]
+    all_heads: bool
+    reduce_heads: Literal["sum", "mean"] = "sum"
+
+
+PRESETS: dict[int, Preset] = {
+    1: Preset(train=("heads/{first}/**",), all_heads=False),
+    2: Preset(train=("heads/{first}/**", "encoder/layers[-{k}:]/**"), all_heads=False),
+    3: Preset(train=("**",), all_heads=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class ResolvedStage:
+    """A stage with nothing left open. ``index`` counts from 0 and seeds the stage's data order."""
+
+    index: int
+    name: str
+    train: tuple[str, ...]
+    heads: tuple[str, ...]
+    losses: Losses
+    reduce_heads: Literal["sum", "mean"]
+    settings: Stage
+
+    @property
+    def steps(self) -> int:
+        return self.settings.steps
+
+    @property
+    def batch_size(self) -> int:
+        return self.settings.batch_size
+
+
+def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
+    """The recipe's stages with presets filled in.
+
+    Raises:
+      UserError: a stage without preset names no ``train`` or ``heads``; preset 2 without ``last_layers``; two
+        stages of one name; an unknown head.
+    """
+    stages: list[ResolvedStage] = []
+    for index, stage in enumerate(recipe.stages):
+        where = f"stages[{index}]"
+        preset = PRESETS.get(stage.stage or 0)
+        if preset is None and (stage.train is None or stage.heads is None):
+            raise UserError(f"{where}: give stage: 1, 2 or 3, or both train and heads")
+        first = next(iter(recipe.heads))
+        heads = stage.heads or (list(recipe.heads) if preset and preset.all_heads else [first])
+        for head in heads:
+            if head not in recipe.heads:
+                raise UserError(
+                    f"{where}.heads: no head {head!r}; heads are {', '.join(recipe.heads)}"
+                    + nearest(head, list(recipe.heads))
+                )
+        if len(set(heads)) != len(heads):
+            raise UserError(f"{where}.heads: a head is named twice: {', '.join(heads)}")
+        train = stage.train
+        if train is None:
+            assert preset is not None
+            if any("{k}" in p for p in preset.train) and stage.last_layers is None:
+                raise UserError(f"{where}: stage 2 needs last_layers, how many encoder layers it trains")
+            train = [p.format(first=heads[0], k=stage.last_layers) for p in preset.train]
+        elif stage.last_layers is not None:
+            raise UserError(f"{where}: last_layers and train are two ways to say the same; keep one")
+        name = stage.name or (f"stage-{stage.stage}" if stage.stage else f"stage-{index + 1}")
+        if name in {s.name for s in stages}:
+            raise UserError(f"{where}: a second stage is called {name!r}; give it another name")
+        stages.append(
+            ResolvedStage(
+                index=index,
+                name=name,
+                train=tuple(train),
+                heads=tuple(heads),
+                losses=stage.losses or recipe.losses,
+                reduce_heads=stage.reduce_heads or (preset.reduce_heads if preset else "sum"),
+                settings=stage,
+            )
+        )
+    return stages
+
+
+def uses_teachers(recipe: Recipe) -> bool:
+    """Whether any head a stage trains on is taught by teacher vectors (else no vector store is needed)."""
+    return any(recipe.heads[h].target == "teachers" for stage in resolve_stages(recipe) for h in stage.heads)
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """What can be wrong between sections, as one UserError."""
+    names = [t.name for t in recipe.teachers]
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise UserError(f"teachers[{i}].name: a second teacher is called {name!r}; give it another name")
+    for name, head in recipe.heads.items():
+        _check_head(recipe, name, head)
+    stages = resolve_stages(recipe)
+    if uses_teachers(recipe) and not recipe.teachers:
+        raise UserError("teachers: none is given, but a head's target is teachers; add one or set target: pooled")
+    for stage in stages:
+        losses = stage.losses
+        if not (losses.cosine or losses.similarity or losses.relative):
+            raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
+        for head in stage.heads:
+            target = recipe.heads[head].target
+            if target in recipe.heads and target not in stage.heads:
+                raise UserError(
+                    f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage leaves out; add {target}"
+                )
+
+
+def _check_head(recipe: Recipe, name: str, head: Head) -> None:
+    where = f"heads.{name}"
+    if head.target not in ("teachers", "pooled") and head.target not in recipe.heads:
+        allowed = ["teachers", "pooled", *(h for h in recipe.heads if h != name)]
+        raise UserError(f"{where}.target: {head.target!r} is not one of {', '.join(allowed)}")
+    if head.target == name:
+        raise UserError(f"{where}.target: a head cannot teach itself")
+    if head.target in recipe.heads and recipe.heads[head.target].target in recipe.heads:
+        raise UserError(
+            f"{where}.target: {head.target} is itself taught by a head; a target head must be taught by teachers or pooled"
+        )
+    if head.cosine and head.target != "teachers":
+        raise UserError(f"{where}.cosine: the cosine loss needs target: teachers, the target is {head.target}")
+    if isinstance(head.dim, int):
+        for m in head.nested:
+            if m >= head.dim:
+                raise UserError(f"{where}.nested: {m} is not smaller than the head's dim {head.dim}")
+    if len(set(head.nested)) != len(head.nested):
+        raise UserError(f"{where}.nested: a dimension is named twice: {head.nested}")

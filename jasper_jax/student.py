@@ -1,0 +1,210 @@
+"""The student: an encoder, pooling, and projection heads. Token ids in, one vector per head out.
+
+Its canonical parameters are ``{"encoder": ..., "heads": {name: {"kernel", "bias"}}}``; everything else about it is
+static and lives in :class:`Student`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jasper_jax.config import Recipe
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config, keep_layers
+from jasper_jax.encoders.weights import load_params
+from jasper_jax.errors import UserError
+from jasper_jax.heads import init_head, project
+from jasper_jax.pooling import Pooling
+from jasper_jax.tokenization import Tokenizer
+
+Groups = Sequence[tuple[jax.Array, jax.Array]]
+"""Length groups of a batch: (token ids ``[B/G, L_g]``, mask ``[B/G, L_g]``) each."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadShape:
+    """A head with its dimension known; ``dims`` are the dimensions it serves, the largest first."""
+
+    dim: int
+    dims: tuple[int, ...]
+    bias: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Student:
+    """Everything static about the student."""
+
+    encoder: Encoder
+    pooling: Pooling
+    heads: Mapping[str, HeadShape]
+    prompts: Mapping[str, str]
+    max_length: int
+    compute_dtype: str
+    remat: bool
+    dropout: float
+    vector_dropout: float
+
+    @property
+    def width(self) -> int:
+        """D, the width of the pooled vector."""
+        return self.pooling.size(self.encoder.hidden_size)
+
+    def shapes(self) -> dict[str, Any]:
+        """The parameters' tree with shapes and dtypes in place of arrays; nothing is computed."""
+        return jax.eval_shape(lambda: self.init(0))
+
+    def init(self, seed: int) -> dict[str, Any]:
+        """Random parameters, a function of the seed alone."""
+        key = jax.random.key(seed)
+        return {"encoder": self.encoder.init(jax.random.fold_in(key, 0)), "heads": self.init_heads(seed)}
+
+    def init_heads(self, seed: int) -> dict[str, Any]:
+        """Random heads, each a function of the seed and its place in the recipe."""
+        key = jax.random.key(seed)
+        return {
+            name: init_head(jax.random.fold_in(key, i + 1), self.width, head.dim, head.bias)
+            for i, (name, head) in enumerate(self.heads.items())
+        }
+
+    def pooled(self, params: Mapping[str, Any], groups: Groups, key: jax.Array | None = None) -> jax.Array:
+        """Pooled vectors ``[B, D]`` (float32) of a batch given in length groups, in the groups' order.
+
+        Args:
+          params: nested parameters; ``encoder/layers`` one stack or a pair of stacks.
+          groups: (token ids, mask) per group.
+          key: random key for dropout; None switches dropout off (evaluation).
+        """
+        out = []
+        for g, (ids, mask) in enumerate(groups):
+            group_key = None if key is None else jax.random.fold_in(key, g)
+            hidden = self.encoder.apply(
+                params["encoder"],
+                ids,
+                mask,
+                compute_dtype=jnp.dtype(self.compute_dtype),
+                remat=self.remat,
+                dropout=self.dropout if key is not None else 0.0,
+                dropout_key=group_key,
+            )
+            vectors = self.pooling(hidden, mask)
+            if group_key is not None and self.vector_dropout:
+                keep = 1.0 - self.vector_dropout
+                kept = jax.random.bernoulli(jax.random.fold_in(group_key, 1 << 20), keep, vectors.shape)
+                vectors = jnp.where(kept, vectors / keep, 0.0)
+            out.append(vectors)
+        return jnp.concatenate(out) if len(out) > 1 else out[0]
+
+    def project(self, params: Mapping[str, Any], pooled: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
+        """``pooled [B, D]`` -> {head: ``[B, E]``}, not normalised."""
+        return {name: project(params["heads"][name], pooled) for name in heads}
+
+
+def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]:
+    """The heads with ``dim: teachers`` resolved, checked against the teachers' dimension.
+
+    Raises:
+      UserError: a nested dimension is not smaller than the head's; a cosine loss between unlike dimensions;
+        ``dim: teachers`` or ``target: teachers`` without teachers; a ridge start for more dimensions than the target.
+    """
+    shapes: dict[str, HeadShape] = {}
+    for name, head in recipe.heads.items():
+        where = f"heads.{name}"
+        if head.dim == "teachers":
+            if teacher_dim is None:
+                raise UserError(f"{where}.dim: teachers, but the recipe has no teachers; give a number")
+            dim = teacher_dim
+        else:
+            dim = head.dim
+        for m in head.nested:
+            if m >= dim:
+                raise UserError(f"{where}.nested: {m} is not smaller than the head's dimension {dim}")
+        if head.cosine and dim != teacher_dim:
+            raise UserError(
+                f"{where}.cosine: the cosine loss needs the teachers' dimension {teacher_dim}, the head has {dim};"
+                f" set dim: teachers or cosine: false"
+            )
+        if head.init == "ridge" and head.target == "teachers" and teacher_dim is not None and dim > teacher_dim:
+            raise UserError(f"{where}.init: ridge reaches at most the teachers' {teacher_dim} dimensions, dim is {dim}")
+        shapes[name] = HeadShape(dim, (dim, *sorted(head.nested, reverse=True)), head.bias)
+    return shapes
+
+
+def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
+    """Whether head ``name`` takes the cosine loss: as the recipe says, else where target and dimension allow."""
+    head = recipe.heads[name]
+    if head.cosine is not None:
+        return head.cosine
+    return head.target == "teachers" and head.dim in ("teachers", teacher_dim)
+
+
+def make_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple[Student, tuple[int, ...] | None]:
+    """The static student of ``recipe`` and the checkpoint's layers it keeps (None: all, or random weights).
+
+    Args:
+      recipe: the run's recipe.
+      teacher_dim: dimension of the concatenated teachers, None without teachers.
+      source: folder of the checkpoint (``student.model``), or of the tokenizer when weights are random.
+    """
+    settings = recipe.student
+    layers: tuple[int, ...] | None = None
+    prompts: dict[str, str] = {}
+    if settings.config is not None:
+        encoder = encoder_from_config(settings.config, "student.config")
+        pooling, max_length = Pooling(), min(512, encoder.max_positions)
+    else:
+        folder = read_model_folder(source)
+        hf_config = folder.hf_config
+        if settings.layers is not None:
+            hf_config, layers = keep_layers(hf_config, settings.layers, f"student.layers: {source}")
+        encoder = encoder_from_config(hf_config, str(source))
+        pooling, prompts = folder.pooling, folder.prompts
+        max_length = folder.max_length or min(512, encoder.max_positions)
+    if settings.pooling is not None:
+        pooling = Pooling((settings.pooling,), pooling.include_prompt)
+    max_length = settings.max_length or max_length
+    if max_length > encoder.max_positions:
+        raise UserError(f"student.max_length: {max_length} exceeds the encoder's {encoder.max_positions} positions")
+    chosen = {
+        kind: prompts.get(kind, "") if given is None else given
+        for kind, given in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
+    }
+    if any(chosen.values()) and not pooling.include_prompt:
+        raise UserError(f"student: {source} leaves prompts out of its pooling, which a student cannot yet; set no prompts")
+    student = Student(
+        encoder=encoder,
+        pooling=pooling,
+        heads=head_shapes(recipe, teacher_dim),
+        prompts=chosen,
+        max_length=max_length,
+        compute_dtype=settings.compute_dtype,
+        remat=settings.remat,
+        dropout=settings.dropout,
+        vector_dropout=settings.vector_dropout,
+    )
+    return student, layers
+
+
+def load_student(
+    recipe: Recipe, teacher_dim: int | None, source: Path
+) -> tuple[Student, dict[str, Any], Tokenizer]:
+    """:func:`make_student`, with its starting parameters (heads random) and its tokenizer."""
+    student, layers = make_student(recipe, teacher_dim, source)
+    if recipe.student.config is not None:
+        params = student.init(recipe.seed)
+        tokenizer = Tokenizer.load(source, student.max_length)
+    else:
+        folder = read_model_folder(source)
+        params = {
+            "encoder": load_params(folder.encoder_path, student.encoder, layers=layers),
+            "heads": student.init_heads(recipe.seed),
+        }
+        tokenizer = Tokenizer.load(folder.encoder_path, student.max_length, lower_case=folder.lower_case)
+    tokenizer.check_vocabulary(student.encoder.vocab_size)
+    return student, params, tokenizer

@@ -1,0 +1,133 @@
+"""A teacher: a model folder with the recipe's prompts, length and dimension, or vectors that were imported."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from jasper_jax.config import Teacher
+from jasper_jax.data.assets import model_identity, resolve_model
+from jasper_jax.data.vectors import VectorSpec
+from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.errors import UserError
+
+KINDS = ("query", "passage")
+
+
+def teacher_source(teacher: Teacher, *, progress: bool = True) -> Path:
+    """Folder of the teacher's model, fetched if need be.
+
+    Raises:
+      UserError: its vectors are imported, so there is no model.
+    """
+    if teacher.model is None:
+        raise UserError(
+            f"teachers.{teacher.name}: no model is given, so its vectors must be imported:"
+            f" jasper vectors import RECIPE {teacher.name} FILE"
+        )
+    return resolve_model(teacher.model, teacher.revision, progress=progress)
+
+
+def load_teacher(teacher: Teacher, source: Path) -> Embedder:
+    """The teacher's model, ready to encode as the recipe says."""
+    return Embedder.load(
+        source,
+        dtype=teacher.compute_dtype,
+        max_length=teacher.max_length,
+        prompts=_given_prompts(teacher),
+        dim=teacher.dim,
+    )
+
+
+def teacher_dim(teacher: Teacher, source: Path | None) -> int:
+    """Dimension of the teacher's vectors, from its folder alone."""
+    if source is None:
+        if teacher.dim is None:
+            raise UserError(f"teachers.{teacher.name}.dim: vectors that are imported need their dimension here")
+        return teacher.dim
+    folder = read_model_folder(source)
+    return _output_dim(folder, teacher)
+
+
+def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
+    """What the teacher's vectors depend on; recorded in the store and compared before vectors are added or used."""
+    if source is None:
+        return VectorSpec(
+            teacher={"name": teacher.name, "id": "imported"},
+            prompts={},
+            pooling="imported",
+            max_length=None,
+            dim=teacher_dim(teacher, None),
+            dtype=teacher.dtype,
+        )
+    embedder = load_teacher_settings(teacher, source)
+    return VectorSpec(
+        teacher={
+            "name": teacher.name,
+            "compute_dtype": teacher.compute_dtype,
+            **model_identity(teacher.model or "", teacher.revision, source),
+        },
+        prompts=embedder.prompts,
+        pooling=embedder.pooling,
+        max_length=embedder.max_length,
+        dim=embedder.dim,
+        dtype=teacher.dtype,
+    )
+
+
+class _Settings:
+    """The parts of a teacher's folder that its vectors depend on, without its weights."""
+
+    def __init__(self, prompts: dict[str, str], pooling: str, max_length: int | None, dim: int):
+        self.prompts, self.pooling, self.max_length, self.dim = prompts, pooling, max_length, dim
+
+
+def load_teacher_settings(teacher: Teacher, source: Path) -> _Settings:
+    """Prompts per kind, pooling, length limit and dimension, as :func:`load_teacher` would use them."""
+    from jasper_jax.embedder import prompt_of
+
+    folder = read_model_folder(source)
+    encoder = encoder_from_config(folder.hf_config, str(source))
+    prompts = {**folder.prompts, **_given_prompts(teacher)}
+    pooling = "+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out")
+    return _Settings(
+        prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
+        pooling=pooling,
+        max_length=teacher.max_length or folder.max_length or encoder.max_positions,
+        dim=_output_dim(folder, teacher),
+    )
+
+
+class TeacherEncoder:
+    """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; ``tokens`` counts the tokens encoded so far."""
+
+    def __init__(self, embedder: Embedder):
+        self._embedder = embedder
+
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded so far, padding not counted."""
+        return self._embedder.tokens
+
+    def __call__(self, texts: Sequence[str], kinds: Sequence[str]) -> np.ndarray:
+        return self._embedder.encode(list(texts), kind=list(kinds))
+
+
+def _given_prompts(teacher: Teacher) -> dict[str, str]:
+    return {kind: text for kind, text in teacher.prompts.model_dump().items() if text is not None}
+
+
+def _output_dim(folder: ModelFolder, teacher: Teacher) -> int:
+    encoder = encoder_from_config(folder.hf_config, str(folder.path))
+    pooled = folder.pooling.size(encoder.hidden_size)
+    have = sorted(folder.outputs) or [pooled]
+    if teacher.dim is not None and teacher.dim not in have:
+        raise UserError(
+            f"teachers.{teacher.name}.dim: {teacher.dim} is not a dimension of {folder.path}; it has"
+            f" {', '.join(map(str, have))}"
+        )
+    return teacher.dim or folder.default_dim or pooled

@@ -1,0 +1,178 @@
+"""Texts -> token ids, by the ``tokenizer.json`` of a model folder, cut to a length and counted when cut.
+
+This is the tokenizer that transformers' fast classes wrap, used without them: importing those imports PyTorch
+wherever it is installed. What transformers sets on top of the file (lower case, begin and end tokens) is set here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer as Backend
+from tokenizers import normalizers, processors
+
+from jasper_jax.encoders.hf_config import read_json
+from jasper_jax.errors import UserError
+
+_UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
+_BERT_SETTINGS = {
+    "do_lower_case": "lowercase",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+class Tokenizer:
+    """Wraps a ``tokenizers`` tokenizer.
+
+    ``max_length`` counts special tokens; None cuts nothing. ``truncated`` counts the texts cut so far.
+    """
+
+    def __init__(self, backend: Backend, *, max_length: int | None = None, pad_id: int = 0):
+        if max_length is not None and max_length <= backend.num_special_tokens_to_add(False):
+            raise UserError(
+                f"max_length is {max_length}; more than the {backend.num_special_tokens_to_add(False)} special "
+                "tokens of each text is needed"
+            )
+        self._backend = Backend.from_str(backend.to_str())
+        self._backend.no_padding()
+        if max_length is None:
+            self._backend.no_truncation()
+        else:
+            self._backend.enable_truncation(max_length)
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.truncated = 0
+        self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        max_length: int | None = None,
+        *,
+        lower_case: bool = False,
+        pad_id: int | None = None,
+    ) -> Tokenizer:
+        """From ``tokenizer.json`` (and ``tokenizer_config.json``) of ``folder``.
+
+        ``max_length`` defaults to the folder's ``model_max_length``. ``lower_case`` lowers the text first
+        (``do_lower_case`` of sentence-transformers). ``pad_id`` defaults to the id of the folder's ``pad_token``.
+        UserError when the file is missing or malformed.
+        """
+        folder = Path(folder)
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it once where transformers is installed: python -c \"from transformers "
+                f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            )
+        try:
+            backend = Backend.from_file(str(path))
+        except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more precise)
+            raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None
+        config_path = folder / "tokenizer_config.json"
+        config = read_json(config_path) if config_path.is_file() else {}
+        _apply_config(backend, config)
+        if lower_case:
+            _lower_first(backend)
+        limit = config.get("model_max_length")
+        if max_length is None and isinstance(limit, (int, float)) and 0 < limit < _UNLIMITED:
+            max_length = int(limit)
+        if pad_id is None:
+            pad_id = backend.token_to_id(_content(config.get("pad_token")) or "[PAD]")
+        return cls(backend, max_length=max_length, pad_id=pad_id or 0)
+
+    def with_max_length(self, max_length: int | None) -> Tokenizer:
+        """The same tokenizer, cutting elsewhere, its count at zero."""
+        return Tokenizer(self._backend, max_length=max_length, pad_id=self.pad_id)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ragged int32 ids, special tokens included, in the order of ``texts``."""
+        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def lengths(self, texts: Sequence[str]) -> np.ndarray:
+        """Tokens of each text as ``encode`` would give them (cut, special tokens included); int32 [n]."""
+        return np.fromiter((len(e) for e in self._backend.encode_batch_fast(list(texts))), np.int32, len(texts))
+
+    def prompt_length(self, prompt: str) -> int:
+        """Tokens that ``prompt`` takes at the head of a text, special tokens before it counted, none after it."""
+        if not prompt:
+            return 0
+        encoding = self._backend.encode(prompt)
+        return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
+
+    def pad(self, ids: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Ragged ids -> (ids, mask), both int32 ``[rows, length]``, padded on the right; spare rows are all padding."""
+        tokens = np.full((rows, length), self.pad_id, np.int32)
+        mask = np.zeros((rows, length), np.int32)
+        for row, one in enumerate(ids):
+            tokens[row, : len(one)] = one
+            mask[row, : len(one)] = 1
+        return tokens, mask
+
+    def fingerprint(self) -> str:
+        """sha256 of everything that decides the ids: the tokenizer, its settings and ``max_length``."""
+        return hashlib.sha256(f"{self._backend.to_str()}\n{self.pad_id}".encode()).hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``tokenizer.json``, without truncation: the length limit is the model's setting."""
+        backend = Backend.from_str(self._backend.to_str())
+        backend.no_truncation()
+        backend.save(str(Path(folder) / "tokenizer.json"))
+
+    def check_vocabulary(self, rows: int) -> None:
+        """UserError when the tokenizer has ids beyond an embedding table of ``rows``."""
+        if self.vocab_size > rows:
+            raise UserError(
+                f"the tokenizer has {self.vocab_size} tokens, the encoder's embedding table {rows} rows: they do not "
+                "belong together; take both from one model folder"
+            )
+
+
+def _content(token: Any) -> str | None:
+    """A special token in tokenizer_config.json is a string or an object with ``content``."""
+    return token.get("content") if isinstance(token, Mapping) else token
+
+
+def _apply_config(backend: Backend, config: Mapping[str, Any]) -> None:
+    """What transformers changes by ``tokenizer_config.json``: BERT's normalizer, begin and end tokens."""
+    normalizer = backend.normalizer
+    if isinstance(normalizer, normalizers.BertNormalizer):
+        for key, name in _BERT_SETTINGS.items():
+            if key in config and getattr(normalizer, name) != config[key]:
+                setattr(normalizer, name, config[key])
+        backend.normalizer = normalizer
+    asked = {side: config.get(f"add_{side}_token") for side in ("bos", "eos")}
+    if any(isinstance(value, bool) for value in asked.values()):
+        _set_ends(backend, asked, {side: _content(config.get(f"{side}_token")) for side in asked})
+
+
+def _set_ends(backend: Backend, asked: Mapping[str, Any], tokens: Mapping[str, str | None]) -> None:
+    """A template with the begin and end token that the config asks for; untouched when it already gives them."""
+    ids = {side: None if token is None else backend.token_to_id(token) for side, token in tokens.items()}
+    probe = backend.encode("a").ids
+    has = {"bos": probe[:1] == [ids["bos"]], "eos": probe[-1:] == [ids["eos"]]}
+    wants = {
+        side: value if isinstance(value, bool) and ids[side] is not None else has[side]
+        for side, value in asked.items()
+    }
+    if wants == has:
+        return
+    head = f"{tokens['bos']}:0 " if wants["bos"] else ""
+    tail = f" {tokens['eos']}:0" if wants["eos"] else ""
+    special = [(tokens[side], ids[side]) for side in ("bos", "eos") if wants[side]]
+    backend.post_processor = processors.TemplateProcessing(single=f"{head}$A:0{tail}", special_tokens=special)
+
+
+def _lower_first(backend: Backend) -> None:
+    steps: list[Any] = [normalizers.Lowercase()]
+    if backend.normalizer is not None:
+        steps.append(backend.normalizer)
+    backend.normalizer = normalizers.Sequence(steps)

@@ -1,0 +1,184 @@
+"""Checkpoints of a run, through Orbax; no other module imports it.
+
+A run's ``checkpoints/`` holds ``start`` (the parameters before training) and one folder a stage: ``step-000200``
+(trained leaves and optimizer state; the frozen ones are those the stage began with) and ``final`` (all parameters).
+A checkpoint is written to a temporary name, renamed when whole, and counts only once its checksums stand beside it,
+so a process killed at any moment leaves the previous one in force. Every load is checked against those checksums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from orbax.checkpoint import v1 as ocp
+
+from jasper_jax.errors import UserError
+from jasper_jax.files import sha256_file, write_atomic
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where training stands: ``step`` steps of stage ``stage`` are done."""
+
+    stage: int
+    step: int
+
+
+class Checkpoints:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, folder: Path, stages: list[str], keep: int):
+        self.folder, self.stages, self.keep = folder, stages, keep
+        self._pending: tuple[Any, Path, Callable[[], None]] | None = None
+
+    # ------------------------------------------------------------------ names
+
+    def start(self) -> Path:
+        return self.folder / "start"
+
+    def final(self, stage: int) -> Path:
+        return self.folder / f"{stage:02d}-{self.stages[stage]}" / "final"
+
+    def step(self, stage: int, step: int) -> Path:
+        return self.folder / f"{stage:02d}-{self.stages[stage]}" / f"step-{step:06d}"
+
+    def steps(self, stage: int) -> list[int]:
+        """Steps of a stage that have a whole checkpoint, ascending."""
+        parent = self.final(stage).parent
+        found = [p for p in parent.glob("step-*") if p.is_dir() and _is_whole(p)] if parent.is_dir() else []
+        return sorted(int(p.name.removeprefix("step-")) for p in found)
+
+    def has(self, path: Path) -> bool:
+        """Whether the checkpoint is there and whole."""
+        return _is_whole(path)
+
+    def latest(self) -> Position:
+        """The furthest point that can be continued from; (0, 0) when nothing was saved."""
+        for stage in reversed(range(len(self.stages))):
+            if _is_whole(self.final(stage)):
+                return Position(stage + 1, 0)
+            if steps := self.steps(stage):
+                return Position(stage, steps[-1])
+        return Position(0, 0)
+
+    # ------------------------------------------------------------------ saving
+
+    def save(self, path: Path, tree: Any, metadata: Mapping[str, Any], *, done: Callable[[], None] = lambda: None) -> None:
+        """Start writing ``tree``; returns once the values are copied. A save still under way is waited for first.
+
+        ``done`` runs when the checkpoint is whole (used to drop older ones).
+        """
+        self.wait()
+        for leftover in (path, _sums(path)):
+            if leftover.is_dir():
+                shutil.rmtree(leftover)
+            leftover.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+            shutil.rmtree(temporary, ignore_errors=True)
+        # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
+        copies = jax.tree.map(jnp.copy, tree)
+        response = ocp.save_async(path, copies, custom_metadata={"format": FORMAT, **metadata})
+        self._pending = (response, path, done)
+
+    def save_step(self, position: Position, tree: Any, metadata: Mapping[str, Any]) -> None:
+        """Save within a stage and keep the last ``keep`` of them."""
+
+        def prune() -> None:
+            for old in self.steps(position.stage)[: -self.keep]:
+                _remove(self.step(position.stage, old))
+
+        self.save(self.step(position.stage, position.step), tree, _where(position, metadata), done=prune)
+
+    def save_final(self, stage: int, params: Any, metadata: Mapping[str, Any]) -> None:
+        """Save all parameters at the end of a stage, wait, and drop the stage's step checkpoints."""
+
+        def prune() -> None:
+            for old in self.steps(stage):
+                _remove(self.step(stage, old))
+
+        self.save(self.final(stage), params, _where(Position(stage + 1, 0), metadata), done=prune)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for the save under way, if any; raises what it raised."""
+        if self._pending is None:
+            return
+        response, path, done = self._pending
+        self._pending = None
+        try:
+            response.result()
+            write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
+        except OSError as error:
+            raise UserError(f"{path}: the checkpoint could not be written: {error.strerror or error}") from error
+        done()
+
+    # ------------------------------------------------------------------ loading
+
+    def load(self, path: Path, abstract: Any) -> Any:
+        """The tree in ``path``, onto the shapes, dtypes and shardings of ``abstract``.
+
+        Raises:
+          UserError: it is missing, damaged, of a later format, or of other shapes.
+        """
+        metadata = self.metadata(path)
+        if metadata.get("format", 0) > FORMAT:
+            raise UserError(
+                f"{path}: checkpoint format {metadata['format']} is newer than this version reads ({FORMAT}); upgrade"
+            )
+        expected = json.loads(_sums(path).read_text())
+        actual = _checksums(path)
+        for name in sorted(expected.keys() | actual.keys()):
+            if expected.get(name) != actual.get(name):
+                raise UserError(
+                    f"{path}/{name}: the checkpoint is damaged (sha256 differs or the file is missing); delete {path}"
+                    f" and run again to continue from the one before"
+                )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
+            try:
+                return ocp.load(path, abstract)
+            except (ValueError, KeyError, TypeError) as error:
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
+
+    def metadata(self, path: Path) -> dict[str, Any]:
+        """What was saved beside the arrays: position, recipe, environment."""
+        if not _is_whole(path):
+            raise UserError(f"{path}: no whole checkpoint there; run jasper train first")
+        try:
+            found = ocp.metadata(path).custom_metadata
+        except (ValueError, OSError, KeyError) as error:
+            raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
+        return dict(found) if isinstance(found, dict) else {}
+
+
+def _where(position: Position, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {"stage": position.stage, "step": position.step, **metadata}
+
+
+def _sums(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256.json")
+
+
+def _is_whole(path: Path) -> bool:
+    return path.is_dir() and _sums(path).is_file()
+
+
+def _remove(path: Path) -> None:
+    _sums(path).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}

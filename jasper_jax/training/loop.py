@@ -1,0 +1,332 @@
+"""Training, told from top to bottom: every stage that is not done yet, from the exact batch where it stopped."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
+from jasper_jax.data.texts import TextStore
+from jasper_jax.data.vectors import TeacherView
+from jasper_jax.embedder import Embedder
+from jasper_jax.errors import UserError
+from jasper_jax.files import write_atomic
+from jasper_jax.progress import bar, say
+from jasper_jax.run import Run, environment
+from jasper_jax.stages import ResolvedStage
+from jasper_jax.student import Student, load_student
+from jasper_jax.timings import Timings
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.training.checkpoint import Checkpoints, Position
+from jasper_jax.training.metrics import Metrics, make_sinks
+from jasper_jax.training.partition import make_partition
+from jasper_jax.training.start import ridge_heads
+from jasper_jax.training.step import StageProgram, make_program
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass
+class Training:
+    """What every stage needs."""
+
+    run: Run
+    student: Student
+    tokenizer: Tokenizer
+    texts: TextStore
+    view: TeacherView | None
+    counts: TokenCounts
+    checkpoints: Checkpoints
+    metrics: Metrics
+    timings: Timings
+    stop: Callable[[], bool]
+
+
+def checkpoints_of(run: Run) -> Checkpoints:
+    """The run's checkpoints."""
+    return Checkpoints(run.folder / "checkpoints", [s.name for s in run.stages], run.recipe.training.keep)
+
+
+def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
+    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from."""
+    return Embedder(
+        encoder=student.encoder,
+        params=params["encoder"],
+        tokenizer=tokenizer,
+        pooling=student.pooling,
+        prompts=dict(student.prompts),
+        dtype=student.compute_dtype,
+    )
+
+
+def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings, stop: Callable[[], bool]) -> bool:
+    """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
+
+    Raises:
+      UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
+    """
+    student, params, tokenizer = load_student(run.recipe, view.dim if view else None, run.student_source())
+    checkpoints = checkpoints_of(run)
+    at = checkpoints.latest()
+    if at.stage == len(run.stages):
+        return True
+    if at.stage:
+        params = checkpoints.load(checkpoints.final(at.stage - 1), abstract(params))
+    counts = TokenCounts(texts, tokenizer, student.prompts, run.folder / "token_counts")
+    sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
+    metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
+    context = Training(run, student, tokenizer, texts, view, counts, checkpoints, metrics, timings, stop)
+    try:
+        for stage in run.stages[at.stage :]:
+            step = at.step if stage.index == at.stage else 0
+            trained = _train_stage(context, stage, params, step)
+            if trained is None:
+                return False
+            params = trained
+    finally:
+        checkpoints.wait()
+        metrics.close()
+    return True
+
+
+def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_step: int) -> Params | None:
+    """One stage from ``first_step`` on; the canonical parameters after it, or None when asked to stop."""
+    run, recipe = context.run, context.run.recipe
+    settings = recipe.training
+    began = time.monotonic()
+
+    params = _with_new_heads(context, stage, params)
+    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
+    program = make_program(recipe, stage, context.student, partition, context.view.dim if context.view else None)
+    # Copies: the step donates its arguments, and ``params`` is still needed.
+    trained, frozen = (jax.tree.map(jnp.array, part) for part in partition.split(active))
+    opt_state = program.optimizer.init(trained)
+    if first_step:
+        path = context.checkpoints.step(stage.index, first_step)
+        _report_environment(context.checkpoints.metadata(path))
+        restored = context.checkpoints.load(path, abstract({"trained": trained, "optimizer": opt_state}))
+        trained, opt_state = restored["trained"], restored["optimizer"]
+
+    batches = Batches(
+        context.texts,
+        context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None,
+        context.tokenizer,
+        context.student.prompts,
+        context.counts,
+        batch_size=stage.batch_size,
+        steps=stage.steps,
+        seed=_stage_seed(recipe.seed, stage.index),
+        groups=min(settings.groups, stage.batch_size),
+        shapes=settings.shapes,
+    )
+    compiled = Compiled(program)
+    log = StageLog(context, stage, compiled)
+    offset = sum(s.steps for s in run.stages[: stage.index])
+    pending: tuple[int, LoadedBatch, Any] | None = None
+    step = first_step
+
+    with bar(f"{stage.name}", stage.steps, "steps", start=first_step, enabled=run.progress) as progress:
+        for batch in batches.iterate(first_step, settings.workers):
+            number = jnp.asarray(batch.number, jnp.int32)
+            trained, opt_state, values = compiled.step(trained, opt_state, frozen, batch.arrays, number)
+            if pending:
+                log.step(*pending)  # read a step late, so that the device is never waited for
+            pending = (offset + batch.number + 1, batch, values)
+            step = batch.number + 1
+            progress.advance(note=log.note)
+            last = step == stage.steps
+            evaluating = settings.evaluate_every and step % settings.evaluate_every == 0
+            saving = step % settings.save_every == 0 and not last
+            if last or evaluating or saving or context.stop():
+                log.step(*pending)  # a checkpoint is written only once all its steps are known to be finite
+                pending = None
+            if last or evaluating:
+                log.evaluation(offset + step, step, batches, lambda arrays: compiled.evaluate(trained, frozen, arrays))
+            if (saving or context.stop()) and not last:
+                context.checkpoints.save_step(
+                    Position(stage.index, step), {"trained": trained, "optimizer": opt_state}, _metadata(run)
+                )
+            if context.stop() and not last:
+                break
+
+    seconds = time.monotonic() - began
+    context.timings.add("compiling", compiled.seconds)
+    context.timings.add(f"training: {stage.name}", seconds - compiled.seconds)
+    if step < stage.steps:
+        context.checkpoints.wait()
+        say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
+        return None
+    after = partition.canonical(trained, frozen)
+    after["heads"] = {h: after["heads"].get(h, params["heads"][h]) for h in params["heads"]}
+    context.checkpoints.save_final(stage.index, after, _metadata(run))
+    say(
+        f"[bold]{stage.name}[/]: {stage.steps} steps in {seconds:,.0f} s, {compiled.seconds:,.0f} s of them compiling"
+        f" {compiled.count} programs; padding {log.padding_share:.1%}; loss {log.first_loss:.4g} -> {log.last_loss:.4g}"
+    )
+    return after
+
+
+def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
+    """The parameters with the heads that this stage trains first given their start; kept as ``start`` before stage 1."""
+    run = context.run
+    seen = {h for s in run.stages[: stage.index] for h in s.heads}
+    new = [h for h in stage.heads if h not in seen]
+    dims = {name: head.dim for name, head in context.student.heads.items()}
+    embedder = student_embedder(context.student, params, context.tokenizer)
+    solved = ridge_heads(run.recipe, new, dims, params, embedder, context.texts, context.view)
+    params = {**params, "heads": {**params["heads"], **solved}}
+    start = context.checkpoints.start()
+    if stage.index == 0 and not context.checkpoints.has(start):
+        context.checkpoints.save(start, jax.tree.map(jnp.asarray, params), {"stage": 0, "step": 0, **_metadata(run)})
+        context.checkpoints.wait()
+    return params
+
+
+class Compiled:
+    """The stage's programs, compiled when a shape is first seen; counts them and the seconds it took."""
+
+    def __init__(self, program: StageProgram):
+        self._program = program
+        self._known: dict[Any, Any] = {}
+        self.seconds = 0.0
+
+    @property
+    def count(self) -> int:
+        """Programs compiled so far, the evaluation's among them."""
+        return len(self._known)
+
+    def step(self, *args: Any) -> Any:
+        return self._call("step", self._program.step, args, args[3])
+
+    def evaluate(self, *args: Any) -> Any:
+        return self._call("evaluate", self._program.evaluate, args, args[2])
+
+    def _call(self, name: str, function: Any, args: tuple[Any, ...], batch: Any) -> Any:
+        key = (name, *(ids.shape for ids, _ in batch["groups"]))
+        if key not in self._known:
+            began = time.monotonic()
+            self._known[key] = function.lower(*args).compile()
+            self.seconds += time.monotonic() - began
+        return self._known[key](*args)
+
+
+class StageLog:
+    """Turns a stage's device metrics into events, and stops the run at a loss that is not finite."""
+
+    def __init__(self, context: Training, stage: ResolvedStage, compiled: Compiled):
+        self.context, self.stage, self.compiled = context, stage, compiled
+        self.note = ""
+        self.first_loss = self.last_loss = math.nan
+        self._tokens = self._slots = 0
+        self._clock = time.monotonic()
+        self._compiled_before = 0.0
+
+    @property
+    def padding_share(self) -> float:
+        """Share of padding over the steps logged so far."""
+        return 1.0 - self._tokens / self._slots if self._slots else 0.0
+
+    def step(self, global_step: int, batch: LoadedBatch, values: Mapping[str, jax.Array]) -> None:
+        """Log one step; waits for its values."""
+        numbers = {k: float(v) for k, v in jax.device_get(dict(values)).items()}
+        bad = [k for k, v in numbers.items() if not math.isfinite(v)]
+        if bad:
+            self._not_finite(bad, numbers, batch)
+        now = time.monotonic()
+        seconds = now - self._clock - (self.compiled.seconds - self._compiled_before)
+        self._clock, self._compiled_before = now, self.compiled.seconds
+        self._tokens += batch.tokens
+        self._slots += batch.slots
+        loss = numbers.pop("loss")
+        self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
+        self.last_loss = loss
+        self.note = f"loss {loss:.4g}"
+        self.context.metrics.write(
+            {
+                "event": "step",
+                "stage": self.stage.name,
+                "stage_index": self.stage.index,
+                "step": batch.number + 1,
+                "global_step": global_step,
+                "loss": loss,
+                "grad_norm": numbers.pop("grad_norm"),
+                "learning_rate": numbers.pop("learning_rate"),
+                "terms": numbers,
+                "texts_per_second": len(batch.indices) / seconds if seconds > 0 else None,
+                "tokens_per_second": batch.tokens / seconds if seconds > 0 else None,
+                "padding_share": batch.padding_share,
+                "programs": self.compiled.count,
+            }
+        )
+
+    def evaluation(
+        self, global_step: int, step: int, batches: Batches, evaluate: Callable[[Any], Mapping[str, jax.Array]]
+    ) -> None:
+        """The stage's losses on the held-out texts, averaged over their batches."""
+        if not batches.held_out_batches:
+            return
+        totals: dict[str, list[float]] = {}
+        for number in range(batches.held_out_batches):
+            for name, value in evaluate(batches.held_out(number).arrays).items():
+                totals.setdefault(name, []).append(float(value))
+        means = {name: float(np.mean(values)) for name, values in totals.items()}
+        self.context.metrics.write(
+            {
+                "event": "evaluation",
+                "stage": self.stage.name,
+                "stage_index": self.stage.index,
+                "step": step,
+                "global_step": global_step,
+                "loss": means.pop("loss"),
+                "terms": means,
+            }
+        )
+        self._clock = time.monotonic()
+        self._compiled_before = self.compiled.seconds
+
+    def _not_finite(self, bad: list[str], numbers: Mapping[str, float], batch: LoadedBatch) -> None:
+        terms = [name for name in bad if "/" in name and not name.endswith("/total")] or bad
+        rows = self.context.texts.read("train", batch.indices)
+        path = self.context.run.folder / "not_finite.json"
+        record = {
+            "stage": self.stage.name,
+            "step": batch.number + 1,
+            "values": {k: str(v) for k, v in numbers.items()},
+            "texts": [{"record": int(i), "kind": r.kind, "text": r.text} for i, r in zip(batch.indices, rows)],
+        }
+        write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False))
+        raise UserError(
+            f"{self.stage.name}, step {batch.number + 1}: {', '.join(terms)} (head/term) not finite; the batch's"
+            f" {len(rows)} texts are in {path}, the first is {rows[0].text[:60]!r}; the last checkpoint is intact:"
+            f" lower stages[{self.stage.index}].learning_rate or remove the texts"
+        )
+
+
+def _stage_seed(seed: int, index: int) -> int:
+    """A seed of its own for the data order of each stage."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0] >> 1)
+
+
+def _metadata(run: Run) -> dict[str, Any]:
+    return {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
+
+
+def abstract(tree: Any) -> Any:
+    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
+
+
+def _report_environment(metadata: Mapping[str, Any]) -> None:
+    before, now = metadata.get("environment", {}), environment()
+    changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
+    if changed:
+        say(f"[yellow]Continuing in another environment ({'; '.join(changed)}): equal up to rounding, not to the bit.")

@@ -1,0 +1,50 @@
+"""AdamW with warm-up, decay and clipping (paper table of settings; Loshchilov & Hutter 2019)."""
+
+from __future__ import annotations
+
+import optax
+
+from jasper_jax.config import Stage
+from jasper_jax.patterns import first_match
+from jasper_jax.training.partition import Flat
+
+WEIGHT_DECAY: tuple[tuple[str, bool], ...] = (
+    ("**/bias", False),
+    ("**/scale", False),
+    ("**", True),
+)
+"""(pattern, whether weight decay applies); the first row that matches counts."""
+
+
+def learning_rate(stage: Stage) -> optax.Schedule:
+    """Learning rate by step: linear warm-up to the peak, then ``schedule`` down to ``final_rate`` of the peak."""
+    peak, final = stage.learning_rate, stage.learning_rate * stage.final_rate
+    falling = max(stage.steps - stage.warmup_steps, 1)
+    if stage.schedule == "constant":
+        after: optax.Schedule = optax.constant_schedule(peak)
+    elif stage.schedule == "linear":
+        after = optax.linear_schedule(peak, final, falling)
+    else:
+        after = optax.cosine_decay_schedule(peak, falling, alpha=stage.final_rate)
+    if not stage.warmup_steps:
+        return after
+    # The first step already moves: warm-up counts from 1, not from a rate of 0.
+    warmup = optax.linear_schedule(peak / stage.warmup_steps, peak, max(stage.warmup_steps - 1, 1))
+    return optax.join_schedules([warmup, after], [stage.warmup_steps])
+
+
+def make_optimizer(stage: Stage) -> optax.GradientTransformation:
+    """Clipping by the global norm, then AdamW with decay on matrices only."""
+
+    def decayed(params: Flat) -> dict[str, bool]:
+        return {name: bool(first_match(WEIGHT_DECAY, name)) for name in params}
+
+    adamw = optax.adamw(
+        learning_rate(stage),
+        b1=stage.b1,
+        b2=stage.b2,
+        eps=stage.eps,
+        weight_decay=stage.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(optax.clip_by_global_norm(stage.clip_norm), adamw) if stage.clip_norm else adamw

@@ -1,0 +1,63 @@
+"""How a stage's new heads begin: random, or the closed-form ridge solution (``heads.<name>.init: ridge``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jasper_jax.config import Recipe
+from jasper_jax.data.texts import TextStore
+from jasper_jax.data.vectors import TeacherView
+from jasper_jax.embedder import Embedder
+from jasper_jax.errors import UserError
+from jasper_jax.heads import ridge_head
+
+
+def ridge_heads(
+    recipe: Recipe,
+    names: Sequence[str],
+    dims: Mapping[str, int],
+    params: Mapping[str, Any],
+    embedder: Embedder,
+    texts: TextStore,
+    view: TeacherView | None,
+) -> dict[str, dict[str, np.ndarray]]:
+    """Ridge solutions for those of ``names`` whose recipe asks for them; an empty dict when none does.
+
+    ``embedder`` holds the student as it stands (its pooled vectors are the regressors). A head taught by another
+    head regresses on that head's present output, so target heads come first.
+    """
+    wanted = [n for n in names if recipe.heads[n].init == "ridge"]
+    if not wanted:
+        return {}
+    size = texts.size("train")
+    number = min(recipe.training.ridge_texts, size)
+    indices = np.sort(np.random.default_rng(recipe.seed).choice(size, number, replace=False))
+    rows = texts.read("train", indices)
+    pooled = embedder.pooled([r.text for r in rows], [r.kind for r in rows])
+    heads: dict[str, Any] = dict(params["heads"])
+    solved: dict[str, dict[str, np.ndarray]] = {}
+    for name in sorted(wanted, key=lambda n: recipe.heads[n].target in recipe.heads):
+        source = recipe.heads[name].target
+        if source == "teachers":
+            assert view is not None
+            target = view.read("train", indices)
+        elif source == "pooled":
+            target = _normalized(pooled)
+        else:
+            head = heads[source]
+            target = _normalized(pooled @ np.asarray(head["kernel"]) + np.asarray(head.get("bias", 0.0)))
+        if dims[name] > target.shape[1]:
+            raise UserError(
+                f"heads.{name}.init: ridge reaches at most its target's {target.shape[1]} dimensions, not {dims[name]}"
+            )
+        solved[name] = heads[name] = ridge_head(
+            pooled, target, dims[name], recipe.training.ridge_penalty, recipe.heads[name].bias
+        )
+    return solved
+
+
+def _normalized(vectors: np.ndarray) -> np.ndarray:
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

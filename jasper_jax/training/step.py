@@ -1,0 +1,105 @@
+"""The train step: one pure function ``(trained, optimizer state, frozen, batch, step) -> (.., metrics)``.
+
+It runs under ``jax.jit`` on the global batch. The gradient is taken with respect to the trained leaves alone; the
+frozen ones are an argument like the batch. Texts arrive in length groups (``jasper_jax.data.shapes``), the losses see
+the whole batch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jasper_jax.config import Recipe
+from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
+from jasper_jax.stages import ResolvedStage
+from jasper_jax.student import Student, cosine_applies
+from jasper_jax.training.optimizer import learning_rate, make_optimizer
+from jasper_jax.training.partition import Flat, Partition
+
+Batch = Mapping[str, Any]
+"""``groups``: tuple of (ids, mask); ``teachers``: ``[B, T]`` float32, absent when no head needs it."""
+Metrics = dict[str, jax.Array]
+
+
+def head_losses(recipe: Recipe, stage: ResolvedStage, student: Student, teacher_dim: int | None) -> dict[str, HeadLoss]:
+    """Which terms each head of the stage takes, with their weights."""
+    weights = stage.losses
+    spec: dict[str, HeadLoss] = {}
+    for name in stage.heads:
+        dims = student.heads[name].dims
+        spec[name] = HeadLoss(
+            cosine=weights.cosine if cosine_applies(recipe, name, teacher_dim) else 0.0,
+            similarity=weights.similarity,
+            relative=weights.relative,
+            margin=weights.margin,
+            nested=dims if len(dims) > 1 else (),
+        )
+    return spec
+
+
+def make_loss(
+    recipe: Recipe, stage: ResolvedStage, student: Student, teacher_dim: int | None
+) -> Callable[[Mapping[str, Any], Batch, jax.Array | None], tuple[jax.Array, Metrics]]:
+    """The loss of a stage: ``(params, batch, dropout key or None) -> (scalar, {"head/term": scalar})``."""
+    spec = head_losses(recipe, stage, student, teacher_dim)
+
+    def loss(params: Mapping[str, Any], batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
+        pooled = student.pooled(params, batch["groups"], key)
+        vectors = student.project(params, pooled, stage.heads)
+        # No gradient flows to a target; heads with the same target object share its similarities and their order.
+        sources = {"pooled": pooled, **vectors, **({"teachers": batch["teachers"]} if "teachers" in batch else {})}
+        targets = {name: sources[recipe.heads[name].target] for name in stage.heads}
+        terms = distillation_losses(vectors, targets, spec)
+        return reduce_heads(terms, stage.reduce_heads), {f"{name}/{term}": v for name, t in terms.items() for term, v in t.items()}
+
+    return loss
+
+
+@dataclasses.dataclass(frozen=True)
+class StageProgram:
+    """The functions of a stage, all pure; ``step`` and ``evaluate`` are compiled once per row of the shape table."""
+
+    partition: Partition
+    optimizer: optax.GradientTransformation
+    step: Callable[[Flat, Any, Flat, Batch, jax.Array], tuple[Flat, Any, Metrics]]
+    evaluate: Callable[[Flat, Flat, Batch], Metrics]
+
+
+def make_program(
+    recipe: Recipe, stage: ResolvedStage, student: Student, partition: Partition, teacher_dim: int | None
+) -> StageProgram:
+    """The train step and the evaluation of a stage, jitted."""
+    loss = make_loss(recipe, stage, student, teacher_dim)
+    optimizer = make_optimizer(stage.settings)
+    rate = learning_rate(stage.settings)
+    drops = bool(student.dropout or student.vector_dropout)
+    seed = jax.random.key(recipe.seed)
+
+    def step(trained: Flat, opt_state: Any, frozen: Flat, batch: Batch, number: jax.Array) -> tuple[Flat, Any, Metrics]:
+        key = jax.random.fold_in(jax.random.fold_in(seed, 1000 + stage.index), number) if drops else None
+
+        def objective(part: Flat) -> tuple[jax.Array, Metrics]:
+            return loss(partition.merge(part, frozen), batch, key)
+
+        (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
+        norm = optax.global_norm(grads)
+        updates, opt_state = optimizer.update(grads, opt_state, trained)
+        metrics = {"loss": value, "grad_norm": norm, "learning_rate": jnp.asarray(rate(number), jnp.float32)}
+        return optax.apply_updates(trained, updates), opt_state, {**metrics, **terms}
+
+    def evaluate(trained: Flat, frozen: Flat, batch: Batch) -> Metrics:
+        value, terms = loss(partition.merge(trained, frozen), batch, None)
+        return {"loss": value, **terms}
+
+    return StageProgram(
+        partition=partition,
+        optimizer=optimizer,
+        step=jax.jit(step, donate_argnums=(0, 1)),
+        evaluate=jax.jit(evaluate),
+    )

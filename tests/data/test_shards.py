@@ -1,0 +1,164 @@
+"""The ArrayRecord shards that both stores are made of, and the files that appear whole."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import threading
+
+import numpy as np
+import pytest
+
+from jasper_jax.data import files
+from jasper_jax.data import shards as sh
+from jasper_jax.errors import UserError
+
+
+def make(folder, sizes, shard_rows=4):
+    shards = sh.shard_map(sizes, shard_rows)
+    names = {s: sh.shard_file("texts", s, shards) for s in shards}
+    for s in shards:
+        sh.write_records(
+            folder / names[s], [f"{s.split} {s.start + i}".encode() for i in range(s.rows)], compress=True
+        )
+    return sh.ShardReader(folder, names, "mend it", open_files=2)
+
+
+def test_the_map_covers_every_row_once():
+    shards = sh.shard_map({"train": 10, "held_out": 3}, 4)
+    assert [tuple(s) for s in shards] == [
+        ("train", 0, 4, 0),
+        ("train", 1, 4, 4),
+        ("train", 2, 2, 8),
+        ("held_out", 0, 3, 0),
+    ]
+    assert sh.shard_map({"train": 0}, 4) == ()
+    assert sh.shard_file("texts", shards[1], shards) == "texts-train.array_record-00001-of-00003"
+
+
+def test_rows_come_in_the_order_asked(tmp_path):
+    reader = make(tmp_path, {"train": 21, "held_out": 5})
+    asked = [20, 3, 3, 0, 11, 20]
+    assert reader.read("train", asked) == [f"train {i}".encode() for i in asked]
+    assert reader.read("held_out", np.array([4])) == [b"held_out 4"]
+    assert reader.read("train", []) == []
+    assert reader.size("train") == 21
+    again = pickle.loads(pickle.dumps(reader))
+    assert again.read("train", [5]) == [b"train 5"]
+
+
+@pytest.mark.parametrize("rows", [[21], [-1], [0, 99]])
+def test_rows_that_are_not_there_are_refused(tmp_path, rows):
+    reader = make(tmp_path, {"train": 21})
+    with pytest.raises(IndexError, match="of 21 rows"):
+        reader.read("train", rows)
+    with pytest.raises(KeyError, match="there are train, held_out"):
+        reader.size("test")
+
+
+def test_threads_share_a_reader_with_fewer_open_files_than_shards(tmp_path):
+    reader = make(tmp_path, {"train": 100})
+    wrong = []
+
+    def work(seed):
+        rng = np.random.default_rng(seed)
+        for _ in range(100):
+            rows = rng.integers(0, 100, 10)
+            if reader.read("train", rows) != [f"train {i}".encode() for i in rows]:
+                wrong.append(seed)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert wrong == []
+    assert len(reader._open) == 2
+
+
+def test_missing_cut_and_changed_shards_are_named(tmp_path):
+    reader = make(tmp_path, {"train": 12})
+    name = "texts-train.array_record-0000{}-of-00003"
+    (tmp_path / name.format(0)).unlink()
+    cut = tmp_path / name.format(1)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    changed = tmp_path / name.format(2)
+    data = bytearray(changed.read_bytes())
+    at = data.index(b"train 9")
+    data[at] ^= 1
+    changed.write_bytes(data)
+    for row, message in [(0, "is missing; mend it"), (5, "0 rows instead of 4"), (9, "damaged")]:
+        with pytest.raises(UserError, match=message):
+            reader.read("train", [row])
+
+
+def test_a_disk_that_cannot_be_written_is_an_error(tmp_path):
+    with pytest.raises(OSError, match="cannot write"):
+        sh.write_records(tmp_path / "no" / "folder", [b"x"], compress=False)
+
+
+def test_metadata_describes_only_splits_with_rows(tmp_path):
+    import tensorflow_datasets as tfds
+
+    make(tmp_path, {"train": 5})
+    features = {"text": tfds.features.Text()}
+    sh.write_metadata(tmp_path, "texts", features, sh.shard_map({"train": 5}, 4), {"train": 7}, "about")
+    info = json.loads((tmp_path / "dataset_info.json").read_text())
+    assert [(s["name"], s["shardLengths"]) for s in info["splits"]] == [("train", ["4", "1"])]
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_only_the_first_content_is_written_once(tmp_path):
+    path = tmp_path / "scales.json"
+    files.write_once(path, b"first")
+    files.write_once(path, b"second")
+    assert path.read_bytes() == b"first"
+    files.write_bytes(path, b"third")
+    assert path.read_bytes() == b"third"
+    assert [p.name for p in tmp_path.iterdir()] == ["scales.json"]
+
+
+def test_write_once_without_hard_links(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr("os.link", no_links)
+    files.write_once(tmp_path / "a", b"first")
+    files.write_once(tmp_path / "a", b"second")
+    assert (tmp_path / "a").read_bytes() == b"first"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_leftovers_go_and_nothing_else(tmp_path):
+    (tmp_path / ".x.123.tmp").write_text("half")
+    (tmp_path / ".metadata-1.tmp").mkdir()
+    (tmp_path / "x").write_text("whole")
+    files.remove_leftovers(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "manifest.json is missing"),
+        ("{", "not the manifest of a thing"),
+        ("[]", "not the manifest of a thing"),
+        ('{"shards": []}', "not the manifest of a thing"),
+        ('{"format": 2}', "format version 2, this program reads up to 1"),
+    ],
+)
+def test_manifests_that_cannot_be_used(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        files.read_manifest(tmp_path, "thing", 1)
+
+
+def test_differences_name_keys_and_both_values():
+    there = {"a": 1, "b": [{"c": 2}, {"c": 3}], "gone": 4}
+    asked = {"a": 1, "b": [{"c": 2}, {"c": 5}], "new": None}
+    assert files.differences(there, asked, "texts") == [
+        "texts.b[1].c (3 there, 5 asked)",
+        "texts.gone (4 there, None asked)",
+    ]
+    assert files.differences({"b": [1]}, {"b": [1, 2]}, "") == ["b ([1] there, [1, 2] asked)"]
