@@ -56,9 +56,7 @@ def rows_for(length: int, batch_tokens: int) -> int:
     return rows - rows % 8 if rows > 8 else rows
 
 
-def plan_batches(
-    lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float
-) -> list[Batch]:
+def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[Batch]:
     """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest texts first.
 
     A batch takes as many texts as fit in order of length, so only the last one may have empty rows, and those at

@@ -197,7 +197,12 @@ def list_assets() -> None:
     table = Table("name", "kind", "MB", "licence", "from", "here")
     for asset in catalogue():
         table.add_row(
-            asset.name, asset.kind, f"{asset.size / 1e6:,.0f}", asset.licence, asset.source, "yes" if asset.cached else ""
+            asset.name,
+            asset.kind,
+            f"{asset.size / 1e6:,.0f}",
+            asset.licence,
+            asset.source,
+            "yes" if asset.cached else "",
         )
     OUT.print(table)
 
@@ -239,9 +244,13 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
     run = Run(recipe)
     teacher = next((t for t in recipe.teachers if t.name == name), None)
     if teacher is None:
-        raise UserError(f"teacher {name!r} is not in the recipe; teachers are {', '.join(t.name for t in recipe.teachers)}")
+        raise UserError(
+            f"teacher {name!r} is not in the recipe; teachers are {', '.join(t.name for t in recipe.teachers)}"
+        )
     if teacher.model is not None:
-        raise UserError(f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model")
+        raise UserError(
+            f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model"
+        )
     with exclusive(run.folder, "vectors import"):
         run.claim()
         texts = run.texts()

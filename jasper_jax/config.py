@@ -89,9 +89,7 @@ class Augment(Section):
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
         if self.min_sentences > self.max_sentences:
-            raise ValueError(
-                f"min_sentences {self.min_sentences} is larger than max_sentences {self.max_sentences}"
-            )
+            raise ValueError(f"min_sentences {self.min_sentences} is larger than max_sentences {self.max_sentences}")
         return self
 
 

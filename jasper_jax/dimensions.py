@@ -41,7 +41,9 @@ def providers(heads: Mapping[str, HeadShape], chosen: Mapping[int, str]) -> dict
         if pick is not None and pick not in able:
             raise UserError(f"export.dims: {pick} does not provide {dim} dimensions; {' or '.join(able)} does")
         if pick is None and (len(separate) > 1 or (not separate and len(nested) > 1)):
-            raise UserError(f"export.dims: {' and '.join(able)} both provide {dim} dimensions; choose: {{{dim}: {able[0]}}}")
+            raise UserError(
+                f"export.dims: {' and '.join(able)} both provide {dim} dimensions; choose: {{{dim}: {able[0]}}}"
+            )
         head = pick or able[0]
         found[dim] = Provider(head, head in nested, tuple(a for a in able if a != head))
     for dim in chosen:

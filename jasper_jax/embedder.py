@@ -7,8 +7,7 @@ arguments of the compiled programs, never constants in them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
+from jasper_jax.progress import bar
 from jasper_jax.tokenization import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -149,7 +149,9 @@ class Embedder:
             folder.encoder_path, folder.max_length, lower_case=folder.lower_case, pad_id=encoder.config.pad_id
         )
         # A limit that sentence_bert_config.json states must fit; the tokenizer's own is a default, and is lowered.
-        limit = max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
+        limit = (
+            max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
+        )
         return cls(
             encoder,
             load_params(folder.encoder_path, encoder, dtype=dtype),
@@ -204,9 +206,7 @@ class Embedder:
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
-        head = partial(
-            _project, self._activations.get(dim, ()), self.normalize, self._outputs[dim]
-        )
+        head = partial(_project, self._activations.get(dim, ()), self.normalize, self._outputs[dim])
         return self._run(texts, kind, head, dim, batch_tokens, show_progress)
 
     def pooled(
@@ -240,12 +240,12 @@ class Embedder:
             program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR),
         )
         waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
-        with _progress(len(texts), show_progress) as advance:
+        with bar("embedding", len(texts), "texts", enabled=show_progress) as progress:
 
             def fetch() -> None:
                 indices, vectors = waiting.popleft()
                 out[indices] = np.asarray(vectors)[: len(indices)]
-                advance(len(indices))
+                progress.advance(len(indices))
 
             for indices, rows, length in batches:
                 tokens, mask = self.tokenizer.pad([ids[i] for i in indices], rows, length)
@@ -283,9 +283,7 @@ class Embedder:
             width = pooled
             for kernel, _ in chain:
                 if kernel.shape[0] != width:
-                    raise UserError(
-                        f"output {dim}: a kernel takes {kernel.shape[0]} dimensions, {width} come in"
-                    )
+                    raise UserError(f"output {dim}: a kernel takes {kernel.shape[0]} dimensions, {width} come in")
                 width = kernel.shape[1]
             if width != dim:
                 raise UserError(f"output {dim}: its Dense steps give {width} dimensions")
@@ -294,29 +292,3 @@ class Embedder:
                     raise UserError(f"output {dim}: activation {activation!r}; {', '.join(ACTIVATIONS)} are known")
         if self.default_dim not in self._outputs:
             raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
-
-
-@contextmanager
-def _progress(total: int, show: bool) -> Iterator[Any]:
-    """A callback that advances a Rich bar with texts per second and the time left; or one that does nothing."""
-    if not show:
-        yield lambda n: None
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("embedding"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns) as bar:
-        task = bar.add_task("embedding", total=total, rate="")
-
-        def advance(n: int) -> None:
-            bar.update(task, advance=n)
-            speed = bar.tasks[task].finished_speed or bar.tasks[task].speed
-            bar.update(task, rate=f"{speed:.0f} texts/s" if speed else "")
-
-        yield advance

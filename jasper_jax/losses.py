@@ -16,7 +16,6 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jasper_jax.relative import PairOrder, pair_order, pairs, relative_from_similarities
@@ -67,9 +66,7 @@ def similarity_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return _similarity(_cosines(_gram(student)), _cosines(_gram(teacher)))
 
 
-def relative_loss(
-    student: jax.Array, teacher: jax.Array, margin: float = 0.015, *, method: str = "auto"
-) -> jax.Array:
+def relative_loss(student: jax.Array, teacher: jax.Array, margin: float = 0.015, *, method: str = "auto") -> jax.Array:
     """Mean over pairs of pairs p, q with t_p > t_q of max(0, s_q - s_p + margin) (equation 3).
 
     A pair p is two different texts i < j of the batch, s_p = s_i·s_j, t_p = t_i·t_j, the rows normalised. Two
@@ -202,7 +199,9 @@ def _add_terms(
         rows = [rows[index] for index in ranked]
         margins = jnp.asarray([spec[head].margin for head, _ in rows], similarities.dtype)
         order = pair_order(pairs(target_similarities)) if order is None else order
-        values = relative_from_similarities(pairs(similarities[np.array(ranked)]), order, margins)
+        if len(ranked) < len(similarities):
+            similarities = jnp.stack([similarities[index] for index in ranked])
+        values = relative_from_similarities(pairs(similarities), order, margins)
         for head in heads:
             if spec[head].relative:
                 terms[head]["relative"] = _mean_of_rows(values, rows, head)
@@ -256,9 +255,7 @@ def _check(student: jax.Array, teacher: jax.Array, *, same_dimension: bool = Fal
     if 0 in student.shape or 0 in teacher.shape:
         raise ValueError(f"{shapes}: there is nothing to compare")
     if same_dimension and student.shape != teacher.shape:
-        raise ValueError(
-            f"{shapes}: the cosine loss needs equal shapes; set its weight to 0 or change the target"
-        )
+        raise ValueError(f"{shapes}: the cosine loss needs equal shapes; set its weight to 0 or change the target")
 
 
 def _check_heads(

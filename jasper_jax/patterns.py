@@ -48,9 +48,7 @@ def compile_pattern(text: str, where: str) -> Pattern:
     return Pattern(text, re.compile(out), start)
 
 
-def trained_leaves(
-    patterns: Sequence[str], leaves: Mapping[str, tuple[int, ...]], where: str
-) -> dict[str, int]:
+def trained_leaves(patterns: Sequence[str], leaves: Mapping[str, tuple[int, ...]], where: str) -> dict[str, int]:
     """Which leaves ``patterns`` train, each with the first layer that is trained (0 for a leaf that is not sliced).
 
     Args:
@@ -79,7 +77,9 @@ def trained_leaves(
                 layers = leaves[name][0]
                 start = pattern.start if pattern.start >= 0 else layers + pattern.start
                 if not 0 <= start < layers:
-                    raise UserError(f"{here}: pattern {text!r} slices {layers} layers; allowed: -{layers} to {layers - 1}")
+                    raise UserError(
+                        f"{here}: pattern {text!r} slices {layers} layers; allowed: -{layers} to {layers - 1}"
+                    )
                 starts.add(start)
             trained[name] = min(start, trained.get(name, start))
     if len(starts) > 1:

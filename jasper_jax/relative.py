@@ -92,11 +92,10 @@ def _pair_order(similarities: jax.Array) -> PairOrder:
     )
     place = jnp.zeros_like(order).at[order].set(index, mode="promise_in_bounds", unique_indices=True)
     ranked = similarities.at[order].get(mode="promise_in_bounds")
-    # Where a new group begins; the first one at 0, and one past the end counts as a beginning too.
-    begins = jnp.concatenate([jnp.ones(1, bool), ranked[1:] != ranked[:-1], jnp.ones(1, bool)])
-    first = lax.cummax(jnp.where(begins[:-1], index, 0))
-    last = lax.cummin(jnp.where(begins[1:], index + 1, count), reverse=True)
-    return PairOrder(similarities, order, place, first, last)
+    begins = jnp.concatenate([jnp.zeros(1, bool), ranked[1:] != ranked[:-1]])
+    group = jnp.cumsum(begins, dtype=jnp.int32)
+    starts = jnp.full(count + 1, count, jnp.int32).at[group].min(index, mode="promise_in_bounds")
+    return PairOrder(similarities, order, place, first=starts[group], last=starts[group + 1])
 
 
 def relative_from_similarities(

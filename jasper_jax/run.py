@@ -26,7 +26,9 @@ from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
 
+HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
 MAY_CHANGE = (
+    "run_dir",
     "evaluation",
     "export",
     "training.save_every",
@@ -58,7 +60,7 @@ class Run:
             something that is not a run.
         """
         path = self.folder / "recipe.yaml"
-        if path.is_file():
+        if path.is_file() and path.read_bytes().startswith(HEADER.encode()):
             there = parse_recipe(_load_yaml(path), where=str(path))
             changed = [k for k in _differences(there.model_dump(), self.recipe.model_dump()) if not _may_change(k)]
             if changed:
@@ -68,10 +70,10 @@ class Run:
                 )
         elif self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir()):
             raise UserError(
-                f"{self.folder}: not empty and not a run folder (no recipe.yaml); choose another with run_dir=..."
+                f"{self.folder}: not empty and not a run folder (no recipe.yaml that a run wrote); choose another with run_dir=..."
             )
         try:
-            write_atomic(path, dump_recipe(self.recipe))
+            write_atomic(path, HEADER + dump_recipe(self.recipe))
         except OSError as error:
             raise UserError(f"{self.folder}: cannot be written: {error.strerror}") from None
 

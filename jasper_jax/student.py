@@ -176,7 +176,9 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple
         for kind, given in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
     }
     if any(chosen.values()) and not pooling.include_prompt:
-        raise UserError(f"student: {source} leaves prompts out of its pooling, which a student cannot yet; set no prompts")
+        raise UserError(
+            f"student: {source} leaves prompts out of its pooling, which a student cannot yet; set no prompts"
+        )
     student = Student(
         encoder=encoder,
         pooling=pooling,
@@ -191,9 +193,7 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple
     return student, layers
 
 
-def load_student(
-    recipe: Recipe, teacher_dim: int | None, source: Path
-) -> tuple[Student, dict[str, Any], Tokenizer]:
+def load_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple[Student, dict[str, Any], Tokenizer]:
     """:func:`make_student`, with its starting parameters (heads random) and its tokenizer."""
     student, layers = make_student(recipe, teacher_dim, source)
     if recipe.student.config is not None:

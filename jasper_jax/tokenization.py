@@ -68,7 +68,7 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f"{path}: no such file; make it once where transformers is installed: python -c \"from transformers "
+                f'{path}: no such file; make it once where transformers is installed: python -c "from transformers '
                 f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
         try:
@@ -160,8 +160,7 @@ def _set_ends(backend: Backend, asked: Mapping[str, Any], tokens: Mapping[str, s
     probe = backend.encode("a").ids
     has = {"bos": probe[:1] == [ids["bos"]], "eos": probe[-1:] == [ids["eos"]]}
     wants = {
-        side: value if isinstance(value, bool) and ids[side] is not None else has[side]
-        for side, value in asked.items()
+        side: value if isinstance(value, bool) and ids[side] is not None else has[side] for side, value in asked.items()
     }
     if wants == has:
         return

@@ -148,9 +148,7 @@ def verify_asset(name: str) -> None:
         fault = f"sha256 of {', '.join(wrong)} is not the catalogue's" if wrong else None
     if fault is not None:
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(
-            f"asset {name!r} was not whole and has been removed ({fault}); it is fetched at its next use"
-        )
+        raise UserError(f"asset {name!r} was not whole and has been removed ({fault}); it is fetched at its next use")
 
 
 def _build(asset: Asset, folder: Path, progress: bool) -> None:
@@ -180,9 +178,7 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
         found = sha256_file(temporary / member)
         if found != sha256:
             shutil.rmtree(temporary)
-            raise UserError(
-                f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed"
-            )
+            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed")
         files[member] = {"size": (temporary / member).stat().st_size, "sha256": found}
     record = {
         "name": asset.name,
@@ -241,9 +237,7 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
     if name in CATALOGUE or folder.is_dir():
         what = "asset" if name in CATALOGUE else "folder"
         if revision is not None:
-            raise UserError(
-                f"revision {revision!r} is given for {what} {name!r}; it is for hub ids (org/name) only"
-            )
+            raise UserError(f"revision {revision!r} is given for {what} {name!r}; it is for hub ids (org/name) only")
         if what == "folder":
             return folder
         if named(name).kind != "model":
@@ -261,9 +255,7 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
     except Unavailable as error:
         same = next((a.name for a in CATALOGUE.values() if a.hub == name), None)
         hint = f"; the asset {same!r} is this model" if same else "; a local folder can be given instead"
-        raise UserError(
-            f"model {name!r} is no folder here, and the hub did not give it: {error}{hint}"
-        ) from error
+        raise UserError(f"model {name!r} is no folder here, and the hub did not give it: {error}{hint}") from error
 
 
 def _models() -> list[str]:
@@ -286,9 +278,7 @@ def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dic
             "sha256": {path: sums[path] for path in chosen},
         }
     commit = folder.name if folder.parent.name == "snapshots" else revision
-    chosen = _identifying(
-        [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    )
+    chosen = _identifying([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
     return {"id": name, "revision": commit, "sha256": {path: sha256_file(folder / path) for path in chosen}}
 
 

@@ -10,7 +10,7 @@ import hashlib
 import random
 from dataclasses import dataclass
 
-from sentencex import segment
+from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled)
 
 from jasper_jax.config import Augment
 

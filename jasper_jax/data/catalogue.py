@@ -46,8 +46,8 @@ class Asset:
 
     @property
     def source(self) -> str:
-        first, *more = (archive.project for archive in self.archives)
-        return f"{first}{' to ' + more[-1][-3:] if more else ''}=={self.version}"
+        first, more = self.archives[0].project, len(self.archives) - 1
+        return f"{first}=={self.version}" + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,5 @@ def named(name: str) -> Asset:
     """The asset of that name. Errors: ``UserError`` with the nearest and all names."""
     if name not in CATALOGUE:
         names = list(CATALOGUE)
-        raise UserError(
-            f"there is no asset {name!r}{nearest(name, names)}; the assets are {', '.join(names)}"
-        )
+        raise UserError(f"there is no asset {name!r}{nearest(name, names)}; the assets are {', '.join(names)}")
     return CATALOGUE[name]

@@ -179,9 +179,7 @@ def read_beir(folder: str | Path) -> RetrievalTest:
         if number == 1 and fields[-1].strip() == "score":
             continue
         if len(fields) != 3:
-            raise UserError(
-                f"{where}: {len(fields)} columns; query-id, corpus-id and score, apart by tabs, are needed"
-            )
+            raise UserError(f"{where}: {len(fields)} columns; query-id, corpus-id and score, apart by tabs, are needed")
         query, passage, score = (value.strip() for value in fields)
         try:
             judged = int(score)

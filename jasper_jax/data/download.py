@@ -28,7 +28,7 @@ BACK_OFF = (0.5, 1.0, 2.0, 4.0)
 """Seconds before each further try after a fault of the network; one that got further starts them anew."""
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 """HTTP answers worth another try."""
-CHUNK = 1 << 18
+CHUNK = 1 << 16
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """What is taken from the hub: no pickles, no code."""
 HUB_SKIPS = ["onnx/*", "openvino/*", "original/*"]
@@ -107,9 +107,7 @@ def _bar(label: str, total: int, shown: bool) -> Iterator[Callable[[int], None]]
     )
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    with Progress(
-        *columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown
-    ) as progress:
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), disable=not shown) as progress:
         task = progress.add_task(label, total=total)
         yield lambda done: progress.update(task, completed=done)
 
@@ -182,7 +180,7 @@ def hub_snapshot(repo: str, revision: str | None, *, progress: bool = True) -> P
 
     Takes JSON, text, tokenizer and safetensors files. Errors: ``Unavailable``.
     """
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import constants, errors, snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     quieten = not progress and not are_progress_bars_disabled()
@@ -190,19 +188,18 @@ def hub_snapshot(repo: str, revision: str | None, *, progress: bool = True) -> P
         disable_progress_bars()
     at = f"{repo}@{revision}" if revision else repo
     try:
-        folder = snapshot_download(
-            repo, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIPS
-        )
+        folder = snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIPS)
     except errors.GatedRepoError as error:
-        raise Unavailable(
-            f"hub {at}: its terms must be accepted on its page, then `hf auth login`"
-        ) from error
+        raise Unavailable(f"hub {at}: its terms must be accepted on its page, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise Unavailable(f"hub {at}: there is no such model, or it is private (`hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
         raise Unavailable(f"hub {at}: there is no such revision") from error
     except (OSError, ValueError, RuntimeError, errors.HTTPError) as error:  # pyright: ignore[reportPrivateImportUsage]
-        raise Unavailable(f"hub {at}: {_reason(error)}") from error
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        if constants.HF_HUB_OFFLINE:
+            reason = ["HF_HUB_OFFLINE is set, and the hub's cache does not have it"]
+        raise Unavailable(f"hub {at}: {reason[0]}") from error
     finally:
         if quieten:
             enable_progress_bars()

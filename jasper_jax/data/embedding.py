@@ -150,9 +150,7 @@ class _Work:
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
             raise UserError(f"{path}: cannot be read ({e!r}); delete the folder and embed again") from None
         if version != vec.FORMAT:
-            raise UserError(
-                f"{path}: format version {version}, this program writes {vec.FORMAT}; delete the folder"
-            )
+            raise UserError(f"{path}: format version {version}, this program writes {vec.FORMAT}; delete the folder")
         vec.refuse_other_texts(self.folder, fingerprint, self.texts)
         vec.refuse_other_spec(self.folder, spec, self.spec)
 
@@ -175,9 +173,13 @@ class _Work:
             part.unlink(missing_ok=True)
             return
         entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows}
-        entry |= {"bytes": part.stat().st_size, "sha256": files.sha256(part), "clipped": clipped}
-        self._note([entry])  # before the rename: a shard under its name always has its line
-        os.replace(part, path)
+        try:
+            entry |= {"bytes": part.stat().st_size, "sha256": files.sha256(part), "clipped": clipped}
+            self._note([entry])  # before the rename: a shard under its name always has its line
+            os.replace(part, path)
+        except FileNotFoundError:  # it finished just now, and took the temporary for a leftover
+            if not (self.folder / "manifest.json").exists():
+                raise
         files.sync_folder(self.folder)
 
     def _note(self, entries: list[dict[str, Any]]) -> None:
@@ -236,7 +238,7 @@ class _Work:
         files.write_bytes(self.folder / "manifest.json", files.json_bytes(manifest))
         for ledger in self.folder.glob("done-*.jsonl"):
             ledger.unlink(missing_ok=True)
-        files.remove_leftovers(self.folder)
+        files.remove_leftovers(self.folder, self.names.values())
         return VectorStore.open(self.folder, self.texts, self.spec)
 
 

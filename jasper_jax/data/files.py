@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -71,9 +70,7 @@ def read_manifest(folder: Path, what: str, newest: int) -> dict[str, Any]:
     except FileNotFoundError:
         raise UserError(f"{folder}: no complete {what} here (manifest.json is missing)") from None
     except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
-        raise UserError(
-            f"{path}: not the manifest of a {what} ({e!r}); delete the folder and build it again"
-        ) from None
+        raise UserError(f"{path}: not the manifest of a {what} ({e!r}); delete the folder and build it again") from None
     if version > newest:
         raise UserError(
             f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"
@@ -96,12 +93,11 @@ def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) 
             raise UserError(f"{path}: shard {seen}; {remedy}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Delete what writers that were killed left in ``folder``; only when nobody needs to write more."""
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Delete the temporaries of ``names`` that killed writers left in ``folder``; only when all of them are whole."""
+    of = set(names)
     for path in folder.glob(".*.tmp"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
+        if path.name[1:].rsplit(".", 2)[0] in of:  # as ``temporary`` names them
             path.unlink(missing_ok=True)
 
 

@@ -87,9 +87,7 @@ def indexes(settings: dict[str, str]) -> list[Index]:
     env = os.environ.get
     mains = env("PIP_INDEX_URL"), env("UV_DEFAULT_INDEX"), env("UV_INDEX_URL"), settings.get("index-url")
     main = next((url for url in mains if url), pypi_simple.PYPI_SIMPLE_ENDPOINT)
-    extra = " ".join(
-        [settings.get("extra-index-url", ""), env("UV_INDEX", ""), env("UV_EXTRA_INDEX_URL", "")]
-    )
+    extra = " ".join([settings.get("extra-index-url", ""), env("UV_INDEX", ""), env("UV_EXTRA_INDEX_URL", "")])
     urls = [re.sub(r"^[\w.-]+=", "", url) for url in [main, *extra.split()]]  # uv writes name=url
     return list(dict.fromkeys(Index.parse(url) for url in urls))
 
@@ -103,12 +101,8 @@ def _page(session: requests.Session, project: str, index: Index) -> pypi_simple.
         path = Path(url2pathname(urlsplit(index.url).path), name, "index.html")
         if not path.is_file():
             raise pypi_simple.NoSuchProjectError(name, index.url)
-        return pypi_simple.ProjectPage.from_html(
-            name, path.read_text("utf-8"), base_url=f"{index.url}{name}/"
-        )
-    client = pypi_simple.PyPISimple(
-        index.url, session=session
-    )  # asked by hand: its own call takes no credentials
+        return pypi_simple.ProjectPage.from_html(name, path.read_text("utf-8"), base_url=f"{index.url}{name}/")
+    client = pypi_simple.PyPISimple(index.url, session=session)  # asked by hand: its own call takes no credentials
     url, headers = client.get_project_url(name), {"Accept": client.accept}
     answer = session.get(url, headers=headers, auth=index.auth, timeout=TIMEOUT)
     if answer.status_code == 404:
@@ -155,26 +149,20 @@ def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool 
                 found = sha256_file(target)
                 if found != archive.sha256:
                     target.unlink()
-                    raise UserError(
-                        f"{target} had sha256 {found}, not {archive.sha256}; it was removed, try again"
-                    )
+                    raise UserError(f"{target} had sha256 {found}, not {archive.sha256}; it was removed, try again")
             else:
                 _fetch(session, archive, indexes(settings), target, progress)
             files.append(target)
     return files
 
 
-def _fetch(
-    session: requests.Session, archive: Archive, asked: list[Index], target: Path, progress: bool
-) -> None:
+def _fetch(session: requests.Session, archive: Archive, asked: list[Index], target: Path, progress: bool) -> None:
     answers = []
     for index in asked:
         try:
             url = _locate(session, archive, index)
             auth = index.auth_for(url)
-            download(
-                session, url, target, size=archive.size, sha256=archive.sha256, auth=auth, progress=progress
-            )
+            download(session, url, target, size=archive.size, sha256=archive.sha256, auth=auth, progress=progress)
             return
         except Unavailable as error:
             answers.append(f"package index {index.url}: {error}")

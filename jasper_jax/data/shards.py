@@ -7,6 +7,7 @@ name that exists is a whole file. Beside the shards lie ``dataset_info.json`` an
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
 import threading
@@ -49,6 +50,14 @@ def shard_file(name: str, shard: ShardInfo, shards: Iterable[ShardInfo]) -> str:
     return f"{name}-{shard.split}.array_record-{shard.index:05d}-of-{count:05d}"
 
 
+@functools.cache
+def example_class() -> Any:
+    """The tf.Example message of TFDS's records. Importing its package takes 0.4 s, so it waits for the first use."""
+    from tensorflow_datasets.proto import tf_example_pb2
+
+    return tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  (made by protobuf at run time)
+
+
 # ------------------------------------------------------------------------------------------ writing
 
 
@@ -89,7 +98,7 @@ def write_metadata(
     splits = [s for s in SPLITS if any(shard.split == s for shard in shards)]
     # TFDS learns the names of the data set and its splits from the files it finds beside the metadata, so an
     # empty stand-in a split is enough, and nobody ever sees a half-written file in the store itself.
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".metadata-", suffix=".tmp") as place:
+    with tempfile.TemporaryDirectory() as place:
         for shard in shards:
             if shard.index == 0:
                 (Path(place) / shard_file(name, shard, shards)).touch()
@@ -151,9 +160,7 @@ class ShardReader:
         rows = np.asarray(indices, np.int64)
         size = self.size(split)
         if rows.size and not 0 <= rows.min() <= rows.max() < size:
-            raise IndexError(
-                f"rows {rows.min()} to {rows.max()} asked of {self.folder}, split {split} of {size} rows"
-            )
+            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {self.folder}, split {split} of {size} rows")
         which = np.searchsorted(self._starts[split], rows, side="right") - 1
         order = np.argsort(which, kind="stable")
         records: list[bytes] = [b""] * len(rows)

@@ -120,6 +120,10 @@ def _pick_splits(source: TextSource, there: list[str], where: str) -> list[str]:
     return asked or there
 
 
+def _first_line(e: Exception) -> str:
+    return next(iter(str(e).strip().splitlines()), type(e).__name__)
+
+
 def _tfds_rows(source: TextSource, seed: int) -> Iterator[Row]:
     import tensorflow_datasets as tfds
 
@@ -127,23 +131,18 @@ def _tfds_rows(source: TextSource, seed: int) -> Iterator[Row]:
     where = f"TFDS data set {name}"
     try:
         if Path(name).is_dir():
-            builder = tfds.builder_from_directory(name)
+            builder: Any = tfds.builder_from_directory(name)
         else:
             builder = tfds.builder(f"{name}/{source.config}" if source.config else name)
             builder.download_and_prepare(file_format="array_record")
         _require(_columns(source), list(builder.info.features), where)
-        data = {
-            s: builder.as_data_source(split=s) for s in _pick_splits(source, list(builder.info.splits), where)
-        }
+        data = {s: builder.as_data_source(split=s) for s in _pick_splits(source, list(builder.info.splits), where)}
     except tfds.core.DatasetNotFoundError:
+        raise UserError(f"texts.sources: no {where}; give a builder's name or the folder of a prepared one") from None
+    except (ImportError, NotImplementedError, ValueError, OSError, AssertionError) as e:
         raise UserError(
-            f"texts.sources: no {where}; give a builder's name or the folder of a prepared one"
-        ) from None
-    except (ImportError, NotImplementedError, ValueError, FileNotFoundError, AssertionError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise UserError(
-            f"texts.sources: {where} cannot be read without TensorFlow ({reason}); prepare it once where "
-            f"TensorFlow is installed, with file_format='array_record', and give its folder"
+            f"texts.sources: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be: "
+            f"prepare it once elsewhere with file_format='array_record', and give its folder"
         ) from None
     for split, rows in data.items():
         for number in range(len(rows)):
@@ -153,10 +152,9 @@ def _tfds_rows(source: TextSource, seed: int) -> Iterator[Row]:
 def _hf_rows(source: TextSource, seed: int) -> Iterator[Row]:
     try:
         import datasets
+        from datasets.exceptions import DatasetsError
     except ImportError:
-        raise UserError(
-            "texts.sources: hf needs the datasets library: pip install 'jasper-jax[datasets]'"
-        ) from None
+        raise UserError("texts.sources: hf needs the datasets library: pip install 'jasper-jax[datasets]'") from None
     name = str(source.hf)
     where = f"Hugging Face data set {name}"
     try:
@@ -164,17 +162,13 @@ def _hf_rows(source: TextSource, seed: int) -> Iterator[Row]:
             found = datasets.load_from_disk(name)
         else:
             found = datasets.load_dataset(name, name=source.config, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise UserError(f"texts.sources: {where} cannot be read: {reason}") from None
-    if not isinstance(found, dict):
-        found = {str(found.split or "train"): found}
-    for split in _pick_splits(source, list(found), where):
+    except (OSError, ValueError, DatasetsError) as e:
+        raise UserError(f"texts.sources: {where} cannot be read ({_first_line(e)})") from None
+    there: Any = found if isinstance(found, dict) else {str(found.split or "train"): found}
+    for split in _pick_splits(source, list(there), where):
         if "[" in split:
-            raise UserError(
-                f"texts.sources: {where}: a slice ({split}) cannot be streamed; use limit instead"
-            )
-        for number, values in enumerate(found[split]):
+            raise UserError(f"texts.sources: {where}: a slice ({split}) cannot be streamed; use limit instead")
+        for number, values in enumerate(there[split]):
             yield Row(f"{where}, split {split}, row {number}", values)
 
 
@@ -197,9 +191,7 @@ def _columns(source: TextSource) -> list[str]:
 def _require(wanted: list[str], there: list[str], where: str) -> None:
     for name in wanted:
         if name not in there:
-            raise UserError(
-                f"{where}: no column {name!r}; there are {', '.join(there)}{nearest(name, there)}"
-            )
+            raise UserError(f"{where}: no column {name!r}; there are {', '.join(there)}{nearest(name, there)}")
 
 
 def _strings(value: Any, column: str, where: str) -> list[str]:
@@ -210,31 +202,25 @@ def _strings(value: Any, column: str, where: str) -> list[str]:
         try:
             return [value.decode()]
         except UnicodeDecodeError as e:
-            raise UserError(
-                f"{where}: column {column!r} is not UTF-8 ({e.reason} at byte {e.start})"
-            ) from None
+            raise UserError(f"{where}: column {column!r} is not UTF-8 ({e.reason} at byte {e.start})") from None
     if isinstance(value, str):
         if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
-            raise UserError(
-                f"{where}: column {column!r} has half of a surrogate pair, which is not Unicode text"
-            )
+            raise UserError(f"{where}: column {column!r} has half of a surrogate pair, which is not Unicode text")
         return [value]
     if isinstance(value, (list, tuple)) or (hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1):
         return [text for element in value for text in _strings(element, column, where)]
-    raise UserError(
-        f"{where}: column {column!r} holds {type(value).__name__}, text or a list of texts is needed"
-    )
+    raise UserError(f"{where}: column {column!r} holds {type(value).__name__}, text or a list of texts is needed")
 
 
 def _documents(source: TextSource, row: Row) -> Iterator[Document]:
     wanted = _columns(source)
     _require(wanted, list(row.values), row.where)
-    kind = source.kind
+    kind: Any = source.kind
     if kind is None and source.kind_column:
         said = _strings(row.values[source.kind_column], source.kind_column, row.where)
         if said not in (["query"], ["passage"]):
             raise UserError(f"{row.where}: {source.kind_column!r} is {said[:1]}; query or passage is needed")
-        kind = said[0]  # type: ignore[assignment]
+        kind = said[0]
     for column in wanted[: len(wanted) - bool(source.kind_column)]:
         for text in _strings(row.values[column], column, row.where):
             yield Document(text, kind or "passage", label(source))

@@ -92,25 +92,19 @@ class TextStore:
                 _add_row(digests[shard.split], row.text, row.kind)
         seen = _fingerprint({k: d.hexdigest() for k, d in digests.items()}, self.shards)
         if seen != self.fingerprint:
-            raise UserError(
-                f"{self.folder}: fingerprint is {seen}, the manifest says {self.fingerprint}; {_REMEDY}"
-            )
+            raise UserError(f"{self.folder}: fingerprint is {seen}, the manifest says {self.fingerprint}; {_REMEDY}")
 
 
 def _example(text: Text) -> bytes:
     """A tf.Example with the three strings; ``deterministic`` fixes the order of its fields."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    example = tf_example_pb2.Example()
+    example = sh.example_class()()
     for name, value in text._asdict().items():
         example.features.feature[name].bytes_list.value.append(value.encode())
     return example.SerializeToString(deterministic=True)
 
 
 def _parse(record: bytes) -> Row:
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    feature = tf_example_pb2.Example.FromString(record).features.feature
+    feature = sh.example_class().FromString(record).features.feature
     return Row(feature["text"].bytes_list.value[0].decode(), feature["kind"].bytes_list.value[0].decode())
 
 
@@ -167,9 +161,7 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Progress) -> None:
     writers[sh.HELD_OUT].write(iter(selection.held()))
     sizes = {split: writer.rows for split, writer in writers.items()}
     progress.update(task, completed=sizes[sh.TRAIN])
-    _refuse_too_few(
-        texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents")
-    )
+    _refuse_too_few(texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents"))
     map_ = sh.shard_map(sizes, texts.shard_rows)
     entries = []
     for shard, part in zip(map_, [p for w in writers.values() for p in w.parts], strict=True):
@@ -202,9 +194,7 @@ def _write_tfds(folder: Path, shards: Sequence[sh.ShardInfo], entries: list[dict
     size = Counter[str]()
     for entry in entries:
         size[entry["split"]] += entry["bytes"]
-    sh.write_metadata(
-        folder, "texts", features, shards, size, "Texts for distillation, with kind and source."
-    )
+    sh.write_metadata(folder, "texts", features, shards, size, "Texts for distillation, with kind and source.")
 
 
 def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None:
@@ -223,14 +213,10 @@ def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int]) -> li
     if texts.count is not None:
         if sizes[sh.TRAIN] < texts.count:
             notes.append(f"warning: texts.count is {texts.count:,}, the sources gave {sizes[sh.TRAIN]:,}")
-        notes += [
-            f"{name} ran out after {n:,} documents, before texts.count" for name, n in exhausted.items()
-        ]
+        notes += [f"{name} ran out after {n:,} documents, before texts.count" for name, n in exhausted.items()]
     notes += [f"warning: {name} gave no document" for name, n in exhausted.items() if not n]
     if sizes[sh.HELD_OUT] < texts.held_out:
-        notes.append(
-            f"warning: texts.held_out is {texts.held_out:,}, only {sizes[sh.HELD_OUT]:,} were held out"
-        )
+        notes.append(f"warning: texts.held_out is {texts.held_out:,}, only {sizes[sh.HELD_OUT]:,} were held out")
     return notes
 
 
@@ -268,9 +254,7 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
         if (folder / "manifest.json").exists():
             return _open_matching(texts, folder, seed)
         if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"{folder}: not a text store (no manifest.json) and not empty; use another run_dir"
-            )
+            raise UserError(f"{folder}: not a text store (no manifest.json) and not empty; use another run_dir")
         place = folder.parent / f".{folder.name}.building"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()

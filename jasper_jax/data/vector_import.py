@@ -40,14 +40,20 @@ class Imported(NamedTuple):
     duplicates: int
     """Vectors for a text that had one already; the first counts."""
 
+    def __str__(self) -> str:
+        return (
+            f"{self.rows:,} vectors read, {self.extra:,} for texts that are not in the text store, "
+            f"{self.duplicates:,} for texts that had one already (the first counts)"
+        )
+
 
 class _Batch(NamedTuple):
     """Rows ``start`` (from 1) onwards of ``file``."""
 
     file: Path
     start: int
-    texts: list[str | None]
-    kinds: list[str | None]
+    texts: Sequence[str | None]
+    kinds: Sequence[str | None]
     vectors: np.ndarray
 
 
@@ -105,9 +111,7 @@ def _rectangle(path: Path, start: int, column: pa.Array, name: str) -> np.ndarra
     lengths = np.asarray(column.value_lengths().fill_null(-1))
     if (odd := np.flatnonzero((lengths != lengths[0]) | (lengths < 1))).size:
         row = start + int(odd[0])
-        raise UserError(
-            f"{path}, row {row}: {name!r} has {max(lengths[odd[0]], 0)} values, others {lengths.max()}"
-        )
+        raise UserError(f"{path}, row {row}: {name!r} has {max(lengths[odd[0]], 0)} values, others {lengths.max()}")
     values = column.flatten().to_numpy(zero_copy_only=False)  # a null inside becomes NaN, refused later
     return values.reshape(len(column), lengths[0])
 
@@ -123,9 +127,7 @@ def _npy(path: Path, text_file: Path | None) -> Iterator[_Batch]:
     except (ValueError, OSError) as e:
         raise UserError(f"{path}: cannot be read as .npy ({e})") from None
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise UserError(
-            f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; floats of shape [n, T] are needed"
-        )
+        raise UserError(f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; floats of shape [n, T] are needed")
     rows = _texts_beside(found)
     for at in range(0, len(vectors), _ROWS):
         part = np.asarray(vectors[at : at + _ROWS])
@@ -156,21 +158,15 @@ def _texts_beside(path: Path) -> Iterator[tuple[str | None, str | None]]:
 
 def _check(batch: _Batch, dim: int) -> None:
     if batch.vectors.shape[1] != dim:
-        raise UserError(
-            f"{batch.file}: vectors of dimension {batch.vectors.shape[1]}, the teacher's is {dim}"
-        )
+        raise UserError(f"{batch.file}: vectors of dimension {batch.vectors.shape[1]}, the teacher's is {dim}")
     norms = np.linalg.norm(batch.vectors.astype(np.float32), axis=1)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         text = (batch.texts[bad[0]] or "")[:60]
-        raise UserError(
-            f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r})"
-        )
+        raise UserError(f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r})")
     for i, kind in enumerate(batch.kinds):
         if kind not in (None, *KINDS):
-            raise UserError(
-                f"{batch.file}, row {batch.start + i}: kind is {kind!r}; query or passage is needed"
-            )
+            raise UserError(f"{batch.file}, row {batch.start + i}: kind is {kind!r}; query or passage is needed")
 
 
 class _Spool:

@@ -44,9 +44,10 @@ class VectorSpec:
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
     """Rows of ``[n, T]`` divided by their L2 norms, float32; a row of zeros stays zero."""
-    x = np.asarray(vectors, np.float32)
+    x = np.array(vectors, np.float32)
     norms = np.sqrt(np.einsum("nt,nt->n", x, x))
-    return x / np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+    x /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
+    return x
 
 
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:
@@ -61,9 +62,7 @@ def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int
 @functools.cache
 def _prefix(nbytes: int) -> bytes:
     """The bytes of a record before its values: tf.Example's names and lengths, the same for every row."""
-    from tensorflow_datasets.proto import tf_example_pb2
-
-    example = tf_example_pb2.Example()
+    example = sh.example_class()()
     example.features.feature["vector"].bytes_list.value.append(bytes(nbytes))
     return example.SerializeToString(deterministic=True)[:-nbytes]
 
@@ -108,17 +107,17 @@ class Codec:
 
 
 def int8_scales(vectors: np.ndarray) -> np.ndarray:
-    """The scale of each dimension, ``[T]`` float32: the largest magnitude in ``vectors`` becomes 127.
+    """The scale of each dimension, ``[T]`` float32: 1.25 times the largest magnitude in ``vectors`` becomes 127.
 
-    A dimension that is 0 throughout takes the largest scale of all, so that a later value there is not lost.
+    For normal values and 1024 vectors the room above makes the error 0.0096 of a standard deviation; without it
+    clipping adds as much as rounding does, and it is 0.0135. A dimension that is 0 throughout takes the largest
+    scale of all, so that a later value there is not lost.
     """
     largest = np.abs(vectors).max(axis=0)
-    return (np.where(largest > 0, largest, largest.max()) / 127).astype(np.float32)
+    return (1.25 * np.where(largest > 0, largest, largest.max()) / 127).astype(np.float32)
 
 
-def write_metadata(
-    folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo], size: dict[str, int]
-) -> None:
+def write_metadata(folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo], size: dict[str, int]) -> None:
     """The TFDS files of a vector store; ``size`` is the bytes of each split."""
     import tensorflow_datasets as tfds
 
@@ -154,9 +153,7 @@ class VectorStore:
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists() and (folder / "spec.json").exists():
-            there = sum(
-                1 for s in texts.shards if (folder / sh.shard_file("vectors", s, texts.shards)).exists()
-            )
+            there = sum(1 for s in texts.shards if (folder / sh.shard_file("vectors", s, texts.shards)).exists())
             raise UserError(
                 f"{folder}: vectors are incomplete, {there} of {len(texts.shards)} shards are there; "
                 f"continue with jasper embed"
@@ -231,5 +228,10 @@ class TeacherView:
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """``[n, ΣT]`` float32 of norm 1."""
-        vectors = [normalise(store.read(split, indices)) for store in self.stores]
-        return normalise(np.concatenate(vectors, axis=1)) if len(vectors) > 1 else vectors[0]
+        if len(self.stores) == 1:
+            return normalise(self.stores[0].read(split, indices))
+        whole, at = np.empty((len(indices), self.dim), np.float32), 0
+        for store in self.stores:
+            whole[:, at : at + store.dim] = normalise(store.read(split, indices))
+            at += store.dim
+        return normalise(whole)

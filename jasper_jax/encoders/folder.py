@@ -124,9 +124,7 @@ def _steps(path: Path) -> list[tuple[str, str]]:
             )
     short = [(kind.split(".")[-1], folder) for kind, folder in steps]
     if [kind for kind, _ in short[:2]] != ["Transformer", "Pooling"]:
-        raise UserError(
-            f"{file}: begins with {[kind for kind, _ in short[:2]]}; Transformer, Pooling is needed"
-        )
+        raise UserError(f"{file}: begins with {[kind for kind, _ in short[:2]]}; Transformer, Pooling is needed")
     return short
 
 
@@ -142,9 +140,7 @@ def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
     else:
         modes = tuple(mode for key, mode in _OLD_MODES.items() if config.get(key)) or ("mean",)
     unknown = [mode for mode in modes if mode not in MODES] + [
-        key
-        for key, value in config.items()
-        if key.startswith("pooling_mode_") and value and key not in _OLD_MODES
+        key for key, value in config.items() if key.startswith("pooling_mode_") and value and key not in _OLD_MODES
     ]
     if unknown:
         raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")
@@ -242,7 +238,5 @@ def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"{file}: prompts must map names to texts")
     if default is not None and default not in prompts:
-        raise UserError(
-            f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}"
-        )
+        raise UserError(f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}")
     return dict(prompts), default

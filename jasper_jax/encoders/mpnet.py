@@ -97,15 +97,11 @@ class MPNetEmbeddings(nnx.Module):
 class MPNetEnds(nnx.Module):
     def __init__(self, config: MPNetConfig, *, dtype: Any, rngs: nnx.Rngs):
         self.embeddings = MPNetEmbeddings(config, dtype=dtype, rngs=rngs)
-        self.relative_bias = Embedding(
-            BUCKETS, config.num_heads, std=config.init_std, dtype=jnp.float32, rngs=rngs
-        )
+        self.relative_bias = Embedding(BUCKETS, config.num_heads, std=config.init_std, dtype=jnp.float32, rngs=rngs)
 
     def start(self, token_ids: jax.Array, keep: jax.Array, drop: Dropout) -> tuple[jax.Array, Shared]:
         bias = self.relative_bias(relative_buckets(token_ids.shape[1]))  # [L, L, H], by column, padding or not
-        return drop(self.embeddings(token_ids), 0), Shared(
-            keep[:, None, None, :], bias.transpose(2, 0, 1)[None]
-        )
+        return drop(self.embeddings(token_ids), 0), Shared(keep[:, None, None, :], bias.transpose(2, 0, 1)[None])
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x

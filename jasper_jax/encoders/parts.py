@@ -31,9 +31,7 @@ Dropout = Callable[[jax.Array, int], jax.Array]
 class Embedding(nnx.Module):
     """A table ``[V, D]``; rows are taken first and cast after (nnx.Embed casts the whole table at each call)."""
 
-    def __init__(
-        self, rows: int, width: int, *, std: float, dtype: Any, rngs: nnx.Rngs, padding: int | None = None
-    ):
+    def __init__(self, rows: int, width: int, *, std: float, dtype: Any, rngs: nnx.Rngs, padding: int | None = None):
         table = std * jax.random.normal(rngs.params(), (rows, width), jnp.float32)
         if padding is not None and padding < rows:  # as torch's padding_idx: that row starts at zero
             table = table.at[padding].set(0.0)
@@ -44,9 +42,7 @@ class Embedding(nnx.Module):
         return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
 
 
-def dense(
-    d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True
-) -> nnx.Linear:
+def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
     """``x @ kernel + bias``: kernel ``[d_in, d_out]`` drawn from N(0, std²), bias zero."""
     return nnx.Linear(
         d_in,

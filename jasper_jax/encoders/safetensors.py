@@ -56,11 +56,7 @@ class TensorFile(Mapping[str, np.ndarray]):
             header = self._parse(file.read(length))
         self.metadata: dict[str, str] = header.pop("__metadata__", {})
         self._entries = self._check(header, size - 8 - length)
-        self._data = (
-            np.memmap(path, np.uint8, "r", offset=8 + length)
-            if size > 8 + length
-            else np.empty(0, np.uint8)
-        )
+        self._data = np.memmap(path, np.uint8, "r", offset=8 + length) if size > 8 + length else np.empty(0, np.uint8)
 
     def _broken(self, why: str) -> UserError:
         return UserError(f"{self.path}: not a whole safetensors file ({why}); copy or download it again")
@@ -89,7 +85,7 @@ class TensorFile(Mapping[str, np.ndarray]):
                 whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
             except (TypeError, KeyError, ValueError):
                 raise self._broken(f"the header entry of {name} is malformed") from None
-            if not whole:
+            if not whole or not isinstance(kind, str):
                 raise self._broken(f"the header entry of {name} is malformed")
             if kind not in DTYPES:
                 raise UserError(f"{self.path}: {name} is stored as {kind}; {', '.join(DTYPES)} can be read")
@@ -132,7 +128,7 @@ def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
     if pickles:
         raise UserError(
             f"{folder}: has {pickles[0]} but no {SINGLE}; pickled weights are never loaded, convert them once where "
-            f"PyTorch is installed: python -c \"from transformers import AutoModel as M; "
+            f'PyTorch is installed: python -c "from transformers import AutoModel as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
     raise UserError(f"{folder}: no weights; {SINGLE} or {INDEX} is needed")

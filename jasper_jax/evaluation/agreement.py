@@ -31,9 +31,7 @@ class AgreementScore:
     pairs: int
 
 
-def score_agreement(
-    student: ArrayLike, teacher: ArrayLike, neighbours: int = 10, seed: int = 0
-) -> AgreementScore:
+def score_agreement(student: ArrayLike, teacher: ArrayLike, neighbours: int = 10, seed: int = 0) -> AgreementScore:
     """Compare a student's vectors ``[n, E]`` with its teacher's ``[n, T]``, row by row the same texts.
 
     ``seed`` draws the pairs where there are more than ``MOST_PAIRS``. Neighbours are exact, ties by position.
@@ -71,7 +69,6 @@ def text_pairs(count: int, most: int, seed: int = 0) -> tuple[np.ndarray, np.nda
 def pair_similarities(vectors: np.ndarray, i: np.ndarray, j: np.ndarray) -> np.ndarray:
     """Dot products ``[P]`` of the rows ``i`` and ``j`` of ``[n, E]``."""
     parts = [
-        np.einsum("pe,pe->p", vectors[i[k : k + _PAIRS]], vectors[j[k : k + _PAIRS]])
-        for k in range(0, len(i), _PAIRS)
+        np.einsum("pe,pe->p", vectors[i[k : k + _PAIRS]], vectors[j[k : k + _PAIRS]]) for k in range(0, len(i), _PAIRS)
     ]
     return np.concatenate(parts) if parts else np.empty(0, np.float32)

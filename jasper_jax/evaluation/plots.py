@@ -170,9 +170,7 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
     """
     names = retrieval_tests(evaluation)
     if not names or (test is not None and test not in names):
-        raise UserError(
-            f"no retrieval test {test or ''} to plot; the evaluation has {', '.join(names) or 'none'}"
-        )
+        raise UserError(f"no retrieval test {test or ''} to plot; the evaluation has {', '.join(names) or 'none'}")
     test = test or names[0]
     students = [row for row in final_rows(evaluation) if test in row.retrieval]
     others = [row for row in evaluation.rows if test in row.retrieval and row not in students]

@@ -90,8 +90,7 @@ def from_json(path: str | os.PathLike) -> Evaluation:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise UserError(
-            f"{path}: not an evaluation of format 1: {where}: {first['msg']}; "
-            "`jasper evaluate` writes a new one"
+            f"{path}: not an evaluation of format 1: {where}: {first['msg']}; `jasper evaluate` writes a new one"
         ) from error
 
 
@@ -243,13 +242,9 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
     elif names:
         columns.append(_Column("mean nDCG@10", lambda row: ndcg10(row, names)))
     columns.append(
-        _Column(
-            "of better teacher", lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False
-        )
+        _Column("of better teacher", lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False)
     )
-    columns += [
-        _similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)
-    ]
+    columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
     columns += [
         _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),
         _Column("neighbours", lambda row: row.agreement.overlap if row.agreement else None, compact=False),

@@ -34,9 +34,7 @@ def score_similarity(vectors: ArrayLike, human: ArrayLike) -> SimilarityScore:
     """
     rows, human = unit(vectors), np.asarray(human, dtype=np.float64)
     if human.shape != (len(rows), len(rows)):
-        raise ValueError(
-            f"{len(rows)} vectors need judgements of shape {(len(rows),) * 2}, not {human.shape}"
-        )
+        raise ValueError(f"{len(rows)} vectors need judgements of shape {(len(rows),) * 2}, not {human.shape}")
     upper = np.triu_indices(len(rows), k=1)
     return SimilarityScore(spearman((rows @ rows.T)[upper], human[upper]), pairs=len(upper[0]))
 

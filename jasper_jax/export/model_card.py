@@ -59,10 +59,7 @@ def model_card(
         "",
         "| dimension | made by |",
         "| ---: | --- |",
-        *(
-            f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |"
-            for dim, p in served.items()
-        ),
+        *(f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |" for dim, p in served.items()),
         "",
         "Prompts: " + "; ".join(f"{kind} `{text!r}`" for kind, text in student.prompts.items()) + ".",
         "",

@@ -56,9 +56,7 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     if not checkpoints.has(checkpoints.final(last)):
         raise UserError(f"{run.folder}: {run.stages[last].name} is not finished; run jasper train first")
     source = run.student_source()
-    student, template, tokenizer = load_student(
-        run.recipe, run.teacher_dim if run.needs_vectors else None, source
-    )
+    student, template, tokenizer = load_student(run.recipe, run.teacher_dim if run.needs_vectors else None, source)
     params = checkpoints.load(checkpoints.final(last), abstract(template))
     trained = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
     served = providers(trained, run.recipe.export.dims)
@@ -108,9 +106,7 @@ def write_folder(
             for i, (path, kind) in enumerate(modules)
         ],
     )
-    _write_json(
-        folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False}
-    )
+    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
     modes = {f"pooling_mode_{old}": new in student.pooling.modes for new, old in POOLING_KEYS.items()}
     _write_json(
         folder / "1_Pooling" / "config.json",

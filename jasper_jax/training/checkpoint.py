@@ -73,7 +73,9 @@ class Checkpoints:
 
     # ------------------------------------------------------------------ saving
 
-    def save(self, path: Path, tree: Any, metadata: Mapping[str, Any], *, done: Callable[[], None] = lambda: None) -> None:
+    def save(
+        self, path: Path, tree: Any, metadata: Mapping[str, Any], *, done: Callable[[], None] = lambda: None
+    ) -> None:
         """Start writing ``tree``; returns once the values are copied. A save still under way is waited for first.
 
         ``done`` runs when the checkpoint is whole (used to drop older ones).

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,8 +15,6 @@ from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
-from jasper_jax.errors import UserError
-from jasper_jax.files import write_atomic
 from jasper_jax.progress import bar, say
 from jasper_jax.run import Run, environment
 from jasper_jax.stages import ResolvedStage
@@ -28,8 +24,9 @@ from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import make_partition
+from jasper_jax.training.stage_log import Compiled, StageLog
 from jasper_jax.training.start import ridge_heads
-from jasper_jax.training.step import StageProgram, make_program
+from jasper_jax.training.step import make_program
 
 Params = dict[str, Any]
 
@@ -129,7 +126,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         shapes=settings.shapes,
     )
     compiled = Compiled(program)
-    log = StageLog(context, stage, compiled)
+    log = StageLog(stage, compiled, context.metrics, context.texts, run.folder)
     offset = sum(s.steps for s in run.stages[: stage.index])
     pending: tuple[int, LoadedBatch, Any] | None = None
     step = first_step
@@ -143,19 +140,19 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
             pending = (offset + batch.number + 1, batch, values)
             step = batch.number + 1
             progress.advance(note=log.note)
-            last = step == stage.steps
+            last, asked = step == stage.steps, context.stop()
             evaluating = settings.evaluate_every and step % settings.evaluate_every == 0
             saving = step % settings.save_every == 0 and not last
-            if last or evaluating or saving or context.stop():
+            if last or evaluating or saving or asked:
                 log.step(*pending)  # a checkpoint is written only once all its steps are known to be finite
                 pending = None
             if last or evaluating:
                 log.evaluation(offset + step, step, batches, lambda arrays: compiled.evaluate(trained, frozen, arrays))
-            if (saving or context.stop()) and not last:
+            if (saving or asked) and not last:
                 context.checkpoints.save_step(
                     Position(stage.index, step), {"trained": trained, "optimizer": opt_state}, _metadata(run)
                 )
-            if context.stop() and not last:
+            if asked and not last:
                 break
 
     seconds = time.monotonic() - began
@@ -189,126 +186,6 @@ def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> 
         context.checkpoints.save(start, jax.tree.map(jnp.asarray, params), {"stage": 0, "step": 0, **_metadata(run)})
         context.checkpoints.wait()
     return params
-
-
-class Compiled:
-    """The stage's programs, compiled when a shape is first seen; counts them and the seconds it took."""
-
-    def __init__(self, program: StageProgram):
-        self._program = program
-        self._known: dict[Any, Any] = {}
-        self.seconds = 0.0
-
-    @property
-    def count(self) -> int:
-        """Programs compiled so far, the evaluation's among them."""
-        return len(self._known)
-
-    def step(self, *args: Any) -> Any:
-        return self._call("step", self._program.step, args, args[3])
-
-    def evaluate(self, *args: Any) -> Any:
-        return self._call("evaluate", self._program.evaluate, args, args[2])
-
-    def _call(self, name: str, function: Any, args: tuple[Any, ...], batch: Any) -> Any:
-        key = (name, *(ids.shape for ids, _ in batch["groups"]))
-        if key not in self._known:
-            began = time.monotonic()
-            self._known[key] = function.lower(*args).compile()
-            self.seconds += time.monotonic() - began
-        return self._known[key](*args)
-
-
-class StageLog:
-    """Turns a stage's device metrics into events, and stops the run at a loss that is not finite."""
-
-    def __init__(self, context: Training, stage: ResolvedStage, compiled: Compiled):
-        self.context, self.stage, self.compiled = context, stage, compiled
-        self.note = ""
-        self.first_loss = self.last_loss = math.nan
-        self._tokens = self._slots = 0
-        self._clock = time.monotonic()
-        self._compiled_before = 0.0
-
-    @property
-    def padding_share(self) -> float:
-        """Share of padding over the steps logged so far."""
-        return 1.0 - self._tokens / self._slots if self._slots else 0.0
-
-    def step(self, global_step: int, batch: LoadedBatch, values: Mapping[str, jax.Array]) -> None:
-        """Log one step; waits for its values."""
-        numbers = {k: float(v) for k, v in jax.device_get(dict(values)).items()}
-        bad = [k for k, v in numbers.items() if not math.isfinite(v)]
-        if bad:
-            self._not_finite(bad, numbers, batch)
-        now = time.monotonic()
-        seconds = now - self._clock - (self.compiled.seconds - self._compiled_before)
-        self._clock, self._compiled_before = now, self.compiled.seconds
-        self._tokens += batch.tokens
-        self._slots += batch.slots
-        loss = numbers.pop("loss")
-        self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
-        self.last_loss = loss
-        self.note = f"loss {loss:.4g}"
-        self.context.metrics.write(
-            {
-                "event": "step",
-                "stage": self.stage.name,
-                "stage_index": self.stage.index,
-                "step": batch.number + 1,
-                "global_step": global_step,
-                "loss": loss,
-                "grad_norm": numbers.pop("grad_norm"),
-                "learning_rate": numbers.pop("learning_rate"),
-                "terms": numbers,
-                "texts_per_second": len(batch.indices) / seconds if seconds > 0 else None,
-                "tokens_per_second": batch.tokens / seconds if seconds > 0 else None,
-                "padding_share": batch.padding_share,
-                "programs": self.compiled.count,
-            }
-        )
-
-    def evaluation(
-        self, global_step: int, step: int, batches: Batches, evaluate: Callable[[Any], Mapping[str, jax.Array]]
-    ) -> None:
-        """The stage's losses on the held-out texts, averaged over their batches."""
-        if not batches.held_out_batches:
-            return
-        totals: dict[str, list[float]] = {}
-        for number in range(batches.held_out_batches):
-            for name, value in evaluate(batches.held_out(number).arrays).items():
-                totals.setdefault(name, []).append(float(value))
-        means = {name: float(np.mean(values)) for name, values in totals.items()}
-        self.context.metrics.write(
-            {
-                "event": "evaluation",
-                "stage": self.stage.name,
-                "stage_index": self.stage.index,
-                "step": step,
-                "global_step": global_step,
-                "loss": means.pop("loss"),
-                "terms": means,
-            }
-        )
-        self._clock = time.monotonic()
-        self._compiled_before = self.compiled.seconds
-
-    def _not_finite(self, bad: list[str], numbers: Mapping[str, float], batch: LoadedBatch) -> None:
-        terms = [name for name in bad if "/" in name and not name.endswith("/total")] or bad
-        rows = self.context.texts.read("train", batch.indices)
-        path = self.context.run.folder / "not_finite.json"
-        record = {
-            "stage": self.stage.name,
-            "step": batch.number + 1,
-            "values": {k: str(v) for k, v in numbers.items()},
-            "texts": [{"record": int(i), "kind": r.kind, "text": r.text} for i, r in zip(batch.indices, rows)],
-        }
-        write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False))
-        raise UserError(
-            f"{self.stage.name}, step {batch.number + 1}: {', '.join(terms)} (head/term) not finite; the batch's"
-            f" {len(rows)} texts are in {path}, the first is {rows[0].text[:60]!r}; the last checkpoint is intact:"
-            f" lower stages[{self.stage.index}].learning_rate or remove the texts"
-        )
 
 
 def _stage_seed(seed: int, index: int) -> int:

@@ -56,7 +56,9 @@ def make_loss(
         sources = {"pooled": pooled, **vectors, **({"teachers": batch["teachers"]} if "teachers" in batch else {})}
         targets = {name: sources[recipe.heads[name].target] for name in stage.heads}
         terms = distillation_losses(vectors, targets, spec)
-        return reduce_heads(terms, stage.reduce_heads), {f"{name}/{term}": v for name, t in terms.items() for term, v in t.items()}
+        return reduce_heads(terms, stage.reduce_heads), {
+            f"{name}/{term}": v for name, t in terms.items() for term, v in t.items()
+        }
 
     return loss
 
@@ -88,7 +90,7 @@ def make_program(
             return loss(partition.merge(part, frozen), batch, key)
 
         (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, opt_state, trained)
         metrics = {"loss": value, "grad_norm": norm, "learning_rate": jnp.asarray(rate(number), jnp.float32)}
         return optax.apply_updates(trained, updates), opt_state, {**metrics, **terms}

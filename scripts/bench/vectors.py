@@ -31,9 +31,7 @@ def seconds(work: Callable[[], object]) -> float:
 def text_store(folder: Path, rows: int) -> TextStore:
     lines = (folder / "texts.txt").open("w", encoding="utf-8")
     with lines:
-        lines.writelines(
-            f"text number {i} about nothing much, of a common length. " * 8 + "\n" for i in range(rows)
-        )
+        lines.writelines(f"text number {i} about nothing much, of a common length. " * 8 + "\n" for i in range(rows))
     source = TextSource(text=str(folder / "texts.txt"))
     texts = Texts(sources=[source], held_out=0, augment=Augment(split_share=0, shuffle_share=0))
     return build_text_store(texts, folder / "texts", seed=0, progress=False)
@@ -45,9 +43,7 @@ def bench(texts: TextStore, folder: Path, dim: int, dtype: str, batch: int) -> V
     spec = VectorSpec({"id": "random"}, {"query": "", "passage": ""}, "mean", None, dim, dtype)  # type: ignore[arg-type]
     stores: list[VectorStore | None] = []
     write = seconds(
-        lambda: stores.append(
-            embed_teacher(folder / dtype, texts, spec, lambda t, _: made[: len(t)], progress=False)
-        )
+        lambda: stores.append(embed_teacher(folder / dtype, texts, spec, lambda t, _: made[: len(t)], progress=False))
     )
     [store] = stores
     assert store is not None

@@ -18,9 +18,7 @@ class IndexServer:
         self.projects: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.listed: dict[str, str] = {}  # file name -> a sha256 listed instead of the true one
         self.ranges = True
-        self.breaks: dict[str, list[int]] = defaultdict(
-            list
-        )  # bytes sent of each answer before the line goes dead
+        self.breaks: dict[str, list[int]] = defaultdict(list)  # bytes sent of each answer before the line goes dead
         self.statuses: dict[str, list[int]] = defaultdict(list)  # statuses answered first
         self.content_type = "text/html"
         self.requests: list[tuple[str, str | None, str | None]] = []  # path, Range, Authorization

@@ -7,11 +7,11 @@ import random
 
 import pytest
 import requests
-from index_server import IndexServer
 
 from jasper_jax.data import download as module
 from jasper_jax.data.download import Unavailable, download, hub_snapshot, persist
 from jasper_jax.errors import UserError
+from tests.data.index_server import IndexServer
 
 DATA = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()
@@ -178,6 +178,9 @@ def test_hub_errors_are_one_line(monkeypatch, tmp_path):
     assert failing(of(errors.GatedRepoError)).endswith("then `hf auth login`")
     assert "no such model" in failing(of(errors.RepositoryNotFoundError))
     assert failing(of(errors.RevisionNotFoundError)) == "hub org/name@v1: there is no such revision"
-    text = failing(errors.LocalEntryNotFoundError("Cannot find the files\nin the cache."))
-    assert text == "hub org/name@v1: Cannot find the files in the cache."
+    missing = errors.LocalEntryNotFoundError("Got: ConnectError\nPlease check your connection.")
+    assert failing(missing) == "hub org/name@v1: Got: ConnectError"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert failing(missing) == "hub org/name@v1: HF_HUB_OFFLINE is set, and the hub's cache does not have it"
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     assert "bad id" in failing(errors.HFValidationError("bad id"))

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import requests
-from index_server import IndexServer, tar_of, zip_of
 
 from jasper_jax.data import download as transfer
 from jasper_jax.data.catalogue import Archive
@@ -22,6 +21,7 @@ from jasper_jax.data.package_index import (
     pip_settings,
 )
 from jasper_jax.errors import UserError
+from tests.data.index_server import IndexServer, tar_of, zip_of
 
 DATA = zip_of({"thing/text.txt": b"hello"})
 
@@ -67,7 +67,7 @@ def test_pip_s_files_are_read_in_pip_s_order(monkeypatch, tmp_path):
     shared, user, chosen = tmp_path / "xdg" / "pip", tmp_path / "home" / "pip", tmp_path / "own.conf"
     for folder in (shared, user):
         folder.mkdir(parents=True)
-    (shared / "pip.conf").write_text("[global]\nindex-url = https://shared/simple\ncert = /shared.pem\n")
+    (shared / "pip.conf").write_text("[global]\nindex-url = https://shared/simple\nexample = shared\n")
     (user / "pip.conf").write_text(
         "[global]\nindex_url = https://user/simple\nextra-index-url =\n    https://one/simple\n    https://two\n"
     )
@@ -78,14 +78,14 @@ def test_pip_s_files_are_read_in_pip_s_order(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_CONFIG_FILE", str(chosen))
     assert urls()[0] == "https://user/simple/"
     assert {"https://one/simple/", "https://two/"} <= set(urls())
-    assert pip_settings()["cert"] == "/shared.pem"
+    assert pip_settings()["example"] == "shared"
     chosen.write_text("[install]\nindex-url = https://chosen/simple\n[global]\nindex-url = https://never\n")
     assert urls()[0] == "https://chosen/simple/"
     monkeypatch.setenv("PIP_INDEX_URL", "https://env/simple/")
     monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://more/simple https://env/simple")
     assert urls() == ["https://env/simple/", "https://more/simple/"]
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)  # pip reads no file then
-    assert "cert" not in pip_settings()
+    assert "example" not in pip_settings()
     chosen.write_text("index-url = no section\n")
     monkeypatch.setenv("PIP_CONFIG_FILE", str(chosen))
     with pytest.raises(UserError, match=r"own\.conf"):
@@ -197,9 +197,7 @@ FILES = {"root/a.txt": b"a" * 5000, "root/deep/b.txt": b"b", "root/c.py": b"c", 
 def test_members_are_taken_and_nothing_else(tmp_path, name, pack):
     (tmp_path / name).write_bytes(pack(FILES))
     extract(tmp_path / name, "root/", ["a.txt", "deep/b.txt"], tmp_path / "into")
-    found = {
-        p.relative_to(tmp_path / "into").as_posix(): p.read_bytes() for p in tmp_path.rglob("into/**/*.*")
-    }
+    found = {p.relative_to(tmp_path / "into").as_posix(): p.read_bytes() for p in tmp_path.rglob("into/**/*.*")}
     assert found == {"a.txt": b"a" * 5000, "deep/b.txt": b"b"}
     with pytest.raises(UserError, match=rf"{name} holds no root/d\.txt, root/e\.txt"):
         extract(tmp_path / name, "root/", ["a.txt", "e.txt", "d.txt"], tmp_path / "into")

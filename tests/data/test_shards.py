@@ -18,9 +18,7 @@ def make(folder, sizes, shard_rows=4):
     shards = sh.shard_map(sizes, shard_rows)
     names = {s: sh.shard_file("texts", s, shards) for s in shards}
     for s in shards:
-        sh.write_records(
-            folder / names[s], [f"{s.split} {s.start + i}".encode() for i in range(s.rows)], compress=True
-        )
+        sh.write_records(folder / names[s], [f"{s.split} {s.start + i}".encode() for i in range(s.rows)], compress=True)
     return sh.ShardReader(folder, names, "mend it", open_files=2)
 
 
@@ -130,11 +128,10 @@ def test_write_once_without_hard_links(tmp_path, monkeypatch):
 
 
 def test_leftovers_go_and_nothing_else(tmp_path):
-    (tmp_path / ".x.123.tmp").write_text("half")
-    (tmp_path / ".metadata-1.tmp").mkdir()
-    (tmp_path / "x").write_text("whole")
-    files.remove_leftovers(tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    for name in (".x.123.tmp", ".x.456.tmp", ".y.123.tmp", "x"):
+        (tmp_path / name).write_text("")
+    files.remove_leftovers(tmp_path, ["x", "z"])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".y.123.tmp", "x"]
 
 
 @pytest.mark.parametrize(

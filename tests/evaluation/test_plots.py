@@ -54,9 +54,7 @@ def events() -> list[dict]:
         out.append(step(k, 1 if k <= 30 else 2, 100.0 / k, terms))
         if k % 20 == 0:
             held = {"fc1/cosine": 60.0 / k}
-            out.append(
-                {"event": "evaluation", "stage_index": 0, "global_step": k, "loss": 1.0, "terms": held}
-            )
+            out.append({"event": "evaluation", "stage_index": 0, "global_step": k, "loss": 1.0, "terms": held})
     return out
 
 
@@ -92,9 +90,7 @@ def test_the_shortest_runs_are_drawn(tmp_path):
     out = tmp_path / "one.png"
     plot_training(write(tmp_path / "a.jsonl", [step(1, 1, 2.0, {})]), out)
     assert ink(out) > 0.005
-    plot_training(
-        write(tmp_path / "b.jsonl", [step(k, 1, float("nan"), {"fc1/x": 0.0}) for k in (1, 2)]), out
-    )
+    plot_training(write(tmp_path / "b.jsonl", [step(k, 1, float("nan"), {"fc1/x": 0.0}) for k in (1, 2)]), out)
     assert ink(out) > 0.005
 
 

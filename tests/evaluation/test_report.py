@@ -136,9 +136,7 @@ def test_best_of_a_column_is_bold(evaluation):
 
 def test_markdown_table(evaluation):
     lines = markdown_table(evaluation).splitlines()
-    assert lines[0] == (
-        "| provider | dim | nDCG@10 | Recall@1 | Recall@10 | MRR@10 | Lee Spearman | agreement |"
-    )
+    assert lines[0] == ("| provider | dim | nDCG@10 | Recall@1 | Recall@10 | MRR@10 | Lee Spearman | agreement |")
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert lines[3] == ("| teacher large | 768 | 0.740 ± 0.012 | 0.640 | 0.840 | 0.720 | **0.612** | – |")
     assert lines[-1] == "| after stage 2 | 256 | 0.610 ± 0.012 | 0.510 | 0.710 | 0.590 | – | **0.871** |"
@@ -160,9 +158,7 @@ def test_names_are_not_markup():
 
 def test_several_tests_are_shown_with_their_mean(evaluation):
     rows = [
-        r.model_copy(
-            update={"retrieval": {**r.retrieval, "wiki": score(0.2 + r.retrieval["nyt"].ndcg10.value)}}
-        )
+        r.model_copy(update={"retrieval": {**r.retrieval, "wiki": score(0.2 + r.retrieval["nyt"].ndcg10.value)}})
         for r in evaluation.rows[:-1]
     ]
     both = Evaluation(rows=[*rows, evaluation.rows[-1]])

@@ -17,9 +17,7 @@ def make(seed: int, queries: int = 30, passages: int = 60, dim: int = 8):
     """Random vectors; relevant passages are near their query more often than not."""
     rng = np.random.default_rng(seed)
     documents = rng.normal(size=(passages, dim)).astype(np.float32)
-    answers = [
-        rng.choice(passages, size=1 + k % 3, replace=False, shuffle=False).tolist() for k in range(queries)
-    ]
+    answers = [rng.choice(passages, size=1 + k % 3, replace=False, shuffle=False).tolist() for k in range(queries)]
     questions = np.stack([documents[a].mean(axis=0) for a in answers]) + rng.normal(size=(queries, dim))
     test = RetrievalTest(
         passages={f"p{k:03d}": "" for k in range(passages)},

@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Set up and run the quickstart: two real teachers into three layers of MiniLM, on a CPU.
+#
+#   scripts/quickstart.sh [--no-torch] [key=value ...]
+#
+# Makes a virtual environment in .venv (or uses $VENV), installs the package, runs configs/quickstart.yaml.
+# Killed or interrupted, the same command continues. --no-torch leaves PyTorch out: the exported folder is then
+# checked without it. key=value changes the recipe, e.g. 'texts.sources=[{jsonl: my.jsonl}]' run_dir=runs/mine.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+extra=quickstart
+overrides=()
+for argument in "$@"; do
+  case "$argument" in
+    --no-torch) extra=plot ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    *=*) overrides+=("$argument") ;;
+    *) echo "quickstart.sh: unknown argument '$argument'; allowed: --no-torch, key=value" >&2; exit 2 ;;
+  esac
+done
+
+# shellcheck source=scripts/environment.sh
+source scripts/environment.sh
+set_up "$extra"
+
+exec "$VENV/bin/jasper" run configs/quickstart.yaml ${overrides[@]+"${overrides[@]}"}

@@ -1,0 +1,147 @@
+"""States and gradients equal transformers', family by family, however padded and whichever way computed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from jasper_jax.encoders import attention
+from jasper_jax.encoders.registry import encoder_from_folder
+from jasper_jax.encoders.weights import load_params, state_dict
+from jasper_jax.errors import UserError
+from tests.encoders.reference import FAMILIES, LONGEST, ragged, save, torch_model, torch_states
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def pair(family, tmp_path_factory):
+    """(torch model, encoder, params) with the same weights."""
+    model = torch_model(family)
+    folder = save(model, tmp_path_factory.mktemp(family))
+    encoder = encoder_from_folder(folder)
+    return model, encoder, load_params(folder, encoder)
+
+
+@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_states(pair, family, side, implementation):
+    model, encoder, params = pair
+    encoder = dataclasses.replace(encoder, attention=implementation)
+    ids, mask = ragged(family, side)
+    states = np.asarray(encoder.apply(params, ids, mask))
+    expected = torch_states(model, ids, mask)
+    assert np.isfinite(states).all()
+    assert np.abs(states - expected)[mask == 1].max() < 1e-5
+    assert np.abs(expected[mask == 1]).max() > 1
+
+
+def test_every_position(pair, family):
+    model, encoder, params = pair
+    assert encoder.max_positions == LONGEST
+    ids, mask = ragged(family, "right", rows=2, length=LONGEST)
+    np.testing.assert_allclose(
+        np.asarray(encoder.apply(params, ids, mask))[0], torch_states(model, ids, mask)[0], atol=1e-5
+    )
+    with pytest.raises(UserError, match="positions for 40"):
+        encoder.apply(params, np.ones((1, LONGEST + 1), np.int32), np.ones((1, LONGEST + 1), np.int32))
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_gradients(pair, family, remat):
+    """Of a random linear function of the states, w.r.t. every tensor, through the weight table."""
+    model, encoder, params = pair
+    ids, mask = ragged(family, "right")
+    direction = np.random.default_rng(1).normal(size=(*ids.shape, encoder.hidden_size)).astype(np.float32)
+    direction *= mask[:, :, None]
+
+    def loss(params):
+        return (encoder.apply(params, ids, mask, remat=remat) * direction).sum()
+
+    gradients = state_dict(jax.jit(jax.grad(loss))(params), encoder)
+    model.zero_grad()
+    states = model(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()).last_hidden_state
+    (states * torch.tensor(direction)).sum().backward()
+    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    assert set(expected) == set(gradients)
+    scale = max(np.abs(g).max() for g in expected.values())
+    for name, gradient in gradients.items():
+        if name.endswith(("word_embeddings.weight", "position_embeddings.weight")):
+            # torch's padding_idx stops the gradient of that row; no token of a text stands on it
+            rows = np.abs(expected[name]).max(axis=1) > 0
+            gradient, expected[name] = gradient[rows], expected[name][rows]
+        np.testing.assert_allclose(gradient, expected[name], atol=2e-6 * scale, err_msg=name)
+
+
+def test_rows_in_groups(pair, family, monkeypatch):
+    """Attention over groups of rows, as for long texts, is attention over all rows."""
+    _, encoder, params = pair
+    encoder = dataclasses.replace(encoder, attention="heads_first")
+    ids, mask = ragged(family, "right", rows=6)
+
+    def run(params):
+        return encoder.apply(params, ids, mask)
+
+    whole = run(params)
+    assert "while" not in jax.jit(lambda x: attention.attend(x, x, x)).lower(jnp.ones((6, 20, 4, 8))).as_text()
+    monkeypatch.setattr(attention, "_CACHE", 2 * 4 * 4 * 20 * 20)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert "while" in jax.jit(lambda x: attention.attend(x, x, x)).lower(jnp.ones((6, 20, 4, 8))).as_text()
+    np.testing.assert_allclose(run(params), whole, atol=2e-6)
+
+
+def test_padding_and_neighbours_do_not_matter(pair, family):
+    _, encoder, params = pair
+    ids, mask = ragged(family, "right")
+    states = np.asarray(encoder.apply(params, ids, mask))
+    n = int(mask[2].sum())
+    alone = np.asarray(encoder.apply(params, ids[2:3, :n], mask[2:3, :n]))
+    np.testing.assert_allclose(states[2, :n], alone[0], atol=5e-6)
+
+
+@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
+def test_an_empty_row_is_finite(pair, family, implementation):
+    _, encoder, params = pair
+    encoder = dataclasses.replace(encoder, attention=implementation)
+    ids, mask = ragged(family, "right", rows=3)
+    mask[1] = 0
+
+    def total(params):
+        states = encoder.apply(params, ids, mask)
+        return jnp.where(mask[:, :, None] == 1, states, 0).sum(), states
+
+    (_, states), gradients = jax.value_and_grad(total, has_aux=True)(params)
+    assert np.isfinite(states).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
+
+
+def test_bfloat16_is_near(pair, family):
+    _, encoder, params = pair
+    ids, mask = ragged(family, "right")
+    states = encoder.apply(params, ids, mask, compute_dtype="bfloat16")
+    assert states.dtype == jnp.bfloat16
+    exact = np.asarray(encoder.apply(params, ids, mask))
+    error = np.abs(np.asarray(states, np.float32) - exact)[mask == 1]
+    assert 1e-4 < error.mean() < 0.05
+
+
+def test_dropout(pair, family):
+    _, encoder, params = pair
+    ids, mask = ragged(family, "right")
+
+    def run(rate, seed):
+        return np.asarray(encoder.apply(params, ids, mask, dropout=rate, dropout_key=jax.random.key(seed)))
+
+    np.testing.assert_array_equal(run(0.0, 1), encoder.apply(params, ids, mask))
+    np.testing.assert_array_equal(run(0.3, 1), run(0.3, 1))
+    assert np.abs(run(0.3, 1) - run(0.3, 2)).max() > 0.1
+    with pytest.raises(ValueError, match="dropout_key"):
+        encoder.apply(params, ids, mask, dropout=0.1)

@@ -1,0 +1,164 @@
+"""The exported folder: loads in sentence-transformers at every dimension, is its own teacher, and is never half there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jasper_jax.commands import run_all
+from jasper_jax.embedder import Embedder
+from jasper_jax.errors import UserError
+from jasper_jax.evaluation.report import from_json
+from jasper_jax.export import check
+from jasper_jax.export.sentence_transformers import export
+from jasper_jax.run import Run
+from tests.tiny import recipe, sentences
+
+STAGE = {"steps": 2, "batch_size": 16, "learning_rate": 1e-2}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("export")
+    chosen = recipe(
+        place,
+        stages=[{"stage": 3, **STAGE}],
+        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+        heads={
+            "fc1": {"dim": "teachers", "nested": [12, 8], "init": "ridge"},
+            "fc2": {"dim": 8},
+            "fc3": {"dim": 6, "bias": False},
+        },
+        student={"model": str(place / "student"), "layers": [2, 0], "prompts": {"query": "what is "}},
+    )
+    run_all(chosen)
+    return Run(chosen, progress=False)
+
+
+def test_sentence_transformers_gives_the_vectors_of_jax_at_every_dimension(run: Run, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = tmp_path / "model"
+    shutil.copytree(run.folder / "export", folder)
+    texts = sentences(20, seed=5)
+    ours = Embedder.load(folder)
+    assert ours.dims == [6, 8, 12, 24]
+    for dim in ours.dims:
+        modules = json.loads((folder / "modules.json").read_text())
+        modules[2]["path"] = f"2_Dense_{dim}"
+        (folder / "modules.json").write_text(json.dumps(modules))
+        theirs = SentenceTransformer(str(folder), device="cpu")
+        for kind in ("query", "passage"):
+            expected = theirs.encode(texts, prompt_name=kind)
+            np.testing.assert_allclose(ours.encode(texts, kind=kind, dim=dim), expected, atol=2e-6)
+            np.testing.assert_allclose(np.linalg.norm(expected, axis=1), 1.0, atol=1e-6)
+
+
+def test_a_separate_head_wins_and_the_recipe_may_choose(run: Run, tmp_path: Path) -> None:
+    assert json.loads((run.folder / "export" / "jasper.json").read_text())["dims"] == {
+        "24": "fc1", "12": "fc1", "8": "fc2", "6": "fc3"
+    }  # fmt: skip
+    chosen = run.recipe.model_copy(update={"export": run.recipe.export.model_copy(update={"dims": {8: "fc1"}})})
+    folder, _ = export(Run(chosen, progress=False), tmp_path / "out")
+    texts = sentences(5)
+    long, short = (Embedder.load(folder).encode(texts, dim=d) for d in (24, 8))
+    cut = long[:, :8] / np.linalg.norm(long[:, :8], axis=1, keepdims=True)
+    np.testing.assert_allclose(short, cut, atol=1e-5)
+
+
+def test_half_precision_and_no_normalize(run: Run, tmp_path: Path) -> None:
+    settings = run.recipe.export.model_copy(update={"dtype": "float16", "normalize": False, "dim": 12})
+    folder, verdict = export(Run(run.recipe.model_copy(update={"export": settings}), progress=False), tmp_path / "out")
+    assert "vectors agree" in verdict
+    modules = json.loads((folder / "modules.json").read_text())
+    assert [m["type"].split(".")[-1] for m in modules] == ["Transformer", "Pooling", "Dense"]
+    assert modules[2]["path"] == "2_Dense_12"
+
+
+def test_without_torch_the_files_are_read_back_and_it_says_so(run: Run, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    _, verdict = export(run, tmp_path / "out")
+    assert "without torch" in verdict
+
+
+def test_a_mismatch_is_refused_and_nothing_is_put_in_place(run: Run, tmp_path: Path, monkeypatch) -> None:
+    honest = check._in_numpy
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(check, "_in_numpy", lambda *a: {k: v[:, ::-1] for k, v in honest(*a).items()})
+    with pytest.raises(UserError, match="differ from the student's"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_with_something_else_is_refused_and_an_earlier_export_replaced(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="not an earlier export"):
+        export(run, tmp_path / "out")
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "years of work"
+    monkey = {p.name: p.read_bytes() for p in (run.folder / "export").iterdir() if p.is_file()}
+    export(run, run.folder / "export")
+    assert {p.name: p.read_bytes() for p in (run.folder / "export").iterdir() if p.is_file()} == monkey
+
+
+def test_an_exported_folder_is_the_next_teacher_and_student(run: Run, tmp_path: Path) -> None:
+    folder = str(run.folder / "export")
+    heads = {"fc1": {"dim": "teachers"}}
+    teachers = [{"name": "old", "model": folder, "dim": 12}]
+    again = recipe(
+        tmp_path, heads=heads, teachers=teachers, student={"model": folder}, stages=[{"stage": 1, **STAGE}],
+        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+    )  # fmt: skip
+    run_all(again)
+    assert Embedder.load(tmp_path / "run" / "export").dims == [12]
+
+
+def test_the_card_says_where_the_model_comes_from(run: Run) -> None:
+    card = (run.folder / "export" / "README.md").read_text()
+    assert card.startswith("---\n")
+    assert "library_name: sentence-transformers" in card
+    assert "2_Dense_24" in card
+    assert "| stage-3 |" in card
+    assert "## Scores" in card
+
+
+def test_the_evaluation_holds_everybody(run: Run) -> None:
+    rows = from_json(run.folder / "evaluation.json").rows
+    names = [(r.provider, r.head, r.dim) for r in rows]
+    assert names[:4] == [
+        ("teacher a", None, 16),
+        ("teacher b", None, 8),
+        ("teachers concatenated", None, 24),
+        ("student before training", "pooled", 16),
+    ]
+    assert [n[1:] for n in names if n[0] == "after stage-3"] == [
+        ("fc1", 24),
+        ("fc1", 12),
+        ("fc1", 8),
+        ("fc2", 8),
+        ("fc3", 6),
+    ]
+    assert all(r.agreement is not None for r in rows)
+
+
+def test_shortening_needs_no_teacher_and_leaves_the_encoder_alone(tmp_path: Path) -> None:
+    chosen = recipe(
+        tmp_path,
+        teachers=[],
+        student={"model": str(tmp_path / "student")},
+        heads={"short": {"dim": 6, "nested": [3], "target": "pooled", "init": "ridge"}},
+        stages=[{"name": "shorten", "train": ["heads/**"], "heads": ["short"], **STAGE}],
+        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+    )
+    run_all(chosen)
+    from safetensors.numpy import load_file
+
+    before, after = (load_file(tmp_path / p / "model.safetensors") for p in ("student", "run/export"))
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+    assert not (tmp_path / "run" / "vectors").exists()
+    assert Embedder.load(tmp_path / "run" / "export").dims == [3, 6]

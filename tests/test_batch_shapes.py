@@ -1,0 +1,87 @@
+"""Every text is in one batch that holds it, and the shapes are the best few."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jasper_jax.batch_shapes import choose_lengths, length_table, plan_batches
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 300), max_size=80),
+    batch_tokens=st.integers(1, 2000),
+    program_cost=st.floats(0, 1e5),
+)
+def test_every_text_once_in_a_batch_that_holds_it(lengths, batch_tokens, program_cost):
+    lengths = np.array(lengths, np.int64)
+    batches = plan_batches(lengths, batch_tokens=batch_tokens, longest=300, program_cost=program_cost)
+    seen = np.concatenate([batch.indices for batch in batches]) if batches else np.empty(0, int)
+    np.testing.assert_array_equal(np.sort(seen), np.arange(len(lengths)))
+    for batch in batches:
+        assert 0 < len(batch.indices) <= batch.rows
+        assert lengths[batch.indices].max() <= batch.length
+        assert batch.rows * batch.length <= max(batch_tokens, batch.length)
+        assert batch.length in length_table(300)
+    for batch in batches[:-1]:
+        assert len(batch.indices) == batch.rows, "only the last batch has empty rows"
+    if batches:
+        assert batches[-1].rows < 2 * len(batches[-1].indices)
+
+
+def test_the_same_lengths_run_in_the_same_shapes():
+    """In any order, so that a resumed job repeats itself."""
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(2, 256, 500)
+    options = {"batch_tokens": 2048, "longest": 256, "program_cost": 6000}
+    shapes = [batch[1:] for batch in plan_batches(lengths, **options)]
+    assert shapes == [batch[1:] for batch in plan_batches(rng.permutation(lengths), **options)]
+
+
+@pytest.mark.parametrize("cost", [0, 50, 500, 5000])
+def test_choice_of_lengths_against_all_choices(cost):
+    rng = np.random.default_rng(cost)
+    table = length_table(72)
+    counts = rng.integers(0, 12, len(table)) * rng.integers(0, 2, len(table))
+    counts[-2] = 3
+
+    def price(chosen):
+        padded = np.asarray(chosen)[np.searchsorted(chosen, table)]
+        return (padded * counts).sum() + cost * len(chosen)
+
+    longest = max(length for length, count in zip(table, counts, strict=True) if count)
+    fitting = [
+        sorted(chosen)
+        for n in range(1, len(table) + 1)
+        for chosen in combinations([length for length in table if length <= longest], n)
+        if max(chosen) == longest
+    ]
+
+    def clipped(chosen):
+        return price([*chosen, *([table[-1]] if chosen[-1] < table[-1] else [])]) - (
+            cost if chosen[-1] < table[-1] else 0
+        )
+
+    assert clipped(choose_lengths(counts, table, cost)) == pytest.approx(min(map(clipped, fitting)))
+
+
+def test_table():
+    table = length_table(512)
+    assert table[:3] == [8, 16, 24]
+    assert table[-1] == 512
+    assert len(table) == 32
+    steps = np.diff(table)
+    assert (steps[np.array(table[:-1]) >= 64] / np.array(table[:-1])[np.array(table[:-1]) >= 64]).max() <= 0.125
+    assert length_table(5) == [5]
+
+
+def test_padding_of_ordinary_texts_is_small():
+    lengths = np.random.default_rng(0).gamma(3, 40, 5000).astype(int).clip(2, 256)
+    batches = plan_batches(lengths, batch_tokens=2048, longest=256, program_cost=6000)
+    assert sum(batch.rows * batch.length for batch in batches) < 1.1 * lengths.sum()
+    assert len({batch[1:] for batch in batches}) <= 12

@@ -1,0 +1,163 @@
+"""The command line: exit codes, one-line errors, and the commands on real tiny files."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from jasper_jax.cli import main
+from jasper_jax.embedder import Embedder
+from tests.tiny import recipe_tree, write_model
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """``call("check", path) -> (exit code, stdout, stderr)``."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["jasper", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_tree(tmp_path)))
+    return path
+
+
+def test_every_command_has_help_with_an_example(call) -> None:
+    for command in (["check"], ["embed"], ["train"], ["run"], ["evaluate"], ["export"], ["encode"], ["assets"],
+                    ["vectors", "verify"], ["vectors", "import"]):  # fmt: skip
+        code, out, _ = call(*command, "--help")
+        assert code == 0
+        assert "Example" in out
+        assert "jasper " + " ".join(command) in " ".join(out.split())
+
+
+def test_check_prints_the_recipe_and_what_each_stage_trains(call, recipe: Path) -> None:
+    code, out, err = call("check", recipe, "stages.2.steps=50")
+    assert (code, err) == (0, "")
+    assert "steps: 50" in out
+    assert "hidden by it" in out
+    assert yaml.safe_load(out[: out.index("Stages")].rsplit("\n", 1)[0])["stages"][2]["steps"] == 50
+
+
+def test_check_finds_what_would_stop_the_run_later(call, recipe: Path) -> None:
+    for override, message in {
+        "stages.0.train=[heads/fc5/**]": "matches no parameter",
+        "student.layers=[0,7]": "7",
+        "student.model=nowhere/model/at/all": "nowhere/model/at/all",
+        "heads.fc2.dim=24": "24 dimensions",
+        "export.dims={5: fc1}": "export.dims",
+        "teachers.0.dim=5": "teachers.a.dim: 5 is not a dimension",
+        "student.max_length=4096": "positions",
+        "heads.fc2.cosine=true": "heads.fc2.cosine: the cosine loss needs the teachers' dimension 24, the head has 8",
+        "heads.fc1.nested=[24]": "heads.fc1.nested: 24 is not smaller than the head's dimension 24",
+    }.items():
+        code, _, err = call("check", recipe, override)
+        assert code == 2, override
+        assert message in err
+        assert len(err.strip().splitlines()) == 1, err
+        assert "Traceback" not in err
+
+
+def test_an_unknown_recipe_and_a_wrong_override_end_with_2(call, recipe: Path, tmp_path: Path) -> None:
+    assert call("check", tmp_path / "none.yaml")[0] == 2
+    code, _, err = call("run", recipe, "stages.0.stepz=3")
+    assert code == 2
+    assert "did you mean 'steps'" in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_steps_in_the_wrong_order_say_what_comes_first(call, recipe: Path) -> None:
+    code, _, err = call("train", recipe)
+    assert code == 2
+    assert "jasper embed" in err or "no complete vector store" in err
+    assert "run jasper train first" in call("evaluate", recipe)[2]
+    assert "run jasper train first" in call("export", recipe)[2]
+
+
+def test_embedding_as_three_processes_then_verify(call, recipe: Path) -> None:
+    for index in (2, 0, 1):
+        assert call("embed", recipe, "--process-index", str(index), "--process-count", "3")[0] == 0
+    code, out, _ = call("vectors", "verify", recipe, "--sample", "32")
+    assert code == 0
+    assert out.count("whole") == 3
+    shard = next((recipe.parent / "run" / "vectors" / "a").glob("*train*array_record*"))
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.write_bytes(data)
+    code, _, err = call("vectors", "verify", recipe)
+    assert code == 2
+    assert shard.name in err
+    assert call("embed", recipe, "--process-index", "3", "--process-count", "3")[0] == 2
+
+
+def test_another_recipe_in_a_run_folder_is_refused(call, recipe: Path, tmp_path: Path) -> None:
+    assert call("embed", recipe)[0] == 0
+    code, _, err = call("embed", recipe, "seed=1")
+    assert code == 2
+    assert "seed" in err
+    assert call("embed", recipe, "training.keep=5", "export.normalize=false")[0] == 0
+    code, _, err = call("embed", recipe, f"run_dir={tmp_path}")
+    assert code == 2
+    assert "not a run folder" in err
+
+
+def test_imported_vectors_are_a_teacher(call, recipe: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (tmp_path / "texts.jsonl").read_text().splitlines()]
+    texts = [line["text"] for line in lines]
+    vectors = np.random.default_rng(0).normal(size=(len(texts), 10)).astype(np.float32)
+    pq.write_table(pa.table({"text": texts, "embedding": list(vectors)}), tmp_path / "v.parquet")
+    changes = ["teachers.1={name: outside, dim: 10}", "texts.augment.split_share=0", "texts.augment.shuffle_share=0"]
+    code, _, err = call("embed", recipe, *changes)
+    assert code == 2
+    assert "outside" in err
+    options = [part for change in changes for part in ("--set", change)]
+    code, out, err = call("vectors", "import", recipe, "outside", tmp_path / "v.parquet", *options)
+    assert code == 0, err
+    assert call("embed", recipe, *changes)[0] == 0
+    code, _, err = call("train", recipe, *changes, "stages.1.steps=1", "stages.2.steps=1", "stages.0.steps=1")
+    assert code == 2, "the run folder already belongs to a recipe with other steps"
+    assert call("vectors", "import", recipe, "nobody", tmp_path / "v.parquet")[0] == 2
+
+
+def test_encode_writes_vectors_and_refuses_nonsense(call, tmp_path: Path) -> None:
+    model = write_model(tmp_path / "model")
+    (tmp_path / "texts.txt").write_text("the old river\na map\n")
+    assert call("encode", model, tmp_path / "texts.txt", tmp_path / "v.npy", "--kind", "query")[0] == 0
+    expected = Embedder.load(model).encode(["the old river", "a map"], kind="query")
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+    (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
+    for arguments, message in [
+        ((tmp_path / "none.txt", tmp_path / "o.npy"), "no such file"),
+        ((tmp_path / "texts.txt", tmp_path / "o.csv"), ".npy"),
+        ((tmp_path / "latin1.txt", tmp_path / "o.npy"), "not UTF-8"),
+        ((tmp_path / "texts.txt", tmp_path / "o.npy", "--dim", "7"), "7"),
+        ((tmp_path / "texts.txt", tmp_path / "o.npy", "--kind", "title"), "query and passage"),
+    ]:
+        code, _, err = call("encode", model, *arguments)
+        assert (code, message in err) == (2, True), err
+        assert not (tmp_path / "o.npy").exists()
+
+
+def test_a_full_disk_or_a_read_only_folder_is_one_line(call, recipe: Path) -> None:
+    code, _, err = call("embed", recipe, "run_dir=/proc/nowhere")
+    assert code == 2
+    assert len(err.strip().splitlines()) == 1

@@ -1,0 +1,158 @@
+"""Token ids equal those of transformers' fast tokenizers, settings of their config file included."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import transformers
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, pre_tokenizers
+
+from jasper_jax.errors import UserError
+from jasper_jax.tokenization import Tokenizer
+from tests.st_folders import WORDS, write_tokenizer
+
+TEXTS = ["the cat", "", "The Dog ÉTÉ of river stone, to be", "the " * 30, "[CLS] the", "日本 cat"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write_tokenizer("bert", tmp_path)
+    return tmp_path
+
+
+def ids_of(tokenizer, texts=TEXTS):
+    return [ids.tolist() for ids in tokenizer.encode(texts)]
+
+
+def expected(folder, max_length, texts=TEXTS):
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    return theirs(texts, truncation=True, max_length=max_length, padding=False)["input_ids"]
+
+
+@pytest.mark.parametrize("family", ["bert", "mpnet"])
+def test_equals_transformers(family, tmp_path):
+    size = write_tokenizer(family, tmp_path)
+    tokenizer = Tokenizer.load(tmp_path, max_length=20)
+    assert ids_of(tokenizer) == expected(tmp_path, 20)
+    assert all(ids.dtype == np.int32 for ids in tokenizer.encode(TEXTS))
+    assert tokenizer.vocab_size == size
+    assert tokenizer.pad_id == (0 if family == "bert" else 1)
+
+
+@pytest.mark.parametrize("lower", [True, False])
+@pytest.mark.parametrize("accents", [None, True, False])
+def test_settings_of_a_bert_tokenizer_win_over_its_file(folder, lower, accents):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "BertTokenizer", "do_lower_case": lower, "strip_accents": accents}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert ids_of(Tokenizer.load(folder, max_length=20)) == expected(folder, 20)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"add_eos_token": True},
+        {"add_bos_token": True, "add_eos_token": True},
+        {"add_bos_token": True, "add_eos_token": False},
+        {},
+    ],
+)
+def test_begin_and_end_tokens_that_the_config_asks_for(tmp_path, asked):
+    """As decoders used for embedding have it: tokenizer.json says nothing of ends, tokenizer_config.json does."""
+    backend = Backend(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "cat": 4}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_special_tokens(["<s>", "</s>"])
+    backend.save(str(tmp_path / "tokenizer.json"))
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **asked}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    ids = ids_of(Tokenizer.load(tmp_path, max_length=4), ["the cat", "cat " * 9])
+    assert ids == expected(tmp_path, 4, ["the cat", "cat " * 9])
+    assert (ids[0][-1] == 2) == bool(asked.get("add_eos_token"))
+
+
+def test_lower_case(folder, tmp_path):
+    write_tokenizer("bert", tmp_path / "cased", lowercase=False)
+    plain = Tokenizer.load(tmp_path / "cased", max_length=20)
+    lowered = Tokenizer.load(tmp_path / "cased", max_length=20, lower_case=True)
+    assert ids_of(plain, ["The CAT"]) != ids_of(plain, ["the cat"])
+    assert ids_of(lowered, ["The CAT"]) == ids_of(plain, ["the cat"])
+    assert plain.fingerprint() != lowered.fingerprint()
+
+
+def test_truncation_is_counted(folder):
+    tokenizer = Tokenizer.load(folder, max_length=6)
+    texts = ["the cat", "the cat of the", "the cat of the dog", "the " * 50]
+    assert [len(ids) for ids in tokenizer.encode(texts)] == [4, 6, 6, 6]
+    assert tokenizer.truncated == 2
+    tokenizer.encode(texts)
+    assert tokenizer.truncated == 4
+    np.testing.assert_array_equal(tokenizer.lengths(texts), [4, 6, 6, 6])
+    assert tokenizer.truncated == 4, "counting lengths cuts nothing"
+    longer = tokenizer.with_max_length(None)
+    assert [len(ids) for ids in longer.encode(texts)] == [4, 6, 7, 52]
+    assert longer.truncated == 0
+
+
+def test_length_limit_of_the_folder(folder):
+    assert Tokenizer.load(folder).max_length == 48
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 1e30}))
+    assert Tokenizer.load(folder).max_length is None
+
+
+def test_no_texts(folder):
+    tokenizer = Tokenizer.load(folder)
+    assert tokenizer.encode([]) == []
+    assert tokenizer.lengths([]).shape == (0,)
+
+
+def test_pad(folder):
+    tokenizer = Tokenizer.load(folder, pad_id=9)
+    ids, mask = tokenizer.pad([np.array([3, 4], np.int32), np.array([5], np.int32)], 3, 4)
+    np.testing.assert_array_equal(ids, [[3, 4, 9, 9], [5, 9, 9, 9], [9, 9, 9, 9]])
+    np.testing.assert_array_equal(mask, [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    assert ids.dtype == mask.dtype == np.int32
+
+
+def test_prompt_length(folder):
+    tokenizer = Tokenizer.load(folder)
+    prompt, text = "represent this : ", "the cat"
+    n = tokenizer.prompt_length(prompt)
+    assert n == 4  # [CLS] and three words
+    assert ids_of(tokenizer, [prompt + text])[0][:n] == ids_of(tokenizer, [prompt])[0][:n]
+    assert tokenizer.prompt_length("") == 0
+
+
+def test_fingerprint(folder, tmp_path):
+    one = Tokenizer.load(folder, max_length=10)
+    assert one.fingerprint() == Tokenizer.load(folder, max_length=10).fingerprint()
+    assert one.fingerprint() != one.with_max_length(11).fingerprint()
+    one.encode(["the cat"])
+    assert one.fingerprint() == one.with_max_length(10).fingerprint()
+    one.save(tmp_path)
+    assert Tokenizer.load(tmp_path, max_length=10).fingerprint() == one.fingerprint()
+
+
+def test_a_vocabulary_beyond_the_table(folder):
+    tokenizer = Tokenizer.load(folder)
+    tokenizer.check_vocabulary(tokenizer.vocab_size)
+    with pytest.raises(UserError, match=f"{tokenizer.vocab_size} tokens, .* {tokenizer.vocab_size - 1} rows"):
+        tokenizer.check_vocabulary(tokenizer.vocab_size - 1)
+
+
+def test_a_folder_without_a_tokenizer_file(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
+    with pytest.raises(UserError, match=r"tokenizer.json: no such file; make it once.*AutoTokenizer"):
+        Tokenizer.load(tmp_path)
+    (tmp_path / "tokenizer.json").write_text('{"model": 3}')
+    with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer file"):
+        Tokenizer.load(tmp_path)
+
+
+def test_no_room_for_text(folder):
+    with pytest.raises(UserError, match="max_length is 2; more than the 2 special tokens"):
+        Tokenizer.load(folder, max_length=2)

@@ -1,0 +1,33 @@
+"""Runs of tiny recipes through the real loop, and the parameters they leave."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jasper_jax.run import Run
+from jasper_jax.student import load_student
+from jasper_jax.timings import Timings
+from jasper_jax.training.loop import abstract, checkpoints_of, train
+from jasper_jax.trees import flatten
+
+
+def fill(run: Run):
+    """Texts and vectors of a run."""
+    texts = run.texts()
+    for teacher in run.recipe.teachers:
+        run.embed(teacher, texts, process_index=0, process_count=1, stop=lambda: False)
+    return texts, run.teachers(texts)
+
+
+def run_training(run: Run, stop=lambda: False) -> bool:
+    run.claim()
+    texts, view = fill(run)
+    return train(run, texts, view, Timings(run.folder), stop)
+
+
+def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
+    """Canonical leaves after a stage; -1 before the first."""
+    checkpoints = checkpoints_of(run)
+    _, template, _ = load_student(run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source())
+    path = checkpoints.start() if stage < 0 else checkpoints.final(stage)
+    return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, abstract(template))).items()}

@@ -1,0 +1,149 @@
+"""What can go wrong in training is found, named, and leaves the last good state as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jasper_jax.errors import UserError
+from jasper_jax.files import exclusive
+from jasper_jax.run import Run
+from jasper_jax.training.checkpoint import Position
+from jasper_jax.training.loop import checkpoints_of
+from jasper_jax.training.metrics import Metrics, read_events
+from tests.tiny import recipe, recipe_tree
+from tests.training.runs import parameters, run_training
+
+STAGE = {"steps": 6, "batch_size": 16, "learning_rate": 1e-2}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """One stage, fc1 alone, a checkpoint every two steps."""
+    heads = {"fc1": {"dim": "teachers"}}
+    training = {"groups": 1, "shapes": 1, "save_every": 2, "evaluate_every": None, "keep": 2}
+    return Run(recipe(tmp_path, heads=heads, stages=[{"stage": 1, **STAGE}], training=training), progress=False)
+
+
+def stop_after(steps: int):
+    calls = iter(range(10_000))
+    return lambda: next(calls) + 1 >= steps
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_everything(run: Run, tmp_path: Path) -> None:
+    tree = recipe_tree(tmp_path, heads={"fc1": {"dim": "teachers"}}, run_dir=str(tmp_path / "burst"))
+    tree["stages"] = [{"stage": 1, **STAGE, "learning_rate": 1e30, "clip_norm": None}]
+    tree["training"] = {"groups": 1, "shapes": 1, "save_every": 1, "evaluate_every": None}
+    from jasper_jax.recipe import parse_recipe
+
+    burst = Run(parse_recipe(tree, "tiny"), progress=False)
+    with pytest.raises(
+        UserError, match=r"stage-1, step \d: fc1/(cosine|similarity|relative).*not finite; the batch's 16 texts"
+    ):
+        run_training(burst)
+    record = json.loads((burst.folder / "not_finite.json").read_text())
+    assert len(record["texts"]) == 16
+    events = read_events(burst.folder / "metrics.jsonl")
+    assert [e["step"] for e in events] == list(range(1, record["step"]))
+    saved = checkpoints_of(burst).steps(0)
+    assert saved
+    assert max(saved) < record["step"], "no checkpoint after the last finite step"
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run: Run) -> None:
+    run_training(run, stop=stop_after(4))
+    checkpoints = checkpoints_of(run)
+    newest = checkpoints.step(0, checkpoints.steps(0)[-1])
+    victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    with pytest.raises(UserError, match=rf"{victim.name}: the checkpoint is damaged.*delete {newest}"):
+        run_training(run)
+    for path in (newest, newest.with_name(newest.name + ".sha256.json")):
+        import shutil
+
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert run_training(run)
+
+
+def test_a_half_written_checkpoint_is_as_if_it_were_not_there(run: Run) -> None:
+    assert run_training(run, stop=stop_after(4)) is False
+    checkpoints = checkpoints_of(run)
+    last = checkpoints.steps(0)[-1]
+    checkpoints.step(0, last).with_name(f"step-{last:06d}.sha256.json").unlink()
+    assert checkpoints.latest().step < last
+    assert run_training(run)
+    assert checkpoints.latest() == Position(1, 0)
+
+
+def test_only_the_last_checkpoints_are_kept_and_a_finished_stage_keeps_its_end(run: Run) -> None:
+    assert run_training(run)
+    checkpoints = checkpoints_of(run)
+    assert checkpoints.steps(0) == []
+    assert checkpoints.has(checkpoints.final(0))
+    assert checkpoints.has(checkpoints.start())
+
+
+def test_a_second_process_in_a_run_folder_is_refused(run: Run) -> None:
+    with (
+        exclusive(run.folder, "train"),
+        pytest.raises(UserError, match="another process is at work"),
+        exclusive(run.folder, "train"),
+    ):
+        pass
+
+
+def test_a_batch_larger_than_the_texts_is_refused(tmp_path: Path) -> None:
+    run = Run(recipe(tmp_path, stages=[{"stage": 1, **STAGE, "batch_size": 512}]), progress=False)
+    with pytest.raises(UserError, match="512 exceeds the 128 training texts"):
+        run_training(run)
+
+
+def test_metrics_are_cut_back_to_the_checkpoint_and_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"event": "step", "stage_index": s, "step": k} for s in (0, 1) for k in (1, 2, 3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "st')
+    Metrics(path, [], keep_before=(1, 2)).close()
+    assert [(e["stage_index"], e["step"]) for e in read_events(path)] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+    path.write_text('{"a": 1}\nnonsense\n{"b": 2}\n')
+    with pytest.raises(UserError, match="metrics.jsonl:2: not a JSON line"):
+        read_events(path)
+
+
+def test_the_last_step_of_a_stage_leaves_the_last_state(run: Run) -> None:
+    """save_every larger than the stage: the end is saved all the same, and training again does nothing."""
+    assert run_training(run)
+    before = parameters(run, 0)
+    assert run_training(run)
+    after = parameters(run, 0)
+    for name in before:
+        np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_tensorboard_receives_the_numbers(tmp_path: Path) -> None:
+    training = {"groups": 1, "shapes": 1, "loggers": ["tensorboard"], "evaluate_every": None}
+    stages = [{"stage": 1, **STAGE, "steps": 2}]
+    run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages, training=training), progress=False)
+    assert run_training(run)
+    assert any((run.folder / "tensorboard").glob("events.out.tfevents*"))
+
+
+def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:
+    """Two runs with dropout are equal to the bit; with it, they differ from one without."""
+    stages = [{"stage": 3, **STAGE, "steps": 2}]
+    training = {"groups": 1, "shapes": 1, "evaluate_every": None}
+    found = []
+    for name, rates in {"a": (0.1, 0.2), "b": (0.1, 0.2), "c": (0.0, 0.0)}.items():
+        tree = recipe_tree(tmp_path, stages=stages, training=training, run_dir=str(tmp_path / name))
+        tree["student"] |= {"dropout": rates[0], "vector_dropout": rates[1]}
+        from jasper_jax.recipe import parse_recipe
+
+        run = Run(parse_recipe(tree, "tiny"), progress=False)
+        assert run_training(run)
+        found.append(parameters(run, 0)["heads/fc1/kernel"])
+    np.testing.assert_array_equal(found[0], found[1])
+    assert not np.array_equal(found[0], found[2])

@@ -1,0 +1,120 @@
+"""Every stage at tiny size, through the real loop: its loss falls, what is frozen stays, what is trained moves."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jasper_jax.run import Run
+from jasper_jax.student import load_student
+from jasper_jax.training.metrics import read_events
+from jasper_jax.training.partition import make_partition
+from jasper_jax.training.step import make_program
+from tests.tiny import recipe
+from tests.training.runs import parameters, run_training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("stages")
+    stage = {"batch_size": 16, "learning_rate": 5e-3}
+    stages = [
+        {"stage": 1, "steps": 12, **stage},
+        {"stage": 2, "steps": 12, "last_layers": 1, **stage},
+        {"stage": 3, "steps": 24, **stage},
+    ]
+    heads = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}, "fc3": {"dim": 6, "target": "fc1"}}
+    run = Run(recipe(place, stages=stages, heads=heads), progress=False)
+    assert run_training(run)
+    return run
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_loss_of_a_stage_falls(trained: Run, stage: int) -> None:
+    losses = [
+        e["loss"]
+        for e in read_events(trained.folder / "metrics.jsonl")
+        if e["event"] == "step" and e["stage_index"] == stage
+    ]
+    assert len(losses) == trained.stages[stage].steps
+    assert np.mean(losses[-3:]) < 0.97 * np.mean(losses[:3])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_the_loss_on_held_out_texts_falls(trained: Run, stage: int) -> None:
+    losses = [
+        e["loss"]
+        for e in read_events(trained.folder / "metrics.jsonl")
+        if e["event"] == "evaluation" and e["stage_index"] == stage
+    ]
+    assert losses[-1] < losses[0]
+
+
+def test_stage_1_moves_the_first_head_alone(trained: Run) -> None:
+    before, after = parameters(trained, -1), parameters(trained, 0)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved == {"heads/fc1/kernel", "heads/fc1/bias"}
+
+
+def test_stage_2_moves_the_first_head_and_the_last_layer(trained: Run) -> None:
+    before, after = parameters(trained, 0), parameters(trained, 1)
+    for name in before:
+        if name.startswith("encoder/layers/"):
+            np.testing.assert_array_equal(before[name][0], after[name][0], err_msg=name)
+            assert not np.array_equal(before[name][1], after[name][1]), name
+        elif name.startswith("heads/fc1/"):
+            assert not np.array_equal(before[name], after[name]), name
+        else:
+            np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+
+
+def test_stage_3_moves_every_leaf(trained: Run) -> None:
+    before, after = parameters(trained, 1), parameters(trained, 2)
+    same = [name for name in before if np.array_equal(before[name], after[name])]
+    assert same == []
+
+
+def test_metrics_hold_every_term_of_every_head(trained: Run) -> None:
+    event = read_events(trained.folder / "metrics.jsonl")[-2]
+    assert set(event["terms"]) == {
+        *(f"fc1/{t}" for t in ("cosine", "similarity", "relative", "total")),
+        *(f"{h}/{t}" for h in ("fc2", "fc3") for t in ("similarity", "relative", "total")),
+    }
+    assert event["loss"] == pytest.approx(sum(event["terms"][f"{h}/total"] for h in ("fc1", "fc2", "fc3")), rel=1e-5)
+    assert 0 <= event["padding_share"] < 1
+    assert event["learning_rate"] > 0
+    assert event["grad_norm"] > 0
+
+
+def scans_backwards(jaxpr) -> list[int]:
+    """Lengths of all reverse scans in a program: the backward passes over layers."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "scan" and equation.params["reverse"]:
+            found.append(equation.params["length"])
+        for value in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found += scans_backwards(inner)
+    return found
+
+
+@pytest.mark.parametrize(("index", "layers"), [(0, []), (1, [1, 1]), (2, [2, 2])])
+def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_frozen(
+    trained: Run, index: int, layers: list[int]
+) -> None:
+    """Two length groups, so two scans backwards: over no layer, the last one, both."""
+    student, params, _ = load_student(trained.recipe, trained.teacher_dim, trained.student_source())
+    ids = np.ones((8, 16), np.int32)
+    batch = {"groups": ((ids, ids), (ids, ids)), "teachers": np.ones((16, trained.teacher_dim), np.float32)}
+    stage = trained.stages[index]
+    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    partition = make_partition(stage.train, active, "stages")
+    program = make_program(trained.recipe, stage, student, partition, trained.teacher_dim)
+    moving, frozen = partition.split(active)
+    state = program.optimizer.init(moving)
+    held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)
+    assert held == 2 * sum(leaf.size for leaf in moving.values())
+    jaxpr = jax.make_jaxpr(program.step)(moving, state, frozen, batch, np.int32(0))
+    assert scans_backwards(jaxpr.jaxpr) == layers
