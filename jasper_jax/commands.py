@@ -35,11 +35,11 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     cache_programs()
     run = Run(recipe)
     run.claim()
-    with stop_flag() as stop:
-        _embed(run, Timings(run.folder), process_index, process_count, stop)
+    with stop_flag() as stop, stop.immediately():
+        _embed(run, Timings(run.folder), process_index, process_count)
 
 
-def _embed(run, timings, process_index, process_count, stop):  # type: ignore[no-untyped-def]
+def _embed(run, timings, process_index, process_count):  # type: ignore[no-untyped-def]
     with timings.phase("texts"):
         texts = run.texts()
     if not run.needs_vectors:
@@ -49,9 +49,7 @@ def _embed(run, timings, process_index, process_count, stop):  # type: ignore[no
             run.open_vectors(teacher, texts)  # imported: must be there
             continue
         with timings.phase(f"embedding: {teacher.name}"):
-            store = run.embed(teacher, texts, process_index=process_index, process_count=process_count, stop=stop)
-        if stop():
-            raise Interrupted(f"stopped while embedding {teacher.name}; run the same command to continue")
+            store = run.embed(teacher, texts, process_index=process_index, process_count=process_count)
         if store is None:
             say(f"{teacher.name}: this process's shards are done; another process's are not yet.")
     return texts
@@ -67,7 +65,8 @@ def train_stages(recipe: Recipe) -> None:
     with exclusive(run.folder, "train"), stop_flag() as stop:
         run.claim()
         timings = Timings(run.folder)
-        texts = run.texts()
+        with stop.immediately():
+            texts = run.texts()
         _train(run, texts, timings, stop)
 
 
@@ -87,7 +86,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with exclusive(run.folder, "evaluate"):
+    with exclusive(run.folder, "evaluate"), stop_flag() as stop, stop.immediately():
         run.claim()
         _evaluate(run, Timings(run.folder))
 
@@ -126,7 +125,7 @@ def export_run(recipe: Recipe, output: Path | None) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with exclusive(run.folder, "export"):
+    with exclusive(run.folder, "export"), stop_flag() as stop, stop.immediately():
         run.claim()
         _export(run, Timings(run.folder), output)
 
@@ -149,12 +148,12 @@ def run_all(recipe: Recipe) -> None:
     with exclusive(run.folder, "run"), stop_flag() as stop:
         run.claim()
         timings = Timings(run.folder)
-        texts = _embed(run, timings, 0, 1, stop)
+        with stop.immediately():
+            texts = _embed(run, timings, 0, 1)
         _train(run, texts, timings, stop)
-        _evaluate(run, timings)
-        if stop():
-            raise Interrupted
-        _export(run, timings, None)
+        with stop.immediately():
+            _evaluate(run, timings)
+            _export(run, timings, None)
         OUT.print(timings.table())
 
 
@@ -230,7 +229,7 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
             store = run.open_vectors(teacher, texts)
             error = dtype_error(store, texts, run.load_teacher(teacher).encode, sample=sample)
             OUT.print(
-                f"{folder}: {store.dtype} moves the similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
+                f"{folder}: {store.dtype} moves similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
                 f" {error.largest:.2e} at most",
                 highlight=False,
             )
@@ -251,7 +250,7 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
         raise UserError(
             f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model"
         )
-    with exclusive(run.folder, "vectors import"):
+    with exclusive(run.folder, "vectors import"), stop_flag() as stop, stop.immediately():
         run.claim()
         texts = run.texts()
         summary = import_vectors(files, texts, run.teacher_folder(teacher), run.teacher_spec(teacher))

@@ -28,7 +28,8 @@ from jasper_jax.tokenization import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
 PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
-"""Kind -> the prompt names that stand for it; the first that the model has is used."""
+"""Kind -> the prompt names that stand for it; the first that is there and not empty is used (sentence-transformers
+writes an empty ``query`` and ``document`` into folders that have neither)."""
 
 ACTIVATIONS = {
     "identity": lambda x: x,
@@ -66,7 +67,7 @@ def _project(activations: tuple[str, ...], normalize: bool, weights, x):
 
 def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
     """The prompt for ``kind`` among a model's named prompts, see ``PROMPT_NAMES``; none of them is no prompt."""
-    return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if name in prompts), "")
+    return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
 
 
 class Embedder:
@@ -178,8 +179,9 @@ class Embedder:
         """The text put before a text of ``kind``.
 
         ``"query"``: the prompt named ``query``, else ``s2p_query`` (Stella's retrieval prompt), else none.
-        ``"passage"``: ``passage``, else ``document``, else ``corpus``, else none. Any other kind must be the name of
-        a prompt. None: the folder's ``default_prompt_name`` if it has one, else none.
+        ``"passage"``: ``passage``, else ``document``, else ``corpus``, else none; an empty prompt counts as absent.
+        Any other kind must be the name of a prompt. None: the folder's ``default_prompt_name`` if it has one, else
+        none.
         """
         if kind is None:
             return self.prompts.get(self.default_prompt_name or "", "")

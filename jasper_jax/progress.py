@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,7 +34,7 @@ class _Rate(ProgressColumn):
 class Bar:
     """A running count of one piece of work."""
 
-    def __init__(self, description: str, total: int, unit: str, start: int, console: Console, enabled: bool):
+    def __init__(self, description: str, total: int | None, unit: str, start: int, console: Console, enabled: bool):
         self._description, self._total, self._unit, self._console = description, total, unit, console
         self._done = self._start = start
         self._began = self._said = time.monotonic()
@@ -64,17 +65,17 @@ class Bar:
     def _say(self, note: str = "") -> None:
         seconds = time.monotonic() - self._began
         rate = (self._done - self._start) / seconds if seconds else 0.0
-        left = (self._total - self._done) / rate if rate else float("inf")
-        eta = f", {left:,.0f} s left" if left != float("inf") else ""
-        self._console.print(
-            f"{self._description}: {self._done:,} of {self._total:,} ({rate:,.1f} {self._unit}/s{eta}) {note}".rstrip(),
-            highlight=False,
-        )
+        amount, eta = f"{self._done:,}", ""
+        if self._total is not None:
+            amount += f" of {self._total:,}"
+            eta = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
+        line = f"{self._description}: {amount} ({rate:,.1f} {self._unit}/s{eta}) {note}".rstrip()
+        self._console.print(escape(line), highlight=False)
 
 
 @contextlib.contextmanager
-def bar(description: str, total: int, unit: str, *, start: int = 0, enabled: bool = True) -> Iterator[Bar]:
-    """Show progress of ``total`` units (``start`` of them done before); prints to standard error."""
+def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabled: bool = True) -> Iterator[Bar]:
+    """Show progress of ``total`` units (None: unknown; ``start`` of them done before), on standard error."""
     console = Console(file=sys.stderr, soft_wrap=True)
     shown = Bar(description, total, unit, start, console, enabled)
     if shown._live:
@@ -87,5 +88,5 @@ def bar(description: str, total: int, unit: str, *, start: int = 0, enabled: boo
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal, on standard error."""
-    Console(file=sys.stderr, soft_wrap=True).print(message, highlight=False)
+    """One line for the person at the terminal, on standard error; printed as it is."""
+    Console(file=sys.stderr, soft_wrap=True).print(message, markup=False, highlight=False)

@@ -80,7 +80,8 @@ def _apply(tree: DictConfig, override: str) -> None:
     if not equals or not key:
         raise UserError(f"override {override!r} is not of the form key=value, e.g. stages.2.steps=50")
     try:
-        value = OmegaConf.create(f"value: {text}" if text.strip() else "value: null")["value"]
+        parsed = OmegaConf.create({"value": None} if not text.strip() else f"value: {text}")
+        value = OmegaConf.to_container(parsed)["value"]  # type: ignore[index, call-overload]
     except (yaml.YAMLError, OmegaConfBaseException):
         raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
     parts = key.replace("[", ".").replace("]", "").split(".")

@@ -29,10 +29,11 @@ from jasper_jax.relative_tiled import CPU_COLUMNS, tiled
 METHODS = ("auto", "tiled", "partitioned")
 
 # `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
-# with 1 and 8 student vectors: equal at P = 496 (B = 32), partitioned 1.5 times faster at 2016 and 6 times at
-# 8128. Accelerators: not measured; an estimate from the number of comparisons (2^34 at this bound) against
-# the slow gathers and sorts of TPUs. `scripts/bench/relative.py` measures both.
-TILED_UP_TO = {"cpu": 512, "accelerator": 1 << 17}
+# with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
+# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. Accelerators: not measured; an estimate from
+# the number of comparisons (2^34 at this bound) against the slow gathers and sorts of TPUs.
+# `scripts/bench/relative.py` measures both.
+TILED_UP_TO = {"cpu": 1 << 10, "accelerator": 1 << 17}
 
 
 @partial(

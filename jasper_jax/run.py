@@ -7,7 +7,7 @@ The folder holds ``recipe.yaml`` (resolved), ``texts/``, ``vectors/<teacher>/``,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,8 @@ class Run:
                 )
         elif self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir()):
             raise UserError(
-                f"{self.folder}: not empty and not a run folder (no recipe.yaml that a run wrote); choose another with run_dir=..."
+                f"{self.folder}: not empty and not a run folder (no recipe.yaml that a run wrote);"
+                f" choose another with run_dir=..."
             )
         try:
             write_atomic(path, HEADER + dump_recipe(self.recipe))
@@ -105,9 +106,9 @@ class Run:
         return teacher_spec(teacher, self.teacher_source(teacher))
 
     def embed(
-        self, teacher: Teacher, texts: TextStore, *, process_index: int, process_count: int, stop: Callable[[], bool]
+        self, teacher: Teacher, texts: TextStore, *, process_index: int = 0, process_count: int = 1
     ) -> VectorStore | None:
-        """Fill the teacher's vector store as far as this process's share goes; None when stopped or not yet whole."""
+        """Fill the teacher's vector store, this process's share of it; None while others' shards are missing."""
         if (self.teacher_folder(teacher) / "manifest.json").is_file():
             return self.open_vectors(teacher, texts)
         return embed_teacher(
@@ -118,7 +119,6 @@ class Run:
             process_index=process_index,
             process_count=process_count,
             progress=self.progress,
-            stop=stop,
         )
 
     def open_vectors(self, teacher: Teacher, texts: TextStore) -> VectorStore:
@@ -165,10 +165,10 @@ def cache_programs() -> None:
 def environment() -> dict[str, Any]:
     """What a bit-for-bit repetition depends on besides the recipe."""
     import jax
-    import jaxlib
+    from jaxlib import version
 
     return {
-        "jaxlib": jaxlib.__version__,
+        "jaxlib": version.__version__,
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),

@@ -122,7 +122,7 @@ def check_recipe(recipe: Recipe) -> None:
             target = recipe.heads[head].target
             if target in recipe.heads and target not in stage.heads:
                 raise UserError(
-                    f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage leaves out; add {target}"
+                    f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage lacks; add {target}"
                 )
 
 
@@ -135,7 +135,7 @@ def _check_head(recipe: Recipe, name: str, head: Head) -> None:
         raise UserError(f"{where}.target: a head cannot teach itself")
     if head.target in recipe.heads and recipe.heads[head.target].target in recipe.heads:
         raise UserError(
-            f"{where}.target: {head.target} is itself taught by a head; a target head must be taught by teachers or pooled"
+            f"{where}.target: {head.target} is itself taught by a head; its target must be teachers or pooled"
         )
     if head.cosine and head.target != "teachers":
         raise UserError(f"{where}.cosine: the cosine loss needs target: teachers, the target is {head.target}")

@@ -1,7 +1,7 @@
 """Texts -> token ids, by the ``tokenizer.json`` of a model folder, cut to a length and counted when cut.
 
 This is the tokenizer that transformers' fast classes wrap, used without them: importing those imports PyTorch
-wherever it is installed. What transformers sets on top of the file (lower case, begin and end tokens) is set here.
+wherever it is installed. What transformers sets on top of the file (special tokens, lower case) is set here.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers, processors
+from tokenizers import normalizers
 
 from jasper_jax.encoders.hf_config import read_json
 from jasper_jax.errors import UserError
 
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
+_SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _BERT_SETTINGS = {
     "do_lower_case": "lowercase",
     "strip_accents": "strip_accents",
@@ -142,32 +143,19 @@ def _content(token: Any) -> str | None:
 
 
 def _apply_config(backend: Backend, config: Mapping[str, Any]) -> None:
-    """What transformers changes by ``tokenizer_config.json``: BERT's normalizer, begin and end tokens."""
+    """What transformers changes by ``tokenizer_config.json``: special tokens are never split, and BERT's normalizer.
+
+    ``add_bos_token`` and ``add_eos_token`` are not acted on, as transformers 5 does not where there is a
+    ``tokenizer.json``: that file's own template decides.
+    """
+    named = [_content(config.get(key)) for key in _SPECIAL]
+    backend.add_special_tokens([token for token in named if token and backend.token_to_id(token) is not None])
     normalizer = backend.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         for key, name in _BERT_SETTINGS.items():
-            if key in config and getattr(normalizer, name) != config[key]:
+            if key in config:
                 setattr(normalizer, name, config[key])
         backend.normalizer = normalizer
-    asked = {side: config.get(f"add_{side}_token") for side in ("bos", "eos")}
-    if any(isinstance(value, bool) for value in asked.values()):
-        _set_ends(backend, asked, {side: _content(config.get(f"{side}_token")) for side in asked})
-
-
-def _set_ends(backend: Backend, asked: Mapping[str, Any], tokens: Mapping[str, str | None]) -> None:
-    """A template with the begin and end token that the config asks for; untouched when it already gives them."""
-    ids = {side: None if token is None else backend.token_to_id(token) for side, token in tokens.items()}
-    probe = backend.encode("a").ids
-    has = {"bos": probe[:1] == [ids["bos"]], "eos": probe[-1:] == [ids["eos"]]}
-    wants = {
-        side: value if isinstance(value, bool) and ids[side] is not None else has[side] for side, value in asked.items()
-    }
-    if wants == has:
-        return
-    head = f"{tokens['bos']}:0 " if wants["bos"] else ""
-    tail = f" {tokens['eos']}:0" if wants["eos"] else ""
-    special = [(tokens[side], ids[side]) for side in ("bos", "eos") if wants[side]]
-    backend.post_processor = processors.TemplateProcessing(single=f"{head}$A:0{tail}", special_tokens=special)
 
 
 def _lower_first(backend: Backend) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 
 import torch
 import transformers
+from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Dense, Normalize, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
-from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 transformers.utils.logging.disable_progress_bar()
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-WORDS = "the of and to cat dog river stone query passage represent sentence find answer this for".split()
+WORDS = (
+    *("the", "of", "and", "to", "cat", "dog", "river", "stone", "query"),
+    *("passage", "represent", "sentence", "find", "answer", "this", "for"),
+)
 SPECIAL = {"bert": ["[PAD]", "[UNK]", "[CLS]", "[SEP]"], "mpnet": ["<s>", "<pad>", "</s>", "[UNK]"]}
 DIM, LONGEST = 32, 48
 

@@ -9,10 +9,12 @@ import jax
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as TorchPooling
 
 from jasper_jax.embedder import Embedder, _pool
-from jasper_jax.encoders.registry import encoder_from_folder
+from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
 from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
@@ -36,17 +38,21 @@ def some_texts(number=40, seed=0):
     return [" ".join(rng.choice(WORDS, n)) for n in rng.integers(0, 31, number)]
 
 
-@pytest.fixture(scope="module", params=["bert", "mpnet"])
-def folder(request, tmp_path_factory):
-    """(folder, the same in sentence-transformers): two Dense steps, Normalize, prompts."""
-    path = tmp_path_factory.mktemp("st") / request.param
+def make_folder(family, tmp_path_factory):
+    path = tmp_path_factory.mktemp("st") / family
     model = write_sentence_transformer(
-        request.param,
+        family,
         path,
         dense=[linear(DIM, 24, torch.nn.Tanh()), linear(24, 8, torch.nn.Identity(), bias=False, seed=1)],
         prompts=PROMPTS,
     )
     return path, model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """(folder, the same in sentence-transformers): two Dense steps, Normalize, prompts."""
+    return make_folder("bert", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,12 @@ def test_equals_sentence_transformers(folder, embedder, kind):
     texts = some_texts()
     near(embedder.encode(texts, kind), folder[1].encode(texts, prompt_name=kind))
     assert embedder.dims == [8]
+
+
+def test_mpnet_equals_sentence_transformers(tmp_path_factory):
+    path, model = make_folder("mpnet", tmp_path_factory)
+    texts = some_texts()
+    near(Embedder.load(path).encode(texts, "query"), model.encode(texts, prompt_name="query"))
 
 
 def test_one_kind_per_text(embedder):
@@ -132,9 +144,7 @@ def test_parameters_are_arguments(embedder):
     assert len(text) < 200_000
     embedder.encode("the cat")
     programs = _pool._cache_size()
-    other = Embedder(
-        embedder.encoder, embedder.encoder.init(jax.random.key(5)), embedder.tokenizer, embedder.pooling
-    )
+    other = Embedder(embedder.encoder, embedder.encoder.init(jax.random.key(5)), embedder.tokenizer, embedder.pooling)
     assert np.abs(other.pooled("the cat") - embedder.pooled("the cat")).max() > 0.01
     assert _pool._cache_size() == programs
 
@@ -146,9 +156,6 @@ def test_a_plain_transformers_folder_is_mean_pooled(family, tmp_path):
     assert embedder.dims == [DIM]
     assert embedder.max_length == LONGEST
     texts = some_texts(10)
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Transformer
-
     model = SentenceTransformer(modules=[Transformer(str(path)), TorchPooling(DIM, "mean")], device="cpu")
     near(embedder.encode(texts), model.encode(texts, normalize_embeddings=True))
     near(embedder.pooled(texts), model.encode(texts))
@@ -174,13 +181,14 @@ def test_prompt_left_out_of_the_pooling(tmp_path):
 def test_lower_case(tmp_path):
     """sentence-transformers lowers the text itself where sentence_bert_config.json says so."""
     model = write_sentence_transformer("bert", tmp_path / "model", lowercase=False, do_lower_case=True)
-    settings = tmp_path / "model" / "sentence_bert_config.json"
+    cased = tmp_path / "model-source"
+    settings = cased / "sentence_bert_config.json"
     settings.write_text('{"max_seq_length": 20, "do_lower_case": true}')
-    lowered = Embedder.load(tmp_path / "model").encode(["The CAT", "the cat"])
+    lowered = Embedder.load(cased).encode(["The CAT", "the cat"])
     near(lowered, model.encode(["The CAT", "the cat"]))
     np.testing.assert_allclose(lowered[0], lowered[1], atol=1e-6)
     settings.write_text('{"max_seq_length": 20, "do_lower_case": false}')
-    kept = Embedder.load(tmp_path / "model").encode(["The CAT", "the cat"])
+    kept = Embedder.load(cased).encode(["The CAT", "the cat"])
     assert np.abs(kept[0] - kept[1]).max() > 0.01
 
 
@@ -195,8 +203,6 @@ def test_every_dimension_of_a_stella_folder(tmp_path):
     modules = (path / "modules.json").read_text().rstrip().rstrip("]").rstrip()
     step = '{"idx": 2, "name": "2", "path": "2_Dense_16", "type": "sentence_transformers.models.Dense"}'
     texts = some_texts(8)
-    from sentence_transformers import SentenceTransformer
-
     for dim in (4, 16, 64):
         (path / "modules.json").write_text(f"{modules}, {step.replace('Dense_16', f'Dense_{dim}')}]")
         embedder = Embedder.load(path)
@@ -208,6 +214,7 @@ def test_every_dimension_of_a_stella_folder(tmp_path):
     again = Embedder.load(path)
     assert again.encode(texts).shape == (8, 16)
     near(again.encode(texts, "query", dim=64), expected)
+    assert again.prompts["query"] == "", "sentence-transformers writes an empty one"
     assert again.prompt("query") == "query : "
     assert again.prompt("passage") == again.prompt(None) == ""
     assert again.prompt("s2s_query") == "find this : "
@@ -272,8 +279,6 @@ def test_what_does_not_fit_together(embedder, change, message):
 
 def test_a_tokenizer_of_another_model(embedder, tmp_path):
     config = {**embedder.encoder.hf_config, "vocab_size": 50}
-    from jasper_jax.encoders.registry import encoder_from_config
-
     encoder = encoder_from_config(config)
     with pytest.raises(UserError, match=r"tokens, the encoder's embedding table 50 rows"):
         Embedder(encoder, encoder.init(jax.random.key(0)), embedder.tokenizer)
@@ -282,7 +287,7 @@ def test_a_tokenizer_of_another_model(embedder, tmp_path):
 def test_a_stated_length_must_fit(folder, tmp_path):
     path = write_transformer("bert", tmp_path / "model")
     (path / "sentence_bert_config.json").write_text('{"max_seq_length": 512}')
-    with pytest.raises(UserError, match="max_length is 512.*positions for 48"):
+    with pytest.raises(UserError, match=r"max_length is 512.*positions for 48"):
         Embedder.load(path)
 
 

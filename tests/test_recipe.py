@@ -1,4 +1,4 @@
-"""Recipes: overrides win also inside lists, every mistake is one line that names the key, and what is dumped reads back."""
+"""Recipes: overrides win also inside lists, a mistake is one line that names the key, a dump reads back."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
         ("heads.fc2.target=fc9", r"heads.fc2.target: 'fc9' is not one of teachers, pooled, fc1, fc3"),
         ("heads.fc2.target=fc3", r"heads.fc2.target: fc3 is itself taught by a head"),
         ("heads.fc3.cosine=true", r"heads.fc3.cosine: the cosine loss needs target: teachers"),
-        ("stages.2.heads=[fc3]", r"fc3 is taught by fc1, which the stage leaves out"),
+        ("stages.2.heads=[fc3]", r"fc3 is taught by fc1, which the stage lacks"),
         ("stages.2.heads=[fc7]", r"stages\[2\].heads: no head 'fc7'; heads are fc1, fc2, fc3"),
         ("stages.1.last_layers=null", r"stages\[1\]: stage 2 needs last_layers"),
         ("stages.1.stage=null", r"stages\[1\]: give stage: 1, 2 or 3, or both train and heads"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import transformers
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers, pre_tokenizers
+from tokenizers import models, pre_tokenizers, processors
 
 from jasper_jax.errors import UserError
 from jasper_jax.tokenization import Tokenizer
@@ -51,27 +51,22 @@ def test_settings_of_a_bert_tokenizer_win_over_its_file(folder, lower, accents):
     assert ids_of(Tokenizer.load(folder, max_length=20)) == expected(folder, 20)
 
 
-@pytest.mark.parametrize(
-    "asked",
-    [
-        {"add_eos_token": True},
-        {"add_bos_token": True, "add_eos_token": True},
-        {"add_bos_token": True, "add_eos_token": False},
-        {},
-    ],
-)
-def test_begin_and_end_tokens_that_the_config_asks_for(tmp_path, asked):
-    """As decoders used for embedding have it: tokenizer.json says nothing of ends, tokenizer_config.json does."""
-    backend = Backend(models.WordLevel({"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "cat": 4}, unk_token="<unk>"))
+@pytest.mark.parametrize("name", ["PreTrainedTokenizerFast", "Qwen2Tokenizer"])
+@pytest.mark.parametrize("asked", [{}, {"add_eos_token": True}, {"add_bos_token": True, "add_eos_token": False}])
+def test_begin_and_end_tokens_are_those_of_the_tokenizer_file(tmp_path, name, asked):
+    """transformers 5 does not act on what tokenizer_config.json says of them; nor do we."""
+    vocab = {"<unk>": 0, "<s>": 1, "</s>": 2, "the": 3, "cat": 4, "t": 5, "h": 6, "e": 7, "th": 8, "c": 9, "a": 10}
+    merges = [("t", "h"), ("th", "e"), ("c", "a"), ("ca", "t")]
+    backend = Backend(models.BPE(vocab={**vocab, "ca": 11}, merges=merges, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    backend.normalizer = normalizers.Lowercase()
-    backend.add_special_tokens(["<s>", "</s>"])
+    backend.add_special_tokens(["<unk>", "<s>", "</s>"])
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     backend.save(str(tmp_path / "tokenizer.json"))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>", **asked}
+    config = {"tokenizer_class": name, "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", **asked}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
-    ids = ids_of(Tokenizer.load(tmp_path, max_length=4), ["the cat", "cat " * 9])
-    assert ids == expected(tmp_path, 4, ["the cat", "cat " * 9])
-    assert (ids[0][-1] == 2) == bool(asked.get("add_eos_token"))
+    texts = ["the cat", "cat " * 9, "cat </s>"]
+    ids = ids_of(Tokenizer.load(tmp_path, max_length=4), texts)
+    assert ids == expected(tmp_path, 4, texts) == [[1, 3, 4], [1, 4, 4, 4], [1, 4, 2]]
 
 
 def test_lower_case(folder, tmp_path):

@@ -14,23 +14,13 @@ from __future__ import annotations
 import functools
 import json
 import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
 from jasper_jax.data import files
 from jasper_jax.data import shards as sh
@@ -38,6 +28,7 @@ from jasper_jax.data import vectors as vec
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import Codec, VectorSpec, VectorStore
 from jasper_jax.errors import UserError
+from jasper_jax.progress import bar
 
 Encode = Callable[[list[str], list[str]], np.ndarray]
 """(texts, kinds) -> ``[n, T]``. With an attribute ``tokens`` (encoded so far), tokens/s are shown."""
@@ -116,17 +107,17 @@ def fill_store(
     own = texts.shards[process_index::process_count]
     done = work.done()
     missing = [s for s in own if s not in done]
-    with _bar(progress) as bar:
-        share = f" (process {process_index} of {process_count})" if process_count > 1 else ""
-        task = bar.add_task(f"{folder.name}{share}", total=sum(s.rows for s in own), tokens=None)
-        bar.advance(task, sum(s.rows for s in own if s in done))
-        codec = None
+    share = f" (process {process_index} of {process_count})" if process_count > 1 else ""
+    before = sum(s.rows for s in own if s in done)
+    began, codec = time.monotonic(), None
+    with bar(f"{folder.name}{share}", sum(s.rows for s in own), "texts", start=before, enabled=progress) as shown:
         for shard in missing:
             if stop():
                 return None
             codec = codec or work.codec(vectors_of)
             work.write(shard, vectors_of(shard), codec)
-            bar.update(task, advance=shard.rows, tokens=tokens())
+            count = tokens()
+            shown.advance(shard.rows, "" if count is None else f"{count / (time.monotonic() - began):,.0f} tokens/s")
     return work.finish()
 
 
@@ -249,31 +240,3 @@ def _read_lines(ledger: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     return [json.loads(line) for line in lines[:-1]]
-
-
-class _Rate(ProgressColumn):
-    """Texts a second, and tokens a second where the teacher counts them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._first: dict[int, tuple[float, int]] = {}
-
-    def render(self, task: Task) -> Text:
-        shown = f"{task.speed:,.0f} texts/s" if task.speed else ""
-        tokens = task.fields.get("tokens")
-        if tokens is not None and task.elapsed:
-            at, before = self._first.setdefault(task.id, (task.elapsed, tokens))
-            if task.elapsed > at:
-                shown += f", {(tokens - before) / (task.elapsed - at):,.0f} tokens/s"
-        return Text(shown)
-
-
-def _bar(shown: bool) -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, console=Console(stderr=True), speed_estimate_period=600, disable=not shown)

@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from jasper_jax.config import Texts
 from jasper_jax.data import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.selection import Selection, Text
 from jasper_jax.errors import UserError
+from jasper_jax.progress import Bar, bar, say
 
 FORMAT = 1
 _REMEDY = "restore the file, or delete the folder and build the text store again"
@@ -146,21 +145,20 @@ class _SplitWriter:
         self.parts.append(part)
 
 
-def _build(texts: Texts, folder: Path, seed: int, progress: Progress) -> None:
+def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
     selection = Selection(texts, seed)
-    task = progress.add_task("texts", total=texts.count)
     writers = {split: _SplitWriter(folder, split, texts.shard_rows) for split in sh.SPLITS}
 
     def shown(stream: Iterator[Text]) -> Iterator[Text]:
         for n, text in enumerate(stream, start=1):
             if n % 256 == 0:
-                progress.update(task, completed=n)
+                progress.advance(256)
             yield text
 
     writers[sh.TRAIN].write(shown(selection.train()))
     writers[sh.HELD_OUT].write(iter(selection.held()))
     sizes = {split: writer.rows for split, writer in writers.items()}
-    progress.update(task, completed=sizes[sh.TRAIN])
+    progress.advance(sizes[sh.TRAIN] % 256)
     _refuse_too_few(texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents"))
     map_ = sh.shard_map(sizes, texts.shard_rows)
     entries = []
@@ -243,12 +241,12 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    console = Console(stderr=True, quiet=not progress)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:
-        console.print(f"waiting for another process that builds {folder}")
+        if progress:
+            say(f"Waiting for another process that builds {folder}")
         lock.acquire()
     try:
         if (folder / "manifest.json").exists():
@@ -258,20 +256,15 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
         place = folder.parent / f".{folder.name}.building"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-        )
-        with Progress(*columns, console=console) as bar:
-            _build(texts, place, seed, bar)
+        with bar("texts", texts.count, "texts", enabled=progress) as shown:
+            _build(texts, place, seed, shown)
         files.sync_folder(place)
         os.rename(place, folder)
         files.sync_folder(folder.parent)
         store = TextStore.open(folder)
     finally:
         lock.release()
-    for line in store.summary():
-        console.print(line, markup=False, highlight=False)
+    if progress:
+        for line in store.summary():
+            say(line)
     return store

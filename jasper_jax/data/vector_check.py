@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from jasper_jax.data import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import REMEDY, VectorStore, normalise
 from jasper_jax.errors import UserError
+from jasper_jax.progress import bar
 
 # How far a stored vector's norm may be from 1: rounding of the dtype; int8 also clips.
 NORM_ERROR = {"float32": 1e-4, "float16": 2e-3, "int8": 0.3}
@@ -44,20 +43,22 @@ def verify_store(folder: Path | str, texts: TextStore, progress: bool = True) ->
     store = VectorStore.open(folder, texts)
     low, high = np.inf, 0.0
     pairs = list(zip(store.shards, store.manifest["shards"], strict=True))
-    for shard, entry in track(pairs, "verifying", console=Console(stderr=True), disable=not progress):
-        path = store.folder / entry["file"]
-        if (seen := files.sha256(path)) != entry["sha256"]:
-            raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {REMEDY}")
-        vectors = store.read_shard(shard)
-        norms = np.linalg.norm(vectors, axis=1)
-        wrong = ~(np.abs(norms - 1) <= NORM_ERROR[store.dtype])
-        if wrong.any():
-            row = int(np.flatnonzero(wrong)[0])
-            raise UserError(
-                f"{path}, row {row}: norm {norms[row]:.4f}, 1 ± {NORM_ERROR[store.dtype]} was expected "
-                f"({int(wrong.sum())} such rows); {REMEDY}"
-            )
-        low, high = min(low, float(norms.min())), max(high, float(norms.max()))
+    with bar(f"verifying {Path(folder).name}", len(pairs), "shards", enabled=progress) as shown:
+        for shard, entry in pairs:
+            path = store.folder / entry["file"]
+            if (seen := files.sha256(path)) != entry["sha256"]:
+                raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {REMEDY}")
+            vectors = store.read_shard(shard)
+            norms = np.linalg.norm(vectors, axis=1)
+            wrong = ~(np.abs(norms - 1) <= NORM_ERROR[store.dtype])
+            if wrong.any():
+                row = int(np.flatnonzero(wrong)[0])
+                raise UserError(
+                    f"{path}, row {row}: norm {norms[row]:.4f}, 1 ± {NORM_ERROR[store.dtype]} was expected "
+                    f"({int(wrong.sum())} such rows); {REMEDY}"
+                )
+            low, high = min(low, float(norms.min())), max(high, float(norms.max()))
+            shown.advance()
     return Verified(store.manifest["count"], len(pairs), low, high, store.manifest["clipped"])
 
 

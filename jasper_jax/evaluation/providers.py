@@ -47,7 +47,7 @@ class Tests:
         self.lists: dict[str, Texts] = {}
         self.retrieval: dict[str, Any] = {}
         for spec in run.recipe.evaluation.retrieval:
-            test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir)
+            test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir or "")
             test = subset(test, spec.passages, spec.queries_per_passage)
             self.retrieval[spec.name] = test
             queries, passages = list(test.queries.values()), list(test.passages.values())

@@ -39,7 +39,7 @@ def main(job_file: str) -> None:
                 vectors[f"{kind}/{dim}"] = model.encode(job["texts"], prompt_name=kind, show_progress_bar=False)
             del model
             shutil.rmtree(folder, ignore_errors=True)
-    np.savez(job["out"], **vectors)
+    np.savez(job["out"], allow_pickle=False, **vectors)
 
 
 if __name__ == "__main__":

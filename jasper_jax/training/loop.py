@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -147,7 +148,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
                 log.step(*pending)  # a checkpoint is written only once all its steps are known to be finite
                 pending = None
             if last or evaluating:
-                log.evaluation(offset + step, step, batches, lambda arrays: compiled.evaluate(trained, frozen, arrays))
+                log.evaluation(offset + step, step, batches, partial(compiled.evaluate, trained, frozen))
             if (saving or asked) and not last:
                 context.checkpoints.save_step(
                     Position(stage.index, step), {"trained": trained, "optimizer": opt_state}, _metadata(run)
@@ -166,14 +167,14 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     after["heads"] = {h: after["heads"].get(h, params["heads"][h]) for h in params["heads"]}
     context.checkpoints.save_final(stage.index, after, _metadata(run))
     say(
-        f"[bold]{stage.name}[/]: {stage.steps} steps in {seconds:,.0f} s, {compiled.seconds:,.0f} s of them compiling"
+        f"{stage.name}: {stage.steps} steps in {seconds:,.0f} s, {compiled.seconds:,.0f} s of them compiling"
         f" {compiled.count} programs; padding {log.padding_share:.1%}; loss {log.first_loss:.4g} -> {log.last_loss:.4g}"
     )
     return after
 
 
 def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
-    """The parameters with the heads that this stage trains first given their start; kept as ``start`` before stage 1."""
+    """The parameters with the heads that are new in this stage given their start; kept as ``start`` before stage 1."""
     run = context.run
     seen = {h for s in run.stages[: stage.index] for h in s.heads}
     new = [h for h in stage.heads if h not in seen]
@@ -206,4 +207,4 @@ def _report_environment(metadata: Mapping[str, Any]) -> None:
     before, now = metadata.get("environment", {}), environment()
     changed = [f"{k} {before.get(k)} -> {v}" for k, v in now.items() if before.get(k) != v]
     if changed:
-        say(f"[yellow]Continuing in another environment ({'; '.join(changed)}): equal up to rounding, not to the bit.")
+        say(f"Continuing in another environment ({'; '.join(changed)}): equal up to rounding, not to the bit.")

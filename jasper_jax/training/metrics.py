@@ -100,7 +100,7 @@ class _TensorBoard:
 class _WeightsAndBiases:
     def __init__(self, folder: Path, run_name: str):
         try:
-            import wandb
+            import wandb  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("training.loggers: wandb needs the extra: pip install 'jasper-jax[wandb]'") from None
         self._run = wandb.init(project="jasper-jax", name=run_name, dir=str(folder), id=run_name, resume="allow")

@@ -93,7 +93,8 @@ def make_program(
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, opt_state, trained)
         metrics = {"loss": value, "grad_norm": norm, "learning_rate": jnp.asarray(rate(number), jnp.float32)}
-        return optax.apply_updates(trained, updates), opt_state, {**metrics, **terms}
+        moved: Any = optax.apply_updates(trained, updates)
+        return moved, opt_state, {**metrics, **terms}
 
     def evaluate(trained: Flat, frozen: Flat, batch: Batch) -> Metrics:
         value, terms = loss(partition.merge(trained, frozen), batch, None)

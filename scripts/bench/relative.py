@@ -55,7 +55,7 @@ def with_jax(method: str, students: np.ndarray, teacher: np.ndarray) -> Contende
     compiled = jax.jit(jax.value_and_grad(loss)).lower(*arguments).compile()
     compile_s = time.perf_counter() - start
     memory = compiled.memory_analysis()
-    mib = (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20
+    mib = None if memory is None else (memory.temp_size_in_bytes + memory.output_size_in_bytes) / 2**20
     return Contender(method, lambda: float(jax.block_until_ready(compiled(*arguments))[0]), compile_s, mib)
 
 
@@ -105,7 +105,7 @@ def contenders(batch: int, heads: int, dim: int, methods: list[str], patience: f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512, 1024])
     parser.add_argument("--heads", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--dim", type=int, default=256, help="of teacher and students")

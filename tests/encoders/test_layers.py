@@ -103,7 +103,7 @@ def test_too_many_layers_to_split(bert):
 
 
 def test_layers_are_scanned_not_unrolled(bert):
-    encoder, params = bert
+    encoder, _ = bert
     ids, mask = ragged("bert", "right")
     deeper = encoder_from_config({**encoder.hf_config, "num_hidden_layers": 16})
     programs = [jax.jit(e.apply).lower(e.init(jax.random.key(0)), ids, mask).as_text() for e in (encoder, deeper)]
@@ -161,13 +161,13 @@ def test_settings_that_are_not_implemented_are_named(family, setting):
 
 
 def test_unknown_model_type_lists_the_families():
-    with pytest.raises(UserError, match="'brt' is not implemented; families are bert, .*did you mean 'bert'"):
+    with pytest.raises(UserError, match=r"'brt' is not implemented; families are bert, .*did you mean 'bert'"):
         encoder_from_config({"model_type": "brt"})
 
 
 def test_remote_code_is_refused():
     config = {"model_type": "mystery", "auto_map": {"AutoModel": "modeling.Mystery"}}
-    with pytest.raises(UserError, match="'mystery' is defined by code in the model folder.*never.*bert"):
+    with pytest.raises(UserError, match=r"'mystery' is defined by code in the model folder.*never.*bert"):
         encoder_from_config(config)
     # a family we have is read by our own code, whatever the folder offers
     encoder_from_config({"model_type": "bert", "auto_map": {"AutoModel": "modeling.Mystery"}})

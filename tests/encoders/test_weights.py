@@ -1,4 +1,4 @@
-"""Checkpoints in and out: what transformers wrote is read, what is written transformers reads, and nothing is guessed."""
+"""Checkpoints in and out: what transformers wrote is read, what is written transformers reads; nothing is guessed."""
 
 from __future__ import annotations
 
@@ -111,9 +111,9 @@ def test_shards(tmp_path):
 
     index = json.loads((folder / "model.safetensors.index.json").read_text())
     first = sorted(index["weight_map"].values())[0]
-    moved = {name: first for name in index["weight_map"]}
+    moved = dict.fromkeys(index["weight_map"], first)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": moved}))
-    with pytest.raises(UserError, match="index.json.*which is not in that file"):
+    with pytest.raises(UserError, match=r"index.json.*which is not in that file"):
         read(folder)
     outside = {name: f"../one/{file}" for name, file in index["weight_map"].items()}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": outside}))
@@ -200,7 +200,7 @@ def test_wrong_shapes_are_listed_with_both_shapes(bert):
 def test_integer_weights(bert):
     folder, tensors = bert
     rewrite(folder, {**tensors, "embeddings.LayerNorm.bias": torch.zeros(32, dtype=torch.int64)})
-    with pytest.raises(UserError, match="embeddings.LayerNorm.bias is int64, not float32, float16 or bfloat16"):
+    with pytest.raises(UserError, match=r"embeddings.LayerNorm.bias is int64, not float32, float16 or bfloat16"):
         read(folder)
 
 

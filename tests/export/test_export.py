@@ -1,4 +1,4 @@
-"""The exported folder: loads in sentence-transformers at every dimension, is its own teacher, and is never half there."""
+"""The exported folder: loads in sentence-transformers at every dimension, can teach again, and is never half there."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def fill(run: Run):
     """Texts and vectors of a run."""
     texts = run.texts()
     for teacher in run.recipe.teachers:
-        run.embed(teacher, texts, process_index=0, process_count=1, stop=lambda: False)
+        run.embed(teacher, texts)
     return texts, run.teachers(texts)
 
 
