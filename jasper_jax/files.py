@@ -1,38 +1,125 @@
-"""Files that are whole or not there: atomic writing, checksums, the lock of a folder."""
+"""Files that are whole or not there, manifests that say what a folder holds, and the lock of a folder."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import filelock
 
 from jasper_jax.errors import UserError
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write ``content`` under a temporary name, flush it to disk, and rename it to ``path``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    data = content.encode() if isinstance(content, str) else content
+def sync_folder(folder: Path) -> None:
+    """Make renames in ``folder`` survive a power cut."""
+    fd = os.open(folder, os.O_RDONLY)
     try:
-        with temporary.open("wb") as file:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def temporary(path: Path) -> Path:
+    """A name beside ``path`` that no other process uses."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def _write_temporary(path: Path, data: bytes) -> Path:
+    part = temporary(path)
+    try:
+        with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
         raise
+    return part
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write ``path``, and its folder if need be, so that a reader sees the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = _write_temporary(path, content.encode() if isinstance(content, str) else content)
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def write_once(path: Path, data: bytes) -> None:
+    """As ``write_atomic``, but the first content that stands under ``path`` stays, whoever wrote it."""
+    part = _write_temporary(path, data)
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links: the window between the two calls is the price
+        if not path.exists():
+            os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def json_bytes(value: Any) -> bytes:
+    """``value`` as JSON with sorted keys: equal values give equal bytes."""
+    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
+def read_manifest(folder: Path, what: str, newest: int) -> dict[str, Any]:
+    """``folder/manifest.json``, refused when it is missing, unreadable or of a later format version."""
+    path = folder / "manifest.json"
+    try:
+        manifest = json.loads(path.read_text("utf-8"))
+        version = manifest["format"]
+    except FileNotFoundError:
+        raise UserError(f"{folder}: no complete {what} here (manifest.json is missing)") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
+        raise UserError(f"{path}: not the manifest of a {what} ({e!r}); delete the folder and build it again") from None
+    if version > newest:
+        raise UserError(
+            f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"
+        )
+    return manifest
 
 
 def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:
+    """Refuse ``folder`` when a shard of its manifest is missing or has another size."""
+    for shard in shards:
+        path = folder / shard["file"]
+        size = path.stat().st_size if path.exists() else None
+        if size != shard["bytes"]:
+            seen = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
+            raise UserError(f"{path}: shard {seen}; {remedy}")
+
+
+def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
+    """Delete the temporaries of ``names`` that killed writers left in ``folder``; only when all of them are whole."""
+    of = set(names)
+    for path in folder.glob(".*.tmp"):
+        if path.name[1:].rsplit(".", 2)[0] in of:  # as ``temporary`` names them
+            path.unlink(missing_ok=True)
+
+
+def differences(recorded: Any, asked: Any, key: str) -> list[str]:
+    """The keys at which two JSON values differ, with both values: ``texts.count (10 there, 20 asked)``."""
+    if isinstance(recorded, dict) and isinstance(asked, dict):
+        keys = [*asked, *(k for k in recorded if k not in asked)]
+        return [d for k in keys for d in differences(recorded.get(k), asked.get(k), f"{key}.{k}".lstrip("."))]
+    if isinstance(recorded, list) and isinstance(asked, list) and len(recorded) == len(asked):
+        return [d for i, pair in enumerate(zip(recorded, asked)) for d in differences(*pair, f"{key}[{i}]")]
+    return [] if recorded == asked else [f"{key} ({recorded!r} there, {asked!r} asked)"]
 
 
 @contextlib.contextmanager

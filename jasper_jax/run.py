@@ -7,7 +7,6 @@ The folder holds ``recipe.yaml`` (resolved), ``texts/``, ``vectors/<teacher>/``,
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
-from jasper_jax.files import write_atomic
+from jasper_jax.files import differences, write_atomic
 from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
@@ -62,11 +61,12 @@ class Run:
         path = self.folder / "recipe.yaml"
         if path.is_file() and path.read_bytes().startswith(HEADER.encode()):
             there = parse_recipe(_load_yaml(path), where=str(path))
-            changed = [k for k in _differences(there.model_dump(), self.recipe.model_dump()) if not _may_change(k)]
+            found = differences(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"), "")
+            changed = [change for change in found if not _may_change(change.partition(" ")[0])]
             if changed:
                 raise UserError(
-                    f"{self.folder}: this run folder was made with another recipe; {', '.join(changed[:3])}"
-                    f"{' and more' if len(changed) > 3 else ''} differ(s); set run_dir=... or delete the folder"
+                    f"{self.folder}: this run folder was made with another recipe; {'; '.join(changed[:3])}"
+                    f"{' and more' if len(changed) > 3 else ''}; set run_dir=... or delete the folder"
                 )
         elif self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir()):
             raise UserError(
@@ -185,14 +185,3 @@ def _load_yaml(path: Path) -> Any:
 
 def _may_change(key: str) -> bool:
     return any(key == allowed or key.startswith(allowed + ".") for allowed in MAY_CHANGE)
-
-
-def _differences(a: Any, b: Any, prefix: str = "") -> list[str]:
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        found: list[str] = []
-        for key in [*a, *(k for k in b if k not in a)]:
-            found += _differences(a.get(key), b.get(key), f"{prefix}.{key}" if prefix else str(key))
-        return found
-    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        return [d for i, (x, y) in enumerate(zip(a, b)) for d in _differences(x, y, f"{prefix}[{i}]")]
-    return [] if a == b else [prefix]

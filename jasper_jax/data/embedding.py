@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.data import files
+from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data import vectors as vec
 from jasper_jax.data.texts import TextStore
@@ -165,7 +165,7 @@ class _Work:
             return
         entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows}
         try:
-            entry |= {"bytes": part.stat().st_size, "sha256": files.sha256(part), "clipped": clipped}
+            entry |= {"bytes": part.stat().st_size, "sha256": files.sha256_file(part), "clipped": clipped}
             self._note([entry])  # before the rename: a shard under its name always has its line
             os.replace(part, path)
         except FileNotFoundError:  # it finished just now, and took the temporary for a leftover
@@ -190,7 +190,7 @@ class _Work:
             path = self.folder / name
             found = lines.get(name, []) if path.exists() else []
             if len({line["sha256"] for line in found}) > 1:
-                digest = files.sha256(path)
+                digest = files.sha256_file(path)
                 found = [line for line in found if line["sha256"] == digest]
             if found and path.stat().st_size == found[0]["bytes"]:
                 out[shard] = found[0]
@@ -226,7 +226,7 @@ class _Work:
             "scales": json.loads(scales.read_text()) if self.spec.dtype == "int8" else None,
             "shards": entries,
         }
-        files.write_bytes(self.folder / "manifest.json", files.json_bytes(manifest))
+        files.write_atomic(self.folder / "manifest.json", files.json_bytes(manifest))
         for ledger in self.folder.glob("done-*.jsonl"):
             ledger.unlink(missing_ok=True)
         files.remove_leftovers(self.folder, self.names.values())

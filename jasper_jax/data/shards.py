@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 
-from jasper_jax.data.files import write_bytes
 from jasper_jax.errors import UserError
+from jasper_jax.files import write_atomic
 
 TRAIN, HELD_OUT = "train", "held_out"
 SPLITS = (TRAIN, HELD_OUT)
@@ -117,7 +117,7 @@ def write_metadata(
             description=about,
         )
         for file in ("dataset_info.json", "features.json"):
-            write_bytes(folder / file, (Path(place) / file).read_bytes())
+            write_atomic(folder / file, (Path(place) / file).read_bytes())
 
 
 # ------------------------------------------------------------------------------------------ reading

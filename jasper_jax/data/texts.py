@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
+from jasper_jax import files
 from jasper_jax.config import Texts
-from jasper_jax.data import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.selection import Selection, Text
 from jasper_jax.errors import UserError
@@ -85,7 +85,7 @@ class TextStore:
         digests = {split: hashlib.sha256() for split in sh.SPLITS}
         for shard, entry in zip(self.shards, self.manifest["shards"]):
             path = self.folder / entry["file"]
-            if (seen := files.sha256(path)) != entry["sha256"]:
+            if (seen := files.sha256_file(path)) != entry["sha256"]:
                 raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {_REMEDY}")
             for row in self.read_shard(shard):
                 _add_row(digests[shard.split], row.text, row.kind)
@@ -164,7 +164,7 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
     entries = []
     for shard, part in zip(map_, [p for w in writers.values() for p in w.parts], strict=True):
         path = part.rename(folder / sh.shard_file("texts", shard, map_))
-        size, digest = path.stat().st_size, files.sha256(path)
+        size, digest = path.stat().st_size, files.sha256_file(path)
         entry = {"split": shard.split, "index": shard.index, "file": path.name, "rows": shard.rows}
         entries.append({**entry, "bytes": size, "sha256": digest})
     _write_tfds(folder, map_, entries)
@@ -182,7 +182,7 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
         "shards": entries,
         "fingerprint": _fingerprint({k: w.digest.hexdigest() for k, w in writers.items()}, map_),
     }
-    files.write_bytes(folder / "manifest.json", files.json_bytes(manifest))
+    files.write_atomic(folder / "manifest.json", files.json_bytes(manifest))
 
 
 def _write_tfds(folder: Path, shards: Sequence[sh.ShardInfo], entries: list[dict[str, Any]]) -> None:

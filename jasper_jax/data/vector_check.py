@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jasper_jax.data import files
+from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import REMEDY, VectorStore, normalise
@@ -46,7 +46,7 @@ def verify_store(folder: Path | str, texts: TextStore, progress: bool = True) ->
     with bar(f"verifying {Path(folder).name}", len(pairs), "shards", enabled=progress) as shown:
         for shard, entry in pairs:
             path = store.folder / entry["file"]
-            if (seen := files.sha256(path)) != entry["sha256"]:
+            if (seen := files.sha256_file(path)) != entry["sha256"]:
                 raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {REMEDY}")
             vectors = store.read_shard(shard)
             norms = np.linalg.norm(vectors, axis=1)

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jasper_jax.data import files as whole
+from jasper_jax import files as whole
 from jasper_jax.data import shards as sh
 from jasper_jax.data.embedding import fill_store
 from jasper_jax.data.selection import digest

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jasper_jax.data import files
+from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.texts import TextStore
 from jasper_jax.errors import UserError

@@ -186,7 +186,7 @@ def test_a_run_whose_store_another_run_finished(texts, whole, tmp_path):
     assert contents(folder) == whole["float16"]
 
 
-@pytest.mark.parametrize("where", ["jasper_jax.data.shards.write_bytes", "jasper_jax.data.files.os.replace"])
+@pytest.mark.parametrize("where", ["jasper_jax.data.shards.write_atomic", "jasper_jax.files.os.replace"])
 def test_two_processes_that_finish_at_once(texts, whole, tmp_path, monkeypatch, where):
     """Both find all shards whole; the second one finishes while the first is about to write a file."""
     import importlib
@@ -276,4 +276,4 @@ def test_progress_counts_texts_and_tokens(texts, tmp_path, capsys):
     assert embed_teacher(tmp_path / "bge", texts, spec(), counting)
     shown = capsys.readouterr().err
     assert "bge" in shown
-    assert "100/100" in shown
+    assert "100 of 100" in shown

@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 
-from jasper_jax.data import files
+from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.errors import UserError
 
@@ -111,7 +111,7 @@ def test_only_the_first_content_is_written_once(tmp_path):
     files.write_once(path, b"first")
     files.write_once(path, b"second")
     assert path.read_bytes() == b"first"
-    files.write_bytes(path, b"third")
+    files.write_atomic(path, b"third")
     assert path.read_bytes() == b"third"
     assert [p.name for p in tmp_path.iterdir()] == ["scales.json"]
 
