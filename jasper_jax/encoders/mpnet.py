@@ -100,7 +100,8 @@ class MPNetEnds(nnx.Module):
         self.relative_bias = Embedding(BUCKETS, config.num_heads, std=config.init_std, dtype=jnp.float32, rngs=rngs)
 
     def start(self, token_ids: jax.Array, keep: jax.Array, drop: Dropout) -> tuple[jax.Array, Shared]:
-        bias = self.relative_bias(relative_buckets(token_ids.shape[1]))  # [L, L, H], by column, padding or not
+        # Distances count columns, padding or not, as transformers does; [L, L, H].
+        bias = self.relative_bias(jnp.asarray(relative_buckets(token_ids.shape[1])))
         return drop(self.embeddings(token_ids), 0), Shared(keep[:, None, None, :], bias.transpose(2, 0, 1)[None])
 
     def finish(self, x: jax.Array) -> jax.Array:
