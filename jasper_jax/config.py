@@ -217,9 +217,11 @@ class Stage(Section):
 
 
 class Training(Section):
-    groups: PositiveInt = 4
-    """Length groups of a batch; each is encoded at its own static length."""
-    shapes: PositiveInt = 3
+    max_length: PositiveInt | None = None
+    """Tokens at which texts are cut in training; None: ``student.max_length``, which the exported model keeps."""
+    groups: PositiveInt = 6
+    """Length groups of a batch, at most; each is encoded at its own static length."""
+    shapes: PositiveInt = 2
     """Rows of the table of static shapes: at most so many programs are compiled for a stage."""
     save_every: PositiveInt = 200
     keep: PositiveInt = 2

@@ -12,11 +12,13 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
-Params = Mapping[str, jax.Array]
+Arrays = jax.Array | np.ndarray
+Params = Mapping[str, Arrays]
 
 
-def init_head(key: jax.Array, hidden: int, dim: int, bias: bool = True) -> dict[str, jax.Array]:
+def init_head(key: Arrays, hidden: int, dim: int, bias: bool = True) -> dict[str, Arrays]:
     """A random head: kernel ``[D, E]`` normal with variance 1/D, bias zero.
 
     Args:
@@ -29,7 +31,7 @@ def init_head(key: jax.Array, hidden: int, dim: int, bias: bool = True) -> dict[
     return {"kernel": kernel, "bias": jnp.zeros((dim,), jnp.float32)} if bias else {"kernel": kernel}
 
 
-def project(params: Params, pooled: jax.Array) -> jax.Array:
+def project(params: Params, pooled: Float[Arrays, "B D"]) -> Float[jax.Array, "B E"]:
     """``pooled [B, D] -> [B, E]``, float32 (float64 in, float64 out); not normalised."""
     pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
     out = jnp.matmul(pooled, params["kernel"], precision=jax.lax.Precision.HIGHEST)
@@ -37,7 +39,11 @@ def project(params: Params, pooled: jax.Array) -> jax.Array:
 
 
 def ridge_head(
-    pooled: np.ndarray, target: np.ndarray, dim: int, penalty: float = 1e-3, bias: bool = True
+    pooled: Float[np.ndarray, "n D"],
+    target: Float[np.ndarray, "m T"],
+    dim: int,
+    penalty: float = 1e-3,
+    bias: bool = True,
 ) -> dict[str, np.ndarray]:
     """The ridge regression from pooled vectors to the teachers', as a head.
 

@@ -16,14 +16,17 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from jasper_jax.relative import PairOrder, pair_order, pairs, relative_from_similarities
 
+Arrays = jax.Array | np.ndarray
 REDUCTIONS = ("sum", "mean")
 
 
-def normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
+def normalize(x: Float[Arrays, "... E"], eps: float = 1e-12) -> Float[jax.Array, "... E"]:
     """Rows of length 1: x · rsqrt(max(Σx², eps)) along the last axis of `[..., E]`, in float32 or float64.
 
     A row of zeros stays zero, and its gradient is finite.
@@ -32,7 +35,7 @@ def normalize(x: jax.Array, eps: float = 1e-12) -> jax.Array:
     return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
 
 
-def cosine_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def cosine_loss(student: Arrays, teacher: Arrays) -> Float[jax.Array, ""]:
     """Mean over the batch of 1 - s·t, the rows normalised (equation 1, with the mean for its sum).
 
     Args:
@@ -49,7 +52,7 @@ def cosine_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return _cosine(normalize(student), normalize(teacher))
 
 
-def similarity_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def similarity_loss(student: Arrays, teacher: Arrays) -> Float[jax.Array, ""]:
     """Mean over the B×B entries of (S Sᵀ - T Tᵀ)², the rows normalised (equation 2).
 
     Args:
@@ -66,7 +69,9 @@ def similarity_loss(student: jax.Array, teacher: jax.Array) -> jax.Array:
     return _similarity(_cosines(_gram(student)), _cosines(_gram(teacher)))
 
 
-def relative_loss(student: jax.Array, teacher: jax.Array, margin: float = 0.015, *, method: str = "auto") -> jax.Array:
+def relative_loss(
+    student: Arrays, teacher: Arrays, margin: float = 0.015, *, method: str = "auto"
+) -> Float[jax.Array, ""]:
     """Mean over pairs of pairs p, q with t_p > t_q of max(0, s_q - s_p + margin) (equation 3).
 
     A pair p is two different texts i < j of the batch, s_p = s_i·s_j, t_p = t_i·t_j, the rows normalised. Two
@@ -90,12 +95,12 @@ def relative_loss(student: jax.Array, teacher: jax.Array, margin: float = 0.015,
     return relative_from_similarities(pair_similarities(student)[None], order, margin, method)[0]
 
 
-def pair_similarities(x: jax.Array) -> jax.Array:
+def pair_similarities(x: Float[Arrays, "B E"]) -> Float[jax.Array, " P"]:
     """Cosine similarities `[P]` of the P = B(B-1)/2 pairs of rows of `x` `[B, E]`."""
     return pairs(_cosines(_gram(x)))
 
 
-def teacher_order(teacher: jax.Array) -> PairOrder:
+def teacher_order(teacher: Arrays) -> PairOrder:
     """The order of the teacher's pairs: computed once per batch from `[B, T]`, used by every head."""
     return pair_order(pair_similarities(teacher))
 
@@ -125,8 +130,8 @@ class HeadLoss:
 
 
 def distillation_losses(
-    students: Mapping[str, jax.Array],
-    targets: Mapping[str, jax.Array],
+    students: Mapping[str, Arrays],
+    targets: Mapping[str, Arrays],
     spec: Mapping[str, HeadLoss],
     orders: Mapping[str, PairOrder] | None = None,
 ) -> dict[str, dict[str, jax.Array]]:
@@ -169,8 +174,8 @@ def distillation_losses(
 def _add_terms(
     terms: dict[str, dict[str, jax.Array]],
     heads: Sequence[str],
-    students: Mapping[str, jax.Array],
-    target: jax.Array,
+    students: Mapping[str, Arrays],
+    target: Arrays,
     spec: Mapping[str, HeadLoss],
     order: PairOrder | None,
 ) -> None:
@@ -207,11 +212,11 @@ def _add_terms(
                 terms[head]["relative"] = _mean_of_rows(values, rows, head)
 
 
-def _mean_of_rows(values: jax.Array, rows: Sequence[tuple[str, int]], head: str) -> jax.Array:
+def _mean_of_rows(values: Arrays, rows: Sequence[tuple[str, int]], head: str) -> jax.Array:
     return jnp.mean(jnp.stack([value for value, row in zip(values, rows) if row[0] == head]))
 
 
-def reduce_heads(terms: Mapping[str, Mapping[str, jax.Array]], how: str) -> jax.Array:
+def reduce_heads(terms: Mapping[str, Mapping[str, Arrays]], how: str) -> Float[jax.Array, ""]:
     """The `"sum"` or `"mean"` over heads of their totals: a scalar, the loss to differentiate."""
     if how not in REDUCTIONS:
         raise ValueError(f"reduce_heads: {how!r} is not one of {', '.join(REDUCTIONS)}")
@@ -219,11 +224,11 @@ def reduce_heads(terms: Mapping[str, Mapping[str, jax.Array]], how: str) -> jax.
     return jnp.sum(totals) if how == "sum" else jnp.mean(totals)
 
 
-def _upcast(x: jax.Array) -> jax.Array:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+def _upcast(x: Arrays) -> jax.Array:
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _gram(x: jax.Array) -> jax.Array:
+def _gram(x: Float[Arrays, "B E"]) -> Float[jax.Array, "B B"]:
     x = _upcast(x)
     return jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST)
 
@@ -235,18 +240,18 @@ def _cosines(grams: jax.Array, eps: float = 1e-12) -> jax.Array:
     return grams * (scale[..., :, None] * scale[..., None, :])
 
 
-def _cosine(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def _cosine(student: Arrays, teacher: Arrays) -> jax.Array:
     return jnp.mean(1 - jnp.sum(student * teacher, axis=-1))
 
 
-def _similarity(student: jax.Array, teacher: jax.Array) -> jax.Array:
+def _similarity(student: Arrays, teacher: Arrays) -> jax.Array:
     """Of similarity matrices `[..., B, B]` and `[B, B]`."""
     if student.shape[-1] < 2:
         return jnp.zeros(student.shape[:-2], student.dtype)
     return jnp.mean(jnp.square(student - teacher), axis=(-2, -1))
 
 
-def _check(student: jax.Array, teacher: jax.Array, *, same_dimension: bool = False, where: str = "") -> None:
+def _check(student: Arrays, teacher: Arrays, *, same_dimension: bool = False, where: str = "") -> None:
     shapes = f"{where}student {student.shape}, teacher {teacher.shape}"
     if student.ndim != 2 or teacher.ndim != 2:
         raise ValueError(f"{shapes}: expected two axes, [B, E] and [B, T]")
@@ -259,8 +264,8 @@ def _check(student: jax.Array, teacher: jax.Array, *, same_dimension: bool = Fal
 
 
 def _check_heads(
-    students: Mapping[str, jax.Array],
-    targets: Mapping[str, jax.Array],
+    students: Mapping[str, Arrays],
+    targets: Mapping[str, Arrays],
     spec: Mapping[str, HeadLoss],
     orders: Mapping[str, PairOrder],
 ) -> None:

@@ -7,52 +7,56 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int, Shaped
 
 from jasper_jax.errors import UserError
 
-States = jax.Array
+Arrays = jax.Array | np.ndarray
+
+States = Float[Arrays, "B L D"]
 """[B, L, D] float32."""
 
 
-def _take(states: States, position: jax.Array) -> jax.Array:
+def _take(states: States, position: Arrays) -> jax.Array:
     return jnp.take_along_axis(states, position[:, None, None], axis=1)[:, 0]
 
 
-def _sum(states: States, weight: jax.Array) -> jax.Array:
+def _sum(states: States, weight: Arrays) -> jax.Array:
     """Weighted sum over tokens, as a product and a reduction: a dot would be rounded on GPU and TPU."""
     return jnp.sum(states * weight[:, :, None].astype(jnp.float32), axis=1)
 
 
-def _mean(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _mean(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     return _sum(states, keep) / jnp.maximum(keep.sum(axis=1, keepdims=True), 1)
 
 
-def _mean_sqrt_len(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _mean_sqrt_len(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     """The sum over √length."""
     return _sum(states, keep) / jnp.sqrt(jnp.maximum(keep.sum(axis=1, keepdims=True), 1).astype(jnp.float32))
 
 
-def _weighted_mean(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _weighted_mean(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     """The i-th token of a text (from 1, the prompt's counted even where left out) has weight i."""
     weight = jnp.where(keep, jnp.arange(1, keep.shape[1] + 1)[None, :] - start[:, None], 0)
     return _sum(states, weight) / jnp.maximum(weight.sum(axis=1, keepdims=True), 1)
 
 
-def _cls(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _cls(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     """The first token, left padding skipped."""
     return _take(states, jnp.argmax(keep, axis=1))
 
 
-def _last(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _last(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     """The last token, wherever padding stands."""
     return _take(states, keep.shape[1] - 1 - jnp.argmax(keep[:, ::-1], axis=1))
 
 
-def _max(states: States, keep: jax.Array, start: jax.Array) -> jax.Array:
+def _max(states: States, keep: Arrays, start: Arrays) -> jax.Array:
     return jnp.max(jnp.where(keep[:, :, None], states, -jnp.inf), axis=1)
 
 
-MODES: dict[str, Callable[[States, jax.Array, jax.Array], jax.Array]] = {
+MODES: dict[str, Callable[[States, Arrays, Arrays], Arrays]] = {
     "cls": _cls,
     "max": _max,
     "mean": _mean,
@@ -84,7 +88,12 @@ class Pooling:
         """Width of the pooled vector."""
         return len(self.modes) * hidden_size
 
-    def __call__(self, states: jax.Array, mask: jax.Array, prompt_lengths: jax.Array | None = None) -> jax.Array:
+    def __call__(
+        self,
+        states: Float[Arrays, "B L D"],
+        mask: Shaped[Arrays, "B L"],
+        prompt_lengths: Int[Arrays, " B"] | None = None,
+    ) -> Float[jax.Array, "B _"]:
         """``[B, L, D]`` states and ``[B, L]`` mask -> ``[B, len(modes)·D]`` float32.
 
         ``prompt_lengths [B]``: tokens of each text's prompt, special tokens before it counted; needed when the

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import jax
 import pytest
+from jaxtyping import install_import_hook
+
+# Shapes in annotations are checked in tests, and cost nothing otherwise. Before the modules are first imported.
+install_import_hook(["jasper_jax.losses", "jasper_jax.heads", "jasper_jax.pooling"], "beartype.beartype")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ from typing import Any
 import grain
 import numpy as np
 
-from jasper_jax.data.shapes import choose_row, needed_lengths, shape_table
+from jasper_jax.data.shapes import choose_row, group_sizes, needed_lengths, shape_table
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.errors import UserError
@@ -95,17 +95,15 @@ class Batches:
         """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the table's rows.
 
         Raises:
-          UserError: fewer texts than a batch holds, or a batch that does not divide into the groups.
+          UserError: fewer texts than a batch holds, or nothing to do.
         """
         size = texts.size("train")
         if size < batch_size:
             raise UserError(
                 f"stages[].batch_size: {batch_size} exceeds the {size} training texts; lower it or add texts"
             )
-        if batch_size % groups:
-            raise UserError(f"training.groups: a batch of {batch_size} does not divide into {groups} groups")
         self.texts, self.view, self.tokenizer, self.prompts = texts, view, tokenizer, prompts
-        self.batch_size, self.steps, self.groups = batch_size, steps, groups
+        self.batch_size, self.steps = batch_size, steps
         epochs = max(1, -(-steps * batch_size // size))
         self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(epochs)
         held_out = texts.size("held_out")
@@ -113,13 +111,14 @@ class Batches:
         self.held_out_short = held_out and not self.held_out_batches
         train = np.stack([counts.by_split["train"][self.indices(k)] for k in range(steps)]) if steps else None
         rest = counts.by_split["held_out"][: self.held_out_batches * batch_size].reshape(-1, batch_size)
-        needed = [needed_lengths(c, groups) for c in (train, rest) if c is not None and len(c)]
-        if not needed:
-            raise UserError("stages[].steps: 0 steps and no held-out texts leave nothing to do")
-        self.table = shape_table(np.concatenate(needed), shapes)
+        known = [c for c in (train, rest) if c is not None and len(c)]
+        if not known:
+            raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
+        self.sizes = group_sizes(known[0], groups)
+        self.table = shape_table(needed_lengths(np.concatenate(known), self.sizes), self.sizes, shapes)
         # Evaluation uses one row, large enough for all: one program more, not one a row.
-        self.evaluation_row = int(self.table.sum(axis=1).argmax())
-        if rest.size and not (self.table[self.evaluation_row] >= needed_lengths(rest, groups).max(axis=0)).all():
+        self.evaluation_row = int((self.table * self.sizes).sum(axis=1).argmax())
+        if rest.size and (self.table[self.evaluation_row] < needed_lengths(rest, self.sizes).max(axis=0)).any():
             self.table = np.concatenate([self.table, self.table.max(axis=0, keepdims=True)])
             self.evaluation_row = len(self.table) - 1
 
@@ -155,11 +154,11 @@ class Batches:
         lengths = np.array([len(t) for t in tokens])
         order = np.argsort(lengths, kind="stable")
         if row is None:
-            row = choose_row(self.table, needed_lengths(lengths[None], self.groups)[0])
-        size = self.batch_size // self.groups
+            row = choose_row(self.table, needed_lengths(lengths[None], self.sizes)[0])
+        starts = np.cumsum((0, *self.sizes))
         groups = tuple(
-            self.tokenizer.pad([tokens[i] for i in order[g * size : (g + 1) * size]], size, int(length))
-            for g, length in enumerate(self.table[row])
+            self.tokenizer.pad([tokens[i] for i in order[start : start + size]], size, int(length))
+            for start, size, length in zip(starts, self.sizes, self.table[row])
         )
         arrays: dict[str, Any] = {"groups": groups}
         if self.view is not None:
@@ -169,5 +168,5 @@ class Batches:
             arrays=arrays,
             indices=indices[order],
             tokens=int(lengths.sum()),
-            slots=int(self.table[row].sum()) * size,
+            slots=int((self.table[row] * self.sizes).sum()),
         )

@@ -39,6 +39,7 @@ class Training:
     run: Run
     student: Student
     tokenizer: Tokenizer
+    cutter: Tokenizer
     texts: TextStore
     view: TeacherView | None
     counts: TokenCounts
@@ -78,10 +79,12 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
         return True
     if at.stage:
         params = checkpoints.load(checkpoints.final(at.stage - 1), abstract(params))
-    counts = TokenCounts(texts, tokenizer, student.prompts, run.folder / "token_counts")
+    # The starts of heads and the evaluations use the student's own length, batches the training's.
+    cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
+    counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")
     sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
     metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
-    context = Training(run, student, tokenizer, texts, view, counts, checkpoints, metrics, timings, stop)
+    context = Training(run, student, tokenizer, cutter, texts, view, counts, checkpoints, metrics, timings, stop)
     try:
         for stage in run.stages[at.stage :]:
             step = at.step if stage.index == at.stage else 0
@@ -117,7 +120,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     batches = Batches(
         context.texts,
         context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None,
-        context.tokenizer,
+        context.cutter,
         context.student.prompts,
         context.counts,
         batch_size=stage.batch_size,
