@@ -47,7 +47,11 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     """Write ``path``, and its folder if need be, so that a reader sees the old content or the new."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _write_temporary(path, content.encode() if isinstance(content, str) else content)
-    os.replace(part, path)
+    try:
+        os.replace(part, path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

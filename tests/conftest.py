@@ -6,8 +6,10 @@ import jax
 import pytest
 from jaxtyping import install_import_hook
 
+import tests.typecheck  # noqa: F401  (named in the hook below)
+
 # Shapes in annotations are checked in tests, and cost nothing otherwise. Before the modules are first imported.
-install_import_hook(["jasper_jax.losses", "jasper_jax.heads", "jasper_jax.pooling"], "beartype.beartype")
+install_import_hook(["jasper_jax.losses", "jasper_jax.heads", "jasper_jax.pooling"], "tests.typecheck.check")
 
 
 @pytest.fixture(scope="session", autouse=True)
