@@ -90,7 +90,7 @@ class Checkpoints:
             shutil.rmtree(temporary, ignore_errors=True)
         # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
         copies = jax.tree.map(jnp.copy, tree)
-        response = ocp.save_async(str(path), copies, custom_metadata={"format": FORMAT, **metadata})
+        response = ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
         self._pending = (response, path, done)
 
     def save_step(self, position: Position, tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -149,7 +149,7 @@ class Checkpoints:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
             try:
-                return ocp.load(str(path), abstract)
+                return ocp.load(str(path.absolute()), abstract)
             except (ValueError, KeyError, TypeError) as error:
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
@@ -159,7 +159,7 @@ class Checkpoints:
         if not _is_whole(path):
             raise UserError(f"{path}: no whole checkpoint there; run jasper train first")
         try:
-            found = ocp.metadata(str(path)).custom_metadata
+            found = ocp.metadata(str(path.absolute())).custom_metadata
         except (ValueError, OSError, KeyError) as error:
             raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
         return dict(found) if isinstance(found, dict) else {}

@@ -147,3 +147,14 @@ def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:
         found.append(parameters(run, 0)["heads/fc1/kernel"])
     np.testing.assert_array_equal(found[0], found[1])
     assert not np.array_equal(found[0], found[2])
+
+
+def test_a_run_folder_may_be_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    training = {"groups": 1, "shapes": 1, "evaluate_every": None, "save_every": 2}
+    heads = {"fc1": {"dim": "teachers"}}
+    chosen = recipe(tmp_path, heads=heads, stages=[{"stage": 1, **STAGE}], training=training, run_dir="runs/here")
+    run = Run(chosen, progress=False)
+    assert run_training(run, stop=stop_after(3)) is False
+    assert run_training(run)
+    assert (tmp_path / "runs" / "here" / "checkpoints").is_dir()
