@@ -99,7 +99,8 @@ def _evaluate(run, timings):  # type: ignore[no-untyped-def]
         evaluation = evaluate(run)
         to_json(evaluation, run.folder / "evaluation.json")
         _draw(run, evaluation)
-    OUT.print(console_table(evaluation))
+    # Eleven columns: a log file takes them whole, a narrow terminal folds them.
+    (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
     return evaluation
 
 
