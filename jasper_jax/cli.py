@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from jasper_jax.errors import Interrupted, UserError
+from jasper_jax.interrupt import EXIT_CODE
 
 app = typer.Typer(
     name="jasper",
@@ -195,7 +196,7 @@ def main() -> None:
     except UserError as error:
         _fail(str(error), 2, error)
     except Interrupted as error:
-        _fail(str(error) or "stopped; run the same command to continue", 75, error)
+        _fail(str(error) or "stopped; run the same command to continue", EXIT_CODE, error)
     except KeyboardInterrupt as error:
         _fail("interrupted; run the same command to continue", 130, error)
     except BrokenPipeError:

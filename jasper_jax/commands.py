@@ -5,12 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 
 from jasper_jax.config import Recipe
 from jasper_jax.errors import Interrupted, UserError
-from jasper_jax.files import exclusive
+from jasper_jax.files import exclusive, write_array
 from jasper_jax.interrupt import stop_flag
 from jasper_jax.progress import say
 
@@ -160,10 +159,7 @@ def run_all(recipe: Recipe) -> None:
 
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
     """``jasper encode``: one text a line to a ``.npy`` of float32 vectors."""
-    import io
-
     from jasper_jax.embedder import Embedder
-    from jasper_jax.files import write_atomic
     from jasper_jax.run import cache_programs
 
     if kind not in ("query", "passage"):
@@ -182,9 +178,7 @@ def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | N
     cache_programs()
     embedder = Embedder.load(model)
     vectors = embedder.encode(texts, kind=kind, dim=dim, show_progress=True)
-    buffer = io.BytesIO()
-    np.save(buffer, vectors)
-    write_atomic(output, buffer.getvalue())
+    write_array(output, vectors)
     OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import uuid
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+import numpy as np
 
 from jasper_jax.errors import UserError
 
@@ -53,6 +55,13 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write ``array`` as ``.npy``, atomically."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    write_atomic(path, buffer.getvalue())
 
 
 def write_once(path: Path, data: bytes) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from jasper_jax.config import Teacher
 from jasper_jax.data.assets import model_identity, resolve_model
 from jasper_jax.data.vectors import VectorSpec
-from jasper_jax.embedder import Embedder
+from jasper_jax.embedder import Embedder, prompt_of
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.errors import UserError
@@ -64,41 +64,20 @@ def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
             dim=teacher_dim(teacher, None),
             dtype=teacher.dtype,
         )
-    embedder = load_teacher_settings(teacher, source)
+    folder = read_model_folder(source)
+    prompts = {**folder.prompts, **_given_prompts(teacher)}
+    limit = teacher.max_length or folder.max_length
     return VectorSpec(
         teacher={
             "name": teacher.name,
             "compute_dtype": teacher.compute_dtype,
             **model_identity(teacher.model or "", teacher.revision, source),
         },
-        prompts=embedder.prompts,
-        pooling=embedder.pooling,
-        max_length=embedder.max_length,
-        dim=embedder.dim,
-        dtype=teacher.dtype,
-    )
-
-
-class _Settings:
-    """The parts of a teacher's folder that its vectors depend on, without its weights."""
-
-    def __init__(self, prompts: dict[str, str], pooling: str, max_length: int | None, dim: int):
-        self.prompts, self.pooling, self.max_length, self.dim = prompts, pooling, max_length, dim
-
-
-def load_teacher_settings(teacher: Teacher, source: Path) -> _Settings:
-    """Prompts per kind, pooling, length limit and dimension, as :func:`load_teacher` would use them."""
-    from jasper_jax.embedder import prompt_of
-
-    folder = read_model_folder(source)
-    encoder = encoder_from_config(folder.hf_config, str(source))
-    prompts = {**folder.prompts, **_given_prompts(teacher)}
-    pooling = "+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out")
-    return _Settings(
         prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
-        pooling=pooling,
-        max_length=teacher.max_length or folder.max_length or encoder.max_positions,
+        pooling="+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out"),
+        max_length=limit or encoder_from_config(folder.hf_config, str(source)).max_positions,
         dim=_output_dim(folder, teacher),
+        dtype=teacher.dtype,
     )
 
 

@@ -21,7 +21,7 @@ from jasper_jax.data.shapes import choose_row, group_sizes, needed_lengths, shap
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.errors import UserError
-from jasper_jax.files import write_atomic
+from jasper_jax.files import write_array
 from jasper_jax.tokenization import Tokenizer
 
 Split = str
@@ -63,16 +63,8 @@ class TokenCounts:
                 for start in range(0, size, 4096):
                     rows = texts.read(split, range(start, min(size, start + 4096)))
                     counts[start : start + len(rows)] = tokenizer.lengths([prompts[r.kind] + r.text for r in rows])
-                _save(path, counts)
+                write_array(path, counts)
             self.by_split[split] = counts
-
-
-def _save(path: Path, array: np.ndarray) -> None:
-    import io
-
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomic(path, buffer.getvalue())
 
 
 class Batches:
@@ -106,9 +98,7 @@ class Batches:
         self.batch_size, self.steps = batch_size, steps
         epochs = max(1, -(-steps * batch_size // size))
         self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(epochs)
-        held_out = texts.size("held_out")
-        self.held_out_batches = held_out // batch_size
-        self.held_out_short = held_out and not self.held_out_batches
+        self.held_out_batches = texts.size("held_out") // batch_size
         train = np.stack([counts.by_split["train"][self.indices(k)] for k in range(steps)]) if steps else None
         rest = counts.by_split["held_out"][: self.held_out_batches * batch_size].reshape(-1, batch_size)
         known = [c for c in (train, rest) if c is not None and len(c)]

@@ -50,6 +50,12 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
     return x
 
 
+def concatenate(vectors: Sequence[np.ndarray]) -> np.ndarray:
+    """Several teachers' ``[n, T_i]`` as one ``[n, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
+    rows = [normalise(one) for one in vectors]
+    return normalise(np.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
+
+
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:
     """About how many bytes a store of ``count`` vectors takes on the disk."""
     shards = -(-count // shard_rows)
@@ -228,10 +234,4 @@ class TeacherView:
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """``[n, ΣT]`` float32 of norm 1."""
-        if len(self.stores) == 1:
-            return normalise(self.stores[0].read(split, indices))
-        whole, at = np.empty((len(indices), self.dim), np.float32), 0
-        for store in self.stores:
-            whole[:, at : at + store.dim] = normalise(store.read(split, indices))
-            at += store.dim
-        return normalise(whole)
+        return concatenate([store.read(split, indices) for store in self.stores])

@@ -7,7 +7,6 @@ the dear ones), and each head and nested dimension is a projection of the studen
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -15,14 +14,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import normalise
+from jasper_jax.data.vectors import concatenate
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
-from jasper_jax.files import write_atomic
+from jasper_jax.files import write_array
 from jasper_jax.progress import say
 from jasper_jax.run import Run, environment
 from jasper_jax.student import Student, load_student
@@ -161,9 +160,7 @@ def _teacher_rows(run: Run, texts: TextStore, tests: Tests) -> tuple[list[Evalua
             )
         )
     if len(everything) == len(run.recipe.teachers) > 1:
-        joined = {
-            name: normalise(np.concatenate([normalise(v[name]) for v in everything], axis=1)) for name in everything[0]
-        }
+        joined = {name: concatenate([v[name] for v in everything]) for name in everything[0]}
         rows.append(
             EvaluationRow(
                 provider="teachers concatenated", role="teachers", dim=view.dim, **tests.score(joined, reference)
@@ -191,9 +188,7 @@ def _teacher_vectors(run: Run, teacher: Any, tests: Tests) -> dict[str, np.ndarr
         embedder = embedder or run.load_teacher(teacher)
         say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
         vectors[name] = embedder.encode(texts, kind=kinds, show_progress=run.progress)
-        buffer = io.BytesIO()
-        np.save(buffer, vectors[name])
-        write_atomic(path, buffer.getvalue())
+        write_array(path, vectors[name])
     return vectors
 
 
