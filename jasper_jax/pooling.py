@@ -14,58 +14,61 @@ from jasper_jax.errors import UserError
 
 Arrays = jax.Array | np.ndarray
 
-States = Float[Arrays, "B L D"]
-"""[B, L, D] float32."""
+
+Weights = tuple[Arrays, Arrays]
+"""What a text's tokens weigh ``[..., L]``, and what their sum is divided by ``[...]``: sums first, so that the mean of
+ones is one."""
 
 
-def _take(states: States, position: Arrays) -> jax.Array:
-    return jnp.take_along_axis(states, position[:, None, None], axis=1)[:, 0]
+def _mean(keep: Arrays, start: Arrays) -> Weights:
+    return keep, keep.sum(axis=-1)
 
 
-def _sum(states: States, weight: Arrays) -> jax.Array:
-    """Weighted sum over tokens, as a product and a reduction: a dot would be rounded on GPU and TPU."""
-    return jnp.sum(states * weight[:, :, None].astype(jnp.float32), axis=1)
-
-
-def _mean(states: States, keep: Arrays, start: Arrays) -> jax.Array:
-    return _sum(states, keep) / jnp.maximum(keep.sum(axis=1, keepdims=True), 1)
-
-
-def _mean_sqrt_len(states: States, keep: Arrays, start: Arrays) -> jax.Array:
+def _mean_sqrt_len(keep: Arrays, start: Arrays) -> Weights:
     """The sum over √length."""
-    return _sum(states, keep) / jnp.sqrt(jnp.maximum(keep.sum(axis=1, keepdims=True), 1).astype(jnp.float32))
+    return keep, jnp.sqrt(keep.sum(axis=-1).astype(jnp.float32))
 
 
-def _weighted_mean(states: States, keep: Arrays, start: Arrays) -> jax.Array:
+def _weighted_mean(keep: Arrays, start: Arrays) -> Weights:
     """The i-th token of a text (from 1, the prompt's counted even where left out) has weight i."""
-    weight = jnp.where(keep, jnp.arange(1, keep.shape[1] + 1)[None, :] - start[:, None], 0)
-    return _sum(states, weight) / jnp.maximum(weight.sum(axis=1, keepdims=True), 1)
+    weights = jnp.where(keep, jnp.arange(1, keep.shape[-1] + 1) - start[..., None], 0)
+    return weights, weights.sum(axis=-1)
 
 
-def _cls(states: States, keep: Arrays, start: Arrays) -> jax.Array:
+def _cls(keep: Arrays, start: Arrays) -> Weights:
     """The first token, left padding skipped."""
-    return _take(states, jnp.argmax(keep, axis=1))
+    return jax.nn.one_hot(jnp.argmax(keep, axis=-1), keep.shape[-1]), jnp.ones(())
 
 
-def _last(states: States, keep: Arrays, start: Arrays) -> jax.Array:
+def _last(keep: Arrays, start: Arrays) -> Weights:
     """The last token, wherever padding stands."""
-    return _take(states, keep.shape[1] - 1 - jnp.argmax(keep[:, ::-1], axis=1))
+    L = keep.shape[-1]
+    return jax.nn.one_hot(L - 1 - jnp.argmax(keep[..., ::-1], axis=-1), L), jnp.ones(())
 
 
-def _max(states: States, keep: Arrays, start: Arrays) -> jax.Array:
-    return jnp.max(jnp.where(keep[:, :, None], states, -jnp.inf), axis=1)
-
-
-MODES: dict[str, Callable[[States, Arrays, Arrays], Arrays]] = {
+MODES: dict[str, Callable[[Arrays, Arrays], Weights] | None] = {
     "cls": _cls,
-    "max": _max,
+    "max": None,
     "mean": _mean,
     "mean_sqrt_len_tokens": _mean_sqrt_len,
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""sentence-transformers' name of a mode -> function of states, the tokens that count [B, L], and the column of each
-text's first token [B]."""
+"""sentence-transformers' name of a mode -> the weights, from the tokens that count ``[..., L]`` and the column of a
+text's first token ``[...]``. The maximum is no weighted sum."""
+
+
+def _combine(mode: str, states: Arrays, keep: Arrays, start: Arrays) -> jax.Array:
+    """``[R, L, D]`` states, ``[R, S, L]`` tokens that count -> ``[R, S, D]``."""
+    weigh = MODES[mode]
+    if weigh is None:
+        by_text = jnp.moveaxis(jnp.asarray(keep), 1, 0)
+        highest = jax.lax.map(lambda kept: jnp.where(kept[:, :, None], states, -jnp.inf).max(axis=1), by_text)
+        return jnp.moveaxis(highest, 0, 1)
+    weights, over = weigh(keep, start)
+    # HIGHEST: a sum over tokens, not to be rounded to bfloat16 on the way
+    sums = jnp.einsum("rsl,rld->rsd", jnp.asarray(weights, jnp.float32), states, precision=jax.lax.Precision.HIGHEST)
+    return sums / jnp.maximum(over, 1)[..., None]
 
 
 @dataclass(frozen=True)
@@ -99,12 +102,28 @@ class Pooling:
         ``prompt_lengths [B]``: tokens of each text's prompt, special tokens before it counted; needed when the
         prompt is left out. A row without any token gives zeros.
         """
-        keep = mask.astype(bool)
-        start = jnp.argmax(keep, axis=1)
+        prompts = None if prompt_lengths is None else prompt_lengths[:, None]
+        return self._pool(states, mask.astype(bool)[:, None, :], prompts)[:, 0]
+
+    def packed(
+        self,
+        states: Float[Arrays, "R L D"],
+        segments: Int[Arrays, "R L"],
+        texts: int,
+        prompt_lengths: Int[Arrays, "R S"] | None = None,
+    ) -> Float[jax.Array, "R S _"]:
+        """Rows of up to S = ``texts`` packed texts (``encoders.layout``) -> ``[R, S, len(modes)·D]`` float32, zeros
+        where a row has fewer."""
+        return self._pool(states, segments[:, None, :] == jnp.arange(1, texts + 1)[:, None], prompt_lengths)
+
+    def _pool(self, states: Arrays, keep: Arrays, prompt_lengths: Arrays | None) -> jax.Array:
+        """``keep [R, S, L]``: where the tokens of each text stand."""
+        keep = jnp.asarray(keep)
+        start = jnp.argmax(keep, axis=-1)
         if not self.include_prompt:
             if prompt_lengths is None:
                 raise ValueError("this pooling leaves the prompt out: prompt_lengths is needed")
-            keep = keep & (jnp.arange(keep.shape[1])[None, :] >= (start + prompt_lengths)[:, None])
+            keep = keep & (jnp.arange(keep.shape[-1]) >= (start + prompt_lengths)[..., None])
         states = states.astype(jnp.float32)
-        vectors = jnp.concatenate([MODES[mode](states, keep, start) for mode in self.modes], axis=-1)
-        return jnp.where(keep.any(axis=1, keepdims=True), vectors, 0.0)
+        vectors = jnp.concatenate([_combine(mode, states, keep, start) for mode in self.modes], axis=-1)
+        return jnp.where(keep.any(axis=-1)[..., None], vectors, 0.0)

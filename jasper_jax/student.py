@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jasper_jax.config import Recipe
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
@@ -24,8 +25,9 @@ from jasper_jax.heads import init_head, project
 from jasper_jax.pooling import Pooling
 from jasper_jax.tokenization import Tokenizer
 
-Groups = Sequence[tuple[jax.Array, jax.Array]]
-"""Length groups of a batch: (token ids ``[B/G, L_g]``, mask ``[B/G, L_g]``) each."""
+Packed = Mapping[str, jax.Array]
+"""The texts of a batch, packed into rows (``jasper_jax.data.packing``): ``ids [R, L]`` tokens; ``lengths [R, S]``
+tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b is, its row times S plus its place."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,33 +75,33 @@ class Student:
             for i, (name, head) in enumerate(self.heads.items())
         }
 
-    def pooled(self, params: Mapping[str, Any], groups: Groups, key: jax.Array | None = None) -> jax.Array:
-        """Pooled vectors ``[B, D]`` (float32) of a batch given in length groups, in the groups' order.
+    def pooled(self, params: Mapping[str, Any], texts: Packed, key: jax.Array | None = None) -> jax.Array:
+        """Pooled vectors ``[B, D]`` (float32) of packed texts, in the batch's order.
 
         Args:
           params: nested parameters; ``encoder/layers`` one stack or a pair of stacks.
-          groups: (token ids, mask) per group.
+          texts: the batch; other keys are ignored.
           key: random key for dropout; None switches dropout off (evaluation).
         """
-        out = []
-        for g, (ids, mask) in enumerate(groups):
-            group_key = None if key is None else jax.random.fold_in(key, g)
-            hidden = self.encoder.apply(
-                params["encoder"],
-                ids,
-                mask,
-                compute_dtype=jnp.dtype(self.compute_dtype),
-                remat=self.remat,
-                dropout=self.dropout if key is not None else 0.0,
-                dropout_key=group_key,
-            )
-            vectors = self.pooling(hidden, mask)
-            if group_key is not None and self.vector_dropout:
-                keep = 1.0 - self.vector_dropout
-                kept = jax.random.bernoulli(jax.random.fold_in(group_key, 1 << 20), keep, vectors.shape)
-                vectors = jnp.where(kept, vectors / keep, 0.0)
-            out.append(vectors)
-        return jnp.concatenate(out) if len(out) > 1 else out[0]
+        ids, lengths = texts["ids"], texts["lengths"]
+        segments = segments_of(lengths, ids.shape[1])
+        states = self.encoder.apply(
+            params["encoder"],
+            ids,
+            segments,
+            packed=True,
+            compute_dtype=jnp.dtype(self.compute_dtype),
+            remat=self.remat,
+            dropout=self.dropout if key is not None else 0.0,
+            dropout_key=key,
+        )
+        by_row = self.pooling.packed(states, segments, lengths.shape[1])
+        vectors = by_row.reshape(-1, by_row.shape[-1]).at[texts["slots"]].get(unique_indices=True)
+        if key is not None and self.vector_dropout:
+            keep = 1.0 - self.vector_dropout
+            kept = jax.random.bernoulli(jax.random.fold_in(key, 1 << 20), keep, vectors.shape)
+            vectors = jnp.where(kept, vectors / keep, 0.0)
+        return vectors
 
     def project(self, params: Mapping[str, Any], pooled: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
         """``pooled [B, D]`` -> {head: ``[B, E]``}, not normalised."""

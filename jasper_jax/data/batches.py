@@ -2,7 +2,7 @@
 
 The records are shuffled by Grain, a batch is B consecutive records of that order, whatever their lengths: the
 similarity and relative losses live on the pairs within a batch, so a batch bucketed by length would be another loss.
-For the encoder the batch is then sorted by length and cut into groups of static shape (``jasper_jax.data.shapes``).
+For the encoder the texts are packed into rows of static shape (``jasper_jax.data.packing``).
 A position in the data is the one number k; no iterator state exists.
 """
 
@@ -17,11 +17,11 @@ from typing import Any
 import grain
 import numpy as np
 
-from jasper_jax.data.shapes import choose_row, group_sizes, needed_lengths, shape_table
+from jasper_jax.data.packing import choose_rows, pack, row_length
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.errors import UserError
-from jasper_jax.files import write_array
+from jasper_jax.files import read_cached_array, write_cached_array
 from jasper_jax.tokenization import Tokenizer
 
 Split = str
@@ -29,7 +29,7 @@ Split = str
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBatch:
-    """A batch on the host: ``arrays`` is what the step takes, rows ordered by length."""
+    """A batch on the host: ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``)."""
 
     number: int
     arrays: dict[str, Any]
@@ -54,16 +54,13 @@ class TokenCounts:
         for split in ("train", "held_out"):
             path = folder / f"{split}-{key}.npy"
             size = texts.size(split)
-            if path.is_file():
-                counts = np.load(path)
-                if counts.shape != (size,):
-                    raise UserError(f"{path}: damaged ({counts.shape} for {size} texts); delete it and run again")
-            else:
+            counts = read_cached_array(path)
+            if counts is None or counts.shape != (size,):  # not there, or damaged
                 counts = np.zeros(size, np.int32)
                 for start in range(0, size, 4096):
                     rows = texts.read(split, range(start, min(size, start + 4096)))
                     counts[start : start + len(rows)] = tokenizer.lengths([prompts[r.kind] + r.text for r in rows])
-                write_array(path, counts)
+                write_cached_array(path, counts)
             self.by_split[split] = counts
 
 
@@ -81,10 +78,11 @@ class Batches:
         batch_size: int,
         steps: int,
         seed: int,
-        groups: int,
         shapes: int,
+        row: int | None = None,
     ):
-        """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the table's rows.
+        """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the row counts;
+        ``row`` is the tokens of a row (None: chosen from the texts).
 
         Raises:
           UserError: fewer texts than a batch holds, or nothing to do.
@@ -99,18 +97,21 @@ class Batches:
         epochs = max(1, -(-steps * batch_size // size))
         self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(epochs)
         self.held_out_batches = texts.size("held_out") // batch_size
-        train = np.stack([counts.by_split["train"][self.indices(k)] for k in range(steps)]) if steps else None
+        train = [counts.by_split["train"][self.indices(k)] for k in range(steps)]
         rest = counts.by_split["held_out"][: self.held_out_batches * batch_size].reshape(-1, batch_size)
-        known = [c for c in (train, rest) if c is not None and len(c)]
+        known = [*train, *rest]
         if not known:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
-        self.sizes = group_sizes(known[0], groups)
-        self.table = shape_table(needed_lengths(np.concatenate(known), self.sizes), self.sizes, shapes)
-        # Evaluation uses one row, large enough for all: one program more, not one a row.
-        self.evaluation_row = int((self.table * self.sizes).sum(axis=1).argmax())
-        if rest.size and (self.table[self.evaluation_row] < needed_lengths(rest, self.sizes).max(axis=0)).any():
-            self.table = np.concatenate([self.table, self.table.max(axis=0, keepdims=True)])
-            self.evaluation_row = len(self.table) - 1
+        longest = max(int(lengths.max()) for lengths in known)
+        if row is not None and row < longest:
+            raise UserError(
+                f"training.row_length: {row}, but a text of {longest} tokens has to fit; give at least that or lower"
+                f" training.max_length"
+            )
+        self.row = row or row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
+        packings = [pack(lengths, self.row) for lengths in known]
+        self.texts_per_row = max(packing.texts for packing in packings)
+        self.row_counts = choose_rows(np.array([packing.rows for packing in packings]), shapes)
 
     def indices(self, number: int) -> np.ndarray:
         """Record numbers ``[B]`` of batch ``number`` in the training split, in drawing order."""
@@ -118,13 +119,13 @@ class Batches:
         return np.fromiter((self._records[i] for i in range(start, start + self.batch_size)), np.int64)
 
     def load(self, number: int) -> LoadedBatch:
-        """Batch ``number``, read, tokenised and grouped."""
-        return self._assemble("train", number, self.indices(number), None)
+        """Batch ``number``, read, tokenised and packed."""
+        return self._assemble("train", number, self.indices(number), self.row_counts)
 
     def held_out(self, number: int) -> LoadedBatch:
-        """Batch ``number`` of the held-out texts, in store order."""
+        """Batch ``number`` of the held-out texts, in store order; all have one shape."""
         start = number * self.batch_size
-        return self._assemble("held_out", number, np.arange(start, start + self.batch_size), self.evaluation_row)
+        return self._assemble("held_out", number, np.arange(start, start + self.batch_size), self.row_counts[-1:])
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
         """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
@@ -138,25 +139,21 @@ class Batches:
             loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return iter(loaded)
 
-    def _assemble(self, split: Split, number: int, indices: np.ndarray, row: int | None) -> LoadedBatch:
-        rows = self.texts.read(split, indices)
-        tokens = self.tokenizer.encode([self.prompts[r.kind] + r.text for r in rows])
-        lengths = np.array([len(t) for t in tokens])
-        order = np.argsort(lengths, kind="stable")
-        if row is None:
-            row = choose_row(self.table, needed_lengths(lengths[None], self.sizes)[0])
-        starts = np.cumsum((0, *self.sizes))
-        groups = tuple(
-            self.tokenizer.pad([tokens[i] for i in order[start : start + size]], size, int(length))
-            for start, size, length in zip(starts, self.sizes, self.table[row])
-        )
-        arrays: dict[str, Any] = {"groups": groups}
+    def _assemble(self, split: Split, number: int, indices: np.ndarray, row_counts: np.ndarray) -> LoadedBatch:
+        texts = self.texts.read(split, indices)
+        tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
+        packing = pack(np.array([len(t) for t in tokens]), self.row)
+        rows = int(row_counts[np.searchsorted(row_counts, packing.rows)])
+        ids = np.full((rows, self.row), self.tokenizer.pad_id, np.int32)
+        lengths = np.zeros((rows, self.texts_per_row), np.int32)
+        for one, row, place, column in zip(tokens, packing.row, packing.place, packing.column):
+            ids[row, column : column + len(one)] = one
+            lengths[row, place] = len(one)
+        arrays: dict[str, Any] = {
+            "ids": ids,
+            "lengths": lengths,
+            "slots": packing.row * self.texts_per_row + packing.place,
+        }
         if self.view is not None:
-            arrays["teachers"] = self.view.read(split, indices[order])
-        return LoadedBatch(
-            number=number,
-            arrays=arrays,
-            indices=indices[order],
-            tokens=int(lengths.sum()),
-            slots=int((self.table[row] * self.sizes).sum()),
-        )
+            arrays["teachers"] = self.view.read(split, indices)
+        return LoadedBatch(number, arrays, indices, tokens=sum(map(len, tokens)), slots=ids.size)

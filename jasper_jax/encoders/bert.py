@@ -13,6 +13,7 @@ from flax import nnx
 from jasper_jax.encoders.attention import attend
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, dense, layer_norm
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
@@ -116,18 +117,17 @@ class BertEmbeddings(nnx.Module):
         self.token_type = Embedding(config.type_vocab_size, D, std=std, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(D, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
-    def __call__(self, token_ids: jax.Array) -> jax.Array:
-        positions = jnp.arange(token_ids.shape[1])  # from the first column, padding or not, as transformers does
+    def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
         x = self.word(token_ids) + self.token_type(jnp.zeros((), jnp.int32))
-        return self.norm(x + self.position(positions))
+        return self.norm(x + self.position(layout.columns))
 
 
 class BertEnds(nnx.Module):
     def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs):
         self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
 
-    def start(self, token_ids: jax.Array, keep: jax.Array, drop: Dropout) -> tuple[jax.Array, Shared]:
-        return drop(self.embeddings(token_ids), 0), Shared(keep[:, None, None, :])
+    def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
+        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask)
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x

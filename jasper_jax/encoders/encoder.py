@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jasper_jax.encoders import attention
+from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import make_dropout
 from jasper_jax.encoders.stack import Params, scan_layers
 from jasper_jax.encoders.table import Weight
@@ -30,7 +31,7 @@ class Family:
 
     ``config.from_hf(dict, where)`` -> frozen dataclass with at least ``hidden_size``, ``num_layers``,
     ``max_positions``, ``vocab_size``, ``pad_id``.
-    ``ends(config, *, dtype, rngs)`` -> module with ``start(token_ids [B, L], keep [B, L] bool, drop) -> (x, shared)``
+    ``ends(config, *, dtype, rngs)`` -> module with ``start(token_ids [B, L], layout, drop) -> (x, shared)``
     and ``finish(x) -> x``; ``shared`` is any pytree that every layer reads (masks, biases, rotary tables).
     ``layer(config, *, dtype, rngs)`` -> module called as ``(x, shared, index, drop) -> x``.
     """
@@ -116,6 +117,7 @@ class Encoder:
         token_ids: jax.Array,
         mask: jax.Array,
         *,
+        packed: bool = False,
         compute_dtype: Any = jnp.float32,
         remat: bool = False,
         dropout: float = 0.0,
@@ -123,13 +125,14 @@ class Encoder:
     ) -> jax.Array:
         """``[B, L]`` token ids and mask (1 = token, 0 = padding) -> ``[B, L, D]`` states in ``compute_dtype``.
 
+        ``packed``: the mask is ``Layout.segments``, s at the tokens of a row's s-th text; rows may hold several.
         ``remat`` recomputes each layer in the backward pass. ``dropout`` acts on the embeddings and on the output of
         each attention and feed-forward block (not on attention weights, which fused kernels never form), drawn from
         ``dropout_key``. States at padding are finite but mean nothing. Raises UserError for a text longer than
         ``max_positions``.
         """
         length = token_ids.shape[-1]
-        if length > self.max_positions:
+        if length > self.max_positions and not packed:
             raise UserError(
                 f"a batch is {length} tokens long; this {self.family.model_type} encoder has positions for "
                 f"{self.max_positions}: lower max_length"
@@ -142,7 +145,7 @@ class Encoder:
             return make_dropout(dropout, key)
 
         with attention.using(self.attention):
-            x, shared = ends.start(token_ids, mask.astype(bool), drop_at(0))
+            x, shared = ends.start(token_ids, Layout(mask.astype(jnp.int32), packed), drop_at(0))
 
             def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
                 return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))

@@ -16,6 +16,7 @@ from flax import nnx
 from jasper_jax.encoders.bert import PostNormLayer, Shared
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, layer_norm
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
@@ -62,10 +63,10 @@ class MPNetConfig:
         )
 
 
-def offset_positions(token_ids: jax.Array, padding: int) -> jax.Array:
+def offset_positions(token_ids: jax.Array, layout: Layout, padding: int) -> jax.Array:
     """Positions of tokens count from ``padding`` + 1, wherever padding stands; padding has position ``padding``."""
     real = (token_ids != padding).astype(jnp.int32)
-    return jnp.cumsum(real, axis=1) * real + padding
+    return layout.count(real) * real + padding
 
 
 def relative_buckets(length: int) -> np.ndarray:
@@ -90,8 +91,8 @@ class MPNetEmbeddings(nnx.Module):
         self.position = Embedding(config.position_rows, D, std=std, dtype=dtype, rngs=rngs, padding=PADDING)
         self.norm = layer_norm(D, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
-    def __call__(self, token_ids: jax.Array) -> jax.Array:
-        return self.norm(self.word(token_ids) + self.position(offset_positions(token_ids, PADDING)))
+    def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
+        return self.norm(self.word(token_ids) + self.position(offset_positions(token_ids, layout, PADDING)))
 
 
 class MPNetEnds(nnx.Module):
@@ -99,10 +100,10 @@ class MPNetEnds(nnx.Module):
         self.embeddings = MPNetEmbeddings(config, dtype=dtype, rngs=rngs)
         self.relative_bias = Embedding(BUCKETS, config.num_heads, std=config.init_std, dtype=jnp.float32, rngs=rngs)
 
-    def start(self, token_ids: jax.Array, keep: jax.Array, drop: Dropout) -> tuple[jax.Array, Shared]:
+    def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
         # Distances count columns, padding or not, as transformers does; [L, L, H].
         bias = self.relative_bias(jnp.asarray(relative_buckets(token_ids.shape[1])))
-        return drop(self.embeddings(token_ids), 0), Shared(keep[:, None, None, :], bias.transpose(2, 0, 1)[None])
+        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask, bias.transpose(2, 0, 1)[None])
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x
