@@ -1,0 +1,1 @@
+"""The parts of ``scripts/bench/faults.py``: tiny runs that are killed, starved, damaged and interrupted."""
