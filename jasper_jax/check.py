@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jasper_jax.data.corpora import retrieval_split
+from jasper_jax.data.sources import check_sources
 from jasper_jax.data.vectors import store_bytes
 from jasper_jax.dimensions import providers
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.weights import check_params
+from jasper_jax.errors import UserError
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
-from jasper_jax.student import Student, cosine_applies, make_student
+from jasper_jax.stages import ResolvedStage, no_held_out_losses
+from jasper_jax.student import HeadShape, Student, cosine_applies, make_student
+from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.partition import make_partition
 from jasper_jax.trees import flatten
 
@@ -22,12 +32,69 @@ def report(run: Run, out: Console) -> None:
     Raises:
       UserError: whatever would stop the run later: patterns, dimensions, models that do not exist.
     """
+    student, teacher_dim = validate(run)
     out.print(dump_recipe(run.recipe), markup=False, highlight=False)
-    teacher_dim = run.teacher_dim if run.needs_vectors else None
-    student, _ = make_student(run.recipe, teacher_dim, run.student_source())
     out.print(_stages(run, student, teacher_dim))
     out.print(_dimensions(run, student))
     out.print(_cost(run, student))
+    for stage in run.stages:
+        if stage.batch_size > run.recipe.texts.held_out:
+            reason = no_held_out_losses(stage, run.recipe.texts.held_out)
+            out.print(f"{stage.name}: {reason}", markup=False, highlight=False)
+
+
+def validate(run: Run) -> tuple[Student, int | None]:
+    """The student and the teachers' dimension, once everything that can be known to be wrong has been looked for.
+
+    Takes a second or two and changes nothing; done before hours of work, not after them.
+
+    Raises:
+      UserError: a source, model or test that is not there; weights that do not fit their config; patterns that match
+        nothing; dimensions that do not fit, or that two heads provide.
+    """
+    recipe = run.recipe
+    if not (run.folder / "texts" / "manifest.json").is_file():
+        check_sources(recipe.texts)
+    for test in recipe.evaluation.retrieval:
+        if test.asset is not None:
+            retrieval_split(test.asset, test.split)
+        elif not (Path(test.beir or "").expanduser() / "corpus.jsonl").is_file():
+            raise UserError(
+                f"evaluation.retrieval.{test.name}.beir: {test.beir} is no folder with corpus.jsonl, queries.jsonl and"
+                f" qrels/test.tsv"
+            )
+    teacher_dim = run.teacher_dim if run.needs_vectors else None
+    for teacher in recipe.teachers if run.needs_vectors else ():
+        source = run.teacher_source(teacher)
+        if source is not None:
+            folder = read_model_folder(source)
+            check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(source)))
+    source = run.student_source()
+    student, layers = make_student(recipe, teacher_dim, source)
+    if recipe.student.config is None:
+        source = read_model_folder(source).encoder_path
+        check_params(source, student.encoder, layers)
+    limit = min(recipe.training.max_length or student.max_length, student.max_length)
+    Tokenizer.load(source, limit).check_vocabulary(student.encoder.vocab_size)
+    params = student.shapes()
+    for stage in run.stages:
+        make_partition(stage.train, _active(stage, params), f"stages[{stage.index}].train")
+    served = providers(_trained(run, student), recipe.export.dims)
+    if recipe.export.dim is not None and recipe.export.dim not in served:
+        raise UserError(
+            f"export.dim: {recipe.export.dim} is not provided; dimensions are {', '.join(map(str, served))}"
+        )
+    return student, teacher_dim
+
+
+def _active(stage: ResolvedStage, params: dict) -> dict:
+    """The parameters a stage sees: the encoder's and its own heads'."""
+    return {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+
+
+def _trained(run: Run, student: Student) -> dict[str, HeadShape]:
+    """The heads that some stage trains."""
+    return {n: h for n, h in student.heads.items() if any(n in s.heads for s in run.stages)}
 
 
 def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
@@ -40,7 +107,7 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
     params = student.shapes()
     total = _parameters(params)
     for stage in run.stages:
-        active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+        active = _active(stage, params)
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
         trained, _ = jax.eval_shape(partition.split, active)
         count = _parameters(trained)
@@ -67,8 +134,7 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
 def _dimensions(run: Run, student: Student) -> Table:
     table = Table("dimension", "made by", "hidden by it", title="Output dimensions")
     table.columns[0].justify = "right"
-    trained = {n: h for n, h in student.heads.items() if any(n in s.heads for s in run.stages)}
-    for dim, provider in providers(trained, run.recipe.export.dims).items():
+    for dim, provider in providers(_trained(run, student), run.recipe.export.dims).items():
         made = provider.head + (f" (first {dim} components)" if provider.nested else "")
         table.add_row(str(dim), made, ", ".join(provider.hidden))
     return table

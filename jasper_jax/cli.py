@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jasper_jax.errors import Interrupted, UserError
+from jasper_jax.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.interrupt import EXIT_CODE
 
 app = typer.Typer(
@@ -185,7 +185,17 @@ def vectors_import(
     import_teacher(load_recipe(recipe, override or []), teacher, files)
 
 
-_DISK = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR}
+_DISK = {
+    errno.ENOSPC,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EDQUOT,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EIO,
+    errno.EFBIG,
+}
 
 
 def main() -> None:
@@ -193,6 +203,11 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
+    except WriteFailed as error:
+        _say(str(error), error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
     except UserError as error:
         _fail(str(error), 2, error)
     except Interrupted as error:
@@ -210,13 +225,17 @@ def main() -> None:
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
+    _say(message, error)
+    sys.exit(code)
+
+
+def _say(message: str, error: BaseException) -> None:
     if os.environ.get("JASPER_DEBUG"):
         import traceback
 
         traceback.print_exception(error)
     line = " ".join(message.split())
     Console(file=sys.stderr, soft_wrap=True).print(f"jasper: {line}", markup=False, highlight=False)
-    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def check_recipe(recipe: Recipe) -> None:
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper embed``: several processes may do this on one run folder at once."""
+    from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
@@ -33,6 +34,7 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
     cache_programs()
     run = Run(recipe)
+    validate(run)
     run.claim()
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder), process_index, process_count)
@@ -56,11 +58,13 @@ def _embed(run, timings, process_index, process_count):  # type: ignore[no-untyp
 
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
+    from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
     cache_programs()
     run = Run(recipe)
+    validate(run)
     with exclusive(run.folder, "train"), stop_flag() as stop:
         run.claim()
         timings = Timings(run.folder)
@@ -140,11 +144,13 @@ def _export(run, timings, output):  # type: ignore[no-untyped-def]
 
 def run_all(recipe: Recipe) -> None:
     """``jasper run``: texts, vectors, stages, evaluation, export."""
+    from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
     cache_programs()
     run = Run(recipe)
+    validate(run)
     with exclusive(run.folder, "run"), stop_flag() as stop:
         run.claim()
         timings = Timings(run.folder)
@@ -160,6 +166,7 @@ def run_all(recipe: Recipe) -> None:
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
     """``jasper encode``: one text a line to a ``.npy`` of float32 vectors."""
     from jasper_jax.embedder import Embedder
+    from jasper_jax.export.sentence_transformers import refuse_damaged
     from jasper_jax.run import cache_programs
 
     if kind not in ("query", "passage"):
@@ -169,15 +176,23 @@ def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | N
     if str(source) != "-" and not source.is_file():
         raise UserError(f"{source}: no such file; give a text file with one text a line, or - for standard input")
     try:
-        content = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
+        content = (sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 at byte {error.start}; convert it first") from None
-    texts = content.splitlines()
-    if not texts:
-        raise UserError(f"{source}: holds no text")
+    # Lines end at \n alone: str.splitlines also cuts at characters that may stand inside a text.
+    texts = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
+    if not any(text.strip() for text in texts):
+        raise UserError(f"{source}: holds no text; one text a line is needed")
+    if empty := sum(not text.strip() for text in texts):
+        say(f"{source}: {empty:,} of {len(texts):,} lines are empty; their vectors say nothing.")
+    refuse_damaged(model)
     cache_programs()
     embedder = Embedder.load(model)
     vectors = embedder.encode(texts, kind=kind, dim=dim, show_progress=True)
+    if embedder.truncated:
+        say(
+            f"{embedder.truncated:,} of {len(texts):,} texts are longer than {embedder.max_length} tokens and were cut."
+        )
     write_array(output, vectors)
     OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
 
@@ -209,9 +224,9 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
 
     cache_programs()
     run = Run(recipe)
-    texts = TextStore.open(run.folder / "texts")
+    texts = TextStore.open(run.text_folder)
     texts.verify()
-    OUT.print(f"{run.folder / 'texts'}: whole, {len(texts.shards)} shards", highlight=False)
+    OUT.print(f"{run.text_folder}: whole, {len(texts.shards)} shards", highlight=False)
     for teacher in recipe.teachers:
         folder = run.teacher_folder(teacher)
         found = verify_store(folder, texts, progress=True)

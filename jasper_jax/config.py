@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Dimension = Annotated[int, Field(ge=1, le=1_000_000)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Kind = Literal["query", "passage"]
 
@@ -83,8 +84,12 @@ class Augment(Section):
     max_sentences: PositiveInt = 10
     shuffle_share: Share = 0.0008
     """Share of the texts whose words are shuffled."""
-    language: str = "en"
-    """Language code of the sentence splitter."""
+    language: Literal[
+        "am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu", "hi", "hy", "it", "ja", "kk",
+        "kn", "ml", "mr", "my", "nl", "pa", "pl", "pt", "ru", "sk", "ta", "te", "uk",
+    ] = "en"  # fmt: skip
+    """Whose abbreviations the sentence splitter knows; it would take any other code for en, without a word. en also
+    ends sentences at the full stops of other scripts."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -96,6 +101,9 @@ class Augment(Section):
 class Texts(Section):
     """What becomes the text store."""
 
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of the choice, order and augmentation of texts; None: the recipe's. Set it to repeat a training with
+    another ``seed`` on the same texts."""
     sources: Annotated[list[TextSource], Field(min_length=1)]
     count: PositiveInt | None = None
     """Texts for training; None takes all that the sources give."""
@@ -127,7 +135,7 @@ class Teacher(Section):
     revision: str | None = None
     prompts: Prompts = Prompts()
     max_length: PositiveInt | None = None
-    dim: PositiveInt | None = None
+    dim: Dimension | None = None
     """Which ``2_Dense_{dim}`` of the model to use; None takes the one its modules.json names."""
     dtype: Literal["float16", "float32", "int8"] = "float16"
     """How vectors are stored."""
@@ -167,8 +175,8 @@ class Student(Section):
 class Head(Section):
     """A linear projection of the student's pooled vector."""
 
-    dim: PositiveInt | Literal["teachers"]
-    nested: list[PositiveInt] = []
+    dim: Dimension | Literal["teachers"]
+    nested: list[Dimension] = []
     """Nested (Matryoshka) dimensions below ``dim``; the similarity and relative losses average over them and dim."""
     target: str = "teachers"
     """``teachers``, ``pooled`` (the student's own pooled vector), or another head's name (self-distillation)."""
@@ -195,11 +203,11 @@ class Stage(Section):
 
     stage: Literal[1, 2, 3] | None = None
     name: Name | None = None
-    train: list[str] | None = None
+    train: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; the rest is frozen."""
     last_layers: PositiveInt | None = None
     """Stage 2's k: how many encoder layers it trains (paper: 3 of 28)."""
-    heads: list[Name] | None = None
+    heads: Annotated[list[Name], Field(min_length=1)] | None = None
     losses: Losses | None = None
     reduce_heads: Literal["sum", "mean"] | None = None
     steps: Annotated[int, Field(ge=0)]
@@ -219,10 +227,10 @@ class Stage(Section):
 class Training(Section):
     max_length: PositiveInt | None = None
     """Tokens at which texts are cut in training; None: ``student.max_length``, which the exported model keeps."""
-    groups: PositiveInt = 6
-    """Length groups of a batch, at most; each is encoded at its own static length."""
-    shapes: PositiveInt = 2
-    """Rows of the table of static shapes: at most so many programs are compiled for a stage."""
+    row_length: PositiveInt | None = None
+    """Tokens of a row, into which several texts are packed; None: as the longest text needs, at least 128."""
+    shapes: PositiveInt = 3
+    """Numbers of rows that batches may have: at most so many train steps are compiled for a stage."""
     save_every: PositiveInt = 200
     keep: PositiveInt = 2
     """Checkpoints kept besides the last of each stage."""
@@ -283,6 +291,9 @@ class Recipe(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     run_dir: str | None = None
     """Folder of the run; None is ``runs/<name>``."""
+    stores: str | None = None
+    """Folder whose ``texts/``, ``vectors/`` and vectors of tests are used, and made where missing: another run's, so
+    that runs on the same texts share them. None: the run's own."""
     texts: Texts
     teachers: list[Teacher] = []
     student: Student

@@ -11,6 +11,13 @@ class UserError(Exception):
     """
 
 
+class WriteFailed(UserError):
+    """A write that went on in threads of its own failed; some of them may wait for minutes for what will not come.
+
+    The command line ends the process without waiting for them.
+    """
+
+
 class Interrupted(Exception):
     """The job was asked to stop (SIGTERM, SIGINT), saved its state and can be continued.
 

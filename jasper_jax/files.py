@@ -14,8 +14,11 @@ from typing import Any
 
 import filelock
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jasper_jax.errors import UserError
+
+_DIGEST = hashlib.sha256().digest_size
 
 
 def sync_folder(folder: Path) -> None:
@@ -39,9 +42,10 @@ def _write_temporary(path: Path, data: bytes) -> Path:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise naming(error, path) from None
     return part
 
 
@@ -51,17 +55,45 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     part = _write_temporary(path, content.encode() if isinstance(content, str) else content)
     try:
         os.replace(part, path)
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise naming(error, path) from None
     sync_folder(path.parent)
+
+
+def naming(error: OSError, path: Path) -> OSError:
+    """``error`` with the file a person knows: a failed write names none, other calls name a temporary."""
+    return OSError(error.errno, error.strerror or str(error), str(path))
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write ``array`` as ``.npy``, atomically."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    write_atomic(path, buffer.getvalue())
+    write_atomic(path, _npy(array))
+
+
+def write_cached_array(path: Path, array: np.ndarray) -> None:
+    """As ``write_array``, with the sha256 of its bytes behind them, which ``np.load`` does not look at."""
+    data = _npy(array)
+    write_atomic(path, data + hashlib.sha256(data).digest())
+
+
+def read_cached_array(path: Path) -> np.ndarray | None:
+    """What ``write_cached_array`` wrote; None where nothing is, or not to the byte what was written: make it anew."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    body, digest = data[:-_DIGEST], data[-_DIGEST:]
+    if hashlib.sha256(body).digest() != digest:
+        return None
+    return np.load(io.BytesIO(body), allow_pickle=False)
 
 
 def write_once(path: Path, data: bytes) -> None:
@@ -79,25 +111,69 @@ def write_once(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """``value`` with a ``checksum`` over the rest of it, for :func:`is_whole`."""
+    rest = {k: v for k, v in value.items() if k != "checksum"}
+    return {**rest, "checksum": hashlib.sha256(json_bytes(rest)).hexdigest()}
+
+
+def is_whole(value: Mapping[str, Any]) -> bool:
+    """Whether ``value`` is what :func:`sealed` returned; one that never had a checksum passes.
+
+    A damaged *name* of the key passes too: then nothing but that name is damaged.
+    """
+    return "checksum" not in value or sealed(value)["checksum"] == value["checksum"]
+
+
 def json_bytes(value: Any) -> bytes:
     """``value`` as JSON with sorted keys: equal values give equal bytes."""
     return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
-def read_manifest(folder: Path, what: str, newest: int) -> dict[str, Any]:
-    """``folder/manifest.json``, refused when it is missing, unreadable or of a later format version."""
-    path = folder / "manifest.json"
+def parse_json(text: str | bytes) -> Any:
+    """``json.loads`` whose only error is ValueError, also for what is nested too deeply to be read."""
     try:
-        manifest = json.loads(path.read_text("utf-8"))
-        version = manifest["format"]
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+class Manifest(BaseModel):
+    """What every manifest says; a folder's own keys are those of a subclass, and keys beside them are kept."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    format: int
+
+
+def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = Manifest) -> dict[str, Any]:
+    """``folder/manifest.json``, refused when it is missing, of a later format version, or not of ``form``."""
+    path = folder / "manifest.json"
+    refused, remedy = (
+        f"{path}: not the manifest of a {what}",
+        f"restore it, or delete the folder and build the {what} again",
+    )
+    try:
+        data = path.read_bytes()
+        manifest = parse_json(data)
+        version = Manifest.model_validate_json(data).format
+        if version > newest:
+            raise UserError(
+                f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"
+            )
+        form.model_validate_json(data)
     except FileNotFoundError:
         raise UserError(f"{folder}: no complete {what} here (manifest.json is missing)") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
-        raise UserError(f"{path}: not the manifest of a {what} ({e!r}); delete the folder and build it again") from None
-    if version > newest:
-        raise UserError(
-            f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"
-        )
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{refused} ({where}: {first['msg']}); {remedy}") from None
+    except ValueError as e:
+        raise UserError(f"{refused} ({e}); {remedy}") from None
+    except OSError as e:
+        raise UserError(f"{path}: cannot be read: {e.strerror}") from None
+    if not is_whole(manifest):
+        raise UserError(f"{path}: damaged (its checksum differs); {remedy}")
     return manifest
 
 

@@ -2,6 +2,9 @@
 
 Training stops between two steps and saves. Work that is whole or not there in any case (a shard, an evaluation, an
 export) is left where it stands.
+
+Python runs its signal handlers in the main thread and between two of its instructions, that is, not before a long
+compilation is over. The second signal must not wait for that, so a thread of its own hears the signals and counts.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -17,6 +21,7 @@ from jasper_jax.errors import Interrupted
 
 EXIT_CODE = 75
 """EX_TEMPFAIL: stopped with everything saved; run the command again to continue."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
@@ -41,8 +46,7 @@ class Stop:
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self._asked:
-            # Writes still under way are abandoned; their temporary names are cleaned up by the next start.
-            os._exit(EXIT_CODE)
+            return  # the listener ends the process
         self._asked = True
         if self._immediately:
             raise Interrupted
@@ -52,11 +56,35 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_flag() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT are answered by the yielded :class:`Stop`."""
+    """Within the block SIGTERM and SIGINT are answered by the yielded :class:`Stop`; the second: exit code 128 + n."""
     stop = Stop()
-    before = {s: signal.signal(s, stop._ask) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: signal.signal(s, stop._ask) for s in SIGNALS}
+    hear, tell = os.pipe()
+    os.set_blocking(tell, False)
+    told_before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_end_at_the_second, args=(hear,), name="signals", daemon=True)
+    listener.start()
     try:
         yield stop
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        # Asked to stop, the process is about to end: the last cleaning up may still be cut short by a second signal.
+        if not stop():
+            signal.set_wakeup_fd(told_before)
+            for signum, handler in before.items():
+                signal.signal(signum, handler)
+            os.close(tell)
+            listener.join()
+            os.close(hear)
+
+
+def _end_at_the_second(hear: int) -> None:
+    """Read signal numbers from ``hear`` until it is closed; end the process at the second that asks to stop.
+
+    Writes still under way are abandoned; their temporary names are cleaned up by the next start.
+    """
+    asked = 0
+    while data := os.read(hear, 64):
+        for signum in data:
+            asked += signum in SIGNALS
+            if asked == 2:
+                os._exit(128 + signum)

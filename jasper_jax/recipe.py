@@ -64,7 +64,7 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path}: no such recipe; recipes are YAML files, configs/ has examples")
     try:
         tree = OmegaConf.load(path)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or _first_line(error)
@@ -82,8 +82,8 @@ def _apply(tree: DictConfig, override: str) -> None:
     try:
         parsed = OmegaConf.create({"value": None} if not text.strip() else f"value: {text}")
         value = OmegaConf.to_container(parsed)["value"]  # type: ignore[index, call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException):
-        raise UserError(f"override {override!r}: {text!r} is not a YAML value") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        raise UserError(f"override {override!r}: {text[:60]!r} is not a YAML value") from None
     parts = key.replace("[", ".").replace("]", "").split(".")
     node: Any = tree
     for depth, part in enumerate(parts):
@@ -130,13 +130,17 @@ def _describe_one(item: Any) -> str:
     if item["type"] == "value_error":
         return f"{loc}: {message}" if loc else message
     value = item.get("input")
-    shown = repr(value) if not isinstance(value, dict | list) else type(value).__name__
+    shown = type(value).__name__ if value and isinstance(value, dict | list) else repr(value)
+    if item["type"] == "string_pattern_mismatch":
+        message = "a name has letters, digits, dots, hyphens and underscores, and begins with a letter or digit"
     return f"{loc}: {shown[:80]} is not allowed: {message[0].lower()}{message[1:]}"
 
 
 def _dotted(loc: Sequence[int | str]) -> str:
     text = ""
     for part in loc:
+        if part == "[key]":  # pydantic's mark that the key itself is wrong
+            continue
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
     return text
 

@@ -40,6 +40,10 @@ MAY_CHANGE = (
 """Keys that may differ between two commands on one run folder: the trained parameters do not depend on them."""
 
 
+NOTHING_YET = ("recipe.yaml", "timings.json", ".lock", ".texts.lock")
+"""What a command leaves that was refused before it made anything: another recipe may take such a folder over."""
+
+
 class Run:
     """The run of ``recipe`` in its folder."""
 
@@ -47,6 +51,7 @@ class Run:
         self.recipe = recipe
         self.progress = progress
         self.folder = run_dir(recipe)
+        self.stores = Path(recipe.stores) if recipe.stores else self.folder
         self.stages: list[ResolvedStage] = resolve_stages(recipe)
 
     # ------------------------------------------------------------------ the recipe of the folder
@@ -60,10 +65,11 @@ class Run:
         """
         path = self.folder / "recipe.yaml"
         if path.is_file() and path.read_bytes().startswith(HEADER.encode()):
-            there = parse_recipe(_load_yaml(path), where=str(path))
-            found = differences(there.model_dump(mode="json"), self.recipe.model_dump(mode="json"), "")
-            changed = [change for change in found if not _may_change(change.partition(" ")[0])]
-            if changed:
+            try:
+                changed = recipe_changes(_load_yaml(path), self.recipe, str(path))
+            except UserError as error:
+                raise UserError(f"{error}; jasper wrote this file: restore it, or set run_dir=...") from None
+            if changed and any(p.name not in NOTHING_YET for p in self.folder.iterdir()):
                 raise UserError(
                     f"{self.folder}: this run folder was made with another recipe; {'; '.join(changed[:3])}"
                     f"{' and more' if len(changed) > 3 else ''}; set run_dir=... or delete the folder"
@@ -80,9 +86,16 @@ class Run:
 
     # ------------------------------------------------------------------ stores
 
+    @property
+    def text_folder(self) -> Path:
+        """Folder of the text store."""
+        return self.stores / "texts"
+
     def texts(self) -> TextStore:
         """The text store, built if it is not there yet."""
-        return build_text_store(self.recipe.texts, self.folder / "texts", self.recipe.seed, progress=self.progress)
+        texts = self.recipe.texts
+        seed = self.recipe.seed if texts.seed is None else texts.seed
+        return build_text_store(texts, self.text_folder, seed, progress=self.progress)
 
     @property
     def needs_vectors(self) -> bool:
@@ -91,7 +104,7 @@ class Run:
 
     def teacher_folder(self, teacher: Teacher) -> Path:
         """Folder of the teacher's vector store."""
-        return self.folder / "vectors" / teacher.name
+        return self.stores / "vectors" / teacher.name
 
     def teacher_source(self, teacher: Teacher) -> Path | None:
         """Folder of the teacher's model, fetched if need be; None where its vectors are imported."""
@@ -109,13 +122,11 @@ class Run:
         self, teacher: Teacher, texts: TextStore, *, process_index: int = 0, process_count: int = 1
     ) -> VectorStore | None:
         """Fill the teacher's vector store, this process's share of it; None while others' shards are missing."""
-        if (self.teacher_folder(teacher) / "manifest.json").is_file():
-            return self.open_vectors(teacher, texts)
         return embed_teacher(
             self.teacher_folder(teacher),
             texts,
             self.teacher_spec(teacher),
-            TeacherEncoder(self.load_teacher(teacher)),
+            TeacherEncoder(lambda: self.load_teacher(teacher)),
             process_index=process_index,
             process_count=process_count,
             progress=self.progress,
@@ -178,9 +189,16 @@ def environment() -> dict[str, Any]:
 def _load_yaml(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
-        raise UserError(f"{path}: not valid YAML ({first}); restore it or delete the run folder") from None
+        raise UserError(f"{path}: not valid YAML ({first})") from None
+
+
+def recipe_changes(recorded: Any, recipe: Recipe, where: str) -> list[str]:
+    """What differs between a recorded recipe (a plain tree found in ``where``) and this run's, ``MAY_CHANGE`` aside."""
+    there = parse_recipe(recorded, where=where)
+    found = differences(there.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
+    return [change for change in found if not _may_change(change.partition(" ")[0])]
 
 
 def _may_change(key: str) -> bool:

@@ -98,6 +98,14 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
     return stages
 
 
+def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
+    """Why a stage has no losses on held-out texts, which are taken in whole batches of the stage."""
+    return (
+        f"no losses on held-out texts: stages[{stage.index}].batch_size is {stage.batch_size}, only {held_out:,} texts"
+        f" are held out; lower it or raise texts.held_out"
+    )
+
+
 def uses_teachers(recipe: Recipe) -> bool:
     """Whether any head a stage trains on is taught by teacher vectors (else no vector store is needed)."""
     return any(recipe.heads[h].target == "teachers" for stage in resolve_stages(recipe) for h in stage.heads)
@@ -109,6 +117,10 @@ def check_recipe(recipe: Recipe) -> None:
     for i, name in enumerate(names):
         if name in names[:i]:
             raise UserError(f"teachers[{i}].name: a second teacher is called {name!r}; give it another name")
+    tests = [t.name for t in recipe.evaluation.retrieval]
+    for i, name in enumerate(tests):
+        if name in tests[:i]:
+            raise UserError(f"evaluation.retrieval[{i}].name: a second test is called {name!r}; give it another name")
     for name, head in recipe.heads.items():
         _check_head(recipe, name, head)
     stages = resolve_stages(recipe)
@@ -128,6 +140,8 @@ def check_recipe(recipe: Recipe) -> None:
 
 def _check_head(recipe: Recipe, name: str, head: Head) -> None:
     where = f"heads.{name}"
+    if name in ("teachers", "pooled"):
+        raise UserError(f"{where}: {name!r} is what a target can be; give the head another name, e.g. fc1")
     if head.target not in ("teachers", "pooled") and head.target not in recipe.heads:
         allowed = ["teachers", "pooled", *(h for h in recipe.heads if h != name)]
         raise UserError(f"{where}.target: {head.target!r} is not one of {', '.join(allowed)}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,10 +83,17 @@ def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
 
 
 class TeacherEncoder:
-    """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; ``tokens`` counts the tokens encoded so far."""
+    """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; ``tokens`` counts the tokens encoded so far.
 
-    def __init__(self, embedder: Embedder):
-        self._embedder = embedder
+    The model is loaded when a text is first encoded: a store that is whole needs none.
+    """
+
+    def __init__(self, load: Callable[[], Embedder]):
+        self._load = load
+
+    @functools.cached_property
+    def _embedder(self) -> Embedder:
+        return self._load()
 
     @property
     def tokens(self) -> int:

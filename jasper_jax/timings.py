@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from jasper_jax.files import write_atomic
+from jasper_jax.errors import UserError
+from jasper_jax.files import parse_json, write_atomic
 
 
 class Timings:
@@ -21,7 +22,7 @@ class Timings:
         self.seconds: dict[str, float] = {}
         if self._path.is_file():
             try:
-                self.seconds = {str(k): float(v) for k, v in json.loads(self._path.read_text()).items()}
+                self.seconds = {str(k): float(v) for k, v in parse_json(self._path.read_text()).items()}
             except (ValueError, AttributeError, TypeError):
                 self.seconds = {}  # a record of durations, nothing depends on it: begin anew
 
@@ -32,12 +33,18 @@ class Timings:
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time the block, also when it is left by an exception."""
+        """Time the block, also when it is left by an exception (which is then the one to be shown); a refused input
+        is no work, and leaves no trace."""
         start = time.monotonic()
         try:
             yield
-        finally:
-            self.add(name, time.monotonic() - start)
+        except UserError:
+            raise
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.add(name, time.monotonic() - start)
+            raise
+        self.add(name, time.monotonic() - start)
 
     def table(self) -> Table:
         """The budget as a table."""

@@ -15,7 +15,7 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import normalizers
 
-from jasper_jax.encoders.hf_config import read_json
+from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.errors import UserError
 
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
@@ -77,15 +77,15 @@ class Tokenizer:
         except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more precise)
             raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None
         config_path = folder / "tokenizer_config.json"
-        config = read_json(config_path) if config_path.is_file() else {}
-        _apply_config(backend, config)
+        config = read_object(config_path) if config_path.is_file() else {}
+        _apply_config(backend, config, config_path)
         if lower_case:
             _lower_first(backend)
         limit = config.get("model_max_length")
-        if max_length is None and isinstance(limit, (int, float)) and 0 < limit < _UNLIMITED:
+        if max_length is None and isinstance(limit, (int, float)) and 1 <= limit < _UNLIMITED:
             max_length = int(limit)
         if pad_id is None:
-            pad_id = backend.token_to_id(_content(config.get("pad_token")) or "[PAD]")
+            pad_id = backend.token_to_id(_content(config, "pad_token", config_path) or "[PAD]")
         return cls(backend, max_length=max_length, pad_id=pad_id or 0)
 
     def with_max_length(self, max_length: int | None) -> Tokenizer:
@@ -126,7 +126,8 @@ class Tokenizer:
         """Write ``tokenizer.json``, without truncation: the length limit is the model's setting."""
         backend = Backend.from_str(self._backend.to_str())
         backend.no_truncation()
-        backend.save(str(Path(folder) / "tokenizer.json"))
+        # Not backend.save, which raises a bare Exception where the disk is full.
+        (Path(folder) / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
 
     def check_vocabulary(self, rows: int) -> None:
         """UserError when the tokenizer has ids beyond an embedding table of ``rows``."""
@@ -137,23 +138,29 @@ class Tokenizer:
             )
 
 
-def _content(token: Any) -> str | None:
-    """A special token in tokenizer_config.json is a string or an object with ``content``."""
-    return token.get("content") if isinstance(token, Mapping) else token
+def _content(config: Mapping[str, Any], key: str, path: Path) -> str | None:
+    """A special token in tokenizer_config.json: a string or an object with ``content``."""
+    token = config.get(key)
+    content = token.get("content") if isinstance(token, Mapping) else token
+    if content is not None and not isinstance(content, str):
+        raise UserError(f"{path}: {key} is {token!r}; a string, or an object with content, is needed")
+    return content
 
 
-def _apply_config(backend: Backend, config: Mapping[str, Any]) -> None:
+def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> None:
     """What transformers changes by ``tokenizer_config.json``: special tokens are never split, and BERT's normalizer.
 
     ``add_bos_token`` and ``add_eos_token`` are not acted on, as transformers 5 does not where there is a
     ``tokenizer.json``: that file's own template decides.
     """
-    named = [_content(config.get(key)) for key in _SPECIAL]
+    named = [_content(config, key, path) for key in _SPECIAL]
     backend.add_special_tokens([token for token in named if token and backend.token_to_id(token) is not None])
     normalizer = backend.normalizer
     if isinstance(normalizer, normalizers.BertNormalizer):
         for key, name in _BERT_SETTINGS.items():
             if key in config:
+                if not isinstance(config[key], bool | None):
+                    raise UserError(f"{path}: {key} is {config[key]!r}; true or false is needed")
                 setattr(normalizer, name, config[key])
         backend.normalizer = normalizer
 

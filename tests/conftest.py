@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import jax
 import pytest
 from jaxtyping import install_import_hook
@@ -16,3 +19,43 @@ install_import_hook(["jasper_jax.losses", "jasper_jax.heads", "jasper_jax.poolin
 def programs(tmp_path_factory: pytest.TempPathFactory) -> None:
     jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """``call("check", path) -> (exit code, stdout, stderr)``."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        from jasper_jax.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["jasper", *map(str, arguments)])
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
+
+
+@pytest.fixture
+def refused(call, tmp_path: Path):
+    """``refused(message, "check", path)``: the command fails with this one line, and changes no file of the test."""
+
+    def run(message: str, *arguments: str | Path, leaves: tuple[str, ...] = ()) -> str:
+        from tests.snapshots import snapshot
+
+        before = snapshot(tmp_path)
+        code, _, err = call(*arguments)
+        line = err.strip().splitlines()[-1] if err.strip() else ""
+        assert (code, line[:8]) == (2, "jasper: "), err
+        assert message in line
+        assert "Traceback" not in err
+        assert 'File "' not in err
+        after = snapshot(tmp_path)
+        assert {k for k in before | after if before.get(k) != after.get(k)} <= {*leaves}
+        return line
+
+    return run

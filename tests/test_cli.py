@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,26 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from jasper_jax.cli import main
 from jasper_jax.embedder import Embedder
 from tests.tiny import recipe_tree, write_model
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """``call("check", path) -> (exit code, stdout, stderr)``."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["jasper", *map(str, arguments)])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 @pytest.fixture

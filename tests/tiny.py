@@ -141,7 +141,7 @@ def recipe_tree(place: Path, **changes: Any) -> dict[str, Any]:
             {"stage": 2, "last_layers": 1, **stage},
             {"stage": 3, **stage},
         ],
-        "training": {"groups": 2, "shapes": 1, "save_every": 2, "evaluate_every": 2, "ridge_texts": 64},
+        "training": {"shapes": 1, "save_every": 2, "evaluate_every": 2, "ridge_texts": 64},
     }
     return {**tree, **changes}
 

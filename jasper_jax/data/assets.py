@@ -21,7 +21,7 @@ import filelock
 
 from jasper_jax.data.catalogue import CATALOGUE, Asset, AssetInfo, named
 from jasper_jax.errors import UserError, nearest
-from jasper_jax.files import sha256_file, write_atomic
+from jasper_jax.files import parse_json, sha256_file, write_atomic
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ def catalogue() -> list[AssetInfo]:
 def _record(folder: Path) -> dict[str, Any]:
     """``asset.json`` of a cached asset; empty when it is missing or no such record."""
     try:
-        record = json.loads((folder / RECORD).read_text("utf-8"))
+        record = parse_json((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
         return {}
     files = record.get("files") if isinstance(record, dict) else None

@@ -17,6 +17,7 @@ import numpy as np
 
 from jasper_jax.data.assets import fetch_asset
 from jasper_jax.errors import UserError, nearest
+from jasper_jax.files import parse_json
 
 SQUAD_SPLITS = {
     "squad": "squaddev_v1.1.json",
@@ -50,7 +51,8 @@ class RetrievalTest:
 # --------------------------------------------------------------------------------------------- documents
 
 
-def _splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+def corpus_splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The splits of a corpus, or those of them that are wanted. UserError: no such corpus, or no such split."""
     if asset not in SPLITS:
         close = nearest(asset, list(SPLITS))
         raise UserError(f"there is no corpus {asset!r}{close}; the corpora are {', '.join(SPLITS)}")
@@ -86,7 +88,7 @@ def read_corpus(asset: str, splits: list[str] | None = None, kind: str | None = 
 
     Errors: ``UserError``, at once, for an unknown corpus or split, or a kind the corpus has none of.
     """
-    chosen = _splits(asset, splits)
+    chosen = corpus_splits(asset, splits)
     if kind not in (None, "passage", "query") or (kind == "query" and not SPLITS[asset]):
         has = "query and passage" if SPLITS[asset] else "passage"
         raise UserError(f"corpus {asset!r} has no documents of kind {kind!r}; it has {has}")
@@ -126,12 +128,7 @@ def text_id(text: str) -> str:
 
 def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
     """One split of SQuAD-shifts: every question is a query, the passage it was asked of is relevant."""
-    if not SPLITS.get(asset):
-        having = ", ".join(name for name, splits in SPLITS.items() if splits)
-        raise UserError(f"corpus {asset!r} holds no retrieval test; {having} does")
-    if split is None:
-        raise UserError(f"a retrieval test of {asset!r} needs split: one of {', '.join(SPLITS[asset])}")
-    (chosen,) = _splits(asset, [split])
+    chosen = retrieval_split(asset, split)
     test = RetrievalTest({}, {}, {})
     for passage, questions in _squad(fetch_asset(asset), chosen):
         test.passages[text_id(passage)] = passage
@@ -139,6 +136,17 @@ def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
             test.queries[text_id(question)] = question
             test.relevant.setdefault(text_id(question), set()).add(text_id(passage))
     return test
+
+
+def retrieval_split(asset: str, split: str | None) -> str:
+    """The split of a retrieval test. UserError: the corpus has no such test, or no such split."""
+    if not SPLITS.get(asset):
+        having = ", ".join(name for name, splits in SPLITS.items() if splits)
+        raise UserError(f"corpus {asset!r} holds no retrieval test; {having} does")
+    if split is None:
+        raise UserError(f"a retrieval test of {asset!r} needs split: one of {', '.join(SPLITS[asset])}")
+    (chosen,) = corpus_splits(asset, [split])
+    return chosen
 
 
 def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int | None) -> RetrievalTest:
@@ -213,7 +221,7 @@ def _texts(path: Path, *, titled: bool) -> dict[str, str]:
     for number, line in _numbered(path):
         where = f"{path}:{number}"
         try:
-            row: Any = json.loads(line)
+            row: Any = parse_json(line)
         except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from None
         row = row if isinstance(row, dict) else {}

@@ -11,6 +11,7 @@ A shard counts as made when its file and its line are there. A kill costs a proc
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from jasper_jax import files
 from jasper_jax.data import shards as sh
@@ -30,8 +32,13 @@ from jasper_jax.data.vectors import Codec, VectorSpec, VectorStore
 from jasper_jax.errors import UserError
 from jasper_jax.progress import bar
 
+_SCALES = TypeAdapter(list[vec.Scale])
+
 Encode = Callable[[list[str], list[str]], np.ndarray]
 """(texts, kinds) -> ``[n, T]``. With an attribute ``tokens`` (encoded so far), tokens/s are shown."""
+
+"""What a ledger's line says of a shard."""
+_PINNED = "delete the folder and embed again"
 
 
 def embed_teacher(
@@ -101,9 +108,9 @@ def fill_store(
     folder.mkdir(parents=True, exist_ok=True)
     vectors_of = functools.lru_cache(maxsize=1)(vectors_of)  # int8 needs the first shard twice
     work = _Work(folder, texts, spec)
-    work.pin()
     if (folder / "manifest.json").exists() and not work.reopen_for_repair():
         return VectorStore.open(folder, texts, spec)
+    work.pin()
     own = texts.shards[process_index::process_count]
     done = work.done()
     missing = [s for s in own if s not in done]
@@ -134,12 +141,14 @@ class _Work:
         path = self.folder / "spec.json"
         content = {"format": vec.FORMAT, "texts": self.texts.fingerprint, "spec": self.spec.as_json()}
         if not path.exists():
-            files.write_once(path, files.json_bytes(content))
+            files.write_once(path, files.json_bytes(files.sealed(content)))
         try:
-            there = json.loads(path.read_text("utf-8"))
+            there = files.parse_json(path.read_bytes())
             version, fingerprint, spec = there["format"], there["texts"], there["spec"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as e:
-            raise UserError(f"{path}: cannot be read ({e!r}); delete the folder and embed again") from None
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"{path}: cannot be read ({e!r}); {_PINNED}") from None
+        if not files.is_whole(there):
+            raise UserError(f"{path}: damaged (its checksum differs); {_PINNED}")
         if version != vec.FORMAT:
             raise UserError(f"{path}: format version {version}, this program writes {vec.FORMAT}; delete the folder")
         vec.refuse_other_texts(self.folder, fingerprint, self.texts)
@@ -152,14 +161,32 @@ class _Work:
         path = self.folder / "scales.json"
         if not path.exists():
             scales = vec.int8_scales(vectors_of(self.texts.shards[0]))
-            files.write_once(path, files.json_bytes(scales.tolist()))
-        return Codec(self.spec.dim, "int8", np.array(json.loads(path.read_text()), np.float32))
+            files.write_once(path, files.json_bytes(files.sealed({"scales": scales.tolist()})))
+        return Codec(self.spec.dim, "int8", np.array(self.scales(), np.float32))
+
+    def scales(self) -> list[float]:
+        """The int8 scales in ``scales.json``; every shard of the store is made with them."""
+        path = self.folder / "scales.json"
+        try:
+            there = files.parse_json(path.read_bytes())
+            scales = _SCALES.validate_python(there["scales"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UserError(
+                f"{path}: not the scales of int8 vectors (numbers above 0); delete {self.folder} and embed again"
+            ) from None
+        if not files.is_whole(there):
+            raise UserError(f"{path}: damaged (its checksum differs); delete {self.folder} and embed again")
+        return scales
 
     def write(self, shard: sh.ShardInfo, vectors: np.ndarray, codec: Codec) -> None:
         path = self.folder / self.names[shard]
         part = files.temporary(path)
         records, clipped = codec.encode(vectors)
-        sh.write_records(part, records, compress=False)
+        try:
+            sh.write_records(part, records, compress=False)
+        except OSError as error:  # the part goes, or every attempt on a full disk would leave one more
+            part.unlink(missing_ok=True)
+            raise files.naming(error, path) from None
         if (self.folder / "manifest.json").exists():  # another run finished the store in the meantime
             part.unlink(missing_ok=True)
             return
@@ -174,10 +201,14 @@ class _Work:
         files.sync_folder(self.folder)
 
     def _note(self, entries: list[dict[str, Any]]) -> None:
-        with open(self.ledger, "a") as f:
-            f.writelines(json.dumps(entry, sort_keys=True) + "\n" for entry in entries)
-            f.flush()
-            os.fsync(f.fileno())
+        lines = "".join(json.dumps(files.sealed(entry), sort_keys=True) + "\n" for entry in entries)
+        try:
+            with open(self.ledger, "a") as f:
+                f.write(lines)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as error:
+            raise files.naming(error, self.ledger) from None
 
     def done(self) -> dict[sh.ShardInfo, dict[str, Any]]:
         """The shards that are whole, with their lines. Two runs that made the same shard left two lines."""
@@ -198,7 +229,9 @@ class _Work:
 
     def reopen_for_repair(self) -> bool:
         """Whether a finished store lacks shards; then its manifest becomes a ledger again."""
-        manifest = files.read_manifest(self.folder, "vector store", vec.FORMAT)
+        manifest = files.read_manifest(self.folder, "vector store", vec.FORMAT, vec.VectorManifest)
+        vec.refuse_other_texts(self.folder, manifest["texts"], self.texts)
+        vec.refuse_other_spec(self.folder, manifest["spec"], self.spec)
         try:
             files.check_files(self.folder, manifest["shards"], vec.REMEDY)
         except UserError:
@@ -215,7 +248,6 @@ class _Work:
         entries = [done[shard] for shard in self.texts.shards]
         size = {split: sum(e["bytes"] for e in entries if e["split"] == split) for split in sh.SPLITS}
         vec.write_metadata(self.folder, self.spec, self.texts.shards, size)
-        scales = self.folder / "scales.json"
         manifest = {
             "format": vec.FORMAT,
             "texts": self.texts.fingerprint,
@@ -223,10 +255,10 @@ class _Work:
             "splits": {split: self.texts.size(split) for split in sh.SPLITS},
             "count": sum(e["rows"] for e in entries),
             "clipped": sum(e["clipped"] for e in entries),
-            "scales": json.loads(scales.read_text()) if self.spec.dtype == "int8" else None,
+            "scales": self.scales() if self.spec.dtype == "int8" else None,
             "shards": entries,
         }
-        files.write_atomic(self.folder / "manifest.json", files.json_bytes(manifest))
+        files.write_atomic(self.folder / "manifest.json", files.json_bytes(files.sealed(manifest)))
         for ledger in self.folder.glob("done-*.jsonl"):
             ledger.unlink(missing_ok=True)
         files.remove_leftovers(self.folder, self.names.values())
@@ -234,9 +266,19 @@ class _Work:
 
 
 def _read_lines(ledger: Path) -> list[dict[str, Any]]:
-    """The whole lines of a ledger: a kill may have cut the last one, a finishing process removed the file."""
+    """The whole lines of a ledger: a kill may have cut the last one, a finishing process removed the file.
+
+    A line that is not what was written is left out, and so its shard is made again.
+    """
     try:
-        lines = ledger.read_text().split("\n")
+        lines = ledger.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [json.loads(line) for line in lines[:-1]]
+    found = []
+    for line in lines[:-1]:
+        with contextlib.suppress(ValueError, TypeError):
+            entry = files.parse_json(line)
+            if files.is_whole(entry):
+                entry.pop("checksum", None)
+                found.append(vec.VectorShard.model_validate(entry).model_dump())
+    return found

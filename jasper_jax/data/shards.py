@@ -7,6 +7,7 @@ name that exists is a whole file. Beside the shards lie ``dataset_info.json`` an
 
 from __future__ import annotations
 
+import errno
 import functools
 import os
 import tempfile
@@ -14,16 +15,18 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
+from pydantic import BaseModel, ConfigDict, Field
 
 from jasper_jax.errors import UserError
-from jasper_jax.files import write_atomic
+from jasper_jax.files import Manifest, write_atomic
 
 TRAIN, HELD_OUT = "train", "held_out"
 SPLITS = (TRAIN, HELD_OUT)
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
 
 
 class ShardInfo(NamedTuple):
@@ -50,6 +53,37 @@ def shard_file(name: str, shard: ShardInfo, shards: Iterable[ShardInfo]) -> str:
     return f"{name}-{shard.split}.array_record-{shard.index:05d}-of-{count:05d}"
 
 
+Count = Annotated[int, Field(ge=0)]
+
+
+class ShardEntry(BaseModel):
+    """A shard as a manifest records it; ``file`` is a name in the store's own folder."""
+
+    model_config = ConfigDict(strict=True)
+
+    split: str
+    index: Count
+    file: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    rows: Count
+    bytes: Count
+    sha256: str
+
+
+class StoreManifest(Manifest):
+    """What the manifests of both stores say about their shards."""
+
+    splits: dict[str, Count]
+    shards: Sequence[ShardEntry]
+
+
+def other_shards(recorded: Sequence[Mapping[str, Any]], shards: Sequence[ShardInfo]) -> str | None:
+    """What is wrong where the shards of a manifest are not the ones of the map ``shards``; None: nothing."""
+    there = [(s["split"], s["index"], s["rows"]) for s in recorded]
+    if there == [(s.split, s.index, s.rows) for s in shards]:
+        return None
+    return f"its {len(there)} shards are not the {len(shards)} that the texts are divided into"
+
+
 @functools.cache
 def example_class() -> Any:
     """The tf.Example message of TFDS's records. Importing its package takes 0.4 s, so it waits for the first use."""
@@ -71,7 +105,8 @@ def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> in
             rows += 1
         writer.close()
     except RuntimeError as e:  # what ArrayRecord raises for every error of the file system
-        raise OSError(f"cannot write {path}: {e}") from e
+        number = next((n for n in _WRITE_ERRORS if os.strerror(n) in str(e)), errno.EIO)
+        raise OSError(number, f"{os.strerror(number)} ({str(e).splitlines()[0]})", str(path)) from e
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

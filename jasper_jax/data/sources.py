@@ -6,9 +6,7 @@ are mixed by weight, document by document. What cannot be read is refused with t
 
 from __future__ import annotations
 
-import glob
 import gzip
-import json
 import random
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,7 +16,9 @@ from typing import Any, NamedTuple
 
 from jasper_jax.config import SOURCE_KINDS, Texts, TextSource
 from jasper_jax.data.corpora import Document
+from jasper_jax.data.source_files import matching, pattern_of
 from jasper_jax.errors import UserError, nearest
+from jasper_jax.files import parse_json
 
 
 class Row(NamedTuple):
@@ -38,9 +38,7 @@ def label(source: TextSource) -> str:
 
 
 def _files(pattern: str, seed: int) -> list[Path]:
-    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if Path(p).is_file())
-    if not found:
-        raise UserError(f"texts.sources: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
+    found = matching(pattern)
     random.Random(f"{seed}/files").shuffle(found)
     return found
 
@@ -75,9 +73,9 @@ def _jsonl_rows(source: TextSource, seed: int) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                values = json.loads(line)
-            except json.JSONDecodeError as e:
-                raise UserError(f"{where}: not JSON ({e.msg} at column {e.colno}): {line[:60]!r}") from None
+                values = parse_json(line)
+            except ValueError as e:
+                raise UserError(f"{where}: not JSON ({e}): {line[:60]!r}; each line is an object") from None
             if not isinstance(values, dict):
                 raise UserError(f"{where}: a JSON object is needed, this is {type(values).__name__}")
             yield Row(where, values)
@@ -236,6 +234,18 @@ def read_source(source: TextSource, seed: int) -> Iterator[Document]:
     reader = next(r for k, r in _READERS.items() if getattr(source, k) is not None)
     for row in reader(source, seed):
         yield from _documents(source, row)
+
+
+def check_sources(texts: Texts) -> None:
+    """UserError when a source's files, or its asset, are not there at all; nothing is read."""
+    for source in texts.sources:
+        pattern = pattern_of(source)
+        if pattern is not None:
+            matching(pattern)
+        elif source.asset is not None:
+            from jasper_jax.data.corpora import corpus_splits
+
+            corpus_splits(source.asset, _splits(source) or None)
 
 
 def shuffled(stream: Iterator[Document], buffer: int, rng: random.Random) -> Iterator[Document]:

@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
+from pydantic import model_validator
 
 from jasper_jax import files
 from jasper_jax.config import Texts
 from jasper_jax.data import shards as sh
 from jasper_jax.data.selection import Selection, Text
+from jasper_jax.data.source_files import SourceFile, changed_files, hashed, local_files
 from jasper_jax.errors import UserError
 from jasper_jax.progress import Bar, bar, say
 
@@ -35,6 +37,29 @@ _REMEDY = "restore the file, or delete the folder and build the text store again
 class Row(NamedTuple):
     text: str
     kind: str
+
+
+class TextManifest(sh.StoreManifest):
+    """``manifest.json`` of a text store."""
+
+    seed: int
+    texts: Texts
+    counts: dict[str, dict[str, dict[str, int]]]
+    notes: list[str]
+    fingerprint: str
+    files: tuple[SourceFile, ...] = ()
+    """The local source files the store was built from; none were recorded before they were compared."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> TextManifest:
+        if set(self.splits) != set(sh.SPLITS):
+            raise ValueError(f"splits are {', '.join(self.splits)}; {', '.join(sh.SPLITS)} are needed")
+        rows = self.texts.shard_rows
+        if sum(-(-size // rows) for size in self.splits.values()) != len(self.shards):
+            raise ValueError(f"{len(self.shards)} shards are recorded, another number holds the splits' rows")
+        if wrong := sh.other_shards([s.model_dump() for s in self.shards], sh.shard_map(self.splits, rows)):
+            raise ValueError(wrong)
+        return self
 
 
 # ------------------------------------------------------------------------------------------ reading
@@ -53,7 +78,7 @@ class TextStore:
     @classmethod
     def open(cls, folder: Path | str) -> TextStore:
         """Open a finished store; UserError when it is missing, incomplete, or of a later format."""
-        manifest = files.read_manifest(Path(folder), "text store", FORMAT)
+        manifest = files.read_manifest(Path(folder), "text store", FORMAT, TextManifest)
         files.check_files(Path(folder), manifest["shards"], _REMEDY)
         return cls(Path(folder), manifest)
 
@@ -146,6 +171,7 @@ class _SplitWriter:
 
 
 def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
+    sources = local_files(texts)
     selection = Selection(texts, seed)
     writers = {split: _SplitWriter(folder, split, texts.shard_rows) for split in sh.SPLITS}
 
@@ -180,9 +206,10 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
         "counts": counts,
         "notes": _notes(texts, sizes, selection.mix.exhausted),
         "shards": entries,
+        "files": [file.model_dump() for file in hashed(sources)],
         "fingerprint": _fingerprint({k: w.digest.hexdigest() for k, w in writers.items()}, map_),
     }
-    files.write_atomic(folder / "manifest.json", files.json_bytes(manifest))
+    files.write_atomic(folder / "manifest.json", files.json_bytes(files.sealed(manifest)))
 
 
 def _write_tfds(folder: Path, shards: Sequence[sh.ShardInfo], entries: list[dict[str, Any]]) -> None:
@@ -229,6 +256,12 @@ def _open_matching(texts: Texts, folder: Path, seed: int) -> TextStore:
             f"{folder}: was built with another recipe: {'; '.join(different)}; use another run_dir, or "
             f"delete the folder (the vectors made from it become useless)"
         )
+    changed = changed_files([SourceFile.model_validate(file) for file in store.manifest.get("files", [])], texts)
+    if changed:
+        raise UserError(
+            f"{changed[0]} after {folder} was built from it{f' (and {len(changed) - 1} more)' if changed[1:] else ''}; "
+            f"put the file back as it was, or set run_dir=... to build from what is there now"
+        )
     return store
 
 
@@ -237,7 +270,8 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
 
     May be called by several processes at once: one builds, the others wait and open. Killed at any moment,
     the next call starts again and gives the same store. UserError: unreadable sources, fewer than 2
-    training texts, or a store of another recipe in ``folder``.
+    training texts, a store of another recipe in ``folder``, or source files that have changed since it was built
+    (files that are gone are not needed any more).
     """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -256,10 +290,13 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
         place = folder.parent / f".{folder.name}.building"
         shutil.rmtree(place, ignore_errors=True)
         place.mkdir()
-        with bar("texts", texts.count, "texts", enabled=progress) as shown:
-            _build(texts, place, seed, shown)
-        files.sync_folder(place)
-        os.rename(place, folder)
+        try:
+            with bar("texts", texts.count, "texts", enabled=progress) as shown:
+                _build(texts, place, seed, shown)
+            files.sync_folder(place)
+            os.rename(place, folder)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)  # a refused source leaves nothing half-built
         files.sync_folder(folder.parent)
         store = TextStore.open(folder)
     finally:

@@ -7,7 +7,6 @@ bytes a text and no vectors.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -145,11 +144,15 @@ def _texts_beside(path: Path) -> Iterator[tuple[str | None, str | None]]:
         with open(path, "rb") as f:
             for number, line in enumerate(f, start=1):  # noqa: B007 (named in the errors below)
                 text = line.decode()
-                row = json.loads(text) if path.suffix == ".jsonl" else {"text": text.rstrip("\r\n")}
-                yield row["text"], row.get("kind")
+                row = whole.parse_json(text) if path.suffix == ".jsonl" else {"text": text.rstrip("\r\n")}
+                given, kind = row["text"], row.get("kind")
+                if not isinstance(given, str | None) or not isinstance(kind, str | None):
+                    raise TypeError("text and kind are strings")
+                (given or "").encode()  # half of a surrogate pair is a ValueError, and no text of the store
+                yield given, kind
     except UnicodeDecodeError as e:
         raise UserError(f"{path}, line {number}: not UTF-8 ({e.reason} at byte {e.start})") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
         raise UserError(f'{path}, line {number}: {{"text": ...}} is needed ({e!r})') from None
 
 

@@ -11,9 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
 from jasper_jax import files
 from jasper_jax.data import shards as sh
@@ -25,9 +26,15 @@ DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 REMEDY = "delete this file and embed again: only what is missing is made anew"
 
 
+Scale = Annotated[float, Field(gt=0, lt=1e30)]
+"""What an int8 value is multiplied by."""
+
+
 @dataclass(frozen=True)
 class VectorSpec:
     """What the vectors of a store are; a store with another spec is another teacher's."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     teacher: dict[str, Any]
     """Identity of the model, JSON values: id, revision, sha256 of its weights, ..."""
@@ -40,6 +47,33 @@ class VectorSpec:
 
     def as_json(self) -> dict[str, Any]:
         return json.loads(json.dumps(asdict(self)))
+
+
+class VectorShard(sh.ShardEntry):
+    clipped: sh.Count
+    """Values that int8 clipped."""
+
+
+class VectorManifest(sh.StoreManifest):
+    """``manifest.json`` of a vector store; ``texts`` is the fingerprint of its text store."""
+
+    shards: Sequence[VectorShard]
+    texts: str
+    spec: VectorSpec
+    count: sh.Count
+    clipped: sh.Count
+    scales: list[Scale] | None
+
+    @model_validator(mode="after")
+    def _scaled(self) -> VectorManifest:
+        if self.spec.dim < 1:
+            raise ValueError(f"spec.dim is {self.spec.dim}; at least 1 is needed")
+        row = self.spec.dim * np.dtype(DTYPES[self.spec.dtype]).itemsize
+        if small := next((s for s in self.shards if s.bytes < s.rows * row), None):
+            raise ValueError(f"{small.file} has {small.bytes} bytes, {small.rows} vectors of spec.dim need more")
+        if (self.scales is None) != (self.spec.dtype != "int8") or len(self.scales or ()) not in (0, self.spec.dim):
+            raise ValueError(f"scales: int8 vectors have one for each of {self.spec.dim} dimensions, others none")
+        return self
 
 
 def normalise(vectors: np.ndarray) -> np.ndarray:
@@ -164,10 +198,12 @@ class VectorStore:
                 f"{folder}: vectors are incomplete, {there} of {len(texts.shards)} shards are there; "
                 f"continue with jasper embed"
             )
-        manifest = files.read_manifest(folder, "vector store", FORMAT)
+        manifest = files.read_manifest(folder, "vector store", FORMAT, VectorManifest)
         refuse_other_texts(folder, manifest["texts"], texts)
         if spec is not None:
             refuse_other_spec(folder, manifest["spec"], spec)
+        if wrong := sh.other_shards(manifest["shards"], texts.shards):
+            raise UserError(f"{folder / 'manifest.json'}: {wrong}; delete the folder and embed again")
         files.check_files(folder, manifest["shards"], REMEDY)
         return cls(folder, manifest, texts)
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jasper_jax.encoders.hf_config import read_hf_config, read_json
+from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, read_object
 from jasper_jax.encoders.safetensors import open_checkpoint
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import MODES, Pooling
@@ -89,6 +89,9 @@ def read_model_folder(path: str | Path) -> ModelFolder:
                 "Transformer, Pooling, any Dense, Normalize"
             )
     outputs, default_dim = _read_outputs(path, dense_folders, size)
+    hidden = hf_config.get("hidden_size")
+    if size is not None and isinstance(hidden, int) and size != pooling.size(hidden):
+        raise UserError(f"{path}: the Pooling step is for {size} dimensions, config.json's hidden_size is {hidden}")
     settings = _read_settings(encoder_path)
     prompts, default_prompt = _read_prompts(path)
     return ModelFolder(
@@ -117,6 +120,8 @@ def _steps(path: Path) -> list[tuple[str, str]]:
     except (TypeError, KeyError, AttributeError):
         raise UserError(f"{file}: not a list of modules with type and path") from None
     for kind, folder in steps:
+        if Path(folder).is_absolute() or ".." in Path(folder).parts or "\0" in folder:
+            raise UserError(f"{file}: module {kind} lies in {folder!r}; a folder inside {path} is needed")
         if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in _STEPS:
             raise UserError(
                 f"{file}: module {kind} ({folder or 'no folder'}) is not implemented; {', '.join(_STEPS)} of "
@@ -133,20 +138,25 @@ _STEPS = ("Transformer", "Pooling", "Dense", "Normalize")
 
 def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
     """The pooling and the width of its vector (None when the file does not say)."""
-    config = read_json(file)
+    config = read_object(file)
     if "pooling_mode" in config:
         modes = config["pooling_mode"]
-        modes = (modes,) if isinstance(modes, str) else tuple(modes)
+        modes = tuple(modes) if isinstance(modes, list) else (modes,)
     else:
         modes = tuple(mode for key, mode in _OLD_MODES.items() if config.get(key)) or ("mean",)
+    if not modes or not all(isinstance(mode, str) for mode in modes):
+        seen = config["pooling_mode"]
+        raise UserError(f"{file}: pooling_mode is {seen!r}; one or more of {', '.join(MODES)} is needed")
     unknown = [mode for mode in modes if mode not in MODES] + [
         key for key, value in config.items() if key.startswith("pooling_mode_") and value and key not in _OLD_MODES
     ]
     if unknown:
         raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")
     width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
+    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= LARGEST):
+        raise UserError(f"{file}: the width is {width!r}; a whole number of at least 1 is needed")
     pooling = Pooling(modes, include_prompt=bool(config.get("include_prompt", True)))
-    return pooling, None if width is None else pooling.size(int(width))
+    return pooling, None if width is None else pooling.size(width)
 
 
 def _read_outputs(
@@ -163,7 +173,7 @@ def _read_outputs(
     pattern = re.compile(rf"{prefix[0] if prefix else '2_Dense'}_(\d+)")
     siblings = sorted(
         (int(match[1]), child)
-        for child in path.iterdir()
+        for child in sorted(path.iterdir())
         if child.is_dir() and child.name not in folders and (match := pattern.fullmatch(child.name))
     )
     if siblings and len(folders) > 1:
@@ -187,9 +197,9 @@ def _read_outputs(
 
 def _read_dense(folder: Path) -> Dense:
     """One Dense folder: config.json and model.safetensors with linear.weight [out, in] and linear.bias."""
-    config = read_json(folder / "config.json")
+    config = read_object(folder / "config.json")
     name = config.get("activation_function", "torch.nn.modules.activation.Tanh")
-    if name not in DENSE_ACTIVATIONS:
+    if not isinstance(name, str) or name not in DENSE_ACTIVATIONS:
         raise UserError(
             f"{folder / 'config.json'}: activation_function {name!r} is not implemented; "
             f"{', '.join(DENSE_ACTIVATIONS)} are"
@@ -220,23 +230,23 @@ def _read_settings(encoder_path: Path) -> dict[str, Any]:
         return {}
     preferred = encoder_path / "sentence_bert_config.json"
     file = preferred if preferred in files else files[0]
-    settings = read_json(file)
+    settings = read_object(file)
     for key, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
         if settings.get(key) not in (None, value):
             raise UserError(f"{file}: {key} is {settings[key]!r}; only {value!r} is implemented")
     length = settings.get("max_seq_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or length < 1):
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LARGEST):
         raise UserError(f"{file}: max_seq_length is {length!r}; a whole number of at least 1 is needed")
     return settings
 
 
 def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     file = path / "config_sentence_transformers.json"
-    config = read_json(file) if file.is_file() else {}
+    config = read_object(file) if file.is_file() else {}
     prompts = config.get("prompts") or {}
     default = config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise UserError(f"{file}: prompts must map names to texts")
-    if default is not None and default not in prompts:
+    if default is not None and (not isinstance(default, str) or default not in prompts):
         raise UserError(f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}")
     return dict(prompts), default

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jasper_jax.errors import UserError
+from jasper_jax.files import parse_json
+
+LARGEST = 2**31 - 1
+"""No size, count or token id is larger: they index arrays with 32 bits."""
 
 
 def read_json(path: Path) -> Any:
     """The parsed file; a missing or malformed one is a UserError that names it."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); copy the file again") from None
+    except ValueError as error:
         raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """``read_json`` of a file that holds an object; anything else in it is a UserError."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise UserError(f"{path}: holds a {type(value).__name__}, an object is needed; copy the file again")
+    return value
 
 
 def read_hf_config(folder: str | Path) -> dict[str, Any]:
     """``config.json`` of a model folder."""
-    config = read_json(Path(folder) / "config.json")
-    if not isinstance(config, dict):
-        raise UserError(f"{Path(folder) / 'config.json'}: holds a {type(config).__name__}, not an object")
-    return config
+    return read_object(Path(folder) / "config.json")
 
 
 @dataclass(frozen=True)
@@ -44,21 +55,21 @@ class Reader:
     def integer(self, key: str, default: int) -> int:
         """A whole number of at least 1 (sizes, counts)."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UserError(f"{self.where}: {key} is {value!r}; a whole number of at least 1 is needed")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+            raise UserError(f"{self.where}: {key} is {value!r}; a whole number of 1 to {LARGEST} is needed")
         return value
 
     def token_id(self, key: str, default: int) -> int:
         """A token id: a whole number of at least 0."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
             raise UserError(f"{self.where}: {key} is {value!r}; a token id (a whole number from 0) is needed")
         return value
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
             raise UserError(f"{self.where}: {key} is {value!r}; a positive number is needed")
         return float(value)
 

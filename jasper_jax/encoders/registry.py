@@ -24,7 +24,7 @@ _PER_LAYER_KEYS = ("layer_types",)  # config lists with one entry per layer
 def family_of(hf_config: Mapping[str, Any], where: str = "config.json") -> Family:
     """The family of a config, by ``model_type``. Code that a config points to (``auto_map``) is never run."""
     model_type = hf_config.get("model_type")
-    if model_type in FAMILIES:
+    if isinstance(model_type, str) and model_type in FAMILIES:
         return importlib.import_module(FAMILIES[model_type]).FAMILY
     listed = ", ".join(sorted(FAMILIES))
     if hf_config.get("auto_map"):

@@ -70,7 +70,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 
         try:
             header = json.loads(text, object_pairs_hook=once)
-        except (UnicodeDecodeError, json.JSONDecodeError):
+        except (ValueError, RecursionError):
             raise self._broken("its header is not JSON") from None
         if not isinstance(header, dict):
             raise self._broken("its header is not an object")

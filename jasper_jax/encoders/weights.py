@@ -44,8 +44,30 @@ def load_params(
 
     Raises UserError that lists tensors missing, unread or of the wrong shape.
     """
-    folder = Path(folder)
     target = np.dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
+    found, sources = _checked(Path(folder), encoder, layers)
+    shapes = encoder.shapes()
+    flat: dict[str, Any] = {}
+    for weight in encoder.family.weights(encoder.config):
+        stacked = weight.path.startswith(LAYERS)
+        leaf = _host_array(shapes[weight.path], target)
+        for i, name in enumerate(sources[weight.path]):
+            file, stored = found[name]
+            tensor = file[stored].T if weight.transpose else file[stored]
+            np.copyto(leaf[i] if stacked else leaf, tensor, casting="unsafe")
+        flat[weight.path] = jnp.asarray(leaf) if place is None else place(weight.path, leaf)
+    return unflatten(flat)
+
+
+def check_params(folder: str | Path, encoder: Encoder, layers: Sequence[int] | None = None) -> None:
+    """``load_params`` without its result: raises what it would raise, from the headers alone."""
+    _checked(Path(folder), encoder, layers)
+
+
+def _checked(
+    folder: Path, encoder: Encoder, layers: Sequence[int] | None
+) -> tuple[dict[str, tuple[TensorFile, str]], dict[str, list[str]]]:
+    """Where each tensor of the checkpoint is, and which tensors make each leaf; all there, all used, all of shape."""
     chosen = tuple(range(encoder.num_layers)) if layers is None else tuple(layers)
     if len(chosen) != encoder.num_layers:
         raise UserError(f"layers {list(chosen)}: {len(chosen)} given, the encoder has {encoder.num_layers}")
@@ -55,17 +77,7 @@ def load_params(
     sources = {weight.path: _source_names(weight, chosen) for weight in table}
     _check_names(folder, found, sources, table, skipping=layers is not None)
     _check_tensors(folder, found, sources, table, shapes)
-
-    flat: dict[str, Any] = {}
-    for weight in table:
-        stacked = weight.path.startswith(LAYERS)
-        leaf = _host_array(shapes[weight.path], target)
-        for i, name in enumerate(sources[weight.path]):
-            file, stored = found[name]
-            tensor = file[stored].T if weight.transpose else file[stored]
-            np.copyto(leaf[i] if stacked else leaf, tensor, casting="unsafe")
-        flat[weight.path] = jnp.asarray(leaf) if place is None else place(weight.path, leaf)
-    return unflatten(flat)
+    return found, sources
 
 
 def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:

@@ -6,7 +6,6 @@ matplotlib is an optional dependency (extra ``plot``) and is imported when a pic
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ from jasper_jax.evaluation.report import (
     final_rows,
     retrieval_tests,
 )
-from jasper_jax.files import write_atomic
+from jasper_jax.files import parse_json, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,11 +84,11 @@ def read_metrics(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
         if not line.strip():
             continue
         try:
-            event = json.loads(line)
-        except json.JSONDecodeError as error:
+            event = parse_json(line)
+        except ValueError as error:
             if number == len(lines):  # the run was stopped, or is at work, in the middle of it
                 continue
-            raise UserError(f"{path}: line {number} is not JSON: {error.msg}") from error
+            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
         if event.get("event") in found:
             event.setdefault("terms", {})
             found[event["event"]][event["global_step"], event.get("stage_index", 0)] = event

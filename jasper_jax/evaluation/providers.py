@@ -21,7 +21,7 @@ from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
-from jasper_jax.files import write_array
+from jasper_jax.files import read_cached_array, write_cached_array
 from jasper_jax.progress import say
 from jasper_jax.run import Run, environment
 from jasper_jax.student import Student, load_student
@@ -86,7 +86,7 @@ def evaluate(run: Run) -> Evaluation:
     checkpoints = checkpoints_of(run)
     if not checkpoints.has(checkpoints.start()):
         raise UserError(f"{run.folder}: nothing is trained yet; run jasper train first")
-    texts = TextStore.open(run.folder / "texts")
+    texts = TextStore.open(run.text_folder)
     tests = Tests(run, texts)
     rows, reference = _teacher_rows(run, texts, tests)
 
@@ -170,7 +170,7 @@ def _teacher_rows(run: Run, texts: TextStore, tests: Tests) -> tuple[list[Evalua
 
 
 def _teacher_vectors(run: Run, teacher: Any, tests: Tests) -> dict[str, np.ndarray]:
-    """The teacher's vectors of the tests' texts, from ``evaluation/`` of the run folder where they are kept."""
+    """The teacher's vectors of the tests' texts, from ``evaluation/`` beside the stores where they are kept."""
     spec = run.teacher_spec(teacher)
     embedder: Embedder | None = None
     vectors: dict[str, np.ndarray] = {}
@@ -178,17 +178,15 @@ def _teacher_vectors(run: Run, teacher: Any, tests: Tests) -> dict[str, np.ndarr
         if name == "held_out":
             continue
         key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
-        path = run.folder / "evaluation" / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
-        if path.is_file():
-            try:
-                vectors[name] = np.load(path)
-                continue
-            except (ValueError, EOFError):
-                path.unlink()  # damaged: computed again
+        path = run.stores / "evaluation" / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
+        kept = read_cached_array(path)
+        if kept is not None and len(kept) == len(texts):
+            vectors[name] = kept
+            continue
         embedder = embedder or run.load_teacher(teacher)
         say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
         vectors[name] = embedder.encode(texts, kind=kinds, show_progress=run.progress)
-        write_array(path, vectors[name])
+        write_cached_array(path, vectors[name])
     return vectors
 
 

@@ -23,7 +23,7 @@ from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
-from jasper_jax.files import write_atomic
+from jasper_jax.files import is_whole, parse_json, sealed, write_atomic
 
 ABSENT = "–"
 _ROLES = ("teacher", "teachers", "student")
@@ -76,16 +76,25 @@ def to_json(evaluation: Evaluation, path: str | os.PathLike) -> None:
     """Write ``evaluation.json``, atomically; equal evaluations give equal bytes."""
     tree = evaluation.model_dump(mode="json")
     tree["metadata"] = dict(sorted(tree["metadata"].items()))
-    text = json.dumps(tree, indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(sealed(tree), indent=2, ensure_ascii=False, allow_nan=False)
     write_atomic(Path(path), text + "\n")
 
 
 def from_json(path: str | os.PathLike) -> Evaluation:
     """Read what ``to_json`` wrote; anything else is a ``UserError`` that names the place."""
     try:
-        return Evaluation.model_validate_json(Path(path).read_bytes())
+        tree = parse_json(Path(path).read_bytes())
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        why = f"the file: Invalid JSON ({error})"
+        raise UserError(f"{path}: not an evaluation of format 1: {why}; `jasper evaluate` writes a new one") from error
+    if isinstance(tree, dict):
+        if not is_whole(tree):
+            raise UserError(f"{path}: damaged (its checksum differs); `jasper evaluate` writes a new one")
+        tree.pop("checksum", None)
+    try:
+        return Evaluation.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"

@@ -15,14 +15,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from jasper_jax.dimensions import Provider, providers
+from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.model_card import model_card
+from jasper_jax.files import is_whole, naming, parse_json, sealed, sha256_file
 from jasper_jax.run import Run
 from jasper_jax.student import Student, load_student
 from jasper_jax.tokenization import Tokenizer
@@ -30,6 +31,8 @@ from jasper_jax.tokenization import Tokenizer
 MARKER = "jasper.json"
 """Tells a folder that this command wrote, and may replace, from anything else."""
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+EDITABLE = {MARKER, "modules.json", "README.md"}
+"""Files without a checksum in the marker: people edit them."""
 POOLING_KEYS = {
     "cls": "cls_token",
     "mean": "mean_tokens",
@@ -67,11 +70,37 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    write_folder(partial, run, student, params, tokenizer, source, served, default)
-    verdict = check_folder(partial, student, params, tokenizer, served, run.recipe.export)
-    _replace(partial, output)
+    try:
+        partial.mkdir()
+        write_folder(partial, run, student, params, tokenizer, source, served, default)
+        verdict = check_folder(partial, student, params, tokenizer, served, run.recipe.export)
+        _replace(partial, output)
+    except OSError as error:  # a write on a full disk names no file
+        raise naming(error, Path(error.filename or partial)) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # not there any more, unless something was refused
     return output, verdict
+
+
+def refuse_damaged(folder: Path) -> None:
+    """Compare the files of an export with the checksums in its marker; other folders have none and pass.
+
+    Raises:
+      UserError: a file is not the one that was exported.
+    """
+    remedy = "`jasper export` writes the folder again"
+    if not (folder / MARKER).is_file():
+        return
+    try:
+        marker = parse_json((folder / MARKER).read_text("utf-8"))
+        sums = dict(marker.get("sha256", {}))
+    except (ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{folder / MARKER}: cannot be read ({error}); {remedy}") from None
+    if not is_whole(marker):
+        raise UserError(f"{folder / MARKER}: damaged (its checksum differs); {remedy}")
+    for name, digest in sums.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
+            raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
 
 
 def write_folder(
@@ -124,13 +153,20 @@ def write_folder(
     (folder / "README.md").write_text(model_card(run, student, served, default, evaluation))
     _write_json(
         folder / MARKER,
-        {
-            "format": 1,
-            "made_by": "jasper_jax",
-            "run": run.recipe.name,
-            "dims": {str(dim): p.head for dim, p in served.items()},
-            "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
-        },
+        sealed(
+            {
+                "format": 1,
+                "made_by": "jasper_jax",
+                "run": run.recipe.name,
+                "dims": {str(dim): p.head for dim, p in served.items()},
+                "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
+                "sha256": {
+                    str(p.relative_to(folder)): sha256_file(p)
+                    for p in sorted(folder.rglob("*"))
+                    if p.is_file() and p.name not in EDITABLE
+                },
+            }
+        ),
     )
 
 
@@ -140,7 +176,7 @@ def _write_dense(folder: Path, head: Mapping[str, Any], dim: int, dtype: Any) ->
     if "bias" in head:
         tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"][:dim], dtype))
     folder.mkdir()
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(folder / "model.safetensors", tensors)
     _write_json(
         folder / "config.json",
         {

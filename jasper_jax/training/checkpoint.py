@@ -8,11 +8,17 @@ so a process killed at any moment leaves the previous one in force. Every load i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
+import logging
+import os
+import re
 import shutil
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +26,11 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import sha256_file, write_atomic
+from jasper_jax.errors import UserError, WriteFailed
+from jasper_jax.files import parse_json, sha256_file, write_atomic
 
 FORMAT = 1
+_STEP = re.compile(r"step-\d{6,}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +44,12 @@ class Position:
 class Checkpoints:
     """The checkpoints of one run folder."""
 
-    def __init__(self, folder: Path, stages: list[str], keep: int):
-        self.folder, self.stages, self.keep = folder, stages, keep
+    def __init__(
+        self, folder: Path, stages: list[str], keep: int, other_recipe: Callable[[Any, Path], list[str]] | None = None
+    ):
+        """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's."""
+        self.folder, self.stages, self.keep, self._other_recipe = folder, stages, keep, other_recipe
+        self._verified: set[Path] = set()
         self._pending: tuple[Any, Path, Callable[[], None]] | None = None
 
     # ------------------------------------------------------------------ names
@@ -55,7 +66,7 @@ class Checkpoints:
     def steps(self, stage: int) -> list[int]:
         """Steps of a stage that have a whole checkpoint, ascending."""
         parent = self.final(stage).parent
-        found = [p for p in parent.glob("step-*") if p.is_dir() and _is_whole(p)] if parent.is_dir() else []
+        found = [p for p in parent.iterdir() if _STEP.fullmatch(p.name) and _is_whole(p)] if parent.is_dir() else []
         return sorted(int(p.name.removeprefix("step-")) for p in found)
 
     def has(self, path: Path) -> bool:
@@ -81,16 +92,19 @@ class Checkpoints:
         ``done`` runs when the checkpoint is whole (used to drop older ones).
         """
         self.wait()
-        for leftover in (path, _sums(path)):
-            if leftover.is_dir():
-                shutil.rmtree(leftover)
-            leftover.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-            shutil.rmtree(temporary, ignore_errors=True)
-        # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
-        copies = jax.tree.map(jnp.copy, tree)
-        response = ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
+        self._verified.discard(path)
+        _quiet()
+        with _writing(path):
+            for leftover in (path, _sums(path)):
+                if leftover.is_dir():
+                    shutil.rmtree(leftover)
+                leftover.unlink(missing_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(temporary, ignore_errors=True)
+            # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
+            copies = jax.tree.map(jnp.copy, tree)
+            response = ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
         self._pending = (response, path, done)
 
     def save_step(self, position: Position, tree: Any, metadata: Mapping[str, Any]) -> None:
@@ -118,11 +132,9 @@ class Checkpoints:
             return
         response, path, done = self._pending
         self._pending = None
-        try:
+        with _writing(path):
             response.result()
             write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
-        except OSError as error:
-            raise UserError(f"{path}: the checkpoint could not be written: {error.strerror or error}") from error
         done()
 
     # ------------------------------------------------------------------ loading
@@ -131,21 +143,9 @@ class Checkpoints:
         """The tree in ``path``, onto the shapes, dtypes and shardings of ``abstract``.
 
         Raises:
-          UserError: it is missing, damaged, of a later format, or of other shapes.
+          UserError: it is missing, damaged, of a later format, of another recipe, or of other shapes.
         """
-        metadata = self.metadata(path)
-        if metadata.get("format", 0) > FORMAT:
-            raise UserError(
-                f"{path}: checkpoint format {metadata['format']} is newer than this version reads ({FORMAT}); upgrade"
-            )
-        expected = json.loads(_sums(path).read_text())
-        actual = _checksums(path)
-        for name in sorted(expected.keys() | actual.keys()):
-            if expected.get(name) != actual.get(name):
-                raise UserError(
-                    f"{path}/{name}: the checkpoint is damaged (sha256 differs or the file is missing); delete {path}"
-                    f" and run again to continue from the one before"
-                )
+        self.metadata(path)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
             try:
@@ -155,14 +155,34 @@ class Checkpoints:
                 raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
 
     def metadata(self, path: Path) -> dict[str, Any]:
-        """What was saved beside the arrays: position, recipe, environment."""
+        """What was saved beside the arrays: position, recipe, environment.
+
+        The checksums are compared before Orbax reads anything: it does not survive every damaged file quietly.
+
+        Raises:
+          UserError: the checkpoint is missing, damaged, of a later format or of another recipe.
+        """
         if not _is_whole(path):
             raise UserError(f"{path}: no whole checkpoint there; run jasper train first")
+        if path not in self._verified:
+            _verify(path)
         try:
             found = ocp.metadata(str(path.absolute())).custom_metadata
         except (ValueError, OSError, KeyError) as error:
             raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
-        return dict(found) if isinstance(found, dict) else {}
+        metadata = dict(found) if isinstance(found, dict) else {}
+        version = metadata.get("format")
+        if not isinstance(version, int) or version > FORMAT:
+            raise UserError(
+                f"{path}: checkpoint format {version}, this program reads up to {FORMAT}; install a newer jasper-jax"
+            )
+        if self._other_recipe and (changed := self._other_recipe(metadata.get("recipe"), path)):
+            raise UserError(
+                f"{path}: the checkpoint is of another recipe: {'; '.join(changed[:3])}"
+                f"{' and more' if changed[3:] else ''}; put this run's own back, or delete it and run again"
+            )
+        self._verified.add(path)
+        return metadata
 
 
 def _where(position: Position, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -180,6 +200,55 @@ def _is_whole(path: Path) -> bool:
 def _remove(path: Path) -> None:
     _sums(path).unlink(missing_ok=True)
     shutil.rmtree(path)
+
+
+def _verify(path: Path) -> None:
+    """UserError when a file of the checkpoint is missing, new, or not of its recorded sha256."""
+    remedy = f"delete {path} and run again to continue from the one before"
+    try:
+        expected = parse_json(_sums(path).read_bytes())
+    except ValueError:
+        expected = None
+    if not isinstance(expected, dict):
+        raise UserError(f"{_sums(path)}: not a list of checksums, the checkpoint is damaged; {remedy}")
+    actual = _checksums(path)
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            raise UserError(
+                f"{path}/{name}: the checkpoint is damaged (sha256 differs or the file is missing); {remedy}"
+            )
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Every way in which Orbax fails to write, as one error that says why.
+
+    Arrays are written by tensorstore, whose errors are ValueErrors with the system's error number in the text.
+    """
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError) as error:
+        number = re.search(r"os_error_code='(\d+)'", str(error))
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        why = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or first
+        raise WriteFailed(
+            f"{path}: the checkpoint could not be written: {why}; free space or mend the folder, then run the same"
+            f" command to continue from the checkpoint before"
+        ) from error
+
+
+@functools.cache
+def _quiet() -> None:
+    """Keep the tracebacks of Orbax's threads off the terminal: what they raised, :meth:`Checkpoints.wait` raises."""
+    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in record.getMessage())
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        """tensorstore reports the end of further writes to an event loop that the first error has closed."""
+        if str(unraisable.exc_value) != "Event loop is closed":
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _checksums(path: Path) -> dict[str, str]:

@@ -17,8 +17,8 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.progress import bar, say
-from jasper_jax.run import Run, environment
-from jasper_jax.stages import ResolvedStage
+from jasper_jax.run import Run, environment, recipe_changes
+from jasper_jax.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.student import Student, load_student
 from jasper_jax.timings import Timings
 from jasper_jax.tokenization import Tokenizer
@@ -51,7 +51,12 @@ class Training:
 
 def checkpoints_of(run: Run) -> Checkpoints:
     """The run's checkpoints."""
-    return Checkpoints(run.folder / "checkpoints", [s.name for s in run.stages], run.recipe.training.keep)
+    return Checkpoints(
+        run.folder / "checkpoints",
+        [s.name for s in run.stages],
+        run.recipe.training.keep,
+        other_recipe=lambda recorded, path: recipe_changes(recorded, run.recipe, str(path)),
+    )
 
 
 def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
@@ -74,11 +79,9 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
     """
     student, params, tokenizer = load_student(run.recipe, view.dim if view else None, run.student_source())
     checkpoints = checkpoints_of(run)
-    at = checkpoints.latest()
-    if at.stage == len(run.stages):
+    at, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
+    if at.stage == len(run.stages) and has_start:
         return True
-    if at.stage:
-        params = checkpoints.load(checkpoints.final(at.stage - 1), abstract(params))
     # The starts of heads and the evaluations use the student's own length, batches the training's.
     cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
     counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")
@@ -86,6 +89,10 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
     metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
     context = Training(run, student, tokenizer, cutter, texts, view, counts, checkpoints, metrics, timings, stop)
     try:
+        if not has_start:  # the first command, or a damaged one was deleted
+            _keep_start(context, params)
+        before = checkpoints.final(at.stage - 1) if at.stage else checkpoints.start()
+        params = checkpoints.load(before, abstract(params))
         for stage in run.stages[at.stage :]:
             step = at.step if stage.index == at.stage else 0
             trained = _train_stage(context, stage, params, step)
@@ -104,7 +111,8 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     settings = recipe.training
     began = time.monotonic()
 
-    params = _with_new_heads(context, stage, params)
+    if stage.index:  # the first stage's are in the checkpoint ``start``
+        params = _with_new_heads(context, stage, params)
     active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
     program = make_program(recipe, stage, context.student, partition, context.view.dim if context.view else None)
@@ -126,9 +134,11 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         batch_size=stage.batch_size,
         steps=stage.steps,
         seed=_stage_seed(recipe.seed, stage.index),
-        groups=min(settings.groups, stage.batch_size),
         shapes=settings.shapes,
+        row=settings.row_length,
     )
+    if not batches.held_out_batches:
+        say(f"{stage.name}: {no_held_out_losses(stage, context.texts.size('held_out'))}")
     compiled = Compiled(program)
     log = StageLog(stage, compiled, context.metrics, context.texts, run.folder)
     offset = sum(s.steps for s in run.stages[: stage.index])
@@ -177,19 +187,21 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
 
 
 def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
-    """The parameters with the heads that are new in this stage given their start; kept as ``start`` before stage 1."""
-    run = context.run
-    seen = {h for s in run.stages[: stage.index] for h in s.heads}
+    """The parameters with the heads that are new in this stage given their start."""
+    seen = {h for s in context.run.stages[: stage.index] for h in s.heads}
     new = [h for h in stage.heads if h not in seen]
     dims = {name: head.dim for name, head in context.student.heads.items()}
     embedder = student_embedder(context.student, params, context.tokenizer)
-    solved = ridge_heads(run.recipe, new, dims, params, embedder, context.texts, context.view)
-    params = {**params, "heads": {**params["heads"], **solved}}
-    start = context.checkpoints.start()
-    if stage.index == 0 and not context.checkpoints.has(start):
-        context.checkpoints.save(start, jax.tree.map(jnp.asarray, params), {"stage": 0, "step": 0, **_metadata(run)})
-        context.checkpoints.wait()
-    return params
+    solved = ridge_heads(context.run.recipe, new, dims, params, embedder, context.texts, context.view)
+    return {**params, "heads": {**params["heads"], **solved}}
+
+
+def _keep_start(context: Training, params: Params) -> None:
+    """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
+    begun = _with_new_heads(context, context.run.stages[0], params)
+    metadata = {"stage": 0, "step": 0, **_metadata(context.run)}
+    context.checkpoints.save(context.checkpoints.start(), jax.tree.map(jnp.asarray, begun), metadata)
+    context.checkpoints.wait()
 
 
 def _stage_seed(seed: int, index: int) -> int:

@@ -5,13 +5,14 @@ On resume the file is cut back to the checkpoint's step, so that no step stands 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from jasper_jax.errors import UserError
-from jasper_jax.files import write_atomic
+from jasper_jax.files import naming, parse_json, write_atomic
 
 
 class Sink(Protocol):
@@ -35,8 +36,11 @@ class Metrics:
 
     def write(self, event: Mapping[str, Any]) -> None:
         """One event; numbers in ``terms`` and at the top level go to the sinks."""
-        self._file.write(json.dumps(event) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(event) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise naming(error, self.path) from None
         step = event.get("global_step")
         if step is not None and self.sinks:
             flat = {**{k: v for k, v in event.items() if k != "terms"}, **event.get("terms", {})}
@@ -45,8 +49,9 @@ class Metrics:
                 sink.log(int(step), numbers)
 
     def close(self) -> None:
-        """Close the file and the sinks."""
-        self._file.close()
+        """Close the file and the sinks. What a full disk kept in the buffer was reported by ``write``."""
+        with contextlib.suppress(OSError):
+            self._file.close()
         for sink in self.sinks:
             sink.close()
 
@@ -59,8 +64,11 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
+            event = parse_json(line)
+            if not isinstance(event, dict):
+                raise ValueError
+            events.append(event)
+        except ValueError:
             if number < len(lines):
                 raise UserError(f"{path}:{number}: not a JSON line; the file is damaged, move it away") from None
     return events

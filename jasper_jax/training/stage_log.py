@@ -41,7 +41,7 @@ class Compiled:
         return self._call("evaluate", self._program.evaluate, args, args[2])
 
     def _call(self, name: str, function: Any, args: tuple[Any, ...], batch: Any) -> Any:
-        key = (name, *(ids.shape for ids, _ in batch["groups"]))
+        key = (name, batch["ids"].shape)
         if key not in self._known:
             began = time.monotonic()
             self._known[key] = function.lower(*args).compile()

@@ -1,7 +1,7 @@
 """The train step: one pure function ``(trained, optimizer state, frozen, batch, step) -> (.., metrics)``.
 
 It runs under ``jax.jit`` on the global batch. The gradient is taken with respect to the trained leaves alone; the
-frozen ones are an argument like the batch. Texts arrive in length groups (``jasper_jax.data.shapes``), the losses see
+frozen ones are an argument like the batch. Texts arrive packed into rows (``jasper_jax.data.packing``), the losses see
 the whole batch.
 """
 
@@ -23,7 +23,7 @@ from jasper_jax.training.optimizer import learning_rate, make_optimizer
 from jasper_jax.training.partition import Flat, Partition
 
 Batch = Mapping[str, Any]
-"""``groups``: tuple of (ids, mask); ``teachers``: ``[B, T]`` float32, absent when no head needs it."""
+"""``jasper_jax.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it."""
 Metrics = dict[str, jax.Array]
 
 
@@ -50,7 +50,7 @@ def make_loss(
     spec = head_losses(recipe, stage, student, teacher_dim)
 
     def loss(params: Mapping[str, Any], batch: Batch, key: jax.Array | None) -> tuple[jax.Array, Metrics]:
-        pooled = student.pooled(params, batch["groups"], key)
+        pooled = student.pooled(params, batch, key)
         vectors = student.project(params, pooled, stage.heads)
         # No gradient flows to a target; heads with the same target object share its similarities and their order.
         sources = {"pooled": pooled, **vectors, **({"teachers": batch["teachers"]} if "teachers" in batch else {})}
@@ -65,7 +65,7 @@ def make_loss(
 
 @dataclasses.dataclass(frozen=True)
 class StageProgram:
-    """The functions of a stage, all pure; ``step`` and ``evaluate`` are compiled once per row of the shape table."""
+    """The functions of a stage, all pure; ``step`` and ``evaluate`` are compiled once per number of rows."""
 
     partition: Partition
     optimizer: optax.GradientTransformation

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from store_helpers import PLAIN, contents, lines, recipe, small_store
 
+from jasper_jax import files
 from jasper_jax.config import Augment, TextSource
 from jasper_jax.data.augment import divide, normalised
 from jasper_jax.data.texts import Row, TextStore, build_text_store
@@ -232,7 +233,7 @@ def test_keys_added_in_a_later_version_count_as_their_defaults(tmp_path):
     path = store.folder / "manifest.json"
     manifest = json.loads(path.read_text())
     del manifest["texts"]["augment"]["language"]
-    path.write_text(json.dumps(manifest))
+    path.write_text(json.dumps(files.sealed(manifest)))
     build(recipe(a, augment=Augment()), tmp_path / "texts")
     with pytest.raises(UserError, match=r"texts.augment.language \('en' there, 'de' asked\)"):
         build(recipe(a, augment=Augment(language="de")), tmp_path / "texts")
@@ -294,7 +295,7 @@ def test_damaged_stores_are_found(tmp_path, damage):
         shutil.copy(store.folder / other["file"], path)
         manifest = json.loads((store.folder / "manifest.json").read_text())
         manifest["shards"][2] |= {"sha256": other["sha256"], "bytes": other["bytes"]}
-        (store.folder / "manifest.json").write_text(json.dumps(manifest))
+        (store.folder / "manifest.json").write_text(json.dumps(files.sealed(manifest)))
     message = {
         "missing": f"{path.name}: shard is missing",
         "cut": f"{path.name}: shard has .* bytes instead of",

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from jasper_jax.encoders import attention
+from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.weights import load_params, state_dict
 from jasper_jax.errors import UserError
-from tests.encoders.reference import FAMILIES, LONGEST, ragged, save, torch_model, torch_states
+from jasper_jax.pooling import MODES, Pooling
+from tests.encoders.reference import FAMILIES, LONGEST, PAD, ragged, save, torch_model, torch_states
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -105,6 +107,41 @@ def test_padding_and_neighbours_do_not_matter(pair, family):
     n = int(mask[2].sum())
     alone = np.asarray(encoder.apply(params, ids[2:3, :n], mask[2:3, :n]))
     np.testing.assert_allclose(states[2, :n], alone[0], atol=5e-6)
+
+
+@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
+@pytest.mark.parametrize("mode", MODES)
+def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode):
+    """Three texts in a row, two and padding in another, none in the last; rows longer than the longest text."""
+    _, encoder, params = pair
+    encoder = dataclasses.replace(encoder, attention=implementation)
+    ids, mask = ragged(family, "right", rows=5)
+    texts = [row[: n.sum()] for row, n in zip(ids, mask)]
+    lengths = np.zeros((3, 4), np.int32)
+    packed = np.full((3, LONGEST + 24), PAD[family], np.int32)
+    slots = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    for (row, place), text in zip(slots, texts):
+        packed[row, lengths[row].sum() :][: len(text)] = text
+        lengths[row, place] = len(text)
+    pooling = Pooling((mode,))
+
+    def together(params):
+        segments = segments_of(jnp.asarray(lengths), packed.shape[1])
+        return pooling.packed(encoder.apply(params, packed, segments, packed=True), segments, 4)
+
+    vectors = together(params)
+    alone = pooling(encoder.apply(params, ids, mask), mask)
+    for (row, place), expected in zip(slots, alone):
+        np.testing.assert_allclose(vectors[row, place], expected, atol=1e-5)
+    empty = np.asarray(vectors)[lengths == 0]
+    assert len(empty) == 7
+    assert not empty.any()
+    weights = np.random.default_rng(0).normal(size=alone.shape)
+    rows, places = np.array(slots).T
+    one = jax.grad(lambda p: (together(p)[rows, places] * weights).sum())(params)
+    other = jax.grad(lambda p: (pooling(encoder.apply(p, ids, mask), mask) * weights).sum())(params)
+    scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(other))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), one, other)
 
 
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])

@@ -27,7 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     chosen = recipe(
         place,
         stages=[{"stage": 3, **STAGE}],
-        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+        training={"shapes": 1, "evaluate_every": None},
         heads={
             "fc1": {"dim": "teachers", "nested": [12, 8], "init": "ridge"},
             "fc2": {"dim": 8},
@@ -111,7 +111,7 @@ def test_an_exported_folder_is_the_next_teacher_and_student(run: Run, tmp_path: 
     teachers = [{"name": "old", "model": folder, "dim": 12}]
     again = recipe(
         tmp_path, heads=heads, teachers=teachers, student={"model": folder}, stages=[{"stage": 1, **STAGE}],
-        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+        training={"shapes": 1, "evaluate_every": None},
     )  # fmt: skip
     run_all(again)
     assert Embedder.load(tmp_path / "run" / "export").dims == [12]
@@ -152,7 +152,7 @@ def test_shortening_needs_no_teacher_and_leaves_the_encoder_alone(tmp_path: Path
         student={"model": str(tmp_path / "student")},
         heads={"short": {"dim": 6, "nested": [3], "target": "pooled", "init": "ridge"}},
         stages=[{"name": "shorten", "train": ["heads/**"], "heads": ["short"], **STAGE}],
-        training={"groups": 1, "shapes": 1, "evaluate_every": None},
+        training={"shapes": 1, "evaluate_every": None},
     )
     run_all(chosen)
     from safetensors.numpy import load_file

@@ -24,7 +24,7 @@ STAGE = {"steps": 6, "batch_size": 16, "learning_rate": 1e-2}
 def run(tmp_path: Path) -> Run:
     """One stage, fc1 alone, a checkpoint every two steps."""
     heads = {"fc1": {"dim": "teachers"}}
-    training = {"groups": 1, "shapes": 1, "save_every": 2, "evaluate_every": None, "keep": 2}
+    training = {"shapes": 1, "save_every": 2, "evaluate_every": None, "keep": 2}
     return Run(recipe(tmp_path, heads=heads, stages=[{"stage": 1, **STAGE}], training=training), progress=False)
 
 
@@ -36,7 +36,7 @@ def stop_after(steps: int):
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_everything(run: Run, tmp_path: Path) -> None:
     tree = recipe_tree(tmp_path, heads={"fc1": {"dim": "teachers"}}, run_dir=str(tmp_path / "burst"))
     tree["stages"] = [{"stage": 1, **STAGE, "learning_rate": 1e30, "clip_norm": None}]
-    tree["training"] = {"groups": 1, "shapes": 1, "save_every": 1, "evaluate_every": None}
+    tree["training"] = {"shapes": 1, "save_every": 1, "evaluate_every": None}
     from jasper_jax.recipe import parse_recipe
 
     burst = Run(parse_recipe(tree, "tiny"), progress=False)
@@ -125,7 +125,7 @@ def test_the_last_step_of_a_stage_leaves_the_last_state(run: Run) -> None:
 
 
 def test_tensorboard_receives_the_numbers(tmp_path: Path) -> None:
-    training = {"groups": 1, "shapes": 1, "loggers": ["tensorboard"], "evaluate_every": None}
+    training = {"shapes": 1, "loggers": ["tensorboard"], "evaluate_every": None}
     stages = [{"stage": 1, **STAGE, "steps": 2}]
     run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages, training=training), progress=False)
     assert run_training(run)
@@ -135,7 +135,7 @@ def test_tensorboard_receives_the_numbers(tmp_path: Path) -> None:
 def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:
     """Two runs with dropout are equal to the bit; with it, they differ from one without."""
     stages = [{"stage": 3, **STAGE, "steps": 2}]
-    training = {"groups": 1, "shapes": 1, "evaluate_every": None}
+    training = {"shapes": 1, "evaluate_every": None}
     found = []
     for name, rates in {"a": (0.1, 0.2), "b": (0.1, 0.2), "c": (0.0, 0.0)}.items():
         tree = recipe_tree(tmp_path, stages=stages, training=training, run_dir=str(tmp_path / name))
@@ -151,7 +151,7 @@ def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:
 
 def test_a_run_folder_may_be_a_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    training = {"groups": 1, "shapes": 1, "evaluate_every": None, "save_every": 2}
+    training = {"shapes": 1, "evaluate_every": None, "save_every": 2}
     heads = {"fc1": {"dim": "teachers"}}
     chosen = recipe(tmp_path, heads=heads, stages=[{"stage": 1, **STAGE}], training=training, run_dir="runs/here")
     run = Run(chosen, progress=False)

@@ -1,0 +1,13 @@
+"""What a folder holds, to see that a command has left it alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jasper_jax.files import sha256_file
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """Relative path -> sha256, or ``folder``; without the empty files that processes lock."""
+    found = [p for p in sorted(folder.rglob("*")) if p.suffix != ".lock" and p.name != ".lock"]
+    return {str(p.relative_to(folder)): "folder" if p.is_dir() else sha256_file(p) for p in found}
