@@ -90,6 +90,7 @@ class Student:
             ids,
             segments,
             packed=True,
+            training=True,
             compute_dtype=jnp.dtype(self.compute_dtype),
             remat=self.remat,
             dropout=self.dropout if key is not None else 0.0,

@@ -3,6 +3,9 @@
 
 VENV="${VENV:-.venv}"
 
+# XLA takes and returns hundreds of MB of memory every train step; with large pages that costs a tenth less time.
+export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
+
 # The first interpreter that is new enough.
 find_python() {
   local candidate

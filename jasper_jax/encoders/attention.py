@@ -16,16 +16,17 @@ import jax.numpy as jnp
 IMPLEMENTATIONS = ("auto", "heads_first", "dot_product")
 _CACHE = 2**22  # bytes of scores worked on at once on CPU
 _MASKED = -1e30  # finite: a row whose keys are all masked gets equal weights, not NaN
-_chosen: ContextVar[str] = ContextVar("attention", default="auto")
+_chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto", True))
 
 
 @contextmanager
-def using(implementation: str) -> Iterator[None]:
+def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
     """Choose the implementation for what is traced inside. ``auto`` asks for the default backend, which is wrong
-    when a program is compiled for another one: then name it."""
+    when a program is compiled for another one: then name it. ``grouped`` allows ``heads_first`` to take rows in
+    groups; the backward pass of that loop copies more than the groups save."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention is {implementation!r}; one of {', '.join(IMPLEMENTATIONS)} is needed")
-    token = _chosen.set(implementation)
+    token = _chosen.set((implementation, grouped))
     try:
         yield
     finally:
@@ -50,15 +51,15 @@ def attend(
     with nothing to look at is finite.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    implementation = _chosen.get()
+    implementation, grouped = _chosen.get()
     if implementation == "auto":
         implementation = "heads_first" if jax.default_backend() == "cpu" else "dot_product"
     if implementation == "dot_product":
         return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale, is_causal=causal)
-    return _heads_first(query, key, value, mask, bias, causal, scale)
+    return _heads_first(query, key, value, mask, bias, causal, scale, grouped)
 
 
-def _heads_first(query, key, value, mask, bias, causal, scale) -> jax.Array:
+def _heads_first(query, key, value, mask, bias, causal, scale, grouped) -> jax.Array:
     """``_products`` over the whole batch, or over groups of rows in turn where the scores of all would leave the
     processor's cache: a fifth of an encoder's time at 256 tokens. Not across devices, where rows lie apart."""
     B, L, H, _ = query.shape
@@ -67,7 +68,7 @@ def _heads_first(query, key, value, mask, bias, causal, scale) -> jax.Array:
         below = jnp.tril(jnp.ones((1, 1, L, M), bool))
         mask = below if mask is None else mask & below
     operands = {"query": query, "key": key, "value": value, "mask": mask, "bias": bias}
-    group = B if jax.device_count() > 1 else _rows_in_cache(B, 4 * H * L * M)
+    group = B if jax.device_count() > 1 or not grouped else _rows_in_cache(B, 4 * H * L * M)
     if group == B:
         return _products(**operands, scale=scale)
     by_row = {name: x for name, x in operands.items() if x is not None and x.shape[0] == B}

@@ -24,6 +24,9 @@ from jasper_jax.encoders.table import Weight
 from jasper_jax.errors import UserError
 from jasper_jax.trees import flatten
 
+UNROLLED = 12
+"""Training on CPU writes out the layers of encoders up to this depth; the compiler's time grows with it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Family:
@@ -118,6 +121,7 @@ class Encoder:
         mask: jax.Array,
         *,
         packed: bool = False,
+        training: bool = False,
         compute_dtype: Any = jnp.float32,
         remat: bool = False,
         dropout: float = 0.0,
@@ -126,6 +130,7 @@ class Encoder:
         """``[B, L]`` token ids and mask (1 = token, 0 = padding) -> ``[B, L, D]`` states in ``compute_dtype``.
 
         ``packed``: the mask is ``Layout.segments``, s at the tokens of a row's s-th text; rows may hold several.
+        ``training``: a gradient will be taken, so on CPU arrange layers and attention for the backward pass.
         ``remat`` recomputes each layer in the backward pass. ``dropout`` acts on the embeddings and on the output of
         each attention and feed-forward block (not on attention weights, which fused kernels never form), drawn from
         ``dropout_key``. States at padding are finite but mean nothing. Raises UserError for a text longer than
@@ -144,11 +149,13 @@ class Encoder:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return make_dropout(dropout, key)
 
-        with attention.using(self.attention):
+        backward_on_cpu = training and not remat and jax.default_backend() == "cpu"
+        with attention.using(self.attention, grouped=not backward_on_cpu):
             x, shared = ends.start(token_ids, Layout(mask.astype(jnp.int32), packed), drop_at(0))
 
             def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
                 return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))
 
-            x = scan_layers(layer, params["layers"], x, remat=remat)
+            unroll = backward_on_cpu and self.num_layers <= UNROLLED
+            x = scan_layers(layer, params["layers"], x, remat=remat, unroll=unroll)
             return ends.finish(x)

@@ -28,12 +28,18 @@ def depth(stack: Params) -> int:
 
 
 def scan_layers(
-    layer: Callable[[Params, jax.Array, jax.Array], jax.Array], layers: Any, x: jax.Array, *, remat: bool = False
+    layer: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    layers: Any,
+    x: jax.Array,
+    *,
+    remat: bool = False,
+    unroll: bool = False,
 ) -> jax.Array:
     """``x`` through every layer: ``layer(params of one layer, x, index of the layer)`` -> ``x``.
 
     The index counts from 0 over all stacks. With ``remat`` the backward pass keeps only each layer's input and
-    computes the rest again.
+    computes the rest again. ``unroll`` writes the layers out: the backward pass of a loop copies what it keeps of each
+    layer into stacked arrays and out again, a fifth of a training step on CPU; the program grows with the depth.
     """
 
     def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
@@ -44,7 +50,7 @@ def scan_layers(
     first = 0
     for stack in stacks_of(layers):
         n = depth(stack)
-        x, _ = jax.lax.scan(step, x, (stack, jnp.arange(first, first + n, dtype=jnp.int32)))
+        x, _ = jax.lax.scan(step, x, (stack, jnp.arange(first, first + n, dtype=jnp.int32)), unroll=unroll)
         first += n
     return x
 
