@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
@@ -96,14 +97,17 @@ def evaluate(run: Run) -> Evaluation:
     from jasper_jax.training.loop import abstract, student_embedder
 
     heads: list[str] = []
+    pooled: dict[str, np.ndarray] = {}
+    encoded: Any = None  # the encoder that ``pooled`` comes from
     for number in range(len(run.stages) + 1):
         path = checkpoints.final(number - 1) if number else checkpoints.start()
         if not checkpoints.has(path):
             break
         say(f"Evaluating the student {'before training' if not number else f'after {run.stages[number - 1].name}'}")
         params = checkpoints.load(path, abstract(template))
-        embedder = student_embedder(student, params, tokenizer)
-        pooled = {name: embedder.pooled(t.texts, t.kinds) for name, t in tests.lists.items()}
+        if encoded is None or not _equal(encoded, params["encoder"]):  # stage 1 leaves the encoder as it was
+            embedder, encoded = student_embedder(student, params, tokenizer), params["encoder"]
+            pooled = {name: embedder.pooled(t.texts, t.kinds) for name, t in tests.lists.items()}
         provider = "student before training" if not number else f"after {run.stages[number - 1].name}"
         if not number:
             if reference is None and "held_out" in pooled:
@@ -135,6 +139,11 @@ def evaluate(run: Run) -> Evaluation:
             "environment": environment(),
         },
     )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two trees of parameters are the same to the bit."""
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)))
 
 
 def _teacher_rows(run: Run, texts: TextStore, tests: Tests) -> tuple[list[EvaluationRow], np.ndarray | None]:
