@@ -17,6 +17,7 @@ from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.errors import UserError
+from jasper_jax.patterns import trained_leaves
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
 from jasper_jax.stages import ResolvedStage, no_held_out_losses
@@ -37,6 +38,8 @@ def report(run: Run, out: Console) -> None:
     out.print(_stages(run, student, teacher_dim))
     out.print(_dimensions(run, student))
     out.print(_cost(run, student))
+    if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
+        out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
     for stage in run.stages:
         if stage.batch_size > run.recipe.texts.held_out:
             reason = no_held_out_losses(stage, run.recipe.texts.held_out)
@@ -53,8 +56,10 @@ def validate(run: Run) -> tuple[Student, int | None]:
         nothing; dimensions that do not fit, or that two heads provide.
     """
     recipe = run.recipe
-    if not (run.folder / "texts" / "manifest.json").is_file():
+    if not (run.text_folder / "manifest.json").is_file():
         check_sources(recipe.texts)
+    if recipe.texts.count is not None:
+        run.refuse_large_batches(recipe.texts.count, "texts of texts.count")
     for test in recipe.evaluation.retrieval:
         if test.asset is not None:
             retrieval_split(test.asset, test.split)
@@ -79,6 +84,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
     params = student.shapes()
     for stage in run.stages:
         make_partition(stage.train, _active(stage, params), f"stages[{stage.index}].train")
+    _refuse_untrained(run, params)
     served = providers(_trained(run, student), recipe.export.dims)
     if recipe.export.dim is not None and recipe.export.dim not in served:
         raise UserError(
@@ -90,6 +96,24 @@ def validate(run: Run) -> tuple[Student, int | None]:
 def _active(stage: ResolvedStage, params: dict) -> dict:
     """The parameters a stage sees: the encoder's and its own heads'."""
     return {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+
+
+def _refuse_untrained(run: Run, params: dict) -> None:
+    """UserError for parameters that begin at random and that no stage trains: they would stay random."""
+    recipe = run.recipe
+    used = {h for s in run.stages for h in s.heads if recipe.heads[h].init == "random"}
+    prefixes = [f"heads/{head}/" for head in sorted(used)] + (["encoder/"] if recipe.student.config else [])
+    covered: dict[str, int] = {}
+    for stage in run.stages:
+        active = {name: tuple(leaf.shape) for name, leaf in flatten(_active(stage, params)).items()}
+        for name, start in trained_leaves(stage.train, active, f"stages[{stage.index}].train").items():
+            covered[name] = min(start, covered.get(name, start))
+    random = [name for name in flatten(params) if name.startswith(tuple(prefixes)) and covered.get(name, 1)]
+    if random:
+        raise UserError(
+            f"stages: no stage trains {', '.join(random[:3])}{f' and {len(random) - 3} more' if random[3:] else ''},"
+            f" which begin at random; add a pattern to a stage's train, e.g. {random[0].rsplit('/', 1)[0]}/**"
+        )
 
 
 def _trained(run: Run, student: Student) -> dict[str, HeadShape]:

@@ -195,7 +195,15 @@ _DISK = {
     errno.ENOTDIR,
     errno.EIO,
     errno.EFBIG,
+    errno.EEXIST,
+    errno.ENOENT,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+    errno.ENOTEMPTY,
 }
+"""What a disk, or a path somebody gave, can be the reason of; other errors are defects and keep their traceback."""
+_LONGEST = 1000
+"""Characters of a message: a name or a value in it may be a million long, what to do about it stands at its end."""
 
 
 def main() -> None:
@@ -221,7 +229,7 @@ def main() -> None:
         if error.errno not in _DISK:
             raise
         place = error.filename or "a file"
-        _fail(f"{place}: {error.strerror}; free space or choose another run_dir=..., then run again", 2, error)
+        _fail(f"{place}: {error.strerror}; free space or give another place (run_dir=...), then run again", 2, error)
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
@@ -235,6 +243,8 @@ def _say(message: str, error: BaseException) -> None:
 
         traceback.print_exception(error)
     line = " ".join(message.split())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     Console(file=sys.stderr, soft_wrap=True).print(f"jasper: {line}", markup=False, highlight=False)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from jasper_jax.config import Recipe
 from jasper_jax.errors import Interrupted, UserError
-from jasper_jax.files import exclusive, write_array
+from jasper_jax.files import refuse_blocked, write_array
 from jasper_jax.interrupt import stop_flag
 from jasper_jax.progress import say
 
@@ -40,9 +41,11 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
         _embed(run, Timings(run.folder), process_index, process_count)
 
 
-def _embed(run, timings, process_index, process_count):  # type: ignore[no-untyped-def]
+def _embed(run, timings, process_index, process_count, training=False):  # type: ignore[no-untyped-def]
     with timings.phase("texts"):
         texts = run.texts()
+    if training:
+        run.refuse_large_batches(texts.size("train"), "training texts")
     if not run.needs_vectors:
         return texts
     for teacher in run.recipe.teachers:
@@ -65,8 +68,7 @@ def train_stages(recipe: Recipe) -> None:
     cache_programs()
     run = Run(recipe)
     validate(run)
-    with exclusive(run.folder, "train"), stop_flag() as stop:
-        run.claim()
+    with run.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
             texts = run.texts()
@@ -89,8 +91,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with exclusive(run.folder, "evaluate"), stop_flag() as stop, stop.immediately():
-        run.claim()
+    with run.alone("evaluate"), stop_flag() as stop, stop.immediately():
         _evaluate(run, Timings(run.folder))
 
 
@@ -129,8 +130,7 @@ def export_run(recipe: Recipe, output: Path | None) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with exclusive(run.folder, "export"), stop_flag() as stop, stop.immediately():
-        run.claim()
+    with run.alone("export"), stop_flag() as stop, stop.immediately():
         _export(run, Timings(run.folder), output)
 
 
@@ -145,17 +145,18 @@ def _export(run, timings, output):  # type: ignore[no-untyped-def]
 def run_all(recipe: Recipe) -> None:
     """``jasper run``: texts, vectors, stages, evaluation, export."""
     from jasper_jax.check import validate
+    from jasper_jax.export.sentence_transformers import refuse_foreign
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
     cache_programs()
     run = Run(recipe)
     validate(run)
-    with exclusive(run.folder, "run"), stop_flag() as stop:
-        run.claim()
+    with run.alone("run"), stop_flag() as stop:
+        refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
         with stop.immediately():
-            texts = _embed(run, timings, 0, 1)
+            texts = _embed(run, timings, 0, 1, training=True)
         _train(run, texts, timings, stop)
         with stop.immediately():
             _evaluate(run, timings)
@@ -175,6 +176,7 @@ def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | N
         raise UserError(f"{output}: vectors are written as .npy; give the file that suffix")
     if str(source) != "-" and not source.is_file():
         raise UserError(f"{source}: no such file; give a text file with one text a line, or - for standard input")
+    _refuse_output(output, source)
     try:
         content = (sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -193,8 +195,19 @@ def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | N
         say(
             f"{embedder.truncated:,} of {len(texts):,} texts are longer than {embedder.max_length} tokens and were cut."
         )
+    if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
+        raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite, its weights are damaged")
     write_array(output, vectors)
     OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
+
+
+def _refuse_output(output: Path, source: Path) -> None:
+    """UserError, before any work, when the vectors could not be written to ``output`` or would replace the texts."""
+    refuse_blocked(output, "give another file")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; give the name of a .npy file")
+    if output.exists() and str(source) != "-" and output.samefile(source):
+        raise UserError(f"{output}: is the file of the texts, which the vectors would replace; give another")
 
 
 def list_assets() -> None:
@@ -260,8 +273,7 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
         raise UserError(
             f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model"
         )
-    with exclusive(run.folder, "vectors import"), stop_flag() as stop, stop.immediately():
-        run.claim()
+    with run.alone("vectors import"), stop_flag() as stop, stop.immediately():
         texts = run.texts()
         summary = import_vectors(files, texts, run.teacher_folder(teacher), run.teacher_spec(teacher))
         OUT.print(f"{run.teacher_folder(teacher)}: {summary}", highlight=False)

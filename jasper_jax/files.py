@@ -96,6 +96,17 @@ def read_cached_array(path: Path) -> np.ndarray | None:
     return np.load(io.BytesIO(body), allow_pickle=False)
 
 
+def refuse_blocked(path: Path, remedy: str) -> None:
+    """UserError when ``path`` cannot come to be because something above it is a file, or its name is too long."""
+    try:
+        above = next(p for p in path.absolute().parents if p.exists())
+        path.exists()
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; {remedy}") from None
+    if not above.is_dir():
+        raise UserError(f"{above}: is a file, not a folder; {remedy}")
+
+
 def write_once(path: Path, data: bytes) -> None:
     """As ``write_atomic``, but the first content that stands under ``path`` stays, whoever wrote it."""
     part = _write_temporary(path, data)

@@ -6,7 +6,9 @@ The folder holds ``recipe.yaml`` (resolved), ``texts/``, ``vectors/<teacher>/``,
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
-from jasper_jax.files import differences, write_atomic
+from jasper_jax.files import differences, exclusive, refuse_blocked, write_atomic
 from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
@@ -56,6 +58,30 @@ class Run:
 
     # ------------------------------------------------------------------ the recipe of the folder
 
+    @contextlib.contextmanager
+    def alone(self, what: str) -> Iterator[None]:
+        """The folder for this process alone, :meth:`claim`-ed; not even a lock is left in one that is refused."""
+        self._refuse_foreign()
+        with exclusive(self.folder, what):
+            self.claim()
+            yield
+
+    def _wrote_recipe(self) -> bool:
+        path = self.folder / "recipe.yaml"
+        return path.is_file() and path.read_bytes().startswith(HEADER.encode())
+
+    def _refuse_foreign(self) -> None:
+        for key, folder in (("run_dir", self.folder), ("stores", self.stores)):
+            refuse_blocked(folder / "recipe.yaml", f"choose another with {key}=...")
+        # Listed before the recipe is looked for: another process may be writing it.
+        names = [p.name for p in self.folder.iterdir()] if self.folder.is_dir() else []
+        foreign = [n for n in names if n != ".lock" and not (n.startswith(".recipe.yaml.") and n.endswith(".tmp"))]
+        if foreign and not self._wrote_recipe():
+            raise UserError(
+                f"{self.folder}: not empty and not a run folder (no recipe.yaml that a run wrote);"
+                f" choose another with run_dir=..."
+            )
+
     def claim(self) -> None:
         """Write the resolved recipe into the folder, or check that the folder's recipe is this one.
 
@@ -63,8 +89,9 @@ class Run:
           UserError: the folder belongs to a run with another recipe (the differing keys are named), or holds
             something that is not a run.
         """
+        self._refuse_foreign()
         path = self.folder / "recipe.yaml"
-        if path.is_file() and path.read_bytes().startswith(HEADER.encode()):
+        if self._wrote_recipe():
             try:
                 changed = recipe_changes(_load_yaml(path), self.recipe, str(path))
             except UserError as error:
@@ -74,11 +101,6 @@ class Run:
                     f"{self.folder}: this run folder was made with another recipe; {'; '.join(changed[:3])}"
                     f"{' and more' if len(changed) > 3 else ''}; set run_dir=... or delete the folder"
                 )
-        elif self.folder.is_dir() and any(p.name != ".lock" for p in self.folder.iterdir()):
-            raise UserError(
-                f"{self.folder}: not empty and not a run folder (no recipe.yaml that a run wrote);"
-                f" choose another with run_dir=..."
-            )
         try:
             write_atomic(path, HEADER + dump_recipe(self.recipe))
         except OSError as error:
@@ -96,6 +118,15 @@ class Run:
         texts = self.recipe.texts
         seed = self.recipe.seed if texts.seed is None else texts.seed
         return build_text_store(texts, self.text_folder, seed, progress=self.progress)
+
+    def refuse_large_batches(self, number: int, what: str) -> None:
+        """UserError when a stage's batch is larger than ``number``: said before vectors are embedded, not after."""
+        for stage in self.stages:
+            if stage.batch_size > number:
+                raise UserError(
+                    f"stages[{stage.index}].batch_size: {stage.batch_size} exceeds the {number:,} {what};"
+                    f" lower it or add texts"
+                )
 
     @property
     def needs_vectors(self) -> bool:

@@ -113,6 +113,9 @@ def uses_teachers(recipe: Recipe) -> bool:
 
 def check_recipe(recipe: Recipe) -> None:
     """What can be wrong between sections, as one UserError."""
+    for key in ("run_dir", "stores"):
+        if "\0" in (getattr(recipe, key) or ""):
+            raise UserError(f"{key}: {getattr(recipe, key)!r} has a NUL character, which no path can have")
     names = [t.name for t in recipe.teachers]
     for i, name in enumerate(names):
         if name in names[:i]:

@@ -54,6 +54,12 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("name=../x", "name: '../x' is not allowed: a name has letters, digits, dots, hyphens and underscores"),
         ("teachers.0.name=../x", "teachers[0].name: '../x' is not allowed: a name has letters"),
         ("stages.0.name=/x", "stages[0].name: '/x' is not allowed: a name has letters"),
+        (
+            "stages=[{train: [encoder/**], heads: [fc2], steps: 2, batch_size: 4, learning_rate: 0.1}]",
+            "stages: no stage trains heads/fc2/bias, heads/fc2/kernel, which begin at random; add a pattern",
+        ),
+        ("texts.count=8", "stages[0].batch_size: 16 exceeds the 8 texts of texts.count"),
+        ('run_dir="a\\0b"', "run_dir: 'a\\x00b' has a NUL character"),
         ("heads={../x: {dim: 3}}", "heads.../x: '../x' is not allowed: a name has letters"),
     ],
 )
@@ -97,6 +103,44 @@ def test_texts_that_cannot_be_used_leave_no_store_and_can_be_mended(
     heads = {"fc1": {"dim": 4, "target": "pooled"}}
     recipe.write_text(yaml.safe_dump({**tree, "heads": heads, "stages": [{**tree["stages"][0], "batch_size": 2}]}))
     assert call("embed", recipe, *changes)[0] == 0, "another recipe may take over a folder in which nothing was made"
+
+
+def test_a_random_encoder_that_no_stage_trains_whole_is_refused(call, refused, recipe, tmp_path) -> None:
+    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
+    student = json.dumps({"config": {"model_type": "bert", **sizes}, "tokenizer": str(tmp_path / "student")})
+    assert call("check", recipe, f"student={student}")[0] == 0
+    alone = "stages=[{stage: 2, last_layers: 1, steps: 2, learning_rate: 0.1}]"
+    refused("no stage trains encoder/embeddings/", "check", recipe, f"student={student}", alone)
+
+
+def test_heads_that_no_stage_names_are_said(call, recipe) -> None:
+    one = call("check", recipe, "stages=[{stage: 1, steps: 2, learning_rate: 0.1}]")
+    assert (one[0], "No stage names fc2, fc3: neither trained nor exported." in one[1]) == (0, True)
+    assert "No stage names" not in call("check", recipe)[1]
+
+
+def test_a_message_about_a_very_long_value_is_short_and_ends_with_what_is_allowed(refused, recipe, tmp_path) -> None:
+    (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a", "kind": "k" * 1_000_000}))
+    line = refused("texts.jsonl, line 1: 'kind' is ['kkk", "embed", recipe, leaves=NOTHING_YET)
+    assert line.endswith("query or passage is needed")
+    assert len(line) < 1100
+
+
+def test_a_batch_larger_than_the_texts_is_refused_before_any_vector_is_embedded(call, recipe, tmp_path) -> None:
+    code, _, err = call("run", recipe, "stages.2.batch_size=1000")
+    assert (code, "stages[2].batch_size: 1000 exceeds the 128 training texts" in err) == (2, True), err
+    assert not (tmp_path / "run" / "vectors").exists()
+
+
+def test_a_long_document_is_divided(call, recipe, tmp_path) -> None:
+    long = " ".join(f"The river {i} carries a map." for i in range(37_000))
+    assert len(long) > 1_000_000
+    (tmp_path / "texts.jsonl").write_bytes(jsonl(long))
+    changes = ["texts.held_out=0", "texts.augment.split_share=1", "teachers=[]", "stages=[{stage: 1, steps: 1,"
+               " learning_rate: 0.1}]", "heads={fc1: {dim: 4, target: pooled}}"]  # fmt: skip
+    code, _, err = call("embed", recipe, *changes)
+    assert code == 0, err
+    assert "1 documents divided" in err
 
 
 def test_a_text_of_a_million_characters_is_cut_and_counted(call, recipe, tmp_path) -> None:
@@ -143,6 +187,7 @@ MODELS = [
         change_json("config.json", model_type="x", auto_map={"AutoModel": "code.Model"}),
         "(auto_map), which is never",
     ),
+    (lambda f: (f / "model.safetensors").rename(f / "model.pkl"), "pickled weights are never loaded"),
     (change_json("modules.json", type="custom.Model"), "code in a model folder is never run"),
     (change_json("modules.json", path="../elsewhere"), "lies in '../elsewhere'; a folder inside"),
     (
@@ -166,6 +211,25 @@ def test_a_model_that_cannot_be_used(refused, recipe, tmp_path, spoil, message) 
     assert str(tmp_path / "student") in refused(message, "check", recipe)
     (tmp_path / "lines.txt").write_text("a map\n")
     refused(message, "encode", tmp_path / "student", tmp_path / "lines.txt", tmp_path / "vectors.npy")
+
+
+def test_a_family_we_have_is_read_by_our_code_and_that_the_folder_has_its_own_is_said(call, recipe, tmp_path) -> None:
+    change_json("config.json", auto_map={"AutoModel": "mine.Model"})(tmp_path / "student")
+    (tmp_path / "student" / "mine.py").write_text("raise SystemExit('the code of the folder was run')")
+    code, _, err = call("check", recipe)
+    assert (code, err.count("names code in the model folder (auto_map), which is never run")) == (0, 1)
+
+
+def test_weights_that_are_not_finite_give_no_vectors(refused, tmp_path) -> None:
+    model = write_model(tmp_path / "model")
+    change_tensors(lambda t: t.update({NORM: np.full(16, np.nan, np.float32)}))(model)
+    (tmp_path / "lines.txt").write_text("a map\n")
+    refused("1 of 1 vectors are not finite", "encode", model, tmp_path / "lines.txt", tmp_path / "v.npy")
+
+
+def test_a_file_of_weights_is_not_a_model(refused, recipe, tmp_path) -> None:
+    weights = tmp_path / "student" / "model.safetensors"
+    refused("model.safetensors' is a file; give its folder", "check", recipe, f"student.model={weights}")
 
 
 def test_a_teacher_with_damaged_weights_is_found_before_its_texts_are_embedded(refused, recipe, tmp_path) -> None:

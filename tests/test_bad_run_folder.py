@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jasper_jax.files import sealed, sha256_file
+from jasper_jax.files import json_bytes, sealed, sha256_file
 from jasper_jax.recipe import parse_recipe
 from jasper_jax.run import Run
 from tests.snapshots import snapshot
@@ -27,7 +27,7 @@ CHANGES: dict[str, Any] = {
     "stages": [{"stage": 1, "steps": 2, "batch_size": 16, "learning_rate": 1e-2}],
     "training": {"shapes": 1, "save_every": 1, "evaluate_every": 1},
 }
-FINAL = "checkpoints/00-stage-1/final"
+FINAL, START = "checkpoints/00-stage-1/final", "checkpoints/start/_CHECKPOINT_METADATA"
 TEXTS, STORE = "texts/manifest.json", "vectors/b/manifest.json"
 
 
@@ -72,7 +72,7 @@ def change_json(name: str, change: Callable[[Any], Any]) -> Callable[[Path], Non
     def spoil(run: Path) -> None:
         value = json.loads((run / name).read_text())
         change(value)
-        (run / name).write_text(json.dumps(sealed(value) if "checksum" in value else value))
+        (run / name).write_bytes(json_bytes(sealed(value) if "checksum" in value else value))
 
     return spoil
 
@@ -110,6 +110,22 @@ def half_export(run: Path) -> None:
     (run / "export" / "thesis.doc").write_text("mine")
 
 
+def kept_notes(run: Path) -> None:
+    for name in ("jasper.json", "2_Dense_8/model.safetensors", ".git/HEAD"):
+        (run / "export" / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / "export" / name).write_text("{}")
+
+
+def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
+    """Also take away the end of the stage: training would begin again, from ``start``."""
+
+    def both(run: Path) -> None:
+        spoil(run)
+        (run / f"{FINAL}.sha256.json").unlink()
+
+    return both
+
+
 @pytest.mark.parametrize(
     ("command", "spoil", "message"),
     [
@@ -134,8 +150,15 @@ def half_export(run: Path) -> None:
         ("export", lambda run: (run / FINAL / "state" / "manifest.ocdbt").unlink(), "manifest.ocdbt: the checkpoint"),
         ("export", change_checkpoint(lambda m: m.update(format=2)), "checkpoint format 2, this program reads up to 1"),
         ("export", change_checkpoint(lambda m: m["recipe"].update(seed=7)), "another recipe: seed (7 there, 0"),
+        ("train", unfinished(change_checkpoint(lambda m: m.update(format=2))), "start: checkpoint format 2, this"),
+        ("train", unfinished(change_checkpoint(lambda m: m["recipe"].update(seed=7))), "another recipe: seed (7"),
+        ("train", unfinished(lambda run: cut(run / START)), "start/_CHECKPOINT_METADATA: the checkpoint is"),
         ("evaluate", change_checkpoint(lambda m: m["recipe"].update(seed=7)), "start: the checkpoint is of another"),
         ("export", half_export, "export: not empty and not an earlier export (no jasper.json)"),
+        ("run", half_export, "export: not empty and not an earlier export (no jasper.json)"),
+        ("export", kept_notes, "export/.git/HEAD: no export wrote this, and a new one would delete it; move it away"),
+        ("run", kept_notes, "export/.git/HEAD: no export wrote this"),
+        ("export", lambda run: (run / "export").write_text("mine"), "export: is a file; choose a folder"),
     ],
 )  # fmt: skip
 def test_what_is_refused_and_left_as_it_was(refused, mine: Path, command: str, spoil, message: str) -> None:

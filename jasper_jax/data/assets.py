@@ -243,6 +243,11 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
         if named(name).kind != "model":
             raise UserError(f"asset {name!r} is a corpus, not a model; the models are {', '.join(_models())}")
         return fetch_asset(name, progress=progress)
+    if folder.is_file():
+        raise UserError(
+            f"model {name!r} is a file; give its folder, with config.json, tokenizer.json and model.safetensors"
+            f" (pickled weights are never loaded)"
+        )
     if not HUB_ID.fullmatch(name):
         raise UserError(
             f"model {name!r} is no folder here, no hub id (org/name) and no asset{nearest(name, _models())}; "

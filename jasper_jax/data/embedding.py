@@ -30,7 +30,7 @@ from jasper_jax.data import vectors as vec
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import Codec, VectorSpec, VectorStore
 from jasper_jax.errors import UserError
-from jasper_jax.progress import bar
+from jasper_jax.progress import bar, say
 
 _SCALES = TypeAdapter(list[vec.Scale])
 
@@ -108,8 +108,11 @@ def fill_store(
     folder.mkdir(parents=True, exist_ok=True)
     vectors_of = functools.lru_cache(maxsize=1)(vectors_of)  # int8 needs the first shard twice
     work = _Work(folder, texts, spec)
-    if (folder / "manifest.json").exists() and not work.reopen_for_repair():
-        return VectorStore.open(folder, texts, spec)
+    if (folder / "manifest.json").exists():
+        if not work.reopen_for_repair():
+            return VectorStore.open(folder, texts, spec)
+        if progress:
+            say(f"{folder.name}: shards are missing or cut short; only those are made anew.")
     work.pin()
     own = texts.shards[process_index::process_count]
     done = work.done()

@@ -7,6 +7,7 @@ folder without ``modules.json`` is a plain transformers model, and is mean-poole
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, re
 from jasper_jax.encoders.safetensors import open_checkpoint
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import MODES, Pooling
+from jasper_jax.progress import say
 
 DENSE_ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
@@ -73,6 +75,8 @@ def read_model_folder(path: str | Path) -> ModelFolder:
     steps = _steps(path)
     encoder_path = path / steps[0][1]
     hf_config = read_hf_config(encoder_path)
+    if hf_config.get("auto_map"):
+        _say_code_is_not_run(encoder_path / "config.json", str(hf_config.get("model_type")))
     pooling, size = Pooling(), None
     dense_folders: list[str] = []
     normalize = False
@@ -107,6 +111,11 @@ def read_model_folder(path: str | Path) -> ModelFolder:
         max_length=settings.get("max_seq_length"),
         lower_case=bool(settings.get("do_lower_case", False)),
     )
+
+
+@functools.cache  # once a folder, however often it is opened
+def _say_code_is_not_run(file: Path, model_type: str) -> None:
+    say(f"{file}: names code in the model folder (auto_map), which is never run; it is read as a plain {model_type}.")
 
 
 def _steps(path: Path) -> list[tuple[str, str]]:

@@ -36,7 +36,9 @@ DTYPES = {
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _LARGEST_HEADER = 100_000_000  # the format's own limit
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
+_PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
+_MOST_AXES, _MOST_BYTES = 64, 2**63 - 1
+"""What an array can have, counting an axis of length 0 as 1: an empty tensor may claim more, and numpy refuses it."""
 
 
 class TensorFile(Mapping[str, np.ndarray]):
@@ -85,10 +87,12 @@ class TensorFile(Mapping[str, np.ndarray]):
                 whole = all(type(n) is int and n >= 0 for n in (*shape, start, end))
             except (TypeError, KeyError, ValueError):
                 raise self._broken(f"the header entry of {name} is malformed") from None
-            if not whole or not isinstance(kind, str):
+            if not whole or not isinstance(kind, str) or len(shape) > _MOST_AXES:
                 raise self._broken(f"the header entry of {name} is malformed")
             if kind not in DTYPES:
                 raise UserError(f"{self.path}: {name} is stored as {kind}; {', '.join(DTYPES)} can be read")
+            if math.prod(n or 1 for n in shape) * DTYPES[kind].itemsize > _MOST_BYTES:
+                raise self._broken(f"{name} is {kind} {list(shape)}, which no file can hold")
             if end - start != math.prod(shape) * DTYPES[kind].itemsize:
                 raise self._broken(f"{name} is {kind} {list(shape)} but is given {end - start} bytes")
             entries[name] = (DTYPES[kind], shape, start)

@@ -113,6 +113,8 @@ def _in_torch(folder: Path, dims: list[int]) -> dict[str, np.ndarray]:
         )
         if done.returncode:
             tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(f"{folder}: sentence-transformers could not load the export: {tail}")
+            raise UserError(
+                f"{folder}: sentence-transformers could not load the export (exit code {done.returncode}): {tail}"
+            )
         with np.load(result) as arrays:
             return {name: arrays[name] for name in arrays.files}

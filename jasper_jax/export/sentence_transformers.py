@@ -8,6 +8,7 @@ folder is written under a temporary name, reloaded and compared with the trained
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +24,7 @@ from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.model_card import model_card
-from jasper_jax.files import is_whole, naming, parse_json, sealed, sha256_file
+from jasper_jax.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.run import Run
 from jasper_jax.student import Student, load_student
 from jasper_jax.tokenization import Tokenizer
@@ -31,6 +32,13 @@ from jasper_jax.tokenization import Tokenizer
 MARKER = "jasper.json"
 """Tells a folder that this command wrote, and may replace, from anything else."""
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+WRITTEN = re.compile(
+    r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
+    r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer)\.json|"
+    + "|".join(map(re.escape, TOKENIZER_FILES))
+)
+"""Every file that an export can hold; a folder with any other is not replaced."""
+FORMAT = 1
 EDITABLE = {MARKER, "modules.json", "README.md"}
 """Files without a checksum in the marker: people edit them."""
 POOLING_KEYS = {
@@ -53,7 +61,9 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     """
     from jasper_jax.training.loop import abstract, checkpoints_of
 
-    _refuse_foreign(output)
+    if output.is_symlink():
+        output = output.resolve()  # a link to a folder stays one
+    refuse_foreign(output)
     checkpoints = checkpoints_of(run)
     last = len(run.stages) - 1
     if not checkpoints.has(checkpoints.final(last)):
@@ -98,6 +108,11 @@ def refuse_damaged(folder: Path) -> None:
         raise UserError(f"{folder / MARKER}: cannot be read ({error}); {remedy}") from None
     if not is_whole(marker):
         raise UserError(f"{folder / MARKER}: damaged (its checksum differs); {remedy}")
+    if marker.get("format") not in range(1, FORMAT + 1):
+        raise UserError(
+            f"{folder / MARKER}: an export of format {marker.get('format')!r}, this program reads up to {FORMAT};"
+            f" install a newer jasper-jax"
+        )
     for name, digest in sums.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != digest:
             raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
@@ -155,7 +170,7 @@ def write_folder(
         folder / MARKER,
         sealed(
             {
-                "format": 1,
+                "format": FORMAT,
                 "made_by": "jasper_jax",
                 "run": run.recipe.name,
                 "dims": {str(dim): p.head for dim, p in served.items()},
@@ -204,11 +219,19 @@ def _evaluation(run: Run) -> Evaluation | None:
     return from_json(path) if path.is_file() else None
 
 
-def _refuse_foreign(output: Path) -> None:
-    if output.is_dir() and any(output.iterdir()) and not (output / MARKER).is_file():
-        raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); choose another with --output")
+def refuse_foreign(output: Path) -> None:
+    """UserError when an export to ``output`` would delete what no export wrote, or cannot be put there."""
+    remedy = "choose another with --output"
+    refuse_blocked(output, remedy)
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose a folder with --output")
+    if not output.is_dir() or not any(output.iterdir()):
+        return
+    if not (output / MARKER).is_file():
+        raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); {remedy}")
+    there = (p for p in sorted(output.rglob("*")) if p.is_symlink() or not p.is_dir())
+    if foreign := next((p for p in there if not WRITTEN.fullmatch(p.relative_to(output).as_posix())), None):
+        raise UserError(f"{foreign}: no export wrote this, and a new one would delete it; move it away, or {remedy}")
 
 
 def _replace(partial: Path, output: Path) -> None:

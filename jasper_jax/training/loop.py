@@ -82,6 +82,10 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
     at, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
     if at.stage == len(run.stages) and has_start:
         return True
+    before = checkpoints.final(at.stage - 1) if at.stage else checkpoints.start()
+    # Refused, if they are to be, while the metrics of later steps are still there.
+    for path in [before] * has_start + [checkpoints.step(at.stage, at.step)] * bool(at.step):
+        checkpoints.metadata(path)
     # The starts of heads and the evaluations use the student's own length, batches the training's.
     cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
     counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")
@@ -91,7 +95,6 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
     try:
         if not has_start:  # the first command, or a damaged one was deleted
             _keep_start(context, params)
-        before = checkpoints.final(at.stage - 1) if at.stage else checkpoints.start()
         params = checkpoints.load(before, abstract(params))
         for stage in run.stages[at.stage :]:
             step = at.step if stage.index == at.stage else 0
