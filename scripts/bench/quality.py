@@ -1,0 +1,151 @@
+"""The quality protocol: trains the variants of a question, each on the same texts, and writes what came out.
+
+    python scripts/bench/quality.py seeds              six layers, three seeds, on Reddit
+    python scripts/bench/quality.py init|heads|losses|batch     one thing changed at a time, on Amazon, shorter stages
+    python scripts/bench/quality.py all                everything
+
+Variants share the text store and the teachers' vectors of ``--stores`` (made there by the first that needs them).
+Killed or run again, it continues; what is done is not done again. Results go to ``docs/results/``.
+
+Amazon is where settings are chosen, Reddit where the claims are reported: nothing is chosen by what Reddit says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from quality_report import write_curves, write_dimensions, write_seeds, write_table
+
+SIX = "configs/quickstart_6layer.yaml"
+AMAZON = (
+    "evaluation.retrieval=[{name: amazon, asset: squad-shifts, split: amazon, passages: 400, queries_per_passage: 2}]"
+)
+SHORT = {1: 20, 2: 20, 3: 60}
+"""Steps of each stage, at batch 128, where variants are compared with each other and not with the teachers."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    label: str
+    changes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Question:
+    """``variants`` of the six-layer recipe, all with the ``common`` changes."""
+
+    title: str
+    variants: tuple[Variant, ...]
+    common: tuple[str, ...]
+    note: str
+
+
+def short(batch: int = 128) -> tuple[str, ...]:
+    """The shorter stages at another batch size: the same number of texts, the rate by the square root of the size."""
+    changes = [AMAZON, "training.evaluate_every=20", "training.save_every=1000"]
+    for index, (steps, rate) in enumerate(zip(SHORT.values(), RATES)):
+        changes += [
+            f"stages.{index}.steps={steps * 128 // batch}",
+            f"stages.{index}.batch_size={batch}",
+            f"stages.{index}.warmup_steps={max(1, steps * 128 // batch // 10)}",
+            f"stages.{index}.learning_rate={rate * (batch / 128) ** 0.5:.3g}",
+        ]
+    return tuple(changes)
+
+
+ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
+"""Large pages for the memory of the train step, as in scripts/environment.sh."""
+RATES = (1e-3, 2e-4, 1e-4)
+BASE = Variant("all losses, ridge start, heads taught by the teachers, B=128")
+WEIGHTS = "losses={{cosine: {}, similarity: {}, relative: {}}}"
+
+QUESTIONS = {
+    "init": Question(
+        "Heads from the closed-form start or at random",
+        (BASE, Variant("random heads", tuple(f"heads.fc{i}.init=random" for i in (1, 2, 3)))),
+        short(),
+        "`init: ridge` against `init: random`, everything else equal.",
+    ),
+    "heads": Question(
+        "Short heads taught by the teachers or by the student's long head",
+        (BASE, Variant("short heads taught by fc1", ("heads.fc2.target=fc1", "heads.fc3.target=fc1"))),
+        short(),
+        "The paper proposes self-distillation of the short heads (its section 2.4) and does not evaluate it.",
+    ),
+    "losses": Question(
+        "Each of the three losses left out",
+        (
+            BASE,
+            Variant("without cosine", (WEIGHTS.format(0, 200, 20),)),
+            Variant("without similarity", (WEIGHTS.format(10, 0, 20),)),
+            Variant("without relative", (WEIGHTS.format(10, 200, 0),)),
+        ),
+        short(),
+        "Random heads would make this a question about the start; these begin with the closed form.",
+    ),
+    "batch": Question(
+        "Batch sizes at the same number of texts",
+        tuple(Variant(f"B={b}", short(b)) if b != 128 else BASE for b in (64, 128, 512, 1024)),
+        short(),
+        "The learning rate goes with the square root of the batch size. The relative loss compares 2 million pairs of"
+        " pairs at B=64 and 137 billion at B=1024; it is exact at each.",
+    ),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("question", choices=["seeds", *QUESTIONS, "all"])
+    parser.add_argument("--stores", default="runs/quickstart_full", help="run folder whose stores are shared")
+    parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of the variants' runs")
+    parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    for name in ["seeds", *QUESTIONS] if options.question == "all" else [options.question]:
+        if name == "seeds":
+            folders = [work(options, f"six-{seed}", (f"seed={seed}",)) for seed in range(options.seeds)]
+            write_seeds(options.output / "six-layers.md", folders, f"python scripts/bench/quality.py {name}")
+        else:
+            answer(options, name, QUESTIONS[name])
+    return 0
+
+
+def answer(options: argparse.Namespace, name: str, question: Question) -> None:
+    """Train the variants of a question and write its table and curves."""
+    folders = {
+        variant.label: work(
+            options,
+            "base" if variant is BASE else f"{name}-{number}",
+            (*question.common, *variant.changes),
+        )
+        for number, variant in enumerate(question.variants)
+    }
+    text = write_table(folders, question.title, question.note, f"python scripts/bench/quality.py {name}")
+    (options.output / f"{name}.md").write_text(text)
+    write_curves(folders, options.output / f"{name}-curves.png")
+    write_dimensions(folders, options.output / f"{name}-dimensions.png")
+
+
+def work(options: argparse.Namespace, name: str, changes: tuple[str, ...]) -> Path:
+    """A variant trained and evaluated, in its own run folder; a variant that ended before is left as it is."""
+    folder = options.runs / name
+    done, wanted = folder / "quality.json", json.dumps(changes)
+    if done.is_file() and done.read_text() == wanted:
+        return folder
+    print(f"== {folder}: {' '.join(changes)}", flush=True)
+    arguments = [SIX, f"run_dir={folder}", f"stores={options.stores}", *changes]
+    for command in (["embed"], ["train"], ["evaluate"]):
+        subprocess.run([sys.executable, "-m", "jasper_jax.cli", *command, *arguments], check=True, env=ENVIRONMENT)
+    done.write_text(wanted)
+    return folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The parts of ``scripts/bench/train_step.py`` and ``scripts/bench/checkpoint.py``."""
