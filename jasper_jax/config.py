@@ -272,6 +272,8 @@ class Evaluation(Section):
     """Tests of semantic similarity with human judgements."""
     agreement: bool = True
     """Agreement with the teachers on the held-out texts."""
+    stages: Literal["all", "last"] = "all"
+    """Score the student before training and after each stage, or only after the last one that is finished."""
 
 
 class Export(Section):

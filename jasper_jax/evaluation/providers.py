@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 import jax
@@ -96,13 +97,15 @@ def evaluate(run: Run) -> Evaluation:
     )
     from jasper_jax.training.loop import abstract, student_embedder
 
-    heads: list[str] = []
+    finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
+    numbers = [0, *(number + 1 for number in finished)]
+    if run.recipe.evaluation.stages == "last" and len(numbers) > 1:
+        # Without teachers the model before training is what the student is compared with.
+        numbers = [numbers[-1]] if run.needs_vectors else [0, numbers[-1]]
     pooled: dict[str, np.ndarray] = {}
     encoded: Any = None  # the encoder that ``pooled`` comes from
-    for number in range(len(run.stages) + 1):
+    for number in numbers:
         path = checkpoints.final(number - 1) if number else checkpoints.start()
-        if not checkpoints.has(path):
-            break
         say(f"Evaluating the student {'before training' if not number else f'after {run.stages[number - 1].name}'}")
         params = checkpoints.load(path, abstract(template))
         if encoded is None or not _equal(encoded, params["encoder"]):  # stage 1 leaves the encoder as it was
@@ -127,10 +130,8 @@ def evaluate(run: Run) -> Evaluation:
             heads = [h for h in run.stages[0].heads if run.recipe.heads[h].init == "ridge"]
             provider = "closed-form start"
         else:
-            heads = [h for h in student.heads if h in heads or h in run.stages[number - 1].heads]
+            heads = [h for h in student.heads if any(h in stage.heads for stage in run.stages[:number])]
         rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference)
-        if not number:
-            heads = []
     return Evaluation(
         rows=rows,
         metadata={

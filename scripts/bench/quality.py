@@ -1,7 +1,7 @@
 """The quality protocol: trains the variants of a question, each on the same texts, and writes what came out.
 
     python scripts/bench/quality.py seeds              six layers, three seeds, on Reddit
-    python scripts/bench/quality.py init|heads|losses|batch     one thing changed at a time, on Amazon, shorter stages
+    python scripts/bench/quality.py init|heads|losses|batch     one thing changed at a time, stage 3 alone, on Amazon
     python scripts/bench/quality.py all                everything
 
 Variants share the text store and the teachers' vectors of ``--stores`` (made there by the first that needs them).
@@ -26,8 +26,9 @@ SIX = "configs/quickstart_6layer.yaml"
 AMAZON = (
     "evaluation.retrieval=[{name: amazon, asset: squad-shifts, split: amazon, passages: 400, queries_per_passage: 2}]"
 )
-SHORT = {1: 20, 2: 20, 3: 60}
-"""Steps of each stage, at batch 128, where variants are compared with each other and not with the teachers."""
+LAST = "evaluation.stages=last"
+TEXTS, RATE = 8192, 2e-4
+"""Texts of stage 3, and its rate at batch 128, where variants are compared with each other."""
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,24 @@ class Question:
 
 
 def short(batch: int = 128) -> tuple[str, ...]:
-    """The shorter stages at another batch size: the same number of texts, the rate by the square root of the size."""
-    changes = [AMAZON, "training.evaluate_every=20", "training.save_every=1000"]
-    for index, (steps, rate) in enumerate(zip(SHORT.values(), RATES)):
-        changes += [
-            f"stages.{index}.steps={steps * 128 // batch}",
-            f"stages.{index}.batch_size={batch}",
-            f"stages.{index}.warmup_steps={max(1, steps * 128 // batch // 10)}",
-            f"stages.{index}.learning_rate={rate * (batch / 128) ** 0.5:.3g}",
-        ]
-    return tuple(changes)
+    """Stage 3 alone, from the heads' start, on ``TEXTS`` texts: the rate goes by the square root of the batch size."""
+    steps = TEXTS // batch
+    return (
+        AMAZON,
+        LAST,
+        "training.evaluate_every=null",
+        "training.save_every=1000",
+        "stages.0.steps=0",
+        "stages.1.steps=0",
+        f"stages.2.steps={steps}",
+        f"stages.2.batch_size={batch}",
+        f"stages.2.warmup_steps={max(1, steps // 8)}",
+        f"stages.2.learning_rate={RATE * (batch / 128) ** 0.5:.3g}",
+    )
 
 
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
 """Large pages for the memory of the train step, as in scripts/environment.sh."""
-RATES = (1e-3, 2e-4, 1e-4)
 BASE = Variant("all losses, ridge start, heads taught by the teachers, B=128")
 WEIGHTS = "losses={{cosine: {}, similarity: {}, relative: {}}}"
 
@@ -70,7 +74,7 @@ QUESTIONS = {
         "Heads from the closed-form start or at random",
         (BASE, Variant("random heads", tuple(f"heads.fc{i}.init=random" for i in (1, 2, 3)))),
         short(),
-        "`init: ridge` against `init: random`, everything else equal.",
+        "`init: ridge` against `init: random`, everything else equal: stage 3 alone, without the stages before it.",
     ),
     "heads": Question(
         "Short heads taught by the teachers or by the student's long head",
@@ -110,7 +114,7 @@ def main() -> int:
     options.output.mkdir(parents=True, exist_ok=True)
     for name in ["seeds", *QUESTIONS] if options.question == "all" else [options.question]:
         if name == "seeds":
-            folders = [work(options, f"six-{seed}", (f"seed={seed}",)) for seed in range(options.seeds)]
+            folders = [work(options, f"six-{seed}", (f"seed={seed}", LAST)) for seed in range(options.seeds)]
             write_seeds(options.output / "six-layers.md", folders, f"python scripts/bench/quality.py {name}")
         else:
             answer(options, name, QUESTIONS[name])

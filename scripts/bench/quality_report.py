@@ -134,7 +134,7 @@ def write_curves(folders: Folders, path: Path) -> None:
     figure, colours = _figure(11.0, 3.6)
     panels = figure.subplots(1, len(TERMS))
     for (label, folder), colour in zip(folders.items(), colours):
-        batch = yaml.safe_load((folder / "recipe.yaml").read_text())["stages"][0]["batch_size"]
+        batch = yaml.safe_load((folder / "recipe.yaml").read_text())["stages"][-1]["batch_size"]
         steps, evaluations = read_metrics(folder / "metrics.jsonl")
         head = next(name for name in steps[0]["terms"]).partition("/")[0]
         for axes, term in zip(panels, TERMS):
