@@ -13,6 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import shlex
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -91,11 +93,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--output", type=Path, help="Markdown file for the result")
     options = parser.parse_args()
-    console = Console()
+    console = Console(width=120, record=True)
     for model in options.model:
         texts = read_texts(options.texts, options.number, options.seed)
         measure(model, texts, options.rounds, options.dtype, console)
+    if options.output:
+        command = f"python {shlex.join(sys.argv)}"
+        options.output.write_text(f"# Embedding speed\n\n`{command}`\n\n```\n{console.export_text()}```\n")
 
 
 if __name__ == "__main__":

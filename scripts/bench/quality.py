@@ -1,8 +1,9 @@
 """The quality protocol: trains the variants of a question, each on the same texts, and writes what came out.
 
-    python scripts/bench/quality.py seeds              six layers, three seeds, on Reddit
-    python scripts/bench/quality.py init|heads|losses|batch     one thing changed at a time, stage 3 alone, on Amazon
-    python scripts/bench/quality.py all                everything
+    python scripts/bench/quality.py quickstart|quickstart_full    the recipe as it stands, on Reddit
+    python scripts/bench/quality.py seeds                         six layers, three seeds, on Reddit
+    python scripts/bench/quality.py init|heads|losses|batch       one thing changed at a time, on Amazon
+    python scripts/bench/quality.py all
 
 Variants share the text store and the teachers' vectors of ``--stores`` (made there by the first that needs them).
 Killed or run again, it continues; what is done is not done again. Results go to ``docs/results/``.
@@ -20,7 +21,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from quality_report import write_curves, write_dimensions, write_seeds, write_table
+from quality_report import write_curves, write_dimensions, write_run, write_seeds, write_table
 
 SIX = "configs/quickstart_6layer.yaml"
 AMAZON = (
@@ -66,6 +67,7 @@ def short(batch: int = 128) -> tuple[str, ...]:
 
 ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ}
 """Large pages for the memory of the train step, as in scripts/environment.sh."""
+WHOLE = ("quickstart", "quickstart_full")
 BASE = Variant("all losses, ridge start, heads taught by the teachers, B=128")
 WEIGHTS = "losses={{cosine: {}, similarity: {}, relative: {}}}"
 
@@ -105,15 +107,19 @@ QUESTIONS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=["seeds", *QUESTIONS, "all"])
+    parser.add_argument("question", choices=[*WHOLE, "seeds", *QUESTIONS, "all"])
     parser.add_argument("--stores", default="runs/quickstart_full", help="run folder whose stores are shared")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of the variants' runs")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    for name in ["seeds", *QUESTIONS] if options.question == "all" else [options.question]:
-        if name == "seeds":
+    for name in [*WHOLE, "seeds", *QUESTIONS] if options.question == "all" else [options.question]:
+        if name in WHOLE:
+            recipe = f"configs/{name}.yaml"
+            subprocess.run([sys.executable, "-m", "jasper_jax.cli", "run", recipe], check=True, env=ENVIRONMENT)
+            write_run(options.output / f"{name}.md", Path("runs") / name, f"jasper run {recipe}")
+        elif name == "seeds":
             folders = [work(options, f"six-{seed}", (f"seed={seed}", LAST)) for seed in range(options.seeds)]
             write_seeds(options.output / "six-layers.md", folders, f"python scripts/bench/quality.py {name}")
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import numpy as np
 import yaml
 
 from jasper_jax.evaluation.plots import read_metrics
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json, markdown_table
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json, markdown_table, retained
 
 TERMS = ("cosine", "similarity", "relative")
 Folders = dict[str, Path]
@@ -35,6 +37,47 @@ def _lee(row: EvaluationRow) -> float:
 
 def _references(evaluation: Evaluation) -> list[EvaluationRow]:
     return [row for row in evaluation.rows if row.role in ("teacher", "teachers")]
+
+
+# ------------------------------------------------------------------------------------------ one recipe
+
+
+def write_run(path: Path, folder: Path, command: str) -> None:
+    """A whole run: its scores, what the student keeps, where the time went, and its two pictures."""
+    evaluation = _read(folder)
+    test = _test(evaluation)
+    score = _references(evaluation)[0].retrieval[test]
+    kept = retained(evaluation)
+    better = max((r for r in _references(evaluation) if r.role == "teacher"), key=lambda row: _ndcg(row, test))
+    short = next(one for one in kept if one.dim == 256)
+    lines = [
+        f"# {yaml.safe_load((folder / 'recipe.yaml').read_text())['name']}",
+        "",
+        f"`{command}`. {test.capitalize()}: {score.passages:,} passages, {score.queries:,} questions, ± half the 95%"
+        " bootstrap interval over the questions.",
+        "",
+        markdown_table(evaluation).rstrip(),
+        "",
+        f"Of the better teacher's nDCG@10 ({better.provider}, {_ndcg(better, test):.4f}) the student keeps "
+        + ", ".join(f"{one.of_teacher:.1f}% at {one.dim}" for one in kept)
+        + f". Lee Spearman {_lee(final_rows(evaluation)[0]):.4f} against the better teacher's {_lee(better):.4f}."
+        f" 256 dimensions lose {1 - short.ndcg10 / kept[0].ndcg10:.1%} of the longest's nDCG@10.",
+        "",
+        f"![nDCG@10 by dimension]({path.stem}-dimensions.png)",
+        "",
+        f"![losses]({path.stem}-training.png)",
+        "",
+        "## Where the time went",
+        "",
+        "| phase | seconds |",
+        "| --- | ---: |",
+    ]
+    seconds = json.loads((folder / "timings.json").read_text())
+    lines += [f"| {name} | {value:,.0f} |" for name, value in seconds.items()]
+    lines += [f"| **together** | {sum(seconds.values()):,.0f} ({sum(seconds.values()) / 60:.1f} minutes) |"]
+    path.write_text("\n".join(lines) + "\n")
+    for name in ("dimensions", "training"):
+        shutil.copyfile(folder / f"{name}.png", path.with_name(f"{path.stem}-{name}.png"))
 
 
 # ----------------------------------------------------------------------------------------------- seeds

@@ -33,12 +33,8 @@ from train_bench.world import Ours, World, in_turn, machine, open_world, program
 
 from jasper_jax.data.batches import LoadedBatch
 
-OURS, WRITTEN_OUT, WITHOUT, PLAIN = (
-    "jasper_jax",
-    "PyTorch, relative loss written out",
-    "PyTorch without relative loss",
-    "PyTorch, written out with torch.where",
-)
+OURS, WRITTEN_OUT, WITHOUT = "jasper_jax", "PyTorch, relative loss written out", "PyTorch without relative loss"
+PLAIN = {"where": "PyTorch, written out with torch.where", "gather": "PyTorch, written out by index"}
 TOLERANCE = 1e-4
 """Relative; of every loss term before training. float32 sums over 33 million hinges differ in the seventh digit."""
 TRAINED_TOLERANCE = 1e-2
@@ -52,7 +48,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, default=4, help="steps a round, from batches spread over the stage")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--loop-steps", type=int, default=20, help="steps of the loop that prepares its own batches")
-    parser.add_argument("--plain", action="store_true", help="also the relative loss with torch.where, slower")
+    parser.add_argument("--plain", action="store_true", help="also the relative loss in the two plainer forms, slower")
     parser.add_argument("--profile", action="store_true", help="where the time of our step goes")
     parser.add_argument("--only-ours", action="store_true", help="no PyTorch: the profile and the loop alone")
     parser.add_argument("--output", type=Path, help="Markdown file for the result")
@@ -119,7 +115,7 @@ def against_torch(
     padded = [work.load(batch) for batch in batches]
     peers = {WRITTEN_OUT: Peer(world, scratch / "model", "lean"), WITHOUT: Peer(world, scratch / "model", None)}
     if options.plain:
-        peers[PLAIN] = Peer(world, scratch / "model", "where")
+        peers |= {name: Peer(world, scratch / "model", form) for form, name in PLAIN.items()}
     differing = [
         (name, ours.losses(batches[0]), peer.losses(padded[0]))
         for name, peer in peers.items()

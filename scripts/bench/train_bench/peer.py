@@ -1,11 +1,14 @@
 """The same train step in PyTorch as a good user would write it: transformers' BertModel, padding to the longest text.
 
 Same parameters, texts, heads, nested dimensions, losses, clipping and AdamW. The relative loss is equation 3 as it
-stands, one P x P table a vector, in the two ways that autograd allows:
+stands, over all pairs of pairs of each vector, in the three ways it can be written for autograd, from the most careful
+to the plainest:
 
 - ``lean``: what depends on the teacher is computed once a batch, as a table of 0 where the order counts and minus
   infinity where not; it is added in place before the ReLU. One table is made and one kept per vector;
-- ``where``: the table of hinges, then ``torch.where`` on the teacher's order.
+- ``where``: the table of hinges, then ``torch.where`` on the teacher's order;
+- ``gather``: differences taken for each unordered pair of pairs once, by index, and turned by the sign of the teacher's
+  difference, as public training code for this method does.
 """
 
 from __future__ import annotations
@@ -110,6 +113,15 @@ def where_hinges(target: torch.Tensor) -> Callable[[torch.Tensor, float], torch.
     return lambda s, margin: torch.where(ordered, torch.relu(s[None, :] - (s[:, None] - margin)), 0.0).sum()
 
 
+def gather_hinges(target: torch.Tensor) -> Callable[[torch.Tensor, float], torch.Tensor]:
+    first, second = torch.triu_indices(len(target), len(target), 1)
+    sign = torch.sign(target[first] - target[second])
+    return lambda s, margin: torch.relu(margin - sign * (s[first] - s[second])).mul(sign.abs()).sum()
+
+
+FORMS = {"lean": lean_hinges, "where": where_hinges, "gather": gather_hinges}
+
+
 class Peer:
     """One PyTorch train step, with the state it trains. ``form``: how the relative loss is written, None: left out."""
 
@@ -150,7 +162,7 @@ class Peer:
         target = similarities(batch.teachers)
         hinges = None
         if self.form:
-            hinges = {"lean": lean_hinges, "where": where_hinges}[self.form](target[tuple(self.pairs)])
+            hinges = FORMS[self.form](target[tuple(self.pairs)])
         terms: dict[str, torch.Tensor] = {}
         for name, vectors in self.model(batch).items():
             found = self._head(vectors, batch.teachers, target, self.world.spec[name], hinges)
