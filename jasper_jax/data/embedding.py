@@ -37,7 +37,6 @@ _SCALES = TypeAdapter(list[vec.Scale])
 Encode = Callable[[list[str], list[str]], np.ndarray]
 """(texts, kinds) -> ``[n, T]``. With an attribute ``tokens`` (encoded so far), tokens/s are shown."""
 
-"""What a ledger's line says of a shard."""
 _PINNED = "delete the folder and embed again"
 
 

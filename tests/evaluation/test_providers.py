@@ -1,0 +1,56 @@
+"""Who is scored: every stage or the last, and a test's texts encoded anew only where the encoder has changed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation import providers
+from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.run import Run
+from jasper_jax.student import load_student
+from jasper_jax.training.loop import abstract, checkpoints_of, student_embedder
+from tests.tiny import recipe
+from tests.training.runs import fill, run_training
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(recipe(tmp_path_factory.mktemp("providers")), progress=False)
+    assert run_training(run)
+    return run
+
+
+def with_stages(run: Run, which: str) -> Run:
+    evaluation = run.recipe.evaluation.model_copy(update={"stages": which})
+    return Run(run.recipe.model_copy(update={"evaluation": evaluation}), progress=False)
+
+
+def test_the_last_stage_alone(run: Run) -> None:
+    every = providers.evaluate(with_stages(run, "all")).rows
+    last = providers.evaluate(with_stages(run, "last")).rows
+    assert {row.stage for row in every} == {None, 0, 1, 2, 3}
+    assert last == [row for row in every if row.stage in (None, 3)]
+
+
+def test_stages_share_vectors_only_while_the_encoder_is_the_same(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    pooled = Embedder.pooled
+    monkeypatch.setattr(Embedder, "pooled", lambda self, *given, **named: (calls.append(1), pooled(self, *given))[1])
+    rows = providers.evaluate(with_stages(run, "all")).rows
+    assert len(calls) == 3  # before training and stage 1 (heads alone) share theirs; stages 2 and 3
+
+    monkeypatch.undo()
+    _, view = fill(run)
+    texts = run.texts().read("held_out", range(32))
+    student, template, tokenizer = load_student(run.recipe, run.teacher_dim, run.student_source())
+    for number in (1, 2, 3):
+        checkpoints = checkpoints_of(run)
+        params = checkpoints.load(checkpoints.final(number - 1), abstract(template))
+        head = params["heads"]["fc1"]
+        states = student_embedder(student, params, tokenizer).pooled([t.text for t in texts], [t.kind for t in texts])
+        vectors = states @ np.asarray(head["kernel"]) + np.asarray(head["bias"])
+        expected = score_agreement(vectors, view.read("held_out", np.arange(32)))
+        (row,) = [r for r in rows if r.stage == number and r.head == "fc1" and r.dim == 24]
+        assert row.agreement == expected
