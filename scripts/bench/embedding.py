@@ -1,8 +1,9 @@
 """Embedding speed against sentence-transformers' ``encode`` at its best batch size, both in one process.
 
-    python scripts/bench/embedding.py --model all-MiniLM-L6-v2/ --texts passages.txt --number 1000
+    python scripts/bench/embedding.py --model all-MiniLM-L6-v2 --model all-mpnet-base-v2 --number 500
 
-FILE has one text a line, or JSON lines with ``text``. Both encode the same texts on the same cores in turn, round after
+A model is a folder or a named asset. Texts are passages and questions of SQuAD-shifts (nyt), or ``--texts FILE``: one
+a line, or JSON lines with ``text``. Both encode the same texts on the same cores in turn, round after
 round, so that whatever else the machine does falls on both; the figures are medians. Tokenising (which both do with
 the same library) and compiling (once per shape and model) are reported apart and are part of the first call. The
 vectors of both are compared at the end.
@@ -24,6 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from jasper_jax.data.assets import resolve_model
+from jasper_jax.data.corpora import read_corpus
 from jasper_jax.embedder import Embedder
 
 BATCH_SIZES = (8, 16, 32, 64)
@@ -35,7 +38,10 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def read_texts(path: Path, number: int, seed: int) -> list[str]:
+def read_texts(path: Path | None, number: int, seed: int) -> list[str]:
+    if path is None:
+        documents = list(read_corpus("squad-shifts", ["nyt"]))
+        return [d.text for d in random.Random(seed).sample(documents, min(number, len(documents)))]
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     texts = [json.loads(line)["text"] if path.suffix == ".jsonl" else line for line in lines]
     return random.Random(seed).sample(texts, min(number, len(texts)))
@@ -87,8 +93,8 @@ def measure(model: Path, texts: list[str], rounds: int, dtype: str, console: Con
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, action="append", help="a model folder; may be repeated")
-    parser.add_argument("--texts", type=Path, required=True, help="one text a line, or JSON lines with 'text'")
+    parser.add_argument("--model", required=True, action="append", help="a model folder or asset; may be repeated")
+    parser.add_argument("--texts", type=Path, help="one text a line, or JSON lines with 'text'")
     parser.add_argument("--number", type=int, default=1000, help="texts drawn at random from the file")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -98,7 +104,7 @@ def main() -> None:
     console = Console(width=120, record=True)
     for model in options.model:
         texts = read_texts(options.texts, options.number, options.seed)
-        measure(model, texts, options.rounds, options.dtype, console)
+        measure(resolve_model(model, None), texts, options.rounds, options.dtype, console)
     if options.output:
         command = f"python {shlex.join(sys.argv)}"
         options.output.write_text(f"# Embedding speed\n\n`{command}`\n\n```\n{console.export_text()}```\n")

@@ -99,8 +99,8 @@ QUESTIONS = {
         "Batch sizes at the same number of texts",
         tuple(Variant(f"B={b}", short(b)) if b != 128 else BASE for b in (64, 128, 512, 1024)),
         short(),
-        "The learning rate goes with the square root of the batch size. The relative loss compares 2 million pairs of"
-        " pairs at B=64 and 137 billion at B=1024; it is exact at each.",
+        "The learning rate goes with the square root of the batch size, so the two change together. The relative loss"
+        " compares 2 million pairs of pairs at B=64 and 137 billion at B=1024; it is exact at each.",
     ),
 }
 
