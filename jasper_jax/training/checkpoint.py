@@ -30,6 +30,8 @@ from jasper_jax.errors import UserError, WriteFailed
 from jasper_jax.files import parse_json, sha256_file, write_atomic
 
 FORMAT = 1
+_TRIES = 5
+"""Orbax limits a save by the wall clock: when that jumps, a save may "time out" at once, and is begun again."""
 _STEP = re.compile(r"step-\d{6,}")
 
 
@@ -50,7 +52,7 @@ class Checkpoints:
         """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's."""
         self.folder, self.stages, self.keep, self._other_recipe = folder, stages, keep, other_recipe
         self._verified: set[Path] = set()
-        self._pending: tuple[Any, Path, Callable[[], None]] | None = None
+        self._pending: tuple[Any, Callable[[], Any], Path, Callable[[], None]] | None = None
 
     # ------------------------------------------------------------------ names
 
@@ -78,7 +80,8 @@ class Checkpoints:
         for stage in reversed(range(len(self.stages))):
             if _is_whole(self.final(stage)):
                 return Position(stage + 1, 0)
-            if steps := self.steps(stage):
+            # A step holds what the stage trains; the rest is in the checkpoint before, which may have been deleted.
+            if (not stage or _is_whole(self.final(stage - 1))) and (steps := self.steps(stage)):
                 return Position(stage, steps[-1])
         return Position(0, 0)
 
@@ -95,17 +98,16 @@ class Checkpoints:
         self._verified.discard(path)
         _quiet()
         with _writing(path):
-            for leftover in (path, _sums(path)):
-                if leftover.is_dir():
-                    shutil.rmtree(leftover)
-                leftover.unlink(missing_ok=True)
+            _clear(path)
             path.parent.mkdir(parents=True, exist_ok=True)
-            for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-                shutil.rmtree(temporary, ignore_errors=True)
             # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
             copies = jax.tree.map(jnp.copy, tree)
-            response = ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
-        self._pending = (response, path, done)
+
+            def write() -> Any:
+                return ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
+
+            response = write()
+        self._pending = (response, write, path, done)
 
     def save_step(self, position: Position, tree: Any, metadata: Mapping[str, Any]) -> None:
         """Save within a stage and keep the last ``keep`` of them."""
@@ -130,10 +132,18 @@ class Checkpoints:
         """Wait for the save under way, if any; raises what it raised."""
         if self._pending is None:
             return
-        response, path, done = self._pending
+        response, write, path, done = self._pending
         self._pending = None
         with _writing(path):
-            response.result()
+            for left in reversed(range(_TRIES)):
+                try:
+                    response.result()
+                    break
+                except TimeoutError:
+                    if not left:
+                        raise
+                    _clear(path)
+                    response = write()
             write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
         done()
 
@@ -195,6 +205,16 @@ def _sums(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     return path.is_dir() and _sums(path).is_file()
+
+
+def _clear(path: Path) -> None:
+    """Remove what stands where a checkpoint is to be written, whole or half written."""
+    for leftover in (path, _sums(path)):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        leftover.unlink(missing_ok=True)
+    for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _remove(path: Path) -> None:

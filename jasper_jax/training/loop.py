@@ -84,8 +84,10 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
         return True
     before = checkpoints.final(at.stage - 1) if at.stage else checkpoints.start()
     # Refused, if they are to be, while the metrics of later steps are still there.
-    for path in [before] * has_start + [checkpoints.step(at.stage, at.step)] * bool(at.step):
-        checkpoints.metadata(path)
+    if has_start:
+        checkpoints.metadata(before)
+    if at.step:
+        checkpoints.metadata(checkpoints.step(at.stage, at.step))
     # The starts of heads and the evaluations use the student's own length, batches the training's.
     cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
     counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from jasper_jax.errors import UserError
 from jasper_jax.files import exclusive
 from jasper_jax.run import Run
-from jasper_jax.training.checkpoint import Position
+from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.loop import checkpoints_of
 from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
@@ -64,8 +66,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run: Run)
     with pytest.raises(UserError, match=rf"{victim.name}: the checkpoint is damaged.*delete {newest}"):
         run_training(run)
     for path in (newest, newest.with_name(newest.name + ".sha256.json")):
-        import shutil
-
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert run_training(run)
 
@@ -78,6 +78,73 @@ def test_a_half_written_checkpoint_is_as_if_it_were_not_there(run: Run) -> None:
     assert checkpoints.latest().step < last
     assert run_training(run)
     assert checkpoints.latest() == Position(1, 0)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """All three stages, a checkpoint every two steps."""
+    run = Run(recipe(tmp_path_factory.mktemp("undisturbed")), progress=False)
+    assert run_training(run)
+    return run
+
+
+def stopped_copy(undisturbed: Run, place: Path, steps: int) -> Run:
+    """A run of the same recipe that was stopped after so many steps."""
+    run = Run(undisturbed.recipe.model_copy(update={"run_dir": str(place)}), progress=False)
+    assert run_training(run, stop=stop_after(steps)) is False
+    return run
+
+
+def delete(path: Path) -> None:
+    shutil.rmtree(path)
+    path.with_name(path.name + ".sha256.json").unlink()
+
+
+def test_the_end_of_a_stage_deleted_in_the_next_one_is_made_again(undisturbed: Run, tmp_path: Path) -> None:
+    run = stopped_copy(undisturbed, tmp_path / "run", 4 + 3)  # in stage 2, which trains a part of what it needs
+    checkpoints = checkpoints_of(run)
+    assert checkpoints.latest() == Position(1, 3)
+    delete(checkpoints.final(0))
+    assert checkpoints.latest() == Position(0, 0)
+    assert run_training(run)
+    for stage in range(3):
+        expected, found = parameters(undisturbed, stage), parameters(run, stage)
+        assert all(np.array_equal(expected[name], found[name]) for name in expected)
+
+
+def test_the_start_deleted_after_the_end_is_made_again(undisturbed: Run) -> None:
+    before = parameters(undisturbed, -1)
+    delete(checkpoints_of(undisturbed).start())
+    assert run_training(undisturbed)
+    after = parameters(undisturbed, -1)
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+
+
+def test_a_save_that_the_clock_ended_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    begun: list[str] = []
+    save = ocp.save_async
+
+    class TimedOut:
+        def result(self) -> None:
+            raise TimeoutError("Overall save timeout exceeded.")
+
+    def save_async(path: str, *given: object, **named: object) -> object:
+        begun.append(path)
+        response = save(path, *given, **named)
+        if len(begun) % 2:
+            response.result()
+            return TimedOut()
+        return response
+
+    monkeypatch.setattr("jasper_jax.training.checkpoint.ocp.save_async", save_async)
+    checkpoints = Checkpoints(tmp_path, ["one"], keep=2)
+    checkpoints.save_final(0, {"a": np.arange(3.0)}, {})
+    assert len(begun) == 2
+    assert checkpoints.has(checkpoints.final(0))
+    found = checkpoints.load(checkpoints.final(0), {"a": jax.ShapeDtypeStruct((3,), np.float32)})
+    np.testing.assert_array_equal(found["a"], np.arange(3.0))
 
 
 def test_only_the_last_checkpoints_are_kept_and_a_finished_stage_keeps_its_end(run: Run) -> None:

@@ -138,6 +138,8 @@ def interrupted(world: World, number: int, moments: list[Moment], action: str) -
     kind = {"interrupt": "Ctrl-C", "interrupt twice": "Ctrl-C twice"}[action]
     for moment in moments:
         ended = world.call(run, moment=moment, action=action, delay=0.005)
+        if ended.code == 0 and ended.strike() is None:  # the interrupt before was obeyed only after this moment
+            ended = world.call(world.place / f"{run.name}-{len(rows)}", moment=moment, action=action, delay=0.005)
         again = [at for what, _, at in ended.events if what == "again"]
         codes = expected if again else {75}  # it was obeyed before the second one came
         seconds = f", {ended.at - again[0]:.2f} s after the second" if again else ""
