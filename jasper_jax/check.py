@@ -11,9 +11,9 @@ from rich.table import Table
 
 from jasper_jax.data.corpora import retrieval_split
 from jasper_jax.data.sources import check_sources
-from jasper_jax.data.vectors import store_bytes
+from jasper_jax.data.vectors import DTYPES, store_bytes
 from jasper_jax.dimensions import providers
-from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.errors import UserError
@@ -23,6 +23,7 @@ from jasper_jax.run import Run
 from jasper_jax.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.student import HeadShape, Student, cosine_applies, make_student
 from jasper_jax.tokenization import Tokenizer
+from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.partition import make_partition
 from jasper_jax.trees import flatten
 
@@ -37,7 +38,11 @@ def report(run: Run, out: Console) -> None:
     out.print(dump_recipe(run.recipe), markup=False, highlight=False)
     out.print(_stages(run, student, teacher_dim))
     out.print(_dimensions(run, student))
+    out.print(_teachers(run))
     out.print(_cost(run, student))
+    for name in _described(run):
+        note = "not on this machine: sizes are the published ones, weights and tokenizer were not looked at"
+        out.print(f"{name}: {note}", markup=False, highlight=False)
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
         out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
     for stage in run.stages:
@@ -71,16 +76,21 @@ def validate(run: Run) -> tuple[Student, int | None]:
     teacher_dim = run.teacher_dim if run.needs_vectors else None
     for teacher in recipe.teachers if run.needs_vectors else ():
         source = run.teacher_source(teacher)
-        if source is not None:
-            folder = read_model_folder(source)
-            check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(source)))
+        if source is not None and teacher.backend == "torch":
+            refuse_without_torch(teacher)
+        elif source is not None:
+            folder = read_model_folder(source, causal=teacher.causal)
+            if not folder.described:
+                check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
     source = run.student_source()
     student, layers = make_student(recipe, teacher_dim, source)
-    if recipe.student.config is None:
-        source = read_model_folder(source).encoder_path
-        check_params(source, student.encoder, layers)
-    limit = min(recipe.training.max_length or student.max_length, student.max_length)
-    Tokenizer.load(source, limit).check_vocabulary(student.encoder.vocab_size)
+    if not isinstance(source, ModelFolder):
+        if recipe.student.config is None:
+            source = read_model_folder(source, causal=recipe.student.causal).encoder_path
+            check_params(source, student.encoder, layers)
+        limit = min(recipe.training.max_length or student.max_length, student.max_length)
+        tokenizer = Tokenizer.load(source, limit, append_eos=recipe.student.append_eos)
+        tokenizer.check_vocabulary(student.encoder.vocab_size)
     params = student.shapes()
     for stage in run.stages:
         make_partition(stage.train, _active(stage, params), f"stages[{stage.index}].train")
@@ -164,6 +174,38 @@ def _dimensions(run: Run, student: Student) -> Table:
     return table
 
 
+def _described(run: Run) -> list[str]:
+    """The models of which only what is published is known."""
+    sources = [run.teacher_source(t) for t in run.recipe.teachers] if run.needs_vectors else []
+    return [str(s.path) for s in dict.fromkeys([*sources, run.student_source()]) if isinstance(s, ModelFolder)]
+
+
+def _teachers(run: Run) -> Table:
+    """Per teacher: its encoder, its vectors, and what storing them takes in each dtype."""
+    recipe = run.recipe
+    count = None if recipe.texts.count is None else recipe.texts.count + recipe.texts.held_out
+    rows = count or 1_000_000
+    stored = f"{rows / 1e6:,.3g} million texts"
+    table = Table("teacher", "parameters", "dimensions", "mode", *DTYPES, title=f"Teachers; vectors of {stored}")
+    for column in (1, 2, 4, 5, 6):
+        table.columns[column].justify = "right"
+    for teacher in recipe.teachers if run.needs_vectors else ():
+        source, dim, parameters = run.teacher_source(teacher), run.dim_of(teacher), "imported"
+        if source is not None and teacher.backend == "torch":
+            parameters = "in PyTorch"
+        elif source is not None:
+            folder = read_model_folder(source, causal=teacher.causal)
+            shapes = encoder_from_config(folder.hf_config, str(folder.path)).shapes().values()
+            parameters = f"{sum(int(np.prod(shape)) for shape in shapes):,}"
+        sizes = (_bytes(store_bytes(rows, dim, one, recipe.texts.shard_rows)) for one in DTYPES)
+        cells = [f"[b]{size}[/b]" if one == teacher.dtype else size for one, size in zip(DTYPES, sizes)]
+        online = teacher.mode == "online"
+        table.add_row(teacher.name, parameters, f"{dim:,}", teacher.mode, *(["-"] * 3 if online else cells))
+    if len(recipe.teachers) > 1 and run.needs_vectors:
+        table.add_row("joined", "", f"{run.teacher_dim:,}", "", "", "", "")
+    return table
+
+
 def _cost(run: Run, student: Student) -> Table:
     """Texts, and bytes on disk of everything that grows with the recipe."""
     recipe = run.recipe
@@ -172,13 +214,6 @@ def _cost(run: Run, student: Student) -> Table:
     count = None if recipe.texts.count is None else recipe.texts.count + recipe.texts.held_out
     table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
     table.add_row("texts seen in training", f"{sum(s.steps * s.batch_size for s in run.stages):,}")
-    if run.needs_vectors:
-        for teacher in recipe.teachers:
-            dim = run.dim_of(teacher)
-            rows = count or 1_000_000
-            size = store_bytes(rows, dim, teacher.dtype)
-            per = "" if count else " a million texts"
-            table.add_row(f"vectors: {teacher.name}, {dim} x {teacher.dtype}", f"{_bytes(size)}{per}")
     params = _parameters(student.shapes())
     table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]

@@ -22,7 +22,7 @@ def check_recipe(recipe: Recipe) -> None:
     from jasper_jax.check import report
     from jasper_jax.run import Run
 
-    report(Run(recipe), OUT)
+    report(Run(recipe, describe=True), OUT)
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -49,6 +49,8 @@ def _embed(run, timings, process_index, process_count, training=False):  # type:
     if not run.needs_vectors:
         return texts
     for teacher in run.recipe.teachers:
+        if teacher.mode == "online":
+            continue
         if teacher.model is None:
             run.open_vectors(teacher, texts)  # imported: must be there
             continue
@@ -241,6 +243,8 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
     texts.verify()
     OUT.print(f"{run.text_folder}: whole, {len(texts.shards)} shards", highlight=False)
     for teacher in recipe.teachers:
+        if teacher.mode == "online":
+            continue
         folder = run.teacher_folder(teacher)
         found = verify_store(folder, texts, progress=True)
         OUT.print(
@@ -250,7 +254,7 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
         )
         if sample and teacher.model is not None:
             store = run.open_vectors(teacher, texts)
-            error = dtype_error(store, texts, run.load_teacher(teacher).encode, sample=sample)
+            error = dtype_error(store, texts, run.teacher_encoder(teacher), sample=sample)
             OUT.print(
                 f"{folder}: {store.dtype} moves similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
                 f" {error.largest:.2e} at most",

@@ -140,6 +140,27 @@ class Teacher(Section):
     dtype: Literal["float16", "float32", "int8"] = "float16"
     """How vectors are stored."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    mode: Literal["cached", "online"] = "cached"
+    """Vectors computed once and stored, or in the train step, again for each text that is drawn."""
+    backend: Literal["jax", "torch"] = "jax"
+    """torch: through sentence-transformers (extra ``export``), for models that no encoder here implements; code in
+    the model folder is not run there either."""
+    causal: bool | None = None
+    """Whether a decoder's attention is causal, where its folder comes with code of its own and does not say."""
+    append_eos: bool | None = None
+    """End every text with the tokenizer's end token, where its own code did so and ``tokenizer.json`` does not."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Teacher:
+        if self.model is None and (self.mode == "online" or self.backend == "torch"):
+            raise ValueError(f"mode: {self.mode} and backend: {self.backend} need a model; without one give neither")
+        if self.backend == "torch" and self.mode == "online":
+            raise ValueError("mode: online runs in the JAX train step, a teacher of backend: torch cannot; use cached")
+        if self.backend == "torch" and (self.causal is not None or self.append_eos is not None):
+            raise ValueError("causal and append_eos are for backend: jax; sentence-transformers reads the model's own")
+        if self.backend == "torch" and self.dim is None:
+            raise ValueError("backend: torch needs dim, the dimension of the model's vectors")
+        return self
 
 
 class Student(Section):
@@ -154,6 +175,9 @@ class Student(Section):
     max_length: PositiveInt | None = None
     pooling: Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None = None
     prompts: Prompts = Prompts()
+    causal: bool | None = None
+    """As a teacher's; the exported config.json says it (``is_causal``), and transformers obeys."""
+    append_eos: bool | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     remat: bool = False
     """Recompute the layers' activations in the backward pass: memory for time."""

@@ -134,20 +134,27 @@ class Embedder:
         max_length: int | None = None,
         prompts: Mapping[str, str] | None = None,
         dim: int | None = None,
+        causal: bool | None = None,
+        append_eos: bool | None = None,
     ) -> Embedder:
         """From a folder saved by sentence-transformers or transformers (safetensors only).
 
         ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
-        override what the folder says.
+        override what the folder says; so do ``causal`` (a decoder whose config.json does not say whether its
+        attention is causal) and ``append_eos`` (see ``Tokenizer.load``).
 
         Vectors come out L2-normalised whether or not the folder ends with a Normalize step.
         """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
-        folder = read_model_folder(path)
+        folder = read_model_folder(path, causal=causal)
         encoder = encoder_from_config(folder.hf_config, str(folder.encoder_path / "config.json"))
         tokenizer = Tokenizer.load(
-            folder.encoder_path, folder.max_length, lower_case=folder.lower_case, pad_id=encoder.config.pad_id
+            folder.encoder_path,
+            folder.max_length,
+            lower_case=folder.lower_case,
+            pad_id=encoder.config.pad_id,
+            append_eos=folder.append_eos or append_eos,
         )
         # A limit that sentence_bert_config.json states must fit; the tokenizer's own is a default, and is lowered.
         limit = (
@@ -170,6 +177,10 @@ class Embedder:
     def dims(self) -> list[int]:
         """Output dimensions that ``encode(dim=...)`` takes, ascending."""
         return sorted(self._outputs)
+
+    def output(self, dim: int) -> tuple[tuple[tuple[jax.Array, jax.Array | None], ...], tuple[str, ...]]:
+        """The Dense steps that make ``dim``: (kernel, bias or None) of each, and their activations."""
+        return self._outputs[dim], self._activations.get(dim, ())
 
     @property
     def truncated(self) -> int:

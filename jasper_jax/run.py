@@ -16,16 +16,20 @@ from typing import Any
 import yaml
 
 from jasper_jax.config import Recipe, Teacher
-from jasper_jax.data.assets import resolve_model
+from jasper_jax.data.assets import is_here, resolve_model
 from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
 from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.folder import ModelFolder
+from jasper_jax.encoders.published import describe
 from jasper_jax.errors import UserError
 from jasper_jax.files import differences, exclusive, refuse_blocked, write_atomic
+from jasper_jax.online import OnlineVectors
 from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
+from jasper_jax.torch_teacher import TorchEncoder
 
 HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
 MAY_CHANGE = (
@@ -49,8 +53,11 @@ NOTHING_YET = ("recipe.yaml", "timings.json", ".lock", ".texts.lock")
 class Run:
     """The run of ``recipe`` in its folder."""
 
-    def __init__(self, recipe: Recipe, *, progress: bool = True):
+    def __init__(self, recipe: Recipe, *, progress: bool = True, describe: bool = False):
+        """``describe``: take what is published about a model that is not here instead of fetching gigabytes; such a
+        run can be checked and planned, not trained."""
         self.recipe = recipe
+        self.describe = describe
         self.progress = progress
         self.folder = run_dir(recipe)
         self.stores = Path(recipe.stores) if recipe.stores else self.folder
@@ -137,13 +144,26 @@ class Run:
         """Folder of the teacher's vector store."""
         return self.stores / "vectors" / teacher.name
 
-    def teacher_source(self, teacher: Teacher) -> Path | None:
+    def teacher_source(self, teacher: Teacher) -> Path | ModelFolder | None:
         """Folder of the teacher's model, fetched if need be; None where its vectors are imported."""
-        return None if teacher.model is None else teacher_source(teacher, progress=self.progress)
+        if teacher.model is None:
+            return None
+        described = self._described(teacher.model, teacher.revision, teacher.causal)
+        return described or teacher_source(teacher, progress=self.progress)
+
+    def _described(self, model: str, revision: str | None, causal: bool | None) -> ModelFolder | None:
+        """What is published about a model, where that is asked for and the model is not here."""
+        return describe(model, causal) if self.describe and not is_here(model, revision) else None
 
     def load_teacher(self, teacher: Teacher) -> Embedder:
         """The teacher's model, ready to encode."""
         return load_teacher(teacher, teacher_source(teacher, progress=self.progress))
+
+    def teacher_encoder(self, teacher: Teacher) -> TeacherEncoder | TorchEncoder:
+        """``(texts, kinds) -> vectors`` of the teacher, its model loaded when a text is first encoded."""
+        if teacher.backend == "torch":
+            return TorchEncoder(teacher, teacher_source(teacher, progress=self.progress))
+        return TeacherEncoder(lambda: self.load_teacher(teacher))
 
     def teacher_spec(self, teacher: Teacher) -> VectorSpec:
         """What the teacher's vectors depend on."""
@@ -157,7 +177,7 @@ class Run:
             self.teacher_folder(teacher),
             texts,
             self.teacher_spec(teacher),
-            TeacherEncoder(lambda: self.load_teacher(teacher)),
+            self.teacher_encoder(teacher),
             process_index=process_index,
             process_count=process_count,
             progress=self.progress,
@@ -171,7 +191,14 @@ class Run:
         """All teachers as one (paper section 2.1), None where no stage needs them."""
         if not self.needs_vectors:
             return None
-        return TeacherView([self.open_vectors(t, texts) for t in self.recipe.teachers])
+        return TeacherView(
+            [
+                OnlineVectors(t.name, self.load_teacher(t), texts)
+                if t.mode == "online"
+                else self.open_vectors(t, texts)
+                for t in self.recipe.teachers
+            ]
+        )
 
     @cached_property
     def teacher_dim(self) -> int | None:
@@ -186,12 +213,13 @@ class Run:
 
     # ------------------------------------------------------------------ student
 
-    def student_source(self) -> Path:
+    def student_source(self) -> Path | ModelFolder:
         """Folder of the student's starting checkpoint, or of its tokenizer."""
         settings = self.recipe.student
         name = settings.model or settings.tokenizer
         assert name is not None
-        return resolve_model(name, settings.revision, progress=self.progress)
+        described = self._described(name, settings.revision, settings.causal) if settings.model else None
+        return described or resolve_model(name, settings.revision, progress=self.progress)
 
 
 def cache_programs() -> None:

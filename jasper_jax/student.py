@@ -16,7 +16,7 @@ import jax.numpy as jnp
 
 from jasper_jax.config import Recipe
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.weights import load_params
@@ -27,7 +27,16 @@ from jasper_jax.tokenization import Tokenizer
 
 Packed = Mapping[str, jax.Array]
 """The texts of a batch, packed into rows (``jasper_jax.data.packing``): ``ids [R, L]`` tokens; ``lengths [R, S]``
-tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b is, its row times S plus its place."""
+tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b is, its row times S plus its place;
+``prompts [R, S]`` tokens of each text's prompt, where the pooling leaves prompts out."""
+
+
+def encode_packed(encoder: Encoder, pooling: Pooling, params: Any, texts: Packed, **options: Any) -> jax.Array:
+    """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; ``options`` are ``Encoder.apply``'s."""
+    segments = segments_of(texts["lengths"], texts["ids"].shape[1])
+    states = encoder.apply(params, texts["ids"], segments, packed=True, **options)
+    by_row = pooling.packed(states, segments, texts["lengths"].shape[1], texts.get("prompts"))
+    return by_row.reshape(-1, by_row.shape[-1]).at[texts["slots"]].get(unique_indices=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,21 +92,17 @@ class Student:
           texts: the batch; other keys are ignored.
           key: random key for dropout; None switches dropout off (evaluation).
         """
-        ids, lengths = texts["ids"], texts["lengths"]
-        segments = segments_of(lengths, ids.shape[1])
-        states = self.encoder.apply(
+        vectors = encode_packed(
+            self.encoder,
+            self.pooling,
             params["encoder"],
-            ids,
-            segments,
-            packed=True,
+            texts,
             training=True,
             compute_dtype=jnp.dtype(self.compute_dtype),
             remat=self.remat,
             dropout=self.dropout if key is not None else 0.0,
             dropout_key=key,
         )
-        by_row = self.pooling.packed(states, segments, lengths.shape[1])
-        vectors = by_row.reshape(-1, by_row.shape[-1]).at[texts["slots"]].get(unique_indices=True)
         if key is not None and self.vector_dropout:
             keep = 1.0 - self.vector_dropout
             kept = jax.random.bernoulli(jax.random.fold_in(key, 1 << 20), keep, vectors.shape)
@@ -147,28 +152,33 @@ def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
     return head.target == "teachers" and head.dim in ("teachers", teacher_dim)
 
 
-def make_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple[Student, tuple[int, ...] | None]:
+def make_student(
+    recipe: Recipe, teacher_dim: int | None, source: Path | ModelFolder
+) -> tuple[Student, tuple[int, ...] | None]:
     """The static student of ``recipe`` and the checkpoint's layers it keeps (None: all, or random weights).
 
     Args:
       recipe: the run's recipe.
       teacher_dim: dimension of the concatenated teachers, None without teachers.
-      source: folder of the checkpoint (``student.model``), or of the tokenizer when weights are random.
+      source: folder of the checkpoint (``student.model``; what is published about it will do), or of the tokenizer
+        when weights are random.
     """
     settings = recipe.student
     layers: tuple[int, ...] | None = None
     prompts: dict[str, str] = {}
     if settings.config is not None:
         encoder = encoder_from_config(settings.config, "student.config")
-        pooling, max_length = Pooling(), min(512, encoder.max_positions)
+        pooling, max_length = encoder.family.pooling(encoder.config), min(512, encoder.max_positions)
     else:
-        folder = read_model_folder(source)
+        folder = read_model_folder(source, causal=settings.causal)
         hf_config = folder.hf_config
         if settings.layers is not None:
-            hf_config, layers = keep_layers(hf_config, settings.layers, f"student.layers: {source}")
-        encoder = encoder_from_config(hf_config, str(source))
+            hf_config, layers = keep_layers(hf_config, settings.layers, f"student.layers: {folder.path}")
+        encoder = encoder_from_config(hf_config, str(folder.path))
         pooling, prompts = folder.pooling, folder.prompts
         max_length = folder.max_length or min(512, encoder.max_positions)
+    if encoder.family.architecture is None:
+        raise UserError(f"student: {encoder.family.model_type} can be a teacher only: transformers has no class for it")
     if settings.pooling is not None:
         pooling = Pooling((settings.pooling,), pooling.include_prompt)
     max_length = settings.max_length or max_length
@@ -180,7 +190,8 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple
     }
     if any(chosen.values()) and not pooling.include_prompt:
         raise UserError(
-            f"student: {source} leaves prompts out of its pooling, which a student cannot yet; set no prompts"
+            f"student: {recipe.student.model} leaves prompts out of its pooling, which a student"
+            " cannot yet; set no prompts"
         )
     student = Student(
         encoder=encoder,
@@ -201,13 +212,18 @@ def load_student(recipe: Recipe, teacher_dim: int | None, source: Path) -> tuple
     student, layers = make_student(recipe, teacher_dim, source)
     if recipe.student.config is not None:
         params = student.init(recipe.seed)
-        tokenizer = Tokenizer.load(source, student.max_length)
+        tokenizer = Tokenizer.load(source, student.max_length, append_eos=recipe.student.append_eos)
     else:
-        folder = read_model_folder(source)
+        folder = read_model_folder(source, causal=recipe.student.causal)
         params = {
             "encoder": load_params(folder.encoder_path, student.encoder, layers=layers),
             "heads": student.init_heads(recipe.seed),
         }
-        tokenizer = Tokenizer.load(folder.encoder_path, student.max_length, lower_case=folder.lower_case)
+        tokenizer = Tokenizer.load(
+            folder.encoder_path,
+            student.max_length,
+            lower_case=folder.lower_case,
+            append_eos=recipe.student.append_eos,
+        )
     tokenizer.check_vocabulary(student.encoder.vocab_size)
     return student, params, tokenizer

@@ -12,7 +12,7 @@ from jasper_jax.config import Teacher
 from jasper_jax.data.assets import model_identity, resolve_model
 from jasper_jax.data.vectors import VectorSpec
 from jasper_jax.embedder import Embedder, prompt_of
-from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.folder import ModelFolder, read_model_folder, read_prompts
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.errors import UserError
 
@@ -41,17 +41,19 @@ def load_teacher(teacher: Teacher, source: Path) -> Embedder:
         max_length=teacher.max_length,
         prompts=_given_prompts(teacher),
         dim=teacher.dim,
+        causal=teacher.causal,
+        append_eos=teacher.append_eos,
     )
 
 
-def teacher_dim(teacher: Teacher, source: Path | None) -> int:
+def teacher_dim(teacher: Teacher, source: Path | ModelFolder | None) -> int:
     """Dimension of the teacher's vectors, from its folder alone."""
-    if source is None:
-        if teacher.dim is None:
-            raise UserError(f"teachers.{teacher.name}.dim: vectors that are imported need their dimension here")
+    if source is None and teacher.dim is None:
+        raise UserError(f"teachers.{teacher.name}.dim: vectors that are imported need their dimension here")
+    if source is None or teacher.backend == "torch":
+        assert teacher.dim is not None
         return teacher.dim
-    folder = read_model_folder(source)
-    return _output_dim(folder, teacher)
+    return _output_dim(read_model_folder(source, causal=teacher.causal), teacher)
 
 
 def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
@@ -65,13 +67,29 @@ def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
             dim=teacher_dim(teacher, None),
             dtype=teacher.dtype,
         )
-    folder = read_model_folder(source)
+    if teacher.backend == "torch":
+        prompts = {**read_prompts(source)[0], **_given_prompts(teacher)}
+        return VectorSpec(
+            teacher={
+                "name": teacher.name,
+                "backend": "torch",
+                "compute_dtype": teacher.compute_dtype,
+                **model_identity(teacher.model or "", teacher.revision, source),
+            },
+            prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
+            pooling="sentence-transformers",
+            max_length=teacher.max_length,
+            dim=teacher_dim(teacher, source),
+            dtype=teacher.dtype,
+        )
+    folder = read_model_folder(source, causal=teacher.causal)
     prompts = {**folder.prompts, **_given_prompts(teacher)}
     limit = teacher.max_length or folder.max_length
     return VectorSpec(
         teacher={
             "name": teacher.name,
             "compute_dtype": teacher.compute_dtype,
+            **{key: value for key in ("causal", "append_eos") if (value := getattr(teacher, key)) is not None},
             **model_identity(teacher.model or "", teacher.revision, source),
         },
         prompts={kind: prompt_of(prompts, kind) for kind in KINDS},

@@ -6,6 +6,7 @@ wherever it is installed. What transformers sets on top of the file (special tok
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
+from tokenizers import normalizers, processors
 
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.errors import UserError
+from jasper_jax.progress import say
 
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
 _SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
@@ -58,11 +60,14 @@ class Tokenizer:
         *,
         lower_case: bool = False,
         pad_id: int | None = None,
+        append_eos: bool | None = None,
     ) -> Tokenizer:
         """From ``tokenizer.json`` (and ``tokenizer_config.json``) of ``folder``.
 
         ``max_length`` defaults to the folder's ``model_max_length``. ``lower_case`` lowers the text first
-        (``do_lower_case`` of sentence-transformers). ``pad_id`` defaults to the id of the folder's ``pad_token``.
+        (``do_lower_case`` of sentence-transformers). ``append_eos`` ends every text with the folder's ``eos_token``,
+        where ``tokenizer.json`` does not do so itself; None leaves that to the file. ``pad_id`` defaults to the id of
+        the folder's ``pad_token``.
         UserError when the file is missing or malformed.
         """
         folder = Path(folder)
@@ -81,6 +86,7 @@ class Tokenizer:
         _apply_config(backend, config, config_path)
         if lower_case:
             _lower_first(backend)
+        _end_with_eos(backend, config, append_eos, config_path)
         limit = config.get("model_max_length")
         if max_length is None and isinstance(limit, (int, float)) and 1 <= limit < _UNLIMITED:
             max_length = int(limit)
@@ -163,6 +169,31 @@ def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> No
                     raise UserError(f"{path}: {key} is {config[key]!r}; true or false is needed")
                 setattr(normalizer, name, config[key])
         backend.normalizer = normalizer
+
+
+def _end_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> None:
+    """Append the end token to every text, where that is ``wanted`` and not what the file does."""
+    eos = _content(config, "eos_token", path)
+    if wanted and (eos is None or backend.token_to_id(eos) is None):
+        raise UserError(f"{path}: eos_token is {eos!r}, no token of tokenizer.json; set append_eos: false")
+    if eos is None or backend.encode("a").ids[-1:] == [backend.token_to_id(eos)]:
+        return
+    if wanted is None and config.get("add_eos_token") is True:
+        _say_no_eos(path, eos)
+    if wanted:
+        end = processors.TemplateProcessing(
+            single=f"$A {eos}", pair=f"$A $B {eos}", special_tokens=[(eos, backend.token_to_id(eos))]
+        )
+        given = backend.post_processor
+        backend.post_processor = end if given is None else processors.Sequence([given, end])
+
+
+@functools.cache  # once a folder, however often it is opened
+def _say_no_eos(path: Path, eos: str) -> None:
+    say(
+        f"{path}: asks for add_eos_token, which tokenizer.json does not do; texts do not end with {eos} here, as in"
+        " transformers 5. If the model was trained with it, set append_eos: true."
+    )
 
 
 def _lower_first(backend: Backend) -> None:

@@ -14,6 +14,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 from jasper_jax.config import Recipe
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import save
+from tests.families import CASES
 
 SUBJECTS = "the old river,a young doctor,this machine,our teacher,the city council,every student,a small bird".split(
     ","
@@ -65,8 +66,13 @@ def write_tokenizer(folder: Path) -> int:
     return len(vocab)
 
 
+POOLED = {"mean": "mean_tokens", "lasttoken": "lasttoken"}
+
+
 def write_model(folder: Path, *, model_type: str = "bert", hidden: int = 16, layers: int = 2, seed: int = 0) -> Path:
-    """A sentence-transformers folder with random weights: mean pooling, normalised, at most 32 tokens."""
+    """A sentence-transformers folder with random weights, normalised, at most 32 tokens; ``model_type`` is a case of
+    ``tests.families``. Mean pooling, of causal decoders the last token's state."""
+    model_type, settings = CASES[model_type]
     config: dict[str, Any] = {
         "model_type": model_type,
         "vocab_size": write_tokenizer(folder),
@@ -81,9 +87,13 @@ def write_model(folder: Path, *, model_type: str = "bert", hidden: int = 16, lay
         # Wide weights: vectors of different texts differ clearly.
         "initializer_range": 0.3,
     }
-    config |= {"type_vocab_size": 2} if model_type == "bert" else {"relative_attention_num_buckets": 32}
+    gated = model_type not in ("bert", "mpnet", "roberta", "xlm-roberta")
+    config |= {"hidden_act": "silu"} if gated and model_type != "gte" else {}
+    config |= {**settings, "num_attention_heads": 2, "pad_token_id": 1}
+    config |= {"num_key_value_heads": 1} if "num_key_value_heads" in settings else {}
     encoder = encoder_from_config(config)
     save(encoder.init(jax.random.key(seed)), encoder, folder)
+    (mode,) = encoder.family.pooling(encoder.config).modes
     steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize")]
     modules = [
         {"idx": i, "name": str(i), "path": p, "type": f"sentence_transformers.models.{k}"}
@@ -92,7 +102,7 @@ def write_model(folder: Path, *, model_type: str = "bert", hidden: int = 16, lay
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling" / "config.json").write_text(
-        json.dumps({"word_embedding_dimension": hidden, "pooling_mode_mean_tokens": True})
+        json.dumps({"word_embedding_dimension": hidden, f"pooling_mode_{POOLED[mode]}": True})
     )
     (folder / "2_Normalize").mkdir(exist_ok=True)
     (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32, "do_lower_case": False}))

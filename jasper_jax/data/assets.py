@@ -263,6 +263,16 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
         raise UserError(f"model {name!r} is no folder here, and the hub did not give it: {error}{hint}") from error
 
 
+def is_here(name_or_path: str, revision: str | None = None) -> bool:
+    """Whether a model needs no download: a folder, an asset that is cached, a hub id in the hub's cache."""
+    from jasper_jax.data.download import hub_cached
+
+    name = os.fspath(name_or_path)
+    if name in CATALOGUE:
+        return _fault(named(name)) is None
+    return Path(name).expanduser().is_dir() or (bool(HUB_ID.fullmatch(name)) and hub_cached(name, revision))
+
+
 def _models() -> list[str]:
     return [asset.name for asset in CATALOGUE.values() if asset.kind == "model"]
 

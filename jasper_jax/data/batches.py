@@ -12,17 +12,20 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grain
 import numpy as np
 
-from jasper_jax.data.packing import choose_rows, pack, row_length
+from jasper_jax.data.rows import Rows
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import TeacherView
+from jasper_jax.data.vectors import TeacherView, concatenate
 from jasper_jax.errors import UserError
 from jasper_jax.files import read_cached_array, write_cached_array
 from jasper_jax.tokenization import Tokenizer
+
+if TYPE_CHECKING:
+    from jasper_jax.online import OnlineVectors
 
 Split = str
 
@@ -79,10 +82,11 @@ class Batches:
         steps: int,
         seed: int,
         shapes: int,
+        folder: Path,
         row: int | None = None,
     ):
         """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the row counts;
-        ``row`` is the tokens of a row (None: chosen from the texts).
+        ``folder`` keeps token counts; ``row`` is the tokens of a row (None: chosen from the texts).
 
         Raises:
           UserError: fewer texts than a batch holds, or nothing to do.
@@ -92,26 +96,35 @@ class Batches:
             raise UserError(
                 f"stages[].batch_size: {batch_size} exceeds the {size} training texts; lower it or add texts"
             )
-        self.texts, self.view, self.tokenizer, self.prompts = texts, view, tokenizer, prompts
+        self.texts = texts
         self.batch_size, self.steps = batch_size, steps
         epochs = max(1, -(-steps * batch_size // size))
         self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(epochs)
         self.held_out_batches = texts.size("held_out") // batch_size
-        train = [counts.by_split["train"][self.indices(k)] for k in range(steps)]
-        rest = counts.by_split["held_out"][: self.held_out_batches * batch_size].reshape(-1, batch_size)
-        known = [*train, *rest]
-        if not known:
+        if not steps + self.held_out_batches:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
-        longest = max(int(lengths.max()) for lengths in known)
-        if row is not None and row < longest:
-            raise UserError(
-                f"training.row_length: {row}, but a text of {longest} tokens has to fit; give at least that or lower"
-                f" training.max_length"
-            )
-        self.row = row or row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
-        packings = [pack(lengths, self.row) for lengths in known]
-        self.texts_per_row = max(packing.texts for packing in packings)
-        self.row_counts = choose_rows(np.array([packing.rows for packing in packings]), shapes)
+        self._train = [self.indices(k) for k in range(steps)]
+        self.rows = Rows(tokenizer, prompts, self._known(counts), shapes=shapes, row=row)
+        self.online = {one.name: self._rows_of(one, folder, shapes) for one in (view.online if view else ())}
+        self._stores = view.stored() if view else []  # no teacher's parameters: worker processes get a copy of this
+
+    def _known(self, counts: TokenCounts) -> list[np.ndarray]:
+        """Token counts ``[B]`` of every batch, training and held out."""
+        train = [counts.by_split["train"][indices] for indices in self._train]
+        rest = counts.by_split["held_out"][: self.held_out_batches * self.batch_size]
+        return [*train, *rest.reshape(-1, self.batch_size)]
+
+    def _rows_of(self, teacher: OnlineVectors, folder: Path, shapes: int) -> Rows:
+        """How batches are packed for a teacher that runs in the step."""
+        embedder = teacher.embedder
+        counts = TokenCounts(self.texts, embedder.tokenizer, teacher.prompts, folder)
+        return Rows(
+            embedder.tokenizer,
+            teacher.prompts,
+            self._known(counts),
+            shapes=shapes,
+            leave_prompts_out=not embedder.pooling.include_prompt,
+        )
 
     def indices(self, number: int) -> np.ndarray:
         """Record numbers ``[B]`` of batch ``number`` in the training split, in drawing order."""
@@ -120,12 +133,12 @@ class Batches:
 
     def load(self, number: int) -> LoadedBatch:
         """Batch ``number``, read, tokenised and packed."""
-        return self._assemble("train", number, self.indices(number), self.row_counts)
+        return self._assemble("train", number, self.indices(number))
 
     def held_out(self, number: int) -> LoadedBatch:
         """Batch ``number`` of the held-out texts, in store order; all have one shape."""
         start = number * self.batch_size
-        return self._assemble("held_out", number, np.arange(start, start + self.batch_size), self.row_counts[-1:])
+        return self._assemble("held_out", number, np.arange(start, start + self.batch_size), largest=True)
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
         """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
@@ -139,21 +152,14 @@ class Batches:
             loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
         return iter(loaded)
 
-    def _assemble(self, split: Split, number: int, indices: np.ndarray, row_counts: np.ndarray) -> LoadedBatch:
+    def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
         texts = self.texts.read(split, indices)
-        tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
-        packing = pack(np.array([len(t) for t in tokens]), self.row)
-        rows = int(row_counts[np.searchsorted(row_counts, packing.rows)])
-        ids = np.full((rows, self.row), self.tokenizer.pad_id, np.int32)
-        lengths = np.zeros((rows, self.texts_per_row), np.int32)
-        for one, row, place, column in zip(tokens, packing.row, packing.place, packing.column):
-            ids[row, column : column + len(one)] = one
-            lengths[row, place] = len(one)
-        arrays: dict[str, Any] = {
-            "ids": ids,
-            "lengths": lengths,
-            "slots": packing.row * self.texts_per_row + packing.place,
-        }
-        if self.view is not None:
-            arrays["teachers"] = self.view.read(split, indices)
-        return LoadedBatch(number, arrays, indices, tokens=sum(map(len, tokens)), slots=ids.size)
+        arrays, tokens = self.rows.assemble(texts, largest=largest)
+        slots = arrays["ids"].size
+        vectors = {store.name: store.read(split, indices) for store in self._stores}
+        if self.online:
+            arrays["cached"] = vectors
+            arrays["online"] = {name: rows.assemble(texts, largest=largest)[0] for name, rows in self.online.items()}
+        elif vectors:
+            arrays["teachers"] = concatenate(list(vectors.values()))
+        return LoadedBatch(number, arrays, indices, tokens=tokens, slots=slots)

@@ -175,6 +175,13 @@ def download(
 # -------------------------------------------------------------------------------------------------- hub
 
 
+def hub_cached(repo: str, revision: str | None) -> bool:
+    """Whether the hub's own cache holds a model's config.json."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo, "config.json", revision=revision), str)
+
+
 def hub_snapshot(repo: str, revision: str | None, *, progress: bool = True) -> Path:
     """The folder of a model of the Hugging Face hub, in its own cache (``HF_HUB_OFFLINE=1``: from there).
 

@@ -174,8 +174,11 @@ def write_metadata(folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo
 class VectorStore:
     """A finished vector store: random access to vectors, safe among threads, picklable."""
 
+    is_online = False
+
     def __init__(self, folder: Path, manifest: dict[str, Any], texts: TextStore):
         self.folder, self.manifest = Path(folder), manifest
+        self.name = self.folder.name
         self.spec = VectorSpec(**manifest["spec"])
         self.dim, self.dtype = self.spec.dim, self.spec.dtype
         self.shards = texts.shards
@@ -247,9 +250,11 @@ def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) 
 
 
 class TeacherView:
-    """Several teachers as one (paper section 2.1): each vector normalised, concatenated, normalised again."""
+    """Several teachers as one (paper section 2.1): each vector normalised, concatenated, normalised again.
 
-    def __init__(self, stores: Sequence[VectorStore]):
+    ``stores`` are vector stores, or teachers that run in the train step (``jasper_jax.online.OnlineVectors``)."""
+
+    def __init__(self, stores: Sequence[Any]):
         if not stores:
             raise ValueError("a view needs at least one vector store")
         for other in stores[1:]:
@@ -267,6 +272,20 @@ class TeacherView:
 
     def size(self, split: str) -> int:
         return self.stores[0].size(split)
+
+    @property
+    def names(self) -> list[str]:
+        """The teachers in the order in which their vectors are joined."""
+        return [store.name for store in self.stores]
+
+    @property
+    def online(self) -> list[Any]:
+        """The teachers that run in the train step."""
+        return [store for store in self.stores if store.is_online]
+
+    def stored(self) -> list[VectorStore]:
+        """The teachers whose vectors are stored."""
+        return [store for store in self.stores if not store.is_online]
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """``[n, ΣT]`` float32 of norm 1."""

@@ -154,7 +154,7 @@ def bert_weights(config: BertConfig) -> tuple[Weight, ...]:
 FAMILY = Family(
     model_type="bert",
     architecture="BertModel",
-    config=BertConfig,
+    read_config=BertConfig.from_hf,
     ends=BertEnds,
     layer=PostNormLayer,
     weights=bert_weights,

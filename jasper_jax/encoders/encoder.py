@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from jasper_jax.encoders.parts import make_dropout
 from jasper_jax.encoders.stack import Params, scan_layers
 from jasper_jax.encoders.table import Weight
 from jasper_jax.errors import UserError
+from jasper_jax.pooling import Pooling
 from jasper_jax.trees import flatten
 
 UNROLLED = 12
@@ -32,23 +33,27 @@ UNROLLED = 12
 class Family:
     """One architecture: what a file of ``encoders/`` has to give.
 
-    ``config.from_hf(dict, where)`` -> frozen dataclass with at least ``hidden_size``, ``num_layers``,
-    ``max_positions``, ``vocab_size``, ``pad_id``.
+    ``read_config(dict, where)`` -> frozen dataclass with at least ``hidden_size``, ``num_layers``,
+    ``max_positions``, ``vocab_size``, ``pad_id``, from a config.json in transformers' words.
     ``ends(config, *, dtype, rngs)`` -> module with ``start(token_ids [B, L], layout, drop) -> (x, shared)``
     and ``finish(x) -> x``; ``shared`` is any pytree that every layer reads (masks, biases, rotary tables).
     ``layer(config, *, dtype, rngs)`` -> module called as ``(x, shared, index, drop) -> x``.
     """
 
     model_type: str
-    architecture: str  # the transformers class whose checkpoint the export writes
-    config: Any
+    architecture: str | None  # the transformers class whose checkpoint the export writes; None: there is none
+    read_config: Callable[[Mapping[str, Any], str], Any]
     ends: type[nnx.Module]
     layer: type[nnx.Module]
     weights: Callable[[Any], tuple[Weight, ...]]
     prefixes: tuple[str, ...] = ()  # what stands before the names in checkpoints of larger models
     ignored: tuple[str, ...] = ()  # checkpoint names (fnmatch) that an encoder has no use for
     renamed: tuple[tuple[str, str], ...] = ()  # old endings of names -> today's
-    layers_key: str = "num_hidden_layers"
+    older: tuple[Callable[[Any], tuple[Weight, ...]], ...] = ()  # tables of other layouts that checkpoints are in
+    translate: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None  # an older config.json -> today's
+    pooling: Callable[[Any], Pooling] = lambda config: Pooling()  # of a folder that does not say
+    has_causal: bool = False  # obeys ``is_causal``
+    append_eos: bool = False  # its tokenizer.json lacks the end token that its own code appends
 
 
 @functools.lru_cache(maxsize=64)

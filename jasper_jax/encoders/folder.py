@@ -2,7 +2,7 @@
 
 ``modules.json`` names the steps: Transformer, Pooling, then Dense steps and Normalize. Beside the Dense folder that it
 names there may be others of the same number, ``2_Dense_{dim}``, one per output dimension (the Stella layout). A
-folder without ``modules.json`` is a plain transformers model, and is mean-pooled.
+folder without ``modules.json`` is a plain transformers model, and is pooled as its family usually is.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, read_object
+from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import open_checkpoint
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import MODES, Pooling
@@ -65,19 +66,34 @@ class ModelFolder:
     default_prompt_name: str | None
     max_length: int | None  # None: the tokenizer's own
     lower_case: bool
+    append_eos: bool  # its tokenizer.json lacks the end token that the model's own code appends
+    described: bool = False  # known from ``encoders.published``, not from a folder: there are no weights
 
 
-def read_model_folder(path: str | Path) -> ModelFolder:
-    """Read a sentence-transformers or transformers folder. UserError names any step that is not implemented."""
+def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = None) -> ModelFolder:
+    """Read a sentence-transformers or transformers folder. UserError names any step that is not implemented.
+
+    ``causal`` says whether a decoder's attention is causal, where its config.json does not (it overrides the file).
+    A folder that is read already is returned as it is.
+    """
+    if isinstance(path, ModelFolder):
+        return path
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder saved by sentence-transformers or transformers")
     steps = _steps(path)
     encoder_path = path / steps[0][1]
     hf_config = read_hf_config(encoder_path)
+    where = str(encoder_path / "config.json")
+    family = family_of(hf_config, where)
+    if causal is not None:
+        if not family.has_causal:
+            raise UserError(f"{path}: causal is set, and {family.model_type} encoders are bidirectional; leave it out")
+        hf_config["is_causal"] = causal
+    encoder = encoder_from_config(hf_config, where)
     if hf_config.get("auto_map"):
         _say_code_is_not_run(encoder_path / "config.json", str(hf_config.get("model_type")))
-    pooling, size = Pooling(), None
+    pooling, size = family.pooling(encoder.config), None
     dense_folders: list[str] = []
     normalize = False
     for kind, folder in steps[1:]:
@@ -93,15 +109,16 @@ def read_model_folder(path: str | Path) -> ModelFolder:
                 "Transformer, Pooling, any Dense, Normalize"
             )
     outputs, default_dim = _read_outputs(path, dense_folders, size)
-    hidden = hf_config.get("hidden_size")
-    if size is not None and isinstance(hidden, int) and size != pooling.size(hidden):
+    hidden = encoder.hidden_size
+    if size is not None and size != pooling.size(hidden):
         raise UserError(f"{path}: the Pooling step is for {size} dimensions, config.json's hidden_size is {hidden}")
     settings = _read_settings(encoder_path)
-    prompts, default_prompt = _read_prompts(path)
+    prompts, default_prompt = read_prompts(path)
     return ModelFolder(
         path=path,
         encoder_path=encoder_path,
-        hf_config=hf_config,
+        hf_config=encoder.hf_config,
+        append_eos=family.append_eos,
         pooling=pooling,
         outputs=outputs,
         default_dim=default_dim,
@@ -249,7 +266,8 @@ def _read_settings(encoder_path: Path) -> dict[str, Any]:
     return settings
 
 
-def _read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the default's name, of ``config_sentence_transformers.json``."""
     file = path / "config_sentence_transformers.json"
     config = read_object(file) if file.is_file() else {}
     prompts = config.get("prompts") or {}

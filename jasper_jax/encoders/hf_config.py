@@ -73,6 +73,30 @@ class Reader:
             raise UserError(f"{self.where}: {key} is {value!r}; a positive number is needed")
         return float(value)
 
+    def needed(self, key: str) -> float:
+        """A positive number that has no default."""
+        if self.values.get(key) is None:
+            raise UserError(f"{self.where}: {key} is missing; a positive number is needed")
+        return self.number(key, 1.0)
+
+    def flag(self, key: str, default: bool) -> bool:
+        """true or false."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise UserError(f"{self.where}: {key} is {value!r}; true or false is needed")
+        return value
+
+    def optional(self, key: str, default: int | None) -> int | None:
+        """A whole number of at least 1, or null for none; ``default`` where the key is absent."""
+        if key in self.values and self.values[key] is None:
+            return None
+        return self.integer(key, default or 1) if default is not None or key in self.values else None
+
+    def padding(self, default: int = 0) -> int:
+        """``pad_token_id``; decoders without one say null or -1, and padding then is any token: it is masked."""
+        value = self.values.get("pad_token_id")
+        return default if value is None or value == -1 else self.token_id("pad_token_id", default)
+
     def choice(self, key: str, allowed: Sequence[Any], default: Any) -> Any:
         """One of ``allowed``; anything else asks for something that is not implemented here."""
         value = self._get(key, default)

@@ -59,3 +59,10 @@ class Layout(NamedTuple):
         begins = jnp.diff(self.segments, axis=1, prepend=-1) != 0
         before = jax.lax.cummax(jnp.where(begins, total - flags, 0), axis=1)
         return total - before
+
+
+def offset_positions(token_ids: jax.Array, layout: Layout, padding: int) -> jax.Array:
+    """``[R, L]``: tokens count from ``padding`` + 1, wherever padding stands; padding has position ``padding``
+    (the RoBERTas and MPNet)."""
+    real = (token_ids != padding).astype(jnp.int32)
+    return layout.count(real) * real + padding

@@ -16,7 +16,7 @@ from flax import nnx
 from jasper_jax.encoders.bert import PostNormLayer, Shared
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.layout import Layout, offset_positions
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, layer_norm
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
@@ -61,12 +61,6 @@ class MPNetConfig:
             norm_epsilon=read.number("layer_norm_eps", 1e-12),
             init_std=read.number("initializer_range", 0.02),
         )
-
-
-def offset_positions(token_ids: jax.Array, layout: Layout, padding: int) -> jax.Array:
-    """Positions of tokens count from ``padding`` + 1, wherever padding stands; padding has position ``padding``."""
-    real = (token_ids != padding).astype(jnp.int32)
-    return layout.count(real) * real + padding
 
 
 def relative_buckets(length: int) -> np.ndarray:
@@ -130,7 +124,7 @@ def mpnet_weights(config: MPNetConfig) -> tuple[Weight, ...]:
 FAMILY = Family(
     model_type="mpnet",
     architecture="MPNetModel",
-    config=MPNetConfig,
+    read_config=MPNetConfig.from_hf,
     ends=MPNetEnds,
     layer=PostNormLayer,
     weights=mpnet_weights,

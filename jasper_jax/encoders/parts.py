@@ -78,9 +78,14 @@ def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias
     )
 
 
-def layer_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs) -> nnx.LayerNorm:
+def layer_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.LayerNorm:
     """LayerNorm with float32 statistics; the two-pass variance, as ``E[x²] - E[x]²`` cancels for large means."""
-    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_fast_variance=False, rngs=rngs)
+    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_bias=bias, use_fast_variance=False, rngs=rngs)
+
+
+def rms_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
+    """``scale · x / √(mean x² + epsilon)`` with float32 statistics (arXiv 1910.07467)."""
+    return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 def make_dropout(rate: float, key: jax.Array | None) -> Dropout:

@@ -13,24 +13,35 @@ from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.errors import UserError, nearest
 
 FAMILIES = {
-    "bert": "jasper_jax.encoders.bert",
-    "mpnet": "jasper_jax.encoders.mpnet",
+    "bert": "bert",
+    "gte": "gte",
+    "llama": "llama",
+    "mistral": "mistral",
+    "modernbert": "modernbert",
+    "mpnet": "mpnet",
+    "new": "gte",  # what gte was called before transformers had it
+    "nomic_bert": "nomic_bert",
+    "nvembed": "nvembed",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "roberta": "roberta:ROBERTA",
+    "xlm-roberta": "roberta:XLM_ROBERTA",
 }
-"""``model_type`` of a config.json -> module whose ``FAMILY`` implements it."""
-
-_PER_LAYER_KEYS = ("layer_types",)  # config lists with one entry per layer
+"""``model_type`` of a config.json -> module here whose ``FAMILY`` (or what stands after the colon) implements it."""
 
 
 def family_of(hf_config: Mapping[str, Any], where: str = "config.json") -> Family:
     """The family of a config, by ``model_type``. Code that a config points to (``auto_map``) is never run."""
     model_type = hf_config.get("model_type")
     if isinstance(model_type, str) and model_type in FAMILIES:
-        return importlib.import_module(FAMILIES[model_type]).FAMILY
+        module, _, name = FAMILIES[model_type].partition(":")
+        return getattr(importlib.import_module(f"jasper_jax.encoders.{module}"), name or "FAMILY")
     listed = ", ".join(sorted(FAMILIES))
     if hf_config.get("auto_map"):
         raise UserError(
             f"{where}: model_type {model_type!r} is defined by code in the model folder (auto_map), which is never "
-            f"run here; use a model of one of these families: {listed}"
+            f"run here; use a model of one of these families: {listed}. As a teacher it can still take part: embed "
+            "the texts where that code may run, and bring the vectors with jasper vectors import"
         )
     hint = nearest(str(model_type), list(FAMILIES))
     raise UserError(f"{where}: model_type {model_type!r} is not implemented; families are {listed}{hint}")
@@ -39,8 +50,9 @@ def family_of(hf_config: Mapping[str, Any], where: str = "config.json") -> Famil
 def encoder_from_config(hf_config: Mapping[str, Any], where: str = "config.json") -> Encoder:
     """The encoder that a ``config.json`` describes (``{"model_type": "bert", ...}``); ``where`` names it in errors."""
     family = family_of(hf_config, where)
-    config = family.config.from_hf(hf_config, where)
-    return Encoder(family, config, json.dumps(dict(hf_config), sort_keys=True))
+    if family.translate is not None:
+        hf_config = family.translate(hf_config, where)
+    return Encoder(family, family.read_config(hf_config, where), json.dumps(dict(hf_config), sort_keys=True))
 
 
 def encoder_from_folder(folder: str | Path) -> Encoder:
@@ -56,16 +68,22 @@ def keep_layers(
     >>> config, layers = keep_layers(config, [0, 2, 4])
     >>> params = load_params(folder, encoder_from_config(config), layers=layers)
     """
-    family = family_of(hf_config, where)
-    total = encoder_from_config(hf_config, where).num_layers
+    encoder = encoder_from_config(hf_config, where)
+    total = encoder.num_layers
     wrong = [i for i in layers if isinstance(i, bool) or not isinstance(i, int) or not 0 <= i < total]
     if wrong or not layers:
         raise UserError(
             f"layers {list(layers)} cannot be taken from {where}, which has {total} layers: "
             f"give one or more of 0 to {total - 1}"
         )
-    reduced = {**hf_config, family.layers_key: len(layers)}
-    for key in _PER_LAYER_KEYS:
-        if isinstance(hf_config.get(key), (list, tuple)) and len(hf_config[key]) == total:
-            reduced[key] = [hf_config[key][i] for i in layers]
+    special = {w.first_layer for w in encoder.family.weights(encoder.config)} - {0}
+    if special and (layers[0] != 0 or 0 in layers[1:]):
+        raise UserError(
+            f"layers {list(layers)} cannot be taken from {where}: the first layer of {encoder.family.model_type} is of "
+            "another make than the rest; let the list begin with 0, and have it once"
+        )
+    reduced = {**encoder.hf_config, "num_hidden_layers": len(layers)}
+    kinds = getattr(encoder.config, "layer_types", ())
+    if len(set(kinds)) > 1 or "layer_types" in reduced:  # else they would follow from a layer's new number
+        reduced["layer_types"] = [kinds[i] for i in layers]
     return reduced, tuple(layers)

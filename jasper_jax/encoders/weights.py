@@ -45,16 +45,19 @@ def load_params(
     Raises UserError that lists tensors missing, unread or of the wrong shape.
     """
     target = np.dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
-    found, sources = _checked(Path(folder), encoder, layers)
+    table, found, sources = _checked(Path(folder), encoder, layers)
     shapes = encoder.shapes()
     flat: dict[str, Any] = {}
-    for weight in encoder.family.weights(encoder.config):
+    for weight in table:
         stacked = weight.path.startswith(LAYERS)
         leaf = _host_array(shapes[weight.path], target)
         for i, name in enumerate(sources[weight.path]):
+            if name is None:
+                leaf[i] = 1
+                continue
             file, stored = found[name]
-            tensor = file[stored].T if weight.transpose else file[stored]
-            np.copyto(leaf[i] if stacked else leaf, tensor, casting="unsafe")
+            tensor = _part(file[stored], weight)
+            np.copyto(leaf[i] if stacked else leaf, tensor.T if weight.transpose else tensor, casting="unsafe")
         flat[weight.path] = jnp.asarray(leaf) if place is None else place(weight.path, leaf)
     return unflatten(flat)
 
@@ -64,20 +67,33 @@ def check_params(folder: str | Path, encoder: Encoder, layers: Sequence[int] | N
     _checked(Path(folder), encoder, layers)
 
 
+Sources = dict[str, list[str | None]]
+"""Leaf path -> the tensors it is made of, one a layer where it is stacked; None for a layer without."""
+
+
 def _checked(
     folder: Path, encoder: Encoder, layers: Sequence[int] | None
-) -> tuple[dict[str, tuple[TensorFile, str]], dict[str, list[str]]]:
-    """Where each tensor of the checkpoint is, and which tensors make each leaf; all there, all used, all of shape."""
+) -> tuple[Sequence[Weight], dict[str, tuple[TensorFile, str]], Sources]:
+    """The table that fits the checkpoint, where each tensor is, and which make each leaf; all there, all used, all of
+    shape."""
     chosen = tuple(range(encoder.num_layers)) if layers is None else tuple(layers)
     if len(chosen) != encoder.num_layers:
         raise UserError(f"layers {list(chosen)}: {len(chosen)} given, the encoder has {encoder.num_layers}")
-    table, shapes = encoder.family.weights(encoder.config), encoder.shapes()
-    _check_table(table, shapes, encoder.family)
-    found = _known_names(open_checkpoint(folder), encoder.family, table)
-    sources = {weight.path: _source_names(weight, chosen) for weight in table}
+    family, shapes, tensors = encoder.family, encoder.shapes(), open_checkpoint(folder)
+    best: tuple[int, Any] | None = None
+    for make in (family.weights, *family.older):
+        table = make(encoder.config)
+        _check_table(table, shapes, family)
+        found = _known_names(tensors, family, table)
+        sources: Sources = {weight.path: _source_names(weight, chosen) for weight in table}
+        missing = len({name for names in sources.values() for name in names if name} - set(found))
+        if best is None or missing < best[0]:
+            best = missing, (table, found, sources)
+    assert best is not None
+    table, found, sources = best[1]
     _check_names(folder, found, sources, table, skipping=layers is not None)
     _check_tensors(folder, found, sources, table, shapes)
-    return found, sources
+    return table, found, sources
 
 
 def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
@@ -87,7 +103,7 @@ def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
     """
     ends = flatten({name: part for name, part in params.items() if name != "layers"})
     stacks = [(depth(stack), flatten(stack)) for stack in stacks_of(params["layers"])]
-    tensors: dict[str, np.ndarray] = {}
+    parts: dict[str, list[np.ndarray]] = {}
     for weight in encoder.family.weights(encoder.config):
         if weight.path.startswith(LAYERS):
             leaves = [(n, np.asarray(stack[weight.path.removeprefix(LAYERS)])) for n, stack in stacks]
@@ -95,13 +111,17 @@ def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
         else:
             sources = [np.asarray(ends[weight.path])]
         for index, tensor in enumerate(sources):
-            tensors[weight.name.format(index)] = tensor.T if weight.transpose else tensor
-    return tensors
+            if index >= weight.first_layer:
+                name = weight.name.format(index)
+                parts.setdefault(name, []).append(tensor.T if weight.transpose else tensor)
+    return {name: pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for name, pieces in parts.items()}
 
 
 def save(params: Params, encoder: Encoder, folder: str | Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``."""
     folder = Path(folder)
+    if encoder.family.architecture is None:
+        raise UserError(f"{encoder.family.model_type}: transformers has no class for it, so no folder can be written")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = state_dict(params, encoder)
     write_safetensors(folder / SINGLE, tensors)
@@ -126,8 +146,17 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(re.escape(name).replace(r"\{\}", "([0-9]+)"))
 
 
-def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str]:
-    return [weight.name.format(i) for i in chosen] if weight.path.startswith(LAYERS) else [weight.name]
+def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str | None]:
+    if not weight.path.startswith(LAYERS):
+        return [weight.name]
+    return [weight.name.format(i) if i >= weight.first_layer else None for i in chosen]
+
+
+def _part(tensor: np.ndarray, weight: Weight) -> np.ndarray:
+    """The piece of a stored tensor that a weight is (a view)."""
+    i, n = weight.part
+    rows = tensor.shape[0] // n if n > 1 else 0
+    return tensor[i * rows : (i + 1) * rows] if n > 1 else tensor
 
 
 def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Family) -> None:
@@ -172,12 +201,12 @@ def _without_prefix(name: str, family: Family) -> str:
 def _check_names(
     folder: Path,
     found: Mapping[str, Any],
-    sources: Mapping[str, Sequence[str]],
+    sources: Sources,
     table: Sequence[Weight],
     *,
     skipping: bool,
 ) -> None:
-    wanted = {name for names in sources.values() for name in names}
+    wanted = {name for names in sources.values() for name in names if name is not None}
     missing = sorted(wanted - set(found))
     if missing:
         raise UserError(f"{folder}: {_listed(missing, 'tensor')} missing: the checkpoint is of another size or kind")
@@ -197,7 +226,7 @@ def _check_names(
 def _check_tensors(
     folder: Path,
     found: Mapping[str, tuple[TensorFile, str]],
-    sources: Mapping[str, Sequence[str]],
+    sources: Sources,
     table: Sequence[Weight],
     shapes: Mapping[str, tuple[int, ...]],
 ) -> None:
@@ -205,7 +234,10 @@ def _check_tensors(
     for weight in table:
         shape = shapes[weight.path][1:] if weight.path.startswith(LAYERS) else shapes[weight.path]
         expected = shape[::-1] if weight.transpose else shape
+        expected = (expected[0] * weight.part[1], *expected[1:])
         for name in sources[weight.path]:
+            if name is None:
+                continue
             file, stored = found[name]
             tensor = file[stored]
             if tensor.shape != expected:

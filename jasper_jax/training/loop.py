@@ -27,7 +27,7 @@ from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled, StageLog
 from jasper_jax.training.start import ridge_heads
-from jasper_jax.training.step import make_program
+from jasper_jax.training.step import Teaching, make_program
 
 Params = dict[str, Any]
 
@@ -120,7 +120,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         params = _with_new_heads(context, stage, params)
     active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
-    program = make_program(recipe, stage, context.student, partition, context.view.dim if context.view else None)
+    program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view))
     # Copies: the step donates its arguments, and ``params`` is still needed.
     trained, frozen = (jax.tree.map(jnp.array, part) for part in partition.split(active))
     opt_state = program.optimizer.init(trained)
@@ -130,9 +130,10 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         restored = context.checkpoints.load(path, abstract({"trained": trained, "optimizer": opt_state}))
         trained, opt_state = restored["trained"], restored["optimizer"]
 
+    view = context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None
     batches = Batches(
         context.texts,
-        context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None,
+        view,
         context.cutter,
         context.student.prompts,
         context.counts,
@@ -140,10 +141,12 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         steps=stage.steps,
         seed=_stage_seed(recipe.seed, stage.index),
         shapes=settings.shapes,
+        folder=run.folder / "token_counts",
         row=settings.row_length,
     )
     if not batches.held_out_batches:
         say(f"{stage.name}: {no_held_out_losses(stage, context.texts.size('held_out'))}")
+    teachers = {one.name: one.params for one in (view.online if view else ())}
     compiled = Compiled(program)
     log = StageLog(stage, compiled, context.metrics, context.texts, run.folder)
     offset = sum(s.steps for s in run.stages[: stage.index])
@@ -153,7 +156,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     with bar(f"{stage.name}", stage.steps, "steps", start=first_step, enabled=run.progress) as progress:
         for batch in batches.iterate(first_step, settings.workers):
             number = jnp.asarray(batch.number, jnp.int32)
-            trained, opt_state, values = compiled.step(trained, opt_state, frozen, batch.arrays, number)
+            trained, opt_state, values = compiled.step(trained, opt_state, frozen, teachers, batch.arrays, number)
             if pending:
                 log.step(*pending)  # read a step late, so that the device is never waited for
             pending = (offset + batch.number + 1, batch, values)
@@ -166,7 +169,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
                 log.step(*pending)  # a checkpoint is written only once all its steps are known to be finite
                 pending = None
             if last or evaluating:
-                log.evaluation(offset + step, step, batches, partial(compiled.evaluate, trained, frozen))
+                log.evaluation(offset + step, step, batches, partial(compiled.evaluate, trained, frozen, teachers))
             if (saving or asked) and not last:
                 context.checkpoints.save_step(
                     Position(stage.index, step), {"trained": trained, "optimizer": opt_state}, _metadata(run)

@@ -35,13 +35,13 @@ class Compiled:
         return len(self._known)
 
     def step(self, *args: Any) -> Any:
-        return self._call("step", self._program.step, args, args[3])
+        return self._call("step", self._program.step, args, args[4])
 
     def evaluate(self, *args: Any) -> Any:
-        return self._call("evaluate", self._program.evaluate, args, args[2])
+        return self._call("evaluate", self._program.evaluate, args, args[3])
 
     def _call(self, name: str, function: Any, args: tuple[Any, ...], batch: Any) -> Any:
-        key = (name, batch["ids"].shape)
+        key = (name, *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
         if key not in self._known:
             began = time.monotonic()
             self._known[key] = function.lower(*args).compile()

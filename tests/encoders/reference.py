@@ -8,34 +8,45 @@ import numpy as np
 import torch
 import transformers
 
+from tests.families import CASES, VARIANTS
+
 transformers.utils.logging.disable_progress_bar()
 
-FAMILIES = ("bert", "mpnet")
-PAD = {"bert": 0, "mpnet": 1}
 VOCAB, LONGEST = 60, 40
 
+FAMILIES = tuple(CASES)
 
-def torch_model(family: str, *, layers: int = 4, seed: int = 0, **settings) -> torch.nn.Module:
+
+def torch_model(case: str, *, layers: int = 4, seed: int = 0, **settings) -> torch.nn.Module:
     """A model of ``layers`` layers, width 32, for texts of up to ``LONGEST`` tokens. Biases and norms are random
     too: with transformers' zeros and ones, a table that mixes them up would go unseen."""
-    rows = LONGEST + 2 if family == "mpnet" else LONGEST
+    model_type, own = {**CASES, **VARIANTS}[case]
+    rows = LONGEST + 2 if model_type in ("mpnet", "roberta", "xlm-roberta") else LONGEST
     config = transformers.AutoConfig.for_model(
-        family,
+        model_type,
         vocab_size=VOCAB,
         hidden_size=32,
         num_hidden_layers=layers,
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=rows,
-        **settings,
+        **{**own, **settings},
     )
     torch.manual_seed(seed)
     model = transformers.AutoModel.from_config(config).eval()
+    gated = model_type not in ("bert", "mpnet", "roberta", "xlm-roberta")
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            is_scale = name.endswith("LayerNorm.weight")
-            parameter.copy_(torch.randn(parameter.shape) * (0.3 if parameter.ndim == 1 else 0.25) + float(is_scale))
+            scale = 0.3 if parameter.ndim == 1 else 0.15 if gated else 0.25  # a gate is a product: it amplifies
+            is_scale = "norm" in name.lower() and name.endswith("weight")
+            parameter.copy_(torch.randn(parameter.shape) * scale + float(is_scale))
     return model
+
+
+def pad_id(case: str) -> int:
+    """The padding token of a case's texts."""
+    model_type, own = {**CASES, **VARIANTS}[case]
+    return own.get("pad_token_id", 1 if model_type == "mpnet" else 0)
 
 
 def save(model: torch.nn.Module, folder: Path, **options) -> Path:
@@ -43,13 +54,14 @@ def save(model: torch.nn.Module, folder: Path, **options) -> Path:
     return folder
 
 
-def ragged(family: str, side: str, *, rows: int = 6, length: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(ids, mask) of texts of different lengths, the first one full, padded on ``side``."""
+def ragged(case: str, side: str, *, rows: int = 6, length: int = 20, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(ids, mask) of texts of different lengths, the first one full, padded on ``side``, or on both in turn."""
     rng = np.random.default_rng(seed)
-    ids = np.full((rows, length), PAD[family], np.int32)
+    ids = np.full((rows, length), pad_id(case), np.int32)
     mask = np.zeros((rows, length), np.int32)
     for row, n in enumerate([length, *rng.integers(1, length, rows - 1)]):
-        where = slice(0, n) if side == "right" else slice(length - n, length)
+        right = row % 2 if side == "mixed" else side == "right"
+        where = slice(0, n) if right else slice(length - n, length)
         ids[row, where] = rng.integers(5, VOCAB, n)
         mask[row, where] = 1
     return ids, mask

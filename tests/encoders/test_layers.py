@@ -9,24 +9,38 @@ import pytest
 import torch
 
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.registry import FAMILIES, encoder_from_config, encoder_from_folder, keep_layers
+from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder, keep_layers
 from jasper_jax.encoders.stack import join_layers, split_layers
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
 from jasper_jax.trees import flatten, unflatten
-from tests.encoders.reference import ragged, save, torch_model, torch_states
+from tests.encoders.reference import FAMILIES, ragged, save, torch_model, torch_states
+from tests.families import CASES
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def keep_in_torch(model, layers):
+    stack = model.encoder if hasattr(model, "encoder") else model
+    name = "layer" if hasattr(stack, "layer") else "layers"
+    setattr(stack, name, torch.nn.ModuleList(getattr(stack, name)[i] for i in layers))
+    model.config.use_cache = False
+    if getattr(model.config, "layer_types", None):
+        model.config.layer_types = [model.config.layer_types[i] for i in layers]
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "qwen2, upper layers windowed"])
 @pytest.mark.parametrize("layers", [[0, 2], [3, 1, 0]])
 def test_kept_layers_equal_a_torch_model_with_those_layers(family, layers, tmp_path):
     model = torch_model(family)
     folder = save(model, tmp_path)
     full = encoder_from_folder(folder)
+    if family == "modernbert" and layers[0]:
+        with pytest.raises(UserError, match="the first layer of modernbert is of another make"):
+            keep_layers(full.hf_config, layers)
+        return
     config, chosen = keep_layers(full.hf_config, layers)
     encoder = encoder_from_config(config)
     assert encoder.num_layers == len(layers)
-    model.encoder.layer = torch.nn.ModuleList(model.encoder.layer[i] for i in layers)
+    keep_in_torch(model, layers)
     ids, mask = ragged(family, "right")
     states = np.asarray(encoder.apply(load_params(folder, encoder, layers=chosen), ids, mask))
     assert np.abs(states - torch_states(model, ids, mask))[mask == 1].max() < 1e-5
@@ -112,8 +126,9 @@ def test_layers_are_scanned_not_unrolled(bert):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_initialisation(family):
-    config = {"model_type": family, "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3}
-    encoder = encoder_from_config({**config, "num_attention_heads": 4, "intermediate_size": 128})
+    model_type, settings = CASES[family]
+    config = {"model_type": model_type, "vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 3}
+    encoder = encoder_from_config({**config, "num_attention_heads": 4, "intermediate_size": 128, **settings})
     params = flatten(encoder.init(jax.random.key(0)))
     assert {path: leaf.shape for path, leaf in params.items()} == encoder.shapes()
     for path, leaf in params.items():
@@ -122,7 +137,9 @@ def test_initialisation(family):
             assert float(leaf.std()) == pytest.approx(0.02, rel=0.15), path
         else:
             assert (np.asarray(leaf) == (1.0 if kind == "scale" else 0.0)).all(), path
-    assert not np.asarray(params["embeddings/word/embedding"][encoder.config.pad_id]).any()
+    words = params.get("embeddings/word/embedding", params.get("embeddings/embedding"))
+    decoder = model_type in ("llama", "mistral", "qwen2", "qwen3")  # masks padding, and has no row for it
+    assert np.asarray(words[encoder.config.pad_id]).any() == decoder
     kernels = np.asarray(params["layers/attention/query/kernel"])
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01, "layers must not start equal"
     other = encoder.init(jax.random.key(1))
@@ -135,6 +152,12 @@ def test_an_encoder_is_a_static_argument(bert):
     assert twin == encoder
     assert hash(twin) == hash(encoder)
     assert encoder_from_config({**encoder.hf_config, "num_hidden_layers": 2}) != encoder
+
+
+NOMIC = {"n_embd": 768, "rotary_emb_fraction": 1.0} | dict.fromkeys(
+    ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias"), False
+)
+"""What the hub's nomic configs say besides, so that the setting looked at is the one that is refused."""
 
 
 @pytest.mark.parametrize(
@@ -150,13 +173,31 @@ def test_an_encoder_is_a_static_argument(bert):
         ("mpnet", {"relative_attention_num_buckets": 64}),
         ("mpnet", {"pad_token_id": 0}),
         ("mpnet", {"hidden_act": "mish"}),
+        ("llama", {"num_key_value_heads": 5}),
+        ("llama", {"hidden_act": "relu2"}),
+        ("qwen2", {"is_causal": "no"}),
+        ("qwen2", {"rope_scaling": {"type": "longrope"}}),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": None}}),
+        ("qwen2", {"rope_parameters": {"rope_type": "linear", "factor": -2}}),
+        ("qwen2", {"layer_types": ["chunked_attention"]}),
+        ("qwen3", {"head_dim": 0}),
+        ("mistral", {"sliding_window": 0}),
+        ("roberta", {"position_embedding_type": "relative_key"}),
+        ("new", {"position_embedding_type": "absolute"}),
+        ("new", {"layer_norm_type": "rms_norm"}),
+        ("nomic_bert", {"rotary_emb_interleaved": True, **NOMIC}),
+        ("nomic_bert", {"num_experts": 8, **NOMIC}),
+        ("nomic_bert", {"rotary_emb_fraction": 0.5, **{k: v for k, v in NOMIC.items() if "fraction" not in k}}),
+        ("modernbert", {"local_attention": 0}),
+        ("modernbert", {"hidden_activation": "mish"}),
+        ("nvembed", {"text_config": None}),
     ],
 )
 def test_settings_that_are_not_implemented_are_named(family, setting):
     key, value = next(iter(setting.items()))
     with pytest.raises(UserError, match=f"some/config.json.*{key}") as raised:
         encoder_from_config({"model_type": family, **setting}, "some/config.json")
-    assert str(value) in str(raised.value)
+    assert isinstance(value, dict) or value is None or str(value) in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -171,6 +212,11 @@ def test_remote_code_is_refused():
         encoder_from_config(config)
     # a family we have is read by our own code, whatever the folder offers
     encoder_from_config({"model_type": "bert", "auto_map": {"AutoModel": "modeling.Mystery"}})
+    # but a decoder's may be bidirectional for no other reason than its code
+    config = {"model_type": "qwen2", "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
+    with pytest.raises(UserError, match="whether its attention is causal.*set causal"):
+        encoder_from_config(config)
+    assert encoder_from_config({**config, "is_causal": False}).config.causal is False
 
 
 def test_flatten_and_back():

@@ -10,7 +10,7 @@ from jasper_jax.run import Run
 from jasper_jax.student import load_student
 from jasper_jax.training.metrics import read_events
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.step import make_program
+from jasper_jax.training.step import Teaching, make_program
 from tests.tiny import recipe
 from tests.training.runs import parameters, run_training
 
@@ -115,10 +115,10 @@ def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_froz
     stage = trained.stages[index]
     active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
     partition = make_partition(stage.train, active, "stages")
-    program = make_program(trained.recipe, stage, student, partition, trained.teacher_dim)
+    program = make_program(trained.recipe, stage, student, partition, Teaching(trained.teacher_dim))
     moving, frozen = partition.split(active)
     state = program.optimizer.init(moving)
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)
     assert held == 2 * sum(leaf.size for leaf in moving.values())
-    jaxpr = jax.make_jaxpr(program.step)(moving, state, frozen, batch, np.int32(0))
+    jaxpr = jax.make_jaxpr(program.step)(moving, state, frozen, {}, batch, np.int32(0))
     assert scans_backwards(jaxpr.jaxpr) == layers

@@ -131,5 +131,5 @@ def profile(world: World, ours: Ours, batch: LoadedBatch, rounds: int, scratch: 
 def program_text(world: World, ours: Ours, batch: LoadedBatch) -> str:
     """The compiled step, as XLA optimised it: names in a trace are names in it."""
     number = jnp.asarray(ours.steps, jnp.int32)
-    lowered = world.program.step.lower(ours.trained, ours.state, ours.frozen, batch.arrays, number)
+    lowered = world.program.step.lower(ours.trained, ours.state, ours.frozen, {}, batch.arrays, number)
     return lowered.compile().as_text() or ""

@@ -28,7 +28,7 @@ from jasper_jax.training.loop import _stage_seed
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled
-from jasper_jax.training.step import StageProgram, head_losses, make_program
+from jasper_jax.training.step import StageProgram, Teaching, head_losses, make_program
 
 
 @dataclasses.dataclass
@@ -85,6 +85,7 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
             steps=one.steps,
             seed=_stage_seed(recipe.seed, one.index),
             shapes=recipe.training.shapes,
+            folder=scratch / "token_counts",
             row=recipe.training.row_length,
         )
         for one in run.stages
@@ -97,7 +98,7 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
         student=student,
         tokenizer=cutter,
         params=active,
-        program=make_program(recipe, stage, student, partition, view.dim),
+        program=make_program(recipe, stage, student, partition, Teaching.of(view)),
         batches=by_stage[stage.name],
         by_stage=by_stage,
         counts=counts,
@@ -108,8 +109,8 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
 
 def program_rows(batches: Batches, counts: TokenCounts, number: int) -> int:
     """Rows of the smallest program that holds the batch: what ``Batches`` chooses, without reading its texts."""
-    needed = pack(counts.by_split["train"][batches.indices(number)], batches.row).rows
-    return int(batches.row_counts[np.searchsorted(batches.row_counts, needed)])
+    needed = pack(counts.by_split["train"][batches.indices(number)], batches.rows.row).rows
+    return int(batches.rows.row_counts[np.searchsorted(batches.rows.row_counts, needed)])
 
 
 class Ours:
@@ -129,7 +130,7 @@ class Ours:
         """Start a step; its metrics are waited for by whoever reads them, as in the training loop."""
         number = jnp.asarray(self.steps, jnp.int32)
         self.trained, self.state, values = self.compiled.step(
-            self.trained, self.state, self.frozen, batch.arrays, number
+            self.trained, self.state, self.frozen, {}, batch.arrays, number
         )
         self.steps += 1
         return values

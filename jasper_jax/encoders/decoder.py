@@ -1,0 +1,190 @@
+"""The skeleton of the decoder families (Llama, Mistral, Qwen): RMS norms before attention and a gated feed-forward.
+
+Whether attention is causal is the config's ``is_causal``, as in transformers: the embedding models made from decoders
+are of both kinds. A family's file says what differs: biases, norms of heads, windows, defaults.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+from flax import nnx
+
+from jasper_jax.encoders.encoder import Family
+from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, rms_norm
+from jasper_jax.encoders.rope import read_rope
+from jasper_jax.encoders.rotary import (
+    FULL,
+    SLIDING,
+    GatedFeedForward,
+    Kind,
+    RotaryAttention,
+    RotaryConfig,
+    RotaryShared,
+    read_layer_types,
+)
+from jasper_jax.encoders.table import Weight, embedding, linear, norm
+from jasper_jax.errors import UserError
+from jasper_jax.pooling import Pooling
+
+
+@dataclass(frozen=True)
+class DecoderConfig(RotaryConfig):
+    head_norms: bool = False
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """transformers' values for absent keys, and the family's own way."""
+
+    vocab_size: int = 32000
+    intermediate_size: int = 11008
+    max_positions: int = 2048
+    num_kv_heads: int | None = None  # as many as heads
+    head_dim: int | None = None  # hidden_size over heads
+    qkv_bias: bool | None = None  # by the key attention_bias
+    head_norms: bool = False
+    window: int | None = None
+    windowed: str = "never"  # "never", "all" (Mistral) or "above" (Qwen: layers from max_window_layers on)
+    norm_epsilon: float = 1e-6
+
+
+def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: str) -> DecoderConfig:
+    """A decoder's ``config.json``.
+
+    Raises:
+      UserError: a setting that is not implemented; code in the folder, and no word on whether attention is causal.
+    """
+    read = Reader(hf, family, where)
+    hidden_size, num_layers = read.integer("hidden_size", 4096), read.integer("num_hidden_layers", 32)
+    num_heads = read.integer("num_attention_heads", 32)
+    head_dim = read.optional("head_dim", defaults.head_dim)
+    if head_dim is None:
+        head_dim = hidden_size // read.heads(hidden_size, 32)
+    num_kv_heads = read.optional("num_key_value_heads", defaults.num_kv_heads) or num_heads
+    if num_heads % num_kv_heads:
+        raise UserError(f"{where}: num_key_value_heads is {num_kv_heads}, which does not divide {num_heads} heads")
+    if hf.get("auto_map") and "is_causal" not in hf:
+        raise UserError(
+            f"{where}: the model comes with code of its own (auto_map), which is never run, and nothing says whether "
+            f"its attention is causal; its model card does: set causal to true or false (recipe: teachers[].causal, "
+            "student.causal)"
+        )
+    max_positions = read.integer("max_position_embeddings", defaults.max_positions)
+    window, derived = _windows(read, defaults, num_layers)
+    layer_types = read_layer_types(read, num_layers, derived)
+    if SLIDING in layer_types and window is None:
+        raise UserError(f"{where}: layer_types has {SLIDING} and sliding_window is null; a number is needed")
+    rope = read_rope(read, head_dim, max_positions, 10000.0)
+    bias = read.flag("attention_bias", False) if defaults.qkv_bias is None else defaults.qkv_bias
+    return DecoderConfig(
+        vocab_size=read.integer("vocab_size", defaults.vocab_size),
+        hidden_size=hidden_size,
+        num_layers=num_layers,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        intermediate_size=read.integer("intermediate_size", defaults.intermediate_size),
+        activation=read.choice("hidden_act", tuple(ACTIVATIONS), "silu"),
+        max_positions=max_positions,
+        norm_epsilon=read.number("rms_norm_eps", defaults.norm_epsilon),
+        init_std=read.number("initializer_range", 0.02),
+        pad_id=read.padding(),
+        kinds=tuple(Kind(rope, window if one == SLIDING else None) for one in dict.fromkeys(layer_types)),
+        layer_types=layer_types,
+        causal=read.flag("is_causal", True),
+        qkv_bias=bias,
+        output_bias=bias and defaults.qkv_bias is None,
+        up_bias=family == "llama" and read.flag("mlp_bias", False),
+        down_bias=family == "llama" and read.flag("mlp_bias", False),
+        head_norms=defaults.head_norms,
+    )
+
+
+def _windows(read: Reader, defaults: Defaults, num_layers: int) -> tuple[int | None, list[str]]:
+    """The window, and the kind of each layer where ``layer_types`` is absent."""
+    if defaults.windowed == "never":
+        return None, [FULL] * num_layers
+    window = read.optional("sliding_window", defaults.window)
+    if defaults.windowed == "all":
+        return window, [FULL if window is None else SLIDING] * num_layers
+    if not read.flag("use_sliding_window", False):
+        return None, [FULL] * num_layers
+    first = read.values.get("max_window_layers", 28)
+    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
+        raise UserError(f"{read.where}: max_window_layers is {first!r}; a whole number is needed")
+    return window, [SLIDING if window is not None and i >= first else FULL for i in range(num_layers)]
+
+
+class PreNormLayer(nnx.Module):
+    """x <- x + attention(norm(x)); x <- x + feed_forward(norm(x))."""
+
+    def __init__(self, config: DecoderConfig, *, dtype: Any, rngs: nnx.Rngs):
+        make_norm = partial(rms_norm, epsilon=config.norm_epsilon, dtype=dtype, rngs=rngs)
+        head_norm = make_norm if config.head_norms else None
+        self.attention_norm = make_norm(config.hidden_size)
+        self.attention = RotaryAttention(config, dtype=dtype, rngs=rngs, head_norm=head_norm)
+        self.feed_forward_norm = make_norm(config.hidden_size)
+        self.feed_forward = GatedFeedForward(config, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, shared: RotaryShared, index: jax.Array, drop: Dropout) -> jax.Array:
+        x = x + drop(self.attention(self.attention_norm(x), shared, index), 0)
+        return x + drop(self.feed_forward(self.feed_forward_norm(x)), 1)
+
+
+class DecoderEnds(nnx.Module):
+    """The word embeddings, and the norm after the last layer."""
+
+    def __init__(self, config: DecoderConfig, *, dtype: Any, rngs: nnx.Rngs):
+        self.config = config
+        self.embeddings = Embedding(config.vocab_size, config.hidden_size, std=config.init_std, dtype=dtype, rngs=rngs)
+        self.final_norm = rms_norm(config.hidden_size, config.norm_epsilon, dtype=dtype, rngs=rngs)
+
+    def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, RotaryShared]:
+        return drop(self.embeddings(token_ids), 0), RotaryShared.of(self.config, layout)
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        return self.final_norm(x)
+
+
+def decoder_weights(config: DecoderConfig) -> tuple[Weight, ...]:
+    layer = "layers.{}"
+    head_norms = (
+        *norm(f"{layer}.self_attn.q_norm", "layers/attention/query_norm", bias=False),
+        *norm(f"{layer}.self_attn.k_norm", "layers/attention/key_norm", bias=False),
+    )
+    return (
+        *embedding("embed_tokens", "embeddings"),
+        *norm("norm", "final_norm", bias=False),
+        *norm(f"{layer}.input_layernorm", "layers/attention_norm", bias=False),
+        *norm(f"{layer}.post_attention_layernorm", "layers/feed_forward_norm", bias=False),
+        *linear(f"{layer}.self_attn.q_proj", "layers/attention/query", bias=config.qkv_bias),
+        *linear(f"{layer}.self_attn.k_proj", "layers/attention/key", bias=config.qkv_bias),
+        *linear(f"{layer}.self_attn.v_proj", "layers/attention/value", bias=config.qkv_bias),
+        *linear(f"{layer}.self_attn.o_proj", "layers/attention/output", bias=config.output_bias),
+        *linear(f"{layer}.mlp.gate_proj", "layers/feed_forward/gate", bias=config.up_bias),
+        *linear(f"{layer}.mlp.up_proj", "layers/feed_forward/up", bias=config.up_bias),
+        *linear(f"{layer}.mlp.down_proj", "layers/feed_forward/down", bias=config.down_bias),
+        *(head_norms if config.head_norms else ()),
+    )
+
+
+def decoder_family(model_type: str, architecture: str, defaults: Defaults) -> Family:
+    """A family of this skeleton."""
+    return Family(
+        model_type=model_type,
+        architecture=architecture,
+        read_config=lambda hf, where: read_decoder(hf, model_type, defaults, where),
+        ends=DecoderEnds,
+        layer=PreNormLayer,
+        weights=decoder_weights,
+        ignored=("lm_head.weight", "score.*", "*.rotary_emb.inv_freq"),
+        pooling=lambda config: Pooling(("lasttoken" if config.causal else "mean",)),
+        has_causal=True,
+    )

@@ -1,0 +1,76 @@
+"""RoBERTa and XLM-RoBERTa: BERT whose positions count from the padding (arXiv 1907.11692, 1911.02116).
+multilingual-e5, bge-m3."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jasper_jax.encoders.bert import BertConfig, BertEmbeddings, PostNormLayer, Shared, bert_weights
+from jasper_jax.encoders.encoder import Family
+from jasper_jax.encoders.layout import Layout, offset_positions
+from jasper_jax.encoders.parts import Dropout
+
+
+@dataclass(frozen=True)
+class RobertaConfig(BertConfig):
+    """``max_positions`` is the longest text; the position table has ``pad_id`` + 1 rows more."""
+
+    position_rows: int = 0
+
+    @classmethod
+    def read(cls, family: str, hf: Mapping[str, Any], where: str = "config.json") -> RobertaConfig:
+        """From a transformers ``config.json``; absent keys take transformers' defaults."""
+        defaults = {"vocab_size": 30522 if family == "xlm-roberta" else 50265, "pad_token_id": 1}
+        bert = BertConfig.from_hf({**defaults, **hf}, where)
+        rows = bert.max_positions
+        fields = {**dataclasses.asdict(bert), "max_positions": rows - bert.pad_id - 1}
+        return cls(**fields, position_rows=rows)
+
+
+class RobertaEmbeddings(BertEmbeddings):
+    """word + token type 0 + position after padding, then a norm."""
+
+    def __init__(self, config: RobertaConfig, *, dtype: Any, rngs: nnx.Rngs):
+        super().__init__(dataclasses.replace(config, max_positions=config.position_rows), dtype=dtype, rngs=rngs)
+        self.padding = config.pad_id
+
+    def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
+        x = self.word(token_ids) + self.token_type(jnp.zeros((), jnp.int32))
+        return self.norm(x + self.position(offset_positions(token_ids, layout, self.padding)))
+
+
+class RobertaEnds(nnx.Module):
+    def __init__(self, config: RobertaConfig, *, dtype: Any, rngs: nnx.Rngs):
+        self.embeddings = RobertaEmbeddings(config, dtype=dtype, rngs=rngs)
+
+    def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
+        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask)
+
+    def finish(self, x: jax.Array) -> jax.Array:
+        return x
+
+
+def _family(model_type: str, architecture: str) -> Family:
+    return Family(
+        model_type=model_type,
+        architecture=architecture,
+        read_config=partial(RobertaConfig.read, model_type),
+        ends=RobertaEnds,
+        layer=PostNormLayer,
+        weights=bert_weights,
+        prefixes=("roberta.",),
+        ignored=("embeddings.position_ids", "embeddings.token_type_ids", "pooler.*", "lm_head.*"),
+        renamed=((".LayerNorm.gamma", ".LayerNorm.weight"), (".LayerNorm.beta", ".LayerNorm.bias")),
+    )
+
+
+ROBERTA = _family("roberta", "RobertaModel")
+XLM_ROBERTA = _family("xlm-roberta", "XLMRobertaModel")

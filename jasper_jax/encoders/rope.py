@@ -1,0 +1,156 @@
+"""Rotary positions (RoPE, arXiv 2104.09864) and the ways of stretching them that published encoders use.
+
+The rotated part of a head is split in halves (as in transformers), component i turning with component i + r/2 by
+``position · frequency_i``. A ``Rope`` is the frequencies, worked out once when a config is read: static and hashable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.errors import UserError
+
+
+@dataclass(frozen=True)
+class Rope:
+    """``frequencies``: r/2 radians per token, r ≤ the head's width (the rest of the head does not turn);
+    ``factor``: what cosines and sines are multiplied by (YaRN's attention factor)."""
+
+    frequencies: tuple[float, ...]
+    factor: float = 1.0
+
+    def tables(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """``[R, L]`` positions -> cosines and sines, each ``[R, L, 1, r/2]`` float32."""
+        turns = jnp.asarray(np.array(self.frequencies, np.float32))
+        angles = positions.astype(jnp.float32)[:, :, None, None] * turns
+        return jnp.cos(angles) * self.factor, jnp.sin(angles) * self.factor
+
+
+def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """``[B, L, H, d]`` turned by ``[1 or B, L, 1, r/2]`` tables, in float32 inside, in x's dtype outside."""
+    half = cos.shape[-1]
+    first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
+    turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+    return turned if 2 * half == x.shape[-1] else jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
+
+
+def read_rope(
+    read: Reader, head_dim: int, max_positions: int, default_theta: float, *, layer_type: str | None = None
+) -> Rope:
+    """The RoPE that a config asks for: ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``.
+
+    ``layer_type``: which entry of ``rope_parameters``, where they differ by the kind of layer.
+
+    Raises:
+      UserError: a kind of scaling that is not implemented, or one without the numbers it needs.
+    """
+    values = read.values
+    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    key = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
+    if layer_type is not None and isinstance(given, Mapping) and layer_type in given:
+        given, key = given[layer_type] or {}, f"{key}.{layer_type}"
+    if not isinstance(given, Mapping):
+        raise UserError(f"{read.where}: {key} is {given!r}; an object is needed")
+    inner = Reader({**given}, read.family, f"{read.where}: {key}")
+    kind = inner.choice("rope_type" if "rope_type" in given else "type", tuple(_KINDS), "default")
+    theta = inner.number("rope_theta", read.number("rope_theta", default_theta))
+    share = inner.number("partial_rotary_factor", read.number("partial_rotary_factor", 1.0))
+    width = int(head_dim * share)
+    if width % 2 or not 2 <= width <= head_dim:
+        raise UserError(f"{read.where}: heads of {head_dim} turn {width} components; an even number of 2 to {head_dim}")
+    return _KINDS[kind](inner, theta, width, max_positions)
+
+
+def _plain(theta: float, width: int) -> np.ndarray:
+    """θ^(-2i/r) for i = 0 .. r/2 - 1, in float32 as transformers computes it."""
+    exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    return np.float32(1.0) / np.power(np.float32(theta), exponents)
+
+
+def _rope(frequencies: np.ndarray, factor: float = 1.0) -> Rope:
+    return Rope(tuple(float(f) for f in frequencies.astype(np.float32)), float(factor))
+
+
+def _default(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
+    return _rope(_plain(theta, width))
+
+
+def _linear(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
+    """Positions divided by the factor (arXiv 2306.15595)."""
+    return _rope(_plain(theta, width) / np.float32(_factor(read)))
+
+
+def _ntk(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
+    """The fixed NTK scaling of the first gte-v1.5 checkpoints: θ times the factor, and all divided by its 2/r-th
+    power."""
+    read.choice("mixed_b", (None,), None)
+    factor = _factor(read)
+    return _rope(_plain(theta * factor, width) / np.float32(factor ** (2 / width)))
+
+
+def _llama3(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
+    """Llama 3.1: waves longer than the original context are slowed by the factor, short ones kept, those between
+    blended."""
+    plain = _plain(theta, width).astype(np.float64)
+    context = read.number("original_max_position_embeddings", max_positions)
+    low, high = read.needed("low_freq_factor"), read.needed("high_freq_factor")
+    if not low < high:
+        raise UserError(f"{read.where}: low_freq_factor {low} is not below high_freq_factor {high}")
+    keep = np.clip((context * plain / (2 * math.pi) - low) / (high - low), 0.0, 1.0)
+    return _rope(plain * (keep + (1 - keep) / _factor(read)))
+
+
+def _yarn(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
+    """YaRN (arXiv 2309.00071): fast components kept, slow ones divided by the factor, a linear ramp between."""
+    plain = _plain(theta, width).astype(np.float64)
+    factor, context = _factor(read), read.number("original_max_position_embeddings", max_positions)
+
+    def component(turns: float) -> float:
+        """The component that makes so many turns within the original context."""
+        return width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low, high = component(read.number("beta_fast", 32.0)), component(read.number("beta_slow", 1.0))
+    if read.choice("truncate", (True, False), True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+    slow = np.clip((np.arange(width // 2) - low) / (high - low or 0.001), 0.0, 1.0)
+    return _rope(plain * (1 - slow) + plain / factor * slow, _yarn_attention(read, factor))
+
+
+def _yarn_attention(read: Reader, factor: float) -> float:
+    def grown(scale: float) -> float:
+        return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+    if read.values.get("attention_factor") is not None:
+        return read.needed("attention_factor")
+    if read.values.get("mscale") and read.values.get("mscale_all_dim"):
+        return grown(read.needed("mscale")) / grown(read.needed("mscale_all_dim"))
+    return grown(1.0)
+
+
+def _factor(read: Reader) -> float:
+    return read.needed("factor")
+
+
+_KINDS: dict[str, Callable[[Reader, float, int, int], Rope]] = {
+    "default": _default,
+    "linear": _linear,
+    "dynamic": _default,  # differs beyond max_position_embeddings only, where no text goes here
+    "ntk": _ntk,
+    "llama3": _llama3,
+    "yarn": _yarn,
+}
+
+
+def as_linear(theta: float, factor: float, head_dim: int) -> dict[str, Any]:
+    """``ntk`` scaling in the words of transformers, which lacks it: linear scaling of another θ gives the same
+    frequencies."""
+    return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head_dim)}

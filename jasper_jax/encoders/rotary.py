@@ -1,0 +1,165 @@
+"""What the rotary families share: attention with RoPE and grouped queries, gated feed-forward, masks by kind of layer.
+
+Layers of one encoder may be of several kinds (global and local attention, each with its RoPE). A kind is data, not
+code: the masks and tables of every kind are made once, and a layer takes those of its own by its index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jasper_jax.encoders.attention import attend
+from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.parts import ACTIVATIONS, dense
+from jasper_jax.encoders.rope import Rope, rotate
+from jasper_jax.errors import UserError
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+"""transformers' names of the kinds of layer."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``window``: how far a token sees, None for all: itself and window - 1 tokens before it where attention is
+    causal, window tokens to each side where it is not."""
+
+    rope: Rope
+    window: int | None = None
+
+
+@dataclass(frozen=True)
+class RotaryConfig:
+    """What the modules below read; a family's config adds the rest."""
+
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    activation: str
+    max_positions: int
+    norm_epsilon: float
+    init_std: float
+    pad_id: int
+    kinds: tuple[Kind, ...]
+    layer_types: tuple[str, ...]  # of each layer: FULL or SLIDING
+    causal: bool = False
+    qkv_bias: bool = False
+    output_bias: bool = False
+    up_bias: bool = False
+    down_bias: bool = False
+
+    @property
+    def kind_of_layer(self) -> tuple[int, ...]:
+        """Index into ``kinds`` of each layer: the kinds stand in the order in which the layers first use them."""
+        order = list(dict.fromkeys(self.layer_types))
+        return tuple(order.index(one) for one in self.layer_types)
+
+
+class RotaryShared(NamedTuple):
+    """What every layer reads. ``masks [N, R, 1, 1 or L, L]``, True = may be looked at; ``cos``, ``sin``
+    ``[N, 1 or R, L, 1, r/2]``; N is the number of kinds, or 1 where all are alike."""
+
+    masks: jax.Array
+    cos: jax.Array
+    sin: jax.Array
+
+    @classmethod
+    def of(cls, config: RotaryConfig, layout: Layout) -> RotaryShared:
+        """The masks and tables for a batch. A window that covers every row is left out."""
+        L = layout.segments.shape[1]
+        windows = [kind.window for kind in config.kinds]
+        masks = [_windowed(layout.mask, window, L, config.causal) for window in windows]
+        if all(mask is masks[0] for mask in masks):
+            masks = masks[:1]
+        ropes = [kind.rope for kind in config.kinds]
+        tables = [rope.tables(layout.columns) for rope in (ropes if len(set(ropes)) > 1 else ropes[:1])]
+        return cls(
+            jnp.stack(jnp.broadcast_arrays(*masks)),
+            jnp.stack([cos for cos, _ in tables]),
+            jnp.stack([sin for _, sin in tables]),
+        )
+
+    def at(self, kinds: Sequence[int], index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Mask, cosines and sines of layer ``index``."""
+
+        def pick(stacked: jax.Array) -> jax.Array:
+            if stacked.shape[0] == 1:
+                return stacked[0]
+            kind = jnp.asarray(np.array(kinds, np.int32))[index]
+            return jax.lax.dynamic_index_in_dim(stacked, kind, keepdims=False)
+
+        return pick(self.masks), pick(self.cos), pick(self.sin)
+
+
+def _windowed(mask: jax.Array, window: int | None, L: int, causal: bool) -> jax.Array:
+    if window is None or window >= L:
+        return mask
+    ahead = np.arange(L)[None, :] - np.arange(L)[:, None]  # key's column minus query's
+    seen = ahead > -window if causal else np.abs(ahead) <= window
+    return mask & jnp.asarray(seen)[None, None]
+
+
+class RotaryAttention(nnx.Module):
+    """Query, key, value and output maps, D -> H·d, K·d, K·d and H·d -> D; query and key turned by RoPE.
+
+    ``head_norm(width)`` makes a norm for each head's query and one for its key (Qwen3); None for neither.
+    """
+
+    def __init__(self, config: RotaryConfig, *, dtype: Any, rngs: nnx.Rngs, head_norm: Any = None):
+        D, H, K, d = config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim
+        made = {"std": config.init_std, "dtype": dtype, "rngs": rngs}
+        self.config = config
+        self.query = dense(D, H * d, bias=config.qkv_bias, **made)
+        self.key = dense(D, K * d, bias=config.qkv_bias, **made)
+        self.value = dense(D, K * d, bias=config.qkv_bias, **made)
+        self.output = dense(H * d, D, bias=config.output_bias, **made)
+        self.has_head_norm = head_norm is not None
+        if head_norm is not None:
+            self.query_norm, self.key_norm = head_norm(d), head_norm(d)
+
+    def __call__(self, x: jax.Array, shared: RotaryShared, index: jax.Array) -> jax.Array:
+        (B, L, _), d = x.shape, self.config.head_dim
+        q = self.query(x).reshape(B, L, self.config.num_heads, d)
+        k = self.key(x).reshape(B, L, self.config.num_kv_heads, d)
+        v = self.value(x).reshape(B, L, self.config.num_kv_heads, d)
+        if self.has_head_norm:
+            q, k = self.query_norm(q), self.key_norm(k)
+        mask, cos, sin = shared.at(self.config.kind_of_layer, index)
+        seen = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, mask=mask, causal=self.config.causal)
+        return self.output(seen.reshape(B, L, -1))
+
+
+class GatedFeedForward(nnx.Module):
+    """``down(activation(gate x) · up x)``, D -> F -> D (SwiGLU, GeGLU; arXiv 2002.05202)."""
+
+    def __init__(self, config: RotaryConfig, *, dtype: Any, rngs: nnx.Rngs):
+        D, F = config.hidden_size, config.intermediate_size
+        made = {"std": config.init_std, "dtype": dtype, "rngs": rngs}
+        self.activation = config.activation
+        self.gate = dense(D, F, bias=config.up_bias, **made)
+        self.up = dense(D, F, bias=config.up_bias, **made)
+        self.down = dense(F, D, bias=config.down_bias, **made)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.down(ACTIVATIONS[self.activation](self.gate(x)) * self.up(x))
+
+
+def read_layer_types(read: Reader, num_layers: int, derived: Sequence[str]) -> tuple[str, ...]:
+    """``layer_types`` of a config, ``derived`` where it has none: FULL or SLIDING for each layer."""
+    given = read.values.get("layer_types")
+    if given is None:
+        return tuple(derived)
+    if not isinstance(given, (list, tuple)) or len(given) != num_layers or set(given) - {FULL, SLIDING}:
+        raise UserError(f"{read.where}: layer_types is {given!r}; {num_layers} times {FULL} or {SLIDING} is needed")
+    return tuple(given)

@@ -1,0 +1,84 @@
+"""Teachers that run inside the train step (``teachers[].mode: online``) instead of before it.
+
+The same encoder code as everywhere, without a gradient. What such a teacher is (architecture, pooling, prompts) is
+static; its parameters are an argument of the step like the frozen ones of the student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.data.texts import TextStore
+from jasper_jax.embedder import ACTIVATIONS, Embedder
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.pooling import Pooling
+from jasper_jax.student import Packed, encode_packed
+
+
+@dataclass(frozen=True)
+class OnlineTeacher:
+    """Everything static about a teacher; its parameters are ``{"encoder", "dense": ((kernel, bias or None), ...)}``."""
+
+    encoder: Encoder
+    pooling: Pooling
+    activations: tuple[str, ...]
+    dtype: str
+
+    def vectors(self, params: Mapping[str, Any], texts: Packed) -> jax.Array:
+        """``[B, T]`` float32, not normalised, in the batch's order; no gradient flows into the teacher."""
+        x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, compute_dtype=jnp.dtype(self.dtype))
+        for (kernel, bias), activation in zip(params["dense"], self.activations, strict=True):
+            x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+            x = ACTIVATIONS[activation](x if bias is None else x + bias)
+        return jax.lax.stop_gradient(x)
+
+
+class OnlineVectors:
+    """A teacher that runs in the step, with the face of a vector store for those that want vectors of single texts:
+    the closed-form start of heads, and evaluation."""
+
+    is_online = True
+
+    def __init__(self, name: str, embedder: Embedder, texts: TextStore):
+        self.name, self.embedder, self._texts = name, embedder, texts
+        self.fingerprint = texts.fingerprint
+        self.dim = embedder.default_dim
+
+    @property
+    def teacher(self) -> OnlineTeacher:
+        _, activations = self.embedder.output(self.dim)
+        return OnlineTeacher(self.embedder.encoder, self.embedder.pooling, activations, self.embedder.dtype)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        weights, _ = self.embedder.output(self.dim)
+        return {"encoder": self.embedder.params, "dense": weights}
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """Text put before a text, by its kind."""
+        return {kind: self.embedder.prompt(kind) for kind in ("query", "passage")}
+
+    def size(self, split: str) -> int:
+        return self._texts.size(split)
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``[n, T]`` float32 of norm 1, computed now."""
+        rows = self._texts.read(split, indices)
+        return self.embedder.encode([r.text for r in rows], [r.kind for r in rows])
+
+
+def join(parts: Sequence[jax.Array]) -> jax.Array:
+    """Several teachers' ``[B, T_i]`` as one ``[B, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
+    rows = [_normalised(part.astype(jnp.float32)) for part in parts]
+    return _normalised(jnp.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
+
+
+def _normalised(x: jax.Array) -> jax.Array:
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))

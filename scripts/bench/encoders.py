@@ -1,0 +1,151 @@
+"""Every encoder family beside its PyTorch counterpart: forward, and forward with backward, one after the other.
+
+    python scripts/bench/encoders.py [--family NAME ...] [--output docs/results/encoders.md]
+
+Random weights of a few layers at a width that checkpoints have; B=16, L=128, float32, the padding of real texts.
+PyTorch runs as transformers sets it up: SDPA, eval mode. Compilation is reported apart. The rounds alternate, and what
+is reported is the median over rounds of the ratio of two neighbours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.encoders.registry import encoder_from_folder
+from jasper_jax.encoders.weights import load_params
+
+ROWS, LENGTH, LAYERS = 16, 128, 4
+SMALL = {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536}
+GATED = {"hidden_size": 384, "num_attention_heads": 6, "intermediate_size": 1024}
+CASES = {
+    "bert": ("bert", SMALL),
+    "mpnet": ("mpnet", {**SMALL, "pad_token_id": 1}),
+    "xlm-roberta": ("xlm-roberta", SMALL),
+    "qwen2, bidirectional": ("qwen2", {**GATED, "num_key_value_heads": 2, "is_causal": False}),
+    "qwen2, causal": ("qwen2", {**GATED, "num_key_value_heads": 2}),
+    "qwen3": ("qwen3", {**GATED, "num_key_value_heads": 2, "head_dim": 64}),
+    "mistral": ("mistral", {**GATED, "num_key_value_heads": 2, "sliding_window": None}),
+    "llama": ("llama", GATED),
+    "gte": ("gte", GATED),
+    "nomic_bert": ("nomic_bert", GATED),
+    "modernbert": ("modernbert", {**GATED, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", action="append", choices=list(CASES), help="only these (repeatable)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    rows = []
+    for name in options.family or CASES:
+        rows.append(measure(name, options.rounds))
+        print(" | ".join(rows[-1]), flush=True)
+    if options.output:
+        options.output.write_text(page(rows))
+    return 0
+
+
+def measure(name: str, rounds: int) -> tuple[str, ...]:
+    """One line of the table."""
+    import torch
+    import transformers
+
+    model_type, settings = CASES[name]
+    shared = {"vocab_size": 1000, "num_hidden_layers": LAYERS, "max_position_embeddings": 514, "pad_token_id": 0}
+    config = transformers.AutoConfig.for_model(model_type, **{**shared, **settings}, use_cache=False)
+    torch.manual_seed(0)
+    model = transformers.AutoModel.from_config(config).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        encoder = encoder_from_folder(folder)
+        params = load_params(folder, encoder)
+    rng = np.random.default_rng(0)
+    lengths = np.sort(rng.integers(LENGTH // 2, LENGTH + 1, ROWS))[::-1]
+    lengths[0] = LENGTH
+    mask = (np.arange(LENGTH) < lengths[:, None]).astype(np.int32)
+    ids = np.where(mask == 1, rng.integers(5, 1000, (ROWS, LENGTH)), encoder.config.pad_id).astype(np.int32)
+    direction = rng.normal(size=(ROWS, LENGTH, encoder.hidden_size)).astype(np.float32) * mask[:, :, None]
+    torch_ids, torch_mask = torch.tensor(ids).long(), torch.tensor(mask).long()
+    torch_direction = torch.tensor(direction)
+
+    @jax.jit
+    def forward(params, ids, mask):
+        return encoder.apply(params, ids, mask)
+
+    @jax.jit
+    def gradient(params, ids, mask, direction):
+        return jax.grad(lambda p: (encoder.apply(p, ids, mask, training=True) * direction).sum())(params)
+
+    def torch_forward() -> None:
+        with torch.inference_mode():
+            model(torch_ids, attention_mask=torch_mask)
+
+    def torch_gradient() -> None:
+        model.zero_grad(set_to_none=True)
+        (model(torch_ids, attention_mask=torch_mask).last_hidden_state * torch_direction).sum().backward()
+
+    arrays = (jnp.asarray(ids), jnp.asarray(mask))
+    pairs = {
+        "forward": (lambda: jax.block_until_ready(forward(params, *arrays)), torch_forward),
+        "gradient": (lambda: jax.block_until_ready(gradient(params, *arrays, direction)), torch_gradient),
+    }
+    cells = [name, f"{np.mean(mask):.0%}"]
+    for ours, theirs in pairs.values():
+        compiling = seconds(ours)
+        theirs()
+        found = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
+        ratio = statistics.median(a / b for a, b in found)
+        low, high = min(a / b for a, b in found), max(a / b for a, b in found)
+        cells += [
+            f"{statistics.median(a for a, _ in found) * 1e3:,.0f}",
+            f"{statistics.median(b for _, b in found) * 1e3:,.0f}",
+            f"**{ratio:.2f}** ({low:.2f} to {high:.2f})",
+            f"{compiling:.1f}",
+        ]
+    return tuple(cells)
+
+
+def seconds(function: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    function()
+    return time.perf_counter() - began
+
+
+def page(rows: list[tuple[str, ...]]) -> str:
+    import torch
+    import transformers
+
+    half = ("ours ms", "torch ms", "ratio", "compile s")
+    head = ("family", "tokens", *half, *half)
+    lines = [
+        "# Encoder families beside PyTorch",
+        "",
+        f"`python scripts/bench/encoders.py --output docs/results/encoders.md` on {os.cpu_count()} cores, jax"
+        f" {jax.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
+        f"Random weights, {LAYERS} layers, {ROWS} texts of up to {LENGTH} tokens (the share of slots that hold one is"
+        " given), float32. First the forward pass, then forward and backward. A ratio below 1: faster than PyTorch;"
+        " in brackets the range over the rounds.",
+        "",
+        "| " + " | ".join(head) + " |",
+        "| --- |" + " ---: |" * (len(head) - 1),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Every encoder family as a student: the whole recipe at tiny size, the export in PyTorch, and back here."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jasper_jax.embedder import Embedder
+from jasper_jax.export.sentence_transformers import export
+from jasper_jax.run import Run
+from jasper_jax.training.metrics import read_events
+from tests.families import CASES
+from tests.tiny import recipe, sentences, write_model
+from tests.training.runs import parameters, run_training
+
+
+@pytest.fixture(scope="module", params=[case for case in CASES if case != "xlm-roberta"])  # roberta's code
+def trained(request, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    place = tmp_path_factory.mktemp("family")
+    write_model(place / "student", model_type=request.param, hidden=16, layers=3, seed=3)
+    stage = {"batch_size": 16, "learning_rate": 4e-3, "warmup_steps": 2}
+    stages = [
+        {"stage": 1, "steps": 8, **stage},
+        {"stage": 2, "steps": 8, "last_layers": 1, **stage},
+        {"stage": 3, "steps": 12, **stage},
+    ]
+    heads = {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8, "nested": [4]}}
+    run = Run(recipe(place, stages=stages, heads=heads, evaluation={"agreement": False}), progress=False)
+    assert run_training(run)
+    return run
+
+
+def test_the_loss_of_each_stage_falls(trained: Run) -> None:
+    events = read_events(trained.folder / "metrics.jsonl")
+    for index in range(3):
+        held_out = [e["loss"] for e in events if e["event"] == "evaluation" and e["stage_index"] == index]
+        assert held_out[-1] < held_out[0], index
+
+
+def test_what_is_frozen_stays_to_the_bit_and_what_is_trained_moves(trained: Run) -> None:
+    after = [parameters(trained, stage) for stage in (-1, 0, 1, 2)]
+    for stage in range(3):
+        for name, old in after[stage].items():
+            new = after[stage + 1][name]
+            if stage < 2 and name.startswith("encoder/layers/"):
+                cut = 1 if stage else 2  # stage 2 trains the upper one of the two layers that were kept
+                np.testing.assert_array_equal(old[:cut], new[:cut], err_msg=name)
+                assert stage == 0 or not np.array_equal(old[1], new[1]), name
+            elif stage < 2 and not name.startswith("heads/fc1/"):
+                np.testing.assert_array_equal(old, new, err_msg=name)
+            else:
+                assert not np.array_equal(old, new), (stage, name)
+
+
+def test_the_export_is_the_student_in_pytorch_and_the_next_teacher(trained: Run, tmp_path) -> None:
+    """``export`` itself compares every dimension with sentence-transformers' vectors, and refuses a difference."""
+    folder, verdict = export(trained, tmp_path / "export")
+    assert "sentence-transformers" in verdict
+    first = Embedder.load(folder)
+    vectors = first.encode(sentences(8), dim=8)
+
+    place = tmp_path / "next"
+    place.mkdir()
+    teachers = [{"name": "student", "model": str(folder), "dim": 8, "dtype": "float32"}]
+    heads = {"fc1": {"dim": "teachers", "init": "ridge"}}
+    stages = [{"stage": 1, "steps": 2, "batch_size": 16, "learning_rate": 1e-3}]
+    again = Run(recipe(place, teachers=teachers, heads=heads, stages=stages), progress=False)
+    assert run_training(again)
+    texts = again.texts()
+    rows = texts.read("train", range(4))
+    stored = again.teachers(texts).read("train", range(4))
+    np.testing.assert_allclose(first.encode([r.text for r in rows], [r.kind for r in rows], dim=8), stored, atol=1e-5)
+    assert np.abs(vectors[0] - vectors[1]).max() > 1e-3
