@@ -1,23 +1,37 @@
 """Ragged texts -> batches of few static shapes: every shape is one compiled program.
 
-Lengths come from a fixed table, rows from the tokens a batch may hold. Which table lengths a set of texts uses is a
-trade between padding and programs, solved exactly; it depends on the lengths alone, so the same texts always run in
-the same shapes.
+Short texts share rows of one length, long ones get rows of their own, whose ends short ones fill. Row lengths come from
+a fixed table, rows of a batch from the tokens it may hold. Which table lengths the long texts use is a trade between
+padding and programs, solved exactly; all depends on the lengths alone, so the same texts always run in the same shapes.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from typing import NamedTuple
 
 import numpy as np
 
+ROOMY = 128
+"""Texts up to this length share rows; rows of this length, where there are texts for eight."""
+_MOST = 32
+
 
 class Batch(NamedTuple):
-    """``indices`` of the texts it holds (at most ``rows``), padded to ``[rows, length]``."""
+    """Rows ``[rows, length]``, each with at most ``texts_per_row(length)`` texts: text ``indices[i]`` is the
+    ``place[i]``-th (from 0) of row ``row[i]``, and begins in column ``column[i]``."""
 
     indices: np.ndarray
+    row: np.ndarray
+    place: np.ndarray
+    column: np.ndarray
     rows: int
     length: int
+
+
+def texts_per_row(length: int) -> int:
+    """The most texts that a row of ``length`` tokens takes: part of a program's shape, so a rule."""
+    return max(1, min(length // 4, _MOST))
 
 
 def length_table(longest: int) -> list[int]:
@@ -56,26 +70,84 @@ def rows_for(length: int, batch_tokens: int) -> int:
     return rows - rows % 8 if rows > 8 else rows
 
 
-def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[Batch]:
-    """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest texts first.
+class _Rows:
+    """Rows of several lengths, filled best fit: a text goes where it leaves the least room."""
 
-    A batch takes as many texts as fit in order of length, so only the last one may have empty rows, and those at
-    most as many as it has texts. ``program_cost`` is what one more shape is worth, in tokens computed.
+    def __init__(self) -> None:
+        self.length: list[int] = []
+        self.texts: list[list[int]] = []
+        self.columns: list[list[int]] = []
+        self._room: list[tuple[int, int]] = []  # (tokens left, row), ascending
+
+    def open(self, length: int) -> int:
+        """A new empty row."""
+        self.length.append(length)
+        self.texts.append([])
+        self.columns.append([])
+        insort(self._room, (length, len(self.length) - 1))
+        return len(self.length) - 1
+
+    def put(self, text: int, tokens: int) -> bool:
+        """Put a text of so many tokens where it fits best; False where it fits nowhere."""
+        found = bisect_left(self._room, (tokens, -1))
+        if found == len(self._room):
+            return False
+        left, row = self._room.pop(found)
+        self.texts[row].append(text)
+        self.columns[row].append(self.length[row] - left)
+        if len(self.texts[row]) < texts_per_row(self.length[row]):
+            insort(self._room, (left - tokens, row))
+        return True
+
+
+def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[Batch]:
+    """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest rows first.
+
+    ``batch_tokens`` bounds a batch's slots (one row is always allowed); ``program_cost`` is what one more shape is
+    worth, in tokens computed.
     """
     if not len(lengths):
         return []
-    table = length_table(longest)
-    slots = np.searchsorted(table, np.maximum(lengths, 1))
-    chosen = choose_lengths(np.bincount(slots, minlength=len(table)), table, program_cost)
-    padded = np.asarray(chosen)[np.searchsorted(chosen, np.maximum(lengths, 1))]
-    order = np.argsort(-lengths, kind="stable")
-    batches, first = [], 0
-    while first < len(order):
-        length = int(padded[order[first]])
-        rows = rows_for(length, batch_tokens)
-        indices = order[first : first + rows]
-        if len(indices) < rows:
-            rows = min(rows, 1 << (len(indices) - 1).bit_length())
-        batches.append(Batch(indices, rows, length))
-        first += len(indices)
+    tokens = np.maximum(np.asarray(lengths, np.int64), 1)
+    order = np.argsort(-tokens, kind="stable")
+    long, short = order[tokens[order] > ROOMY], order[tokens[order] <= ROOMY]
+    rows = _Rows()
+    if len(long):
+        table = length_table(longest)
+        counts = np.bincount(np.searchsorted(table, tokens[long]), minlength=len(table))
+        chosen = np.asarray(choose_lengths(counts, table, program_cost))
+        for text in long:
+            if not rows.put(int(text), int(tokens[text])):
+                rows.open(int(chosen[np.searchsorted(chosen, tokens[text])]))
+                rows.put(int(text), int(tokens[text]))
+    if len(short):
+        fits = max(int(tokens[short].max()), min(ROOMY, int(tokens[short].sum()) // 8))
+        row = next(length for length in length_table(ROOMY) if length >= fits)
+        for text in short:
+            if not rows.put(int(text), int(tokens[text])):
+                rows.open(row)
+                rows.put(int(text), int(tokens[text]))
+    return _in_batches(rows, batch_tokens)
+
+
+def _in_batches(rows: _Rows, batch_tokens: int) -> list[Batch]:
+    """Rows of one length together, as many as a batch holds; the last batch of a length has fewer, a power of two."""
+    batches = []
+    for length in sorted(set(rows.length), reverse=True):
+        same = [row for row, its in enumerate(rows.length) if its == length]
+        full = rows_for(length, batch_tokens)
+        for first in range(0, len(same), full):
+            group = same[first : first + full]
+            count = full if len(group) == full else min(full, 1 << (len(group) - 1).bit_length())
+            where = [(row, place) for row, one in enumerate(group) for place in range(len(rows.texts[one]))]
+            batches.append(
+                Batch(
+                    np.array([text for one in group for text in rows.texts[one]]),
+                    np.array([row for row, _ in where], np.int32),
+                    np.array([place for _, place in where], np.int32),
+                    np.array([column for one in group for column in rows.columns[one]], np.int32),
+                    count,
+                    length,
+                )
+            )
     return batches

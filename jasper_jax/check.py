@@ -177,7 +177,8 @@ def _dimensions(run: Run, student: Student) -> Table:
 def _described(run: Run) -> list[str]:
     """The models of which only what is published is known."""
     sources = [run.teacher_source(t) for t in run.recipe.teachers] if run.needs_vectors else []
-    return [str(s.path) for s in dict.fromkeys([*sources, run.student_source()]) if isinstance(s, ModelFolder)]
+    names = (str(s.path) for s in [*sources, run.student_source()] if isinstance(s, ModelFolder))
+    return list(dict.fromkeys(names))
 
 
 def _teachers(run: Run) -> Table:

@@ -1,11 +1,12 @@
 """Texts -> vectors: a model folder, or a student in training, behind one ``encode``.
 
-Texts are tokenised at once, sorted by length, and run in a few static shapes (``batch_shapes``); parameters are
+Texts are tokenised at once, packed into rows, and run in a few static shapes (``batch_shapes``); parameters are
 arguments of the compiled programs, never constants in them.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -16,10 +17,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.batch_shapes import plan_batches
+from jasper_jax.batch_shapes import Batch, plan_batches, texts_per_row
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.table import LAYERS
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
@@ -39,19 +42,20 @@ ACTIVATIONS = {
     "silu": jax.nn.silu,
     "sigmoid": jax.nn.sigmoid,
 }
-_BATCH_TOKENS = {"cpu": 2048}  # measured; elsewhere:
+_BATCH_TOKENS = {"cpu": 1024}  # measured; elsewhere:
 _BATCH_TOKENS_ACCELERATOR = 32768
-_PROGRAM_COST = {"cpu": 6_000}  # tokens computed in the time that one more shape takes to compile; elsewhere:
-_PROGRAM_COST_ACCELERATOR = 1_000_000
+_PROGRAM_COST = {"cpu": 4e10}  # multiplications and additions done in the time that one more shape takes to compile
+_PROGRAM_COST_ACCELERATOR = 3e14
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host pads while the device computes
 
 
 @partial(jax.jit, static_argnames=("encoder", "pooling", "dtype"))
 def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, lengths, prompt_lengths):
-    """[B, L] ids padded on the right -> [B, pooled] float32."""
-    mask = jnp.arange(token_ids.shape[1])[None, :] < lengths[:, None]
-    states = encoder.apply(params, token_ids, mask, compute_dtype=dtype)
-    return pooling(states, mask, prompt_lengths)
+    """[R, L] ids of rows that hold several texts, [R, S] tokens of each -> [R·S, pooled] float32."""
+    segments = segments_of(lengths, token_ids.shape[1])
+    states = encoder.apply(params, token_ids, segments, packed=True, compute_dtype=dtype)
+    vectors = pooling.packed(states, segments, lengths.shape[1], prompt_lengths)
+    return vectors.reshape(-1, vectors.shape[-1])
 
 
 @partial(jax.jit, static_argnames=("activations", "normalize"))
@@ -116,6 +120,8 @@ class Embedder:
         self.dtype = dtype
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
+        shapes = encoder.shapes()
+        self._flops_per_token = 2 * sum(math.prod(shape) for path, shape in shapes.items() if path.startswith(LAYERS))
         pooled = self.pooling.size(encoder.hidden_size)
         self._outputs = {
             dim: tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain)
@@ -213,7 +219,7 @@ class Embedder:
         """float32 ``[len(texts), dim]``, in the order of ``texts``; one text alone (a str) gives ``[dim]``.
 
         ``kind``: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``), for all texts or one per
-        text. ``dim``: one of ``dims``. ``batch_tokens``: tokens per batch, padding included (2048 on CPU). A text
+        text. ``dim``: one of ``dims``. ``batch_tokens``: tokens per batch, padding included (1024 on CPU). A text
         longer than ``max_length`` tokens is cut, and counted in ``truncated``.
         """
         dim = self.default_dim if dim is None else dim
@@ -250,28 +256,40 @@ class Embedder:
             np.fromiter(map(len, ids), np.int64, len(ids)),
             batch_tokens=batch_tokens or _BATCH_TOKENS.get(backend, _BATCH_TOKENS_ACCELERATOR),
             longest=self.max_length,
-            program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR),
+            program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR) / self._flops_per_token,
         )
-        waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
+        waiting: deque[tuple[Batch, jax.Array]] = deque()
         with bar("embedding", len(texts), "texts", enabled=show_progress) as progress:
 
             def fetch() -> None:
-                indices, vectors = waiting.popleft()
-                out[indices] = np.asarray(vectors)[: len(indices)]
-                progress.advance(len(indices))
+                batch, vectors = waiting.popleft()
+                out[batch.indices] = np.asarray(vectors)[batch.row * texts_per_row(batch.length) + batch.place]
+                progress.advance(len(batch.indices))
 
-            for indices, rows, length in batches:
-                tokens, mask = self.tokenizer.pad([ids[i] for i in indices], rows, length)
-                skipped = None if skip is None else np.resize(skip[indices], rows)
-                vectors = _pool(
-                    self.encoder, self.pooling, self.dtype, self.params, tokens, mask.sum(1, np.int32), skipped
-                )
-                waiting.append((indices, head(vectors)))
+            for batch in batches:
+                vectors = _pool(self.encoder, self.pooling, self.dtype, self.params, *self._rows(batch, ids, skip))
+                waiting.append((batch, head(vectors)))
                 if len(waiting) > _IN_FLIGHT:
                     fetch()
             while waiting:
                 fetch()
         return out
+
+    def _rows(
+        self, batch: Batch, ids: Sequence[np.ndarray], skip: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Token ids [rows, length] of a batch, tokens of each text [rows, S], and of its prompt where that is left
+        out."""
+        tokens = np.full((batch.rows, batch.length), self.tokenizer.pad_id, np.int32)
+        lengths = np.zeros((batch.rows, texts_per_row(batch.length)), np.int32)
+        for text, row, place, column in zip(batch.indices, batch.row, batch.place, batch.column, strict=True):
+            tokens[row, column : column + len(ids[text])] = ids[text]
+            lengths[row, place] = len(ids[text])
+        if skip is None:
+            return tokens, lengths, None
+        prompts = np.zeros_like(lengths)
+        prompts[batch.row, batch.place] = skip[batch.indices]
+        return tokens, lengths, prompts
 
     def _prompts_of(self, texts: list[str], kind: str | None | Sequence[str | None]) -> list[str]:
         for i, text in enumerate(texts):

@@ -31,6 +31,10 @@ tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b 
 ``prompts [R, S]`` tokens of each text's prompt, where the pooling leaves prompts out."""
 
 
+_OWN_TOKENIZER = ("qwen2", "qwen3")
+"""Model types for which transformers takes vocabulary and merges out of ``tokenizer.json``, and nothing else."""
+
+
 def encode_packed(encoder: Encoder, pooling: Pooling, params: Any, texts: Packed, **options: Any) -> jax.Array:
     """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; ``options`` are ``Encoder.apply``'s."""
     segments = segments_of(texts["lengths"], texts["ids"].shape[1])
@@ -179,6 +183,11 @@ def make_student(
         max_length = folder.max_length or min(512, encoder.max_positions)
     if encoder.family.architecture is None:
         raise UserError(f"student: {encoder.family.model_type} can be a teacher only: transformers has no class for it")
+    if settings.append_eos and encoder.family.model_type in _OWN_TOKENIZER:
+        raise UserError(
+            f"student.append_eos: transformers makes the tokenizer of a {encoder.family.model_type} model anew, without"
+            " what is appended, so nobody could read the exported student; leave it out"
+        )
     if settings.pooling is not None:
         pooling = Pooling((settings.pooling,), pooling.include_prompt)
     max_length = settings.max_length or max_length

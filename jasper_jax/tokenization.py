@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers, processors
+from tokenizers import normalizers
 
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.errors import UserError
@@ -86,7 +87,7 @@ class Tokenizer:
         _apply_config(backend, config, config_path)
         if lower_case:
             _lower_first(backend)
-        _end_with_eos(backend, config, append_eos, config_path)
+        backend = _ended_with_eos(backend, config, append_eos, config_path)
         limit = config.get("model_max_length")
         if max_length is None and isinstance(limit, (int, float)) and 1 <= limit < _UNLIMITED:
             max_length = int(limit)
@@ -171,21 +172,33 @@ def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> No
         backend.normalizer = normalizer
 
 
-def _end_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> None:
-    """Append the end token to every text, where that is ``wanted`` and not what the file does."""
+def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> Backend:
+    """A tokenizer that appends the end token to every text, where that is ``wanted`` and not what the file does."""
     eos = _content(config, "eos_token", path)
-    if wanted and (eos is None or backend.token_to_id(eos) is None):
+    number = None if eos is None else backend.token_to_id(eos)
+    if wanted and number is None:
         raise UserError(f"{path}: eos_token is {eos!r}, no token of tokenizer.json; set append_eos: false")
-    if eos is None or backend.encode("a").ids[-1:] == [backend.token_to_id(eos)]:
-        return
-    if wanted is None and config.get("add_eos_token") is True:
-        _say_no_eos(path, eos)
-    if wanted:
-        end = processors.TemplateProcessing(
-            single=f"$A {eos}", pair=f"$A $B {eos}", special_tokens=[(eos, backend.token_to_id(eos))]
-        )
-        given = backend.post_processor
-        backend.post_processor = end if given is None else processors.Sequence([given, end])
+    if number is None or backend.encode("a").ids[-1:] == [number]:
+        return backend
+    if not wanted:
+        if wanted is None and config.get("add_eos_token") is True:
+            _say_no_eos(path, str(eos))
+        return backend
+    # In the file's own words: two templates one after the other are not implemented in tokenizers.
+    tree = json.loads(backend.to_str())
+    given = tree["post_processor"]
+    steps = given["processors"] if given and given["type"] == "Sequence" else [given] if given else []
+    end = {"SpecialToken": {"id": eos, "type_id": 0}}
+    template = next((step for step in steps if step["type"] == "TemplateProcessing"), None)
+    if template is None:
+        first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
+        template = {"type": "TemplateProcessing", "single": [first], "pair": [first, second], "special_tokens": {}}
+        steps.append(template)
+    template["single"].append(end)
+    template["pair"].append(end)
+    template["special_tokens"][eos] = {"id": eos, "ids": [number], "tokens": [eos]}
+    tree["post_processor"] = {"type": "Sequence", "processors": steps}
+    return Backend.from_str(json.dumps(tree))
 
 
 @functools.cache  # once a folder, however often it is opened

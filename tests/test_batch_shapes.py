@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.batch_shapes import choose_lengths, length_table, plan_batches
+from jasper_jax.batch_shapes import choose_lengths, length_table, plan_batches, texts_per_row
 
 
 @settings(max_examples=200, deadline=None)
@@ -24,14 +24,20 @@ def test_every_text_once_in_a_batch_that_holds_it(lengths, batch_tokens, program
     seen = np.concatenate([batch.indices for batch in batches]) if batches else np.empty(0, int)
     np.testing.assert_array_equal(np.sort(seen), np.arange(len(lengths)))
     for batch in batches:
-        assert 0 < len(batch.indices) <= batch.rows
-        assert lengths[batch.indices].max() <= batch.length
         assert batch.rows * batch.length <= max(batch_tokens, batch.length)
-        assert batch.length in length_table(300)
-    for batch in batches[:-1]:
-        assert len(batch.indices) == batch.rows, "only the last batch has empty rows"
-    if batches:
-        assert batches[-1].rows < 2 * len(batches[-1].indices)
+        assert batch.length in {*length_table(300), *length_table(128)}
+        assert batch.row.max() < batch.rows < 2 * (batch.row.max() + 1), "less than half of the rows are empty"
+        taken = np.zeros((batch.rows, batch.length), int)
+        for text, row, column in zip(batch.indices, batch.row, batch.column, strict=True):
+            assert column + lengths[text] <= batch.length
+            taken[row, column : column + lengths[text]] += 1
+        assert taken.max(initial=0) <= 1, "texts lie over each other"
+        for row in range(batch.row.max() + 1):
+            here = batch.row == row
+            assert 1 <= here.sum() <= texts_per_row(batch.length)
+            np.testing.assert_array_equal(batch.place[here], np.arange(here.sum()))
+            starts = np.cumsum([0, *np.maximum(lengths[batch.indices[here]], 1)])[:-1]
+            np.testing.assert_array_equal(batch.column[here], starts, err_msg="texts lie side by side from column 0")
 
 
 def test_the_same_lengths_run_in_the_same_shapes():
@@ -39,8 +45,8 @@ def test_the_same_lengths_run_in_the_same_shapes():
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 256, 500)
     options = {"batch_tokens": 2048, "longest": 256, "program_cost": 6000}
-    shapes = [batch[1:] for batch in plan_batches(lengths, **options)]
-    assert shapes == [batch[1:] for batch in plan_batches(rng.permutation(lengths), **options)]
+    shapes = [batch[-2:] for batch in plan_batches(lengths, **options)]
+    assert shapes == [batch[-2:] for batch in plan_batches(rng.permutation(lengths), **options)]
 
 
 @pytest.mark.parametrize("cost", [0, 50, 500, 5000])
@@ -80,8 +86,14 @@ def test_table():
     assert length_table(5) == [5]
 
 
-def test_padding_of_ordinary_texts_is_small():
-    lengths = np.random.default_rng(0).gamma(3, 40, 5000).astype(int).clip(2, 256)
-    batches = plan_batches(lengths, batch_tokens=2048, longest=256, program_cost=6000)
-    assert sum(batch.rows * batch.length for batch in batches) < 1.1 * lengths.sum()
-    assert len({batch[1:] for batch in batches}) <= 12
+@pytest.mark.parametrize("number", [300, 5000])
+def test_padding_of_ordinary_texts_is_small(number):
+    lengths = np.random.default_rng(0).gamma(1.2, 40, number).astype(int).clip(2, 256)
+    batches = plan_batches(lengths, batch_tokens=2048, longest=256, program_cost=2000)
+    assert sum(batch.rows * batch.length for batch in batches) < 1.12 * lengths.sum()
+    assert len({batch[-2:] for batch in batches}) <= 12
+
+
+def test_a_few_short_texts_run_in_short_rows():
+    (batch,) = plan_batches(np.array([9]), batch_tokens=2048, longest=256, program_cost=2000)
+    assert (batch.rows, batch.length) == (1, 16)

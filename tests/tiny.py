@@ -66,6 +66,21 @@ def write_tokenizer(folder: Path) -> int:
     return len(vocab)
 
 
+def write_byte_tokenizer(folder: Path) -> int:
+    """Qwen's kind of tokenizer, without merges: transformers makes that kind for a qwen config, whatever the file is."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate([*alphabet, "<|endoftext|>"])}
+    backend = Backend(models.BPE(vocab, merges=[]))
+    backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.add_special_tokens(["<|endoftext|>"])
+    folder.mkdir(parents=True, exist_ok=True)
+    backend.save(str(folder / "tokenizer.json"))
+    settings = {"tokenizer_class": "Qwen2Tokenizer", "pad_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "unk_token": None, "model_max_length": 64}))
+    return len(vocab)
+
+
 POOLED = {"mean": "mean_tokens", "lasttoken": "lasttoken"}
 
 
@@ -75,7 +90,7 @@ def write_model(folder: Path, *, model_type: str = "bert", hidden: int = 16, lay
     model_type, settings = CASES[model_type]
     config: dict[str, Any] = {
         "model_type": model_type,
-        "vocab_size": write_tokenizer(folder),
+        "vocab_size": write_byte_tokenizer(folder) if model_type in ("qwen2", "qwen3") else write_tokenizer(folder),
         "hidden_size": hidden,
         "num_hidden_layers": layers,
         "num_attention_heads": 2,

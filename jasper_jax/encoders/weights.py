@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -58,7 +59,8 @@ def load_params(
             file, stored = found[name]
             tensor = _part(file[stored], weight)
             np.copyto(leaf[i] if stacked else leaf, tensor.T if weight.transpose else tensor, casting="unsafe")
-        flat[weight.path] = jnp.asarray(leaf) if place is None else place(weight.path, leaf)
+        # may_alias: on CPU the array is the memory just filled, not a copy of it
+        flat[weight.path] = jax.device_put(leaf, may_alias=True) if place is None else place(weight.path, leaf)
     return unflatten(flat)
 
 

@@ -15,7 +15,8 @@ def fill(run: Run):
     """Texts and vectors of a run."""
     texts = run.texts()
     for teacher in run.recipe.teachers:
-        run.embed(teacher, texts)
+        if teacher.mode == "cached":
+            run.embed(teacher, texts)
     return texts, run.teachers(texts)
 
 

@@ -35,7 +35,8 @@ def cached(tmp_path_factory):
 @pytest.mark.parametrize("online", ["a", "b", "ab"])
 def test_online_and_cached_teachers_give_the_same_losses(cached, online) -> None:
     place, run, expected = cached
-    other = with_teachers(place, online, a={"dtype": "float32"}, **{name: {"mode": "online"} for name in online})
+    changes = {name: {"dtype": "float32"} | ({"mode": "online"} if name in online else {}) for name in "ab"}
+    other = with_teachers(place, online, **changes)
     found = losses(other)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     before, after = parameters(run, 2), parameters(other, 2)
@@ -50,7 +51,7 @@ def test_a_float16_store_differs_a_little(cached) -> None:
     place, _, expected = cached
     found = losses(with_teachers(place, "half", a={"dtype": "float16"}, b={"dtype": "float16"}))
     difference = np.abs(found / expected - 1).max()
-    assert 1e-8 < difference < 1e-3
+    assert 1e-8 < difference < 1e-2  # 0.003 when written; the start of the heads comes from the store, too
 
 
 def test_an_online_teacher_that_leaves_its_prompt_out(tmp_path) -> None:
