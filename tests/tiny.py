@@ -67,7 +67,7 @@ def write_tokenizer(folder: Path) -> int:
 
 
 def write_byte_tokenizer(folder: Path) -> int:
-    """Qwen's kind of tokenizer, without merges: transformers makes that kind for a qwen config, whatever the file is."""
+    """Qwen's kind of tokenizer, without merges: what transformers makes for a qwen config, whatever the file says."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate([*alphabet, "<|endoftext|>"])}
     backend = Backend(models.BPE(vocab, merges=[]))
