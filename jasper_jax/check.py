@@ -75,14 +75,14 @@ def validate(run: Run) -> tuple[Student, int | None]:
             )
     teacher_dim = run.teacher_dim if run.needs_vectors else None
     for teacher in recipe.teachers if run.needs_vectors else ():
-        source = run.teacher_source(teacher)
+        source = run.teacher_facts(teacher)
         if source is not None and teacher.backend == "torch":
             refuse_without_torch(teacher)
         elif source is not None:
             folder = read_model_folder(source, causal=teacher.causal)
             if not folder.described:
                 check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
-    source = run.student_source()
+    source = run.student_facts()
     student, layers = make_student(recipe, teacher_dim, source)
     if not isinstance(source, ModelFolder):
         if recipe.student.config is None:
@@ -176,8 +176,8 @@ def _dimensions(run: Run, student: Student) -> Table:
 
 def _described(run: Run) -> list[str]:
     """The models of which only what is published is known."""
-    sources = [run.teacher_source(t) for t in run.recipe.teachers] if run.needs_vectors else []
-    names = (str(s.path) for s in [*sources, run.student_source()] if isinstance(s, ModelFolder))
+    sources = [run.teacher_facts(t) for t in run.recipe.teachers] if run.needs_vectors else []
+    names = (str(s.path) for s in [*sources, run.student_facts()] if isinstance(s, ModelFolder))
     return list(dict.fromkeys(names))
 
 
@@ -191,7 +191,7 @@ def _teachers(run: Run) -> Table:
     for column in (1, 2, 4, 5, 6):
         table.columns[column].justify = "right"
     for teacher in recipe.teachers if run.needs_vectors else ():
-        source, dim, parameters = run.teacher_source(teacher), run.dim_of(teacher), "imported"
+        source, dim, parameters = run.teacher_facts(teacher), run.dim_of(teacher), "imported"
         if source is not None and teacher.backend == "torch":
             parameters = "in PyTorch"
         elif source is not None:

@@ -144,12 +144,14 @@ class Run:
         """Folder of the teacher's vector store."""
         return self.stores / "vectors" / teacher.name
 
-    def teacher_source(self, teacher: Teacher) -> Path | ModelFolder | None:
+    def teacher_source(self, teacher: Teacher) -> Path | None:
         """Folder of the teacher's model, fetched if need be; None where its vectors are imported."""
-        if teacher.model is None:
-            return None
-        described = self._described(teacher.model, teacher.revision, teacher.causal)
-        return described or teacher_source(teacher, progress=self.progress)
+        return None if teacher.model is None else teacher_source(teacher, progress=self.progress)
+
+    def teacher_facts(self, teacher: Teacher) -> Path | ModelFolder | None:
+        """:meth:`teacher_source`, or what is published about a model that is not here (see ``describe``)."""
+        described = self._described(teacher.model, teacher.revision, teacher.causal) if teacher.model else None
+        return described or self.teacher_source(teacher)
 
     def _described(self, model: str, revision: str | None, causal: bool | None) -> ModelFolder | None:
         """What is published about a model, where that is asked for and the model is not here."""
@@ -209,17 +211,22 @@ class Run:
 
     def dim_of(self, teacher: Teacher) -> int:
         """Dimension of one teacher's vectors."""
-        return teacher_dim(teacher, self.teacher_source(teacher))
+        return teacher_dim(teacher, self.teacher_facts(teacher))
 
     # ------------------------------------------------------------------ student
 
-    def student_source(self) -> Path | ModelFolder:
+    def student_source(self) -> Path:
         """Folder of the student's starting checkpoint, or of its tokenizer."""
         settings = self.recipe.student
         name = settings.model or settings.tokenizer
         assert name is not None
-        described = self._described(name, settings.revision, settings.causal) if settings.model else None
-        return described or resolve_model(name, settings.revision, progress=self.progress)
+        return resolve_model(name, settings.revision, progress=self.progress)
+
+    def student_facts(self) -> Path | ModelFolder:
+        """:meth:`student_source`, or what is published about a model that is not here (see ``describe``)."""
+        settings = self.recipe.student
+        described = self._described(settings.model, settings.revision, settings.causal) if settings.model else None
+        return described or self.student_source()
 
 
 def cache_programs() -> None:

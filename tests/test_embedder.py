@@ -138,7 +138,7 @@ def test_progress_is_shown_when_asked(embedder, capsys):
 
 def test_parameters_are_arguments(embedder):
     """A compiled program holds no weights: its text is short, and other weights need no other program."""
-    ids, lengths = np.ones((2, 8), np.int32), np.full(2, 8, np.int32)
+    ids, lengths = np.ones((2, 8), np.int32), np.full((2, 1), 8, np.int32)
     arguments = (embedder.encoder, embedder.pooling, "float32")
     text = _pool.lower(*arguments, embedder.params, ids, lengths, None).as_text()
     assert len(text) < 200_000
