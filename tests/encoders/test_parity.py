@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import jax
@@ -89,10 +90,10 @@ def test_gradients(pair, family, remat):
         return (encoder.apply(params, ids, mask, remat=remat) * direction).sum()
 
     gradients = state_dict(jax.jit(jax.grad(loss))(params), encoder)
-    model.zero_grad()
-    states = model(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()).last_hidden_state
+    exact = copy.deepcopy(model).double()  # so that the difference is our rounding alone
+    states = exact(torch.tensor(ids).long(), attention_mask=torch.tensor(mask).long()).last_hidden_state
     (states * torch.tensor(direction)).sum().backward()
-    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if p.grad is not None}
+    expected = {name: p.grad.numpy() for name, p in exact.named_parameters() if p.grad is not None}
     assert set(expected) == set(gradients)
     scale = max(np.abs(g).max() for g in expected.values())
     for name, gradient in gradients.items():
@@ -117,7 +118,7 @@ def test_rows_in_groups(pair, family, monkeypatch):
     monkeypatch.setattr(attention, "_CACHE", 2 * 4 * 4 * 20 * 20)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
     assert "while" in jax.jit(lambda x: attention.attend(x, x, x)).lower(jnp.ones((6, 20, 4, 8))).as_text()
-    np.testing.assert_allclose(run(params), whole, atol=2e-6)
+    np.testing.assert_allclose(run(params), whole, atol=5e-6)  # another order of sums, four layers on
 
 
 def test_padding_and_neighbours_do_not_matter(pair, family):
