@@ -106,6 +106,8 @@ def test_gradients(pair, family, remat):
 
 def test_rows_in_groups(pair, family, monkeypatch):
     """Attention over groups of rows, as for long texts, is attention over all rows."""
+    if family not in ("bert", "mpnet", "qwen2-causal", "modernbert"):
+        pytest.skip("what attention is given differs in these: a mask, a bias, causal grouped queries, windows")
     _, encoder, params = pair
     encoder = dataclasses.replace(encoder, attention="heads_first")
     ids, mask = ragged(family, "right", rows=6)
