@@ -7,24 +7,21 @@ padding and programs, solved exactly; all depends on the lengths alone, so the s
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from typing import NamedTuple
 
 import numpy as np
 
-ROOMY = 128
-"""Texts up to this length share rows; rows of this length, where there are texts for eight."""
+from jasper_jax.data.packing import ROOMY, BestFit, Packing, roomy
+
 _MOST = 32
 
 
 class Batch(NamedTuple):
-    """Rows ``[rows, length]``, each with at most ``texts_per_row(length)`` texts: text ``indices[i]`` is the
-    ``place[i]``-th (from 0) of row ``row[i]``, and begins in column ``column[i]``."""
+    """Rows ``[rows, length]``, each with at most ``texts_per_row(length)`` texts: ``packing`` says where text
+    ``indices[i]`` is."""
 
     indices: np.ndarray
-    row: np.ndarray
-    place: np.ndarray
-    column: np.ndarray
+    packing: Packing
     rows: int
     length: int
 
@@ -70,36 +67,6 @@ def rows_for(length: int, batch_tokens: int) -> int:
     return rows - rows % 8 if rows > 8 else rows
 
 
-class _Rows:
-    """Rows of several lengths, filled best fit: a text goes where it leaves the least room."""
-
-    def __init__(self) -> None:
-        self.length: list[int] = []
-        self.texts: list[list[int]] = []
-        self.columns: list[list[int]] = []
-        self._room: list[tuple[int, int]] = []  # (tokens left, row), ascending
-
-    def open(self, length: int) -> int:
-        """A new empty row."""
-        self.length.append(length)
-        self.texts.append([])
-        self.columns.append([])
-        insort(self._room, (length, len(self.length) - 1))
-        return len(self.length) - 1
-
-    def put(self, text: int, tokens: int) -> bool:
-        """Put a text of so many tokens where it fits best; False where it fits nowhere."""
-        found = bisect_left(self._room, (tokens, -1))
-        if found == len(self._room):
-            return False
-        left, row = self._room.pop(found)
-        self.texts[row].append(text)
-        self.columns[row].append(self.length[row] - left)
-        if len(self.texts[row]) < texts_per_row(self.length[row]):
-            insort(self._room, (left - tokens, row))
-        return True
-
-
 def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[Batch]:
     """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest rows first.
 
@@ -111,26 +78,22 @@ def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, progra
     tokens = np.maximum(np.asarray(lengths, np.int64), 1)
     order = np.argsort(-tokens, kind="stable")
     long, short = order[tokens[order] > ROOMY], order[tokens[order] <= ROOMY]
-    rows = _Rows()
+    rows = BestFit(texts_per_row)
     if len(long):
         table = length_table(longest)
         counts = np.bincount(np.searchsorted(table, tokens[long]), minlength=len(table))
         chosen = np.asarray(choose_lengths(counts, table, program_cost))
         for text in long:
-            if not rows.put(int(text), int(tokens[text])):
-                rows.open(int(chosen[np.searchsorted(chosen, tokens[text])]))
-                rows.put(int(text), int(tokens[text]))
+            rows.put(int(text), int(tokens[text]), int(chosen[np.searchsorted(chosen, tokens[text])]))
     if len(short):
-        fits = max(int(tokens[short].max()), min(ROOMY, int(tokens[short].sum()) // 8))
-        row = next(length for length in length_table(ROOMY) if length >= fits)
+        fits = roomy(int(tokens[short].max()), int(tokens[short].sum()))
+        new = next(length for length in length_table(ROOMY) if length >= fits)
         for text in short:
-            if not rows.put(int(text), int(tokens[text])):
-                rows.open(row)
-                rows.put(int(text), int(tokens[text]))
+            rows.put(int(text), int(tokens[text]), new)
     return _in_batches(rows, batch_tokens)
 
 
-def _in_batches(rows: _Rows, batch_tokens: int) -> list[Batch]:
+def _in_batches(rows: BestFit, batch_tokens: int) -> list[Batch]:
     """Rows of one length together, as many as a batch holds; the last batch of a length has fewer, a power of two."""
     batches = []
     for length in sorted(set(rows.length), reverse=True):
@@ -143,9 +106,11 @@ def _in_batches(rows: _Rows, batch_tokens: int) -> list[Batch]:
             batches.append(
                 Batch(
                     np.array([text for one in group for text in rows.texts[one]]),
-                    np.array([row for row, _ in where], np.int32),
-                    np.array([place for _, place in where], np.int32),
-                    np.array([column for one in group for column in rows.columns[one]], np.int32),
+                    Packing(
+                        np.array([row for row, _ in where], np.int32),
+                        np.array([place for _, place in where], np.int32),
+                        np.array([column for one in group for column in rows.columns[one]], np.int32),
+                    ),
                     count,
                     length,
                 )

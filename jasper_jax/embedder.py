@@ -6,7 +6,6 @@ arguments of the compiled programs, never constants in them.
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -18,11 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.batch_shapes import Batch, plan_batches, texts_per_row
+from jasper_jax.data.packing import fill_rows
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.table import LAYERS
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
@@ -59,7 +58,7 @@ def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, len
 
 
 @partial(jax.jit, static_argnames=("activations", "normalize"))
-def _project(activations: tuple[str, ...], normalize: bool, weights, x):
+def dense_steps(activations: tuple[str, ...], normalize: bool, weights, x):
     """Dense steps, float32 throughout; then x · rsqrt(max(Σx², eps))."""
     for (kernel, bias), activation in zip(weights, activations, strict=True):
         x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
@@ -120,8 +119,7 @@ class Embedder:
         self.dtype = dtype
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
-        shapes = encoder.shapes()
-        self._flops_per_token = 2 * sum(math.prod(shape) for path, shape in shapes.items() if path.startswith(LAYERS))
+        self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
         pooled = self.pooling.size(encoder.hidden_size)
         self._outputs = {
             dim: tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain)
@@ -225,7 +223,7 @@ class Embedder:
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
-        head = partial(_project, self._activations.get(dim, ()), self.normalize, self._outputs[dim])
+        head = partial(dense_steps, self._activations.get(dim, ()), self.normalize, self._outputs[dim])
         return self._run(texts, kind, head, dim, batch_tokens, show_progress)
 
     def pooled(
@@ -263,7 +261,8 @@ class Embedder:
 
             def fetch() -> None:
                 batch, vectors = waiting.popleft()
-                out[batch.indices] = np.asarray(vectors)[batch.row * texts_per_row(batch.length) + batch.place]
+                slots = batch.packing.row * texts_per_row(batch.length) + batch.packing.place
+                out[batch.indices] = np.asarray(vectors)[slots]
                 progress.advance(len(batch.indices))
 
             for batch in batches:
@@ -280,15 +279,13 @@ class Embedder:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """Token ids [rows, length] of a batch, tokens of each text [rows, S], and of its prompt where that is left
         out."""
-        tokens = np.full((batch.rows, batch.length), self.tokenizer.pad_id, np.int32)
-        lengths = np.zeros((batch.rows, texts_per_row(batch.length)), np.int32)
-        for text, row, place, column in zip(batch.indices, batch.row, batch.place, batch.column, strict=True):
-            tokens[row, column : column + len(ids[text])] = ids[text]
-            lengths[row, place] = len(ids[text])
+        shape = (batch.rows, batch.length)
+        texts = [ids[text] for text in batch.indices]
+        tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), self.tokenizer.pad_id)
         if skip is None:
             return tokens, lengths, None
         prompts = np.zeros_like(lengths)
-        prompts[batch.row, batch.place] = skip[batch.indices]
+        prompts[batch.packing.row, batch.packing.place] = skip[batch.indices]
         return tokens, lengths, prompts
 
     def _prompts_of(self, texts: list[str], kind: str | None | Sequence[str | None]) -> list[str]:

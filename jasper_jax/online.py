@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.embedder import ACTIVATIONS, Embedder
+from jasper_jax.embedder import Embedder, dense_steps
 from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.losses import normalize
 from jasper_jax.pooling import Pooling
 from jasper_jax.student import Packed, encode_packed
 
@@ -33,10 +34,7 @@ class OnlineTeacher:
     def vectors(self, params: Mapping[str, Any], texts: Packed) -> jax.Array:
         """``[B, T]`` float32, not normalised, in the batch's order; no gradient flows into the teacher."""
         x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, compute_dtype=jnp.dtype(self.dtype))
-        for (kernel, bias), activation in zip(params["dense"], self.activations, strict=True):
-            x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
-            x = ACTIVATIONS[activation](x if bias is None else x + bias)
-        return jax.lax.stop_gradient(x)
+        return jax.lax.stop_gradient(dense_steps(self.activations, False, params["dense"], x))
 
 
 class OnlineVectors:
@@ -76,9 +74,5 @@ class OnlineVectors:
 
 def join(parts: Sequence[jax.Array]) -> jax.Array:
     """Several teachers' ``[B, T_i]`` as one ``[B, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
-    rows = [_normalised(part.astype(jnp.float32)) for part in parts]
-    return _normalised(jnp.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
-
-
-def _normalised(x: jax.Array) -> jax.Array:
-    return x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
+    rows = [normalize(part) for part in parts]
+    return normalize(jnp.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]

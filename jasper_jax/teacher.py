@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ def load_teacher(teacher: Teacher, source: Path) -> Embedder:
         source,
         dtype=teacher.compute_dtype,
         max_length=teacher.max_length,
-        prompts=_given_prompts(teacher),
+        prompts=given_prompts(teacher),
         dim=teacher.dim,
         causal=teacher.causal,
         append_eos=teacher.append_eos,
@@ -67,35 +68,28 @@ def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
             dim=teacher_dim(teacher, None),
             dtype=teacher.dtype,
         )
+    made: dict[str, Any] = {key: getattr(teacher, key) for key in ("causal", "append_eos")}
     if teacher.backend == "torch":
-        prompts = {**read_prompts(source)[0], **_given_prompts(teacher)}
-        return VectorSpec(
-            teacher={
-                "name": teacher.name,
-                "backend": "torch",
-                "compute_dtype": teacher.compute_dtype,
-                **model_identity(teacher.model or "", teacher.revision, source),
-            },
-            prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
-            pooling="sentence-transformers",
-            max_length=teacher.max_length,
-            dim=teacher_dim(teacher, source),
-            dtype=teacher.dtype,
-        )
-    folder = read_model_folder(source, causal=teacher.causal)
-    prompts = {**folder.prompts, **_given_prompts(teacher)}
-    limit = teacher.max_length or folder.max_length
+        made["backend"] = "torch"
+        own, pooling, max_length = read_prompts(source)[0], "sentence-transformers", teacher.max_length
+    else:
+        folder = read_model_folder(source, causal=teacher.causal)
+        own = folder.prompts
+        pooling = "+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out")
+        limit = teacher.max_length or folder.max_length
+        max_length = limit or encoder_from_config(folder.hf_config, str(source)).max_positions
+    prompts = {**own, **given_prompts(teacher)}
     return VectorSpec(
         teacher={
             "name": teacher.name,
             "compute_dtype": teacher.compute_dtype,
-            **{key: value for key in ("causal", "append_eos") if (value := getattr(teacher, key)) is not None},
+            **{key: value for key, value in made.items() if value is not None},
             **model_identity(teacher.model or "", teacher.revision, source),
         },
         prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
-        pooling="+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out"),
-        max_length=limit or encoder_from_config(folder.hf_config, str(source)).max_positions,
-        dim=_output_dim(folder, teacher),
+        pooling=pooling,
+        max_length=max_length,
+        dim=teacher_dim(teacher, source),
         dtype=teacher.dtype,
     )
 
@@ -122,7 +116,8 @@ class TeacherEncoder:
         return self._embedder.encode(list(texts), kind=list(kinds))
 
 
-def _given_prompts(teacher: Teacher) -> dict[str, str]:
+def given_prompts(teacher: Teacher) -> dict[str, str]:
+    """The recipe's own prompts, by kind."""
     return {kind: text for kind, text in teacher.prompts.model_dump().items() if text is not None}
 
 

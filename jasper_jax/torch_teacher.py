@@ -14,6 +14,7 @@ from jasper_jax.config import Teacher
 from jasper_jax.embedder import prompt_of
 from jasper_jax.encoders.folder import read_prompts
 from jasper_jax.errors import UserError
+from jasper_jax.teacher import given_prompts
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
@@ -29,8 +30,7 @@ class TorchEncoder:
 
     def __init__(self, teacher: Teacher, source: Path):
         self.teacher, self.source = teacher, source
-        given = {kind: text for kind, text in teacher.prompts.model_dump().items() if text is not None}
-        self._prompts = {**read_prompts(source)[0], **given}
+        self._prompts = {**read_prompts(source)[0], **given_prompts(teacher)}
 
     @functools.cached_property
     def _model(self) -> Any:

@@ -26,18 +26,19 @@ def test_every_text_once_in_a_batch_that_holds_it(lengths, batch_tokens, program
     for batch in batches:
         assert batch.rows * batch.length <= max(batch_tokens, batch.length)
         assert batch.length in {*length_table(300), *length_table(128)}
-        assert batch.row.max() < batch.rows < 2 * (batch.row.max() + 1), "less than half of the rows are empty"
+        packing = batch.packing
+        assert packing.row.max() < batch.rows < 2 * (packing.row.max() + 1), "less than half of the rows are empty"
         taken = np.zeros((batch.rows, batch.length), int)
-        for text, row, column in zip(batch.indices, batch.row, batch.column, strict=True):
+        for text, row, column in zip(batch.indices, packing.row, packing.column, strict=True):
             assert column + lengths[text] <= batch.length
             taken[row, column : column + lengths[text]] += 1
         assert taken.max(initial=0) <= 1, "texts lie over each other"
-        for row in range(batch.row.max() + 1):
-            here = batch.row == row
+        for row in range(packing.row.max() + 1):
+            here = packing.row == row
             assert 1 <= here.sum() <= texts_per_row(batch.length)
-            np.testing.assert_array_equal(batch.place[here], np.arange(here.sum()))
+            np.testing.assert_array_equal(packing.place[here], np.arange(here.sum()))
             starts = np.cumsum([0, *np.maximum(lengths[batch.indices[here]], 1)])[:-1]
-            np.testing.assert_array_equal(batch.column[here], starts, err_msg="texts lie side by side from column 0")
+            np.testing.assert_array_equal(packing.column[here], starts, err_msg="texts lie side by side from column 0")
 
 
 def test_the_same_lengths_run_in_the_same_shapes():

@@ -9,6 +9,7 @@ the least are chosen, and each is one program.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -39,7 +40,12 @@ class Packing(NamedTuple):
 def row_length(longest: int, tokens: float) -> int:
     """The row length for texts of at most ``longest`` tokens and batches of about ``tokens``: the longest text rounded
     up to the ladder, but ``ROOMY`` where a batch still has eight such rows (longer rows only cost attention)."""
-    return round_up(max(longest, min(ROOMY, int(tokens) // 8)))
+    return round_up(roomy(longest, tokens))
+
+
+def roomy(longest: int, tokens: float) -> int:
+    """What :func:`row_length` rounds."""
+    return max(longest, min(ROOMY, int(tokens) // 8))
 
 
 def round_up(length: int) -> int:
@@ -59,19 +65,56 @@ def pack(lengths: np.ndarray, row: int) -> Packing:
     lengths = np.maximum(np.asarray(lengths), 1)  # an empty text still is one
     if lengths.max(initial=0) > row:
         raise ValueError(f"a text of {lengths.max()} tokens does not fit a row of {row}")
+    filled = BestFit()
     rows, places, columns = (np.zeros(len(lengths), np.int32) for _ in range(3))
-    room: list[tuple[int, int]] = []  # (tokens left, row), ascending
-    counts: list[int] = []
     for text in np.argsort(-lengths, kind="stable"):
-        length = int(lengths[text])
-        found = bisect_left(room, (length, -1))
-        left, number = room.pop(found) if found < len(room) else (row, len(counts))
-        if number == len(counts):
-            counts.append(0)
-        rows[text], places[text], columns[text] = number, counts[number], row - left
-        counts[number] += 1
-        insort(room, (left - length, number))
+        rows[text], places[text], columns[text] = filled.put(int(text), int(lengths[text]), row)
     return Packing(rows, places, columns)
+
+
+class BestFit:
+    """Rows being filled: a text goes where it leaves the least room.
+
+    ``length[r]`` tokens has row r; ``texts[r]`` are the texts in it and ``columns[r]`` where they begin. A row of L
+    tokens takes at most ``most(L)`` texts; None: as many as fit.
+    """
+
+    def __init__(self, most: Callable[[int], int] | None = None) -> None:
+        self.length: list[int] = []
+        self.texts: list[list[int]] = []
+        self.columns: list[list[int]] = []
+        self._most = most
+        self._room: list[tuple[int, int]] = []  # (tokens left, row), ascending
+
+    def put(self, text: int, tokens: int, new: int) -> tuple[int, int, int]:
+        """Put a text of so many tokens into a row, a new one of ``new`` tokens where it fits none; the text's row,
+        place and first column."""
+        found = bisect_left(self._room, (tokens, -1))
+        if found < len(self._room):
+            left, row = self._room.pop(found)
+        else:
+            left, row = new, len(self.length)
+            self.length.append(new)
+            self.texts.append([])
+            self.columns.append([])
+        place, column = len(self.texts[row]), self.length[row] - left
+        self.texts[row].append(text)
+        self.columns[row].append(column)
+        if self._most is None or place + 1 < self._most(self.length[row]):
+            insort(self._room, (left - tokens, row))
+        return row, place, column
+
+
+def fill_rows(
+    tokens: Sequence[np.ndarray], packing: Packing, shape: tuple[int, int], texts: int, padding: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """``tokens[b]`` ids of text b -> ids ``[R, L]`` of ``shape`` and lengths ``[R, texts]`` of each row's texts."""
+    ids = np.full(shape, padding, np.int32)
+    lengths = np.zeros((shape[0], texts), np.int32)
+    for one, row, place, column in zip(tokens, packing.row, packing.place, packing.column, strict=True):
+        ids[row, column : column + len(one)] = one
+        lengths[row, place] = len(one)
+    return ids, lengths
 
 
 def choose_rows(needed: np.ndarray, shapes: int) -> np.ndarray:

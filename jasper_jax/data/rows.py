@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.data.packing import choose_rows, pack, row_length
+from jasper_jax.data.packing import choose_rows, fill_rows, pack, row_length
 from jasper_jax.data.texts import Row
 from jasper_jax.errors import UserError
 from jasper_jax.tokenization import Tokenizer
@@ -54,19 +54,13 @@ class Rows:
         packing = pack(np.array([len(t) for t in tokens]), self.row)
         counts = self.row_counts[-1:] if largest else self.row_counts
         rows = int(counts[np.searchsorted(counts, packing.rows)])
-        ids = np.full((rows, self.row), self.tokenizer.pad_id, np.int32)
-        lengths = np.zeros((rows, self.texts_per_row), np.int32)
-        prompts = np.zeros((rows, self.texts_per_row), np.int32)
-        for text, one, row, place, column in zip(texts, tokens, packing.row, packing.place, packing.column):
-            ids[row, column : column + len(one)] = one
-            lengths[row, place] = len(one)
-            if self._prompt_lengths is not None:
-                prompts[row, place] = self._prompt_lengths[text.kind]
+        ids, lengths = fill_rows(tokens, packing, (rows, self.row), self.texts_per_row, self.tokenizer.pad_id)
         arrays: dict[str, Any] = {
             "ids": ids,
             "lengths": lengths,
             "slots": packing.row * self.texts_per_row + packing.place,
         }
         if self._prompt_lengths is not None:
-            arrays["prompts"] = prompts
+            arrays["prompts"] = np.zeros_like(lengths)
+            arrays["prompts"][packing.row, packing.place] = [self._prompt_lengths[text.kind] for text in texts]
         return arrays, sum(map(len, tokens))

@@ -119,12 +119,18 @@ class BertEmbeddings(nnx.Module):
 
     def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
         x = self.word(token_ids) + self.token_type(jnp.zeros((), jnp.int32))
-        return self.norm(x + self.position(layout.columns))
+        return self.norm(x + self.position(self.positions(token_ids, layout)))
+
+    def positions(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
+        """Row of the position table for each token."""
+        return layout.columns
 
 
 class BertEnds(nnx.Module):
+    make_embeddings = BertEmbeddings
+
     def __init__(self, config: BertConfig, *, dtype: Any, rngs: nnx.Rngs):
-        self.embeddings = BertEmbeddings(config, dtype=dtype, rngs=rngs)
+        self.embeddings = self.make_embeddings(config, dtype=dtype, rngs=rngs)
 
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
         return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask)

@@ -49,6 +49,7 @@ class Defaults:
     num_kv_heads: int | None = None  # as many as heads
     head_dim: int | None = None  # hidden_size over heads
     qkv_bias: bool | None = None  # by the key attention_bias
+    mlp_bias: bool = False  # by the key mlp_bias, where True
     head_norms: bool = False
     window: int | None = None
     windowed: str = "never"  # "never", "all" (Mistral) or "above" (Qwen: layers from max_window_layers on)
@@ -83,6 +84,7 @@ def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: 
         raise UserError(f"{where}: layer_types has {SLIDING} and sliding_window is null; a number is needed")
     rope = read_rope(read, head_dim, max_positions, 10000.0)
     bias = read.flag("attention_bias", False) if defaults.qkv_bias is None else defaults.qkv_bias
+    mlp_bias = defaults.mlp_bias and read.flag("mlp_bias", False)
     return DecoderConfig(
         vocab_size=read.integer("vocab_size", defaults.vocab_size),
         hidden_size=hidden_size,
@@ -101,8 +103,8 @@ def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: 
         causal=read.flag("is_causal", True),
         qkv_bias=bias,
         output_bias=bias and defaults.qkv_bias is None,
-        up_bias=family == "llama" and read.flag("mlp_bias", False),
-        down_bias=family == "llama" and read.flag("mlp_bias", False),
+        up_bias=mlp_bias,
+        down_bias=mlp_bias,
         head_norms=defaults.head_norms,
     )
 

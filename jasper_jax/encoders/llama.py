@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from jasper_jax.encoders.decoder import Defaults, decoder_family
 
-FAMILY = decoder_family("llama", "LlamaModel", Defaults())
+FAMILY = decoder_family("llama", "LlamaModel", Defaults(mlp_bias=True))

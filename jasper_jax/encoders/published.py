@@ -12,7 +12,6 @@ from typing import Any
 
 from jasper_jax.encoders.folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config, family_of
-from jasper_jax.pooling import Pooling
 
 _STELLA_PROMPTS = {
     "s2p_query": ("Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "),
@@ -119,7 +118,7 @@ def describe(name: str, causal: bool | None = None) -> ModelFolder | None:
         encoder_path=Path(name),
         hf_config=encoder.hf_config,
         append_eos=family.append_eos,
-        pooling=family.pooling(encoder.config) if family.append_eos else Pooling(),
+        pooling=family.pooling(encoder.config),
         outputs=dict.fromkeys(known.dims, ()),
         default_dim=known.default_dim,
         normalize=False,

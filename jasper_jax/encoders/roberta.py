@@ -10,13 +10,11 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from jasper_jax.encoders.bert import BertConfig, BertEmbeddings, PostNormLayer, Shared, bert_weights
+from jasper_jax.encoders.bert import BertConfig, BertEmbeddings, BertEnds, PostNormLayer, bert_weights
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.layout import Layout, offset_positions
-from jasper_jax.encoders.parts import Dropout
 
 
 @dataclass(frozen=True)
@@ -42,20 +40,12 @@ class RobertaEmbeddings(BertEmbeddings):
         super().__init__(dataclasses.replace(config, max_positions=config.position_rows), dtype=dtype, rngs=rngs)
         self.padding = config.pad_id
 
-    def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
-        x = self.word(token_ids) + self.token_type(jnp.zeros((), jnp.int32))
-        return self.norm(x + self.position(offset_positions(token_ids, layout, self.padding)))
+    def positions(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
+        return offset_positions(token_ids, layout, self.padding)
 
 
-class RobertaEnds(nnx.Module):
-    def __init__(self, config: RobertaConfig, *, dtype: Any, rngs: nnx.Rngs):
-        self.embeddings = RobertaEmbeddings(config, dtype=dtype, rngs=rngs)
-
-    def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
-        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask)
-
-    def finish(self, x: jax.Array) -> jax.Array:
-        return x
+class RobertaEnds(BertEnds):
+    make_embeddings = RobertaEmbeddings
 
 
 def _family(model_type: str, architecture: str) -> Family:

@@ -157,8 +157,8 @@ def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str | None]:
 def _part(tensor: np.ndarray, weight: Weight) -> np.ndarray:
     """The piece of a stored tensor that a weight is (a view)."""
     i, n = weight.part
-    rows = tensor.shape[0] // n if n > 1 else 0
-    return tensor[i * rows : (i + 1) * rows] if n > 1 else tensor
+    rows = tensor.shape[0] // n
+    return tensor[i * rows : (i + 1) * rows]
 
 
 def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Family) -> None:
