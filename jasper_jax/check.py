@@ -20,11 +20,12 @@ from jasper_jax.errors import UserError
 from jasper_jax.patterns import trained_leaves
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
-from jasper_jax.stages import ResolvedStage, no_held_out_losses
+from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student, cosine_applies, make_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.partition import make_partition
+from jasper_jax.training.step import active_params
 from jasper_jax.trees import flatten
 
 
@@ -93,7 +94,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         tokenizer.check_vocabulary(student.encoder.vocab_size)
     params = student.shapes()
     for stage in run.stages:
-        make_partition(stage.train, _active(stage, params), f"stages[{stage.index}].train")
+        make_partition(stage.train, active_params(stage, params), f"stages[{stage.index}].train")
     _refuse_untrained(run, params)
     served = providers(_trained(run, student), recipe.export.dims)
     if recipe.export.dim is not None and recipe.export.dim not in served:
@@ -103,11 +104,6 @@ def validate(run: Run) -> tuple[Student, int | None]:
     return student, teacher_dim
 
 
-def _active(stage: ResolvedStage, params: dict) -> dict:
-    """The parameters a stage sees: the encoder's and its own heads'."""
-    return {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
-
-
 def _refuse_untrained(run: Run, params: dict) -> None:
     """UserError for parameters that begin at random and that no stage trains: they would stay random."""
     recipe = run.recipe
@@ -115,7 +111,7 @@ def _refuse_untrained(run: Run, params: dict) -> None:
     prefixes = [f"heads/{head}/" for head in sorted(used)] + (["encoder/"] if recipe.student.config else [])
     covered: dict[str, int] = {}
     for stage in run.stages:
-        active = {name: tuple(leaf.shape) for name, leaf in flatten(_active(stage, params)).items()}
+        active = {name: tuple(leaf.shape) for name, leaf in flatten(active_params(stage, params)).items()}
         for name, start in trained_leaves(stage.train, active, f"stages[{stage.index}].train").items():
             covered[name] = min(start, covered.get(name, start))
     random = [name for name in flatten(params) if name.startswith(tuple(prefixes)) and covered.get(name, 1)]
@@ -141,7 +137,7 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
     params = student.shapes()
     total = _parameters(params)
     for stage in run.stages:
-        active = _active(stage, params)
+        active = active_params(stage, params)
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
         trained, _ = jax.eval_shape(partition.split, active)
         count = _parameters(trained)

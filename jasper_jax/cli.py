@@ -30,6 +30,11 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),
 ]
+Coordinator = Annotated[
+    str | None, typer.Option(help="host:port of process 0, where several processes train together.")
+]
+Processes = Annotated[int | None, typer.Option(help="How many processes train together.", min=1)]
+Process = Annotated[int | None, typer.Option(help="Which of them this is, from 0.", min=0)]
 ProcessIndex = Annotated[int, typer.Option(help="Which of the processes this is, from 0.", min=0)]
 ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
 
@@ -41,6 +46,12 @@ def options(
     """Options of all commands."""
     if debug:
         os.environ["JASPER_DEBUG"] = "1"
+
+
+def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
+    from jasper_jax.processes import connect
+
+    connect(coordinator, processes, process)
 
 
 @app.command()
@@ -61,6 +72,9 @@ def embed(
     overrides: Overrides = None,
     process_index: ProcessIndex = 0,
     process_count: ProcessCount = 1,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
 ) -> None:
     """Build the text store and fill the teachers' vector stores; continues where it stopped.
 
@@ -69,11 +83,18 @@ def embed(
     from jasper_jax.commands import embed_teachers
     from jasper_jax.recipe import load_recipe
 
+    _connect(coordinator, processes, process)
     embed_teachers(load_recipe(recipe, overrides or []), process_index, process_count)
 
 
 @app.command()
-def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def train(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+) -> None:
     """Train all stages; run again, it continues at the exact batch where it stopped.
 
     Example: `jasper train configs/quickstart.yaml`
@@ -81,6 +102,7 @@ def train(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from jasper_jax.commands import train_stages
     from jasper_jax.recipe import load_recipe
 
+    _connect(coordinator, processes, process)
     train_stages(load_recipe(recipe, overrides or []))
 
 
@@ -113,7 +135,13 @@ def export(
 
 
 @app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+) -> None:
     """Everything: texts, vectors, stages, evaluation, export; what is already whole is skipped.
 
     Example: `jasper run configs/quickstart.yaml`
@@ -121,6 +149,7 @@ def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from jasper_jax.commands import run_all
     from jasper_jax.recipe import load_recipe
 
+    _connect(coordinator, processes, process)
     run_all(load_recipe(recipe, overrides or []))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
+from jasper_jax import processes
 from jasper_jax.config import Recipe
 from jasper_jax.errors import Interrupted, UserError
 from jasper_jax.files import refuse_blocked, write_array
@@ -33,10 +34,11 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 
     if process_index >= process_count:
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
+    _together(recipe)
     cache_programs()
     run = Run(recipe)
     validate(run)
-    run.claim()
+    processes.first_does(run.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder), process_index, process_count)
 
@@ -61,12 +63,18 @@ def _embed(run, timings, process_index, process_count, training=False):  # type:
     return texts
 
 
+def _together(recipe: Recipe) -> None:
+    """See that all processes, if there are several, run the same."""
+    processes.refuse_unlike(recipe.model_dump(mode="json"))
+
+
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
     from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
+    _together(recipe)
     cache_programs()
     run = Run(recipe)
     validate(run)
@@ -151,6 +159,7 @@ def run_all(recipe: Recipe) -> None:
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
+    _together(recipe)
     cache_programs()
     run = Run(recipe)
     validate(run)
@@ -160,10 +169,12 @@ def run_all(recipe: Recipe) -> None:
         with stop.immediately():
             texts = _embed(run, timings, 0, 1, training=True)
         _train(run, texts, timings, stop)
-        with stop.immediately():
-            _evaluate(run, timings)
-            _export(run, timings, None)
-        OUT.print(timings.table())
+        if processes.is_first():
+            with stop.immediately(), processes.alone():
+                _evaluate(run, timings)
+                _export(run, timings, None)
+            OUT.print(timings.table())
+        processes.barrier("run")
 
 
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:

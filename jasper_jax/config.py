@@ -253,6 +253,9 @@ class Training(Section):
     """Tokens at which texts are cut in training; None: ``student.max_length``, which the exported model keeps."""
     row_length: PositiveInt | None = None
     """Tokens of a row, into which several texts are packed; None: as the longest text needs, at least 128."""
+    micro_batch: PositiveInt | None = None
+    """Encode a batch in pieces of about so many texts, each computed again in the backward pass: the memory of
+    activations is that of a piece, losses and gradients are those of the whole batch. None: in one piece."""
     shapes: PositiveInt = 3
     """Numbers of rows that batches may have: at most so many train steps are compiled for a stage."""
     save_every: PositiveInt = 200
@@ -269,6 +272,17 @@ class Training(Section):
     """Processes that prepare batches; 0 uses threads of the training process."""
     profile_steps: Annotated[int, Field(ge=0)] = 0
     """Write a JAX profile of so many steps, from the stage's fifth on."""
+
+
+class Mesh(Section):
+    """How the devices of all processes are arranged; the product is their number."""
+
+    data: PositiveInt = 1
+    """Groups that each hold all parameters."""
+    fsdp: PositiveInt = 1
+    """Devices of a group that divide parameters, optimizer state and, like ``data``, the rows of a batch."""
+    tensor: PositiveInt = 1
+    """Devices that divide the matrices of each layer."""
 
 
 class Retrieval(Section):
@@ -327,5 +341,7 @@ class Recipe(Section):
     losses: Losses = Losses()
     stages: Annotated[list[Stage], Field(min_length=1)]
     training: Training = Training()
+    mesh: Literal["auto"] | Mesh = "auto"
+    """auto: fsdp takes all devices, as far as every stage's batch divides by them, tensor the rest."""
     evaluation: Evaluation = Evaluation()
     export: Export = Export()

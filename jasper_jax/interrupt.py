@@ -3,6 +3,8 @@
 Training stops between two steps and saves. Work that is whole or not there in any case (a shard, an evaluation, an
 export) is left where it stands.
 
+Of several processes any may be asked: JAX passes a SIGTERM on, and all stop after the same step.
+
 Python runs its signal handlers in the main thread and between two of its instructions, that is, not before a long
 compilation is over. The second signal must not wait for that, so a thread of its own hears the signals and counts.
 """
@@ -17,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from jasper_jax import processes
 from jasper_jax.errors import Interrupted
 
 EXIT_CODE = 75
@@ -25,12 +28,16 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Stop:
-    """Called, it says whether somebody asked to stop."""
+    """Called after each step, with its number, it says whether to stop there: somebody asked to."""
 
     def __init__(self) -> None:
         self._asked = self._immediately = False
 
-    def __call__(self) -> bool:
+    def __call__(self, step: int = 0) -> bool:
+        if processes.count() > 1:
+            from jax.experimental import multihost_utils
+
+            self._asked = self._asked or multihost_utils.reached_preemption_sync_point(step)
         return self._asked
 
     @contextlib.contextmanager
@@ -58,6 +65,13 @@ class Stop:
 def stop_flag() -> Iterator[Stop]:
     """Within the block SIGTERM and SIGINT are answered by the yielded :class:`Stop`; the second: exit code 128 + n."""
     stop = Stop()
+    if processes.count() > 1:  # SIGTERM is JAX's, which tells the other processes
+        before_interrupt = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        try:
+            yield stop
+        finally:
+            signal.signal(signal.SIGINT, before_interrupt)
+        return
     before = {s: signal.signal(s, stop._ask) for s in SIGNALS}
     hear, tell = os.pipe()
     os.set_blocking(tell, False)

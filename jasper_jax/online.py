@@ -31,9 +31,10 @@ class OnlineTeacher:
     activations: tuple[str, ...]
     dtype: str
 
-    def vectors(self, params: Mapping[str, Any], texts: Packed) -> jax.Array:
+    def vectors(self, params: Mapping[str, Any], texts: Packed, *, pieces: int = 1) -> jax.Array:
         """``[B, T]`` float32, not normalised, in the batch's order; no gradient flows into the teacher."""
-        x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, compute_dtype=jnp.dtype(self.dtype))
+        dtype = jnp.dtype(self.dtype)
+        x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, pieces=pieces, compute_dtype=dtype)
         return jax.lax.stop_gradient(dense_steps(self.activations, False, params["dense"], x))
 
 

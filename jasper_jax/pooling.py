@@ -67,7 +67,7 @@ def _combine(mode: str, states: Arrays, keep: Arrays, start: Arrays) -> jax.Arra
         return jnp.moveaxis(highest, 0, 1)
     weights, over = weigh(keep, start)
     # HIGHEST: a sum over tokens, not to be rounded to bfloat16 on the way
-    sums = jnp.einsum("rsl,rld->rsd", jnp.asarray(weights, jnp.float32), states, precision=jax.lax.Precision.HIGHEST)
+    sums = jnp.einsum("rsl,rld->rsd", jnp.asarray(weights, states.dtype), states, precision=jax.lax.Precision.HIGHEST)
     return sums / jnp.maximum(over, 1)[..., None]
 
 
@@ -124,6 +124,6 @@ class Pooling:
             if prompt_lengths is None:
                 raise ValueError("this pooling leaves the prompt out: prompt_lengths is needed")
             keep = keep & (jnp.arange(keep.shape[-1]) >= (start + prompt_lengths)[..., None])
-        states = states.astype(jnp.float32)
+        states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
         vectors = jnp.concatenate([_combine(mode, states, keep, start) for mode in self.modes], axis=-1)
         return jnp.where(keep.any(axis=-1)[..., None], vectors, 0.0)

@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from jasper_jax import processes
+
 LOG_SECONDS = 30.0
 """Seconds between lines where the output is not a terminal."""
 
@@ -75,7 +77,9 @@ class Bar:
 
 @contextlib.contextmanager
 def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabled: bool = True) -> Iterator[Bar]:
-    """Show progress of ``total`` units (None: unknown; ``start`` of them done before), on standard error."""
+    """Show progress of ``total`` units (None: unknown; ``start`` of them done before), on standard error; of several
+    processes the first does so."""
+    enabled = enabled and processes.is_first()
     console = Console(file=sys.stderr, soft_wrap=True)
     shown = Bar(description, total, unit, start, console, enabled)
     if shown._live:
@@ -88,5 +92,8 @@ def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabl
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal, on standard error; printed as it is."""
+    """One line for the person at the terminal, on standard error; printed as it is, by the first of several
+    processes."""
+    if not processes.is_first():
+        return
     Console(file=sys.stderr, soft_wrap=True).print(message, markup=False, highlight=False)

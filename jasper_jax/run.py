@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from jasper_jax import processes
 from jasper_jax.config import Recipe, Teacher
 from jasper_jax.data.assets import is_here, resolve_model
 from jasper_jax.data.embedding import embed_teacher
@@ -42,8 +43,11 @@ MAY_CHANGE = (
     "training.loggers",
     "training.workers",
     "training.profile_steps",
+    "training.micro_batch",
+    "mesh",
 )
-"""Keys that may differ between two commands on one run folder: the trained parameters do not depend on them."""
+"""Keys that may differ between two commands on one run folder: the trained parameters do not depend on them (on the
+last two only by the rounding of sums in another order)."""
 
 
 NOTHING_YET = ("recipe.yaml", "timings.json", ".lock", ".texts.lock")
@@ -67,10 +71,16 @@ class Run:
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
-        """The folder for this process alone, :meth:`claim`-ed; not even a lock is left in one that is refused."""
-        self._refuse_foreign()
-        with exclusive(self.folder, what):
-            self.claim()
+        """The folder for this command alone, :meth:`claim`-ed; not even a lock is left in one that is refused. Of
+        several processes the first holds it for all."""
+        with contextlib.ExitStack() as held:
+
+            def take() -> None:
+                self._refuse_foreign()
+                held.enter_context(exclusive(self.folder, what))
+                self.claim()
+
+            processes.first_does(take)
             yield
 
     def _wrote_recipe(self) -> bool:
@@ -124,7 +134,12 @@ class Run:
         """The text store, built if it is not there yet."""
         texts = self.recipe.texts
         seed = self.recipe.seed if texts.seed is None else texts.seed
-        return build_text_store(texts, self.text_folder, seed, progress=self.progress)
+
+        def build() -> TextStore:
+            return build_text_store(texts, self.text_folder, seed, progress=self.progress)
+
+        processes.first_does(build)
+        return build()
 
     def refuse_large_batches(self, number: int, what: str) -> None:
         """UserError when a stage's batch is larger than ``number``: said before vectors are embedded, not after."""
@@ -174,16 +189,26 @@ class Run:
     def embed(
         self, teacher: Teacher, texts: TextStore, *, process_index: int = 0, process_count: int = 1
     ) -> VectorStore | None:
-        """Fill the teacher's vector store, this process's share of it; None while others' shards are missing."""
-        return embed_teacher(
+        """Fill the teacher's vector store, this process's share of it; None while others' shards are missing.
+
+        Processes that have joined each other share the work by themselves, and all have the whole store then.
+        """
+        joined = processes.count() > 1
+        fill = partial(
+            embed_teacher,
             self.teacher_folder(teacher),
             texts,
             self.teacher_spec(teacher),
             self.teacher_encoder(teacher),
-            process_index=process_index,
-            process_count=process_count,
+            process_index=processes.index() if joined else process_index,
+            process_count=processes.count() if joined else process_count,
             progress=self.progress,
         )
+        store = fill()
+        if joined:
+            processes.barrier(f"vectors of {teacher.name}")
+            store = fill()
+        return store
 
     def open_vectors(self, teacher: Teacher, texts: TextStore) -> VectorStore:
         """The teacher's complete vector store, checked against the texts and against the recipe's teacher."""
@@ -248,6 +273,7 @@ def environment() -> dict[str, Any]:
         "jaxlib": version.__version__,
         "backend": jax.default_backend(),
         "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 

@@ -7,7 +7,7 @@ static and lives in :class:`Student`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
 from jasper_jax.heads import init_head, project
 from jasper_jax.pooling import Pooling
+from jasper_jax.sharding import ROWS, WIDE, constrain
 from jasper_jax.tokenization import Tokenizer
 
 Packed = Mapping[str, jax.Array]
@@ -35,12 +36,49 @@ _OWN_TOKENIZER = ("qwen2", "qwen3")
 """Model types for which transformers takes vocabulary and merges out of ``tokenizer.json``, and nothing else."""
 
 
-def encode_packed(encoder: Encoder, pooling: Pooling, params: Any, texts: Packed, **options: Any) -> jax.Array:
-    """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; ``options`` are ``Encoder.apply``'s."""
-    segments = segments_of(texts["lengths"], texts["ids"].shape[1])
-    states = encoder.apply(params, texts["ids"], segments, packed=True, **options)
-    by_row = pooling.packed(states, segments, texts["lengths"].shape[1], texts.get("prompts"))
-    return by_row.reshape(-1, by_row.shape[-1]).at[texts["slots"]].get(unique_indices=True)
+def encode_packed(
+    encoder: Encoder,
+    pooling: Pooling,
+    params: Any,
+    texts: Packed,
+    *,
+    pieces: int = 1,
+    dropout_key: jax.Array | None = None,
+    **options: Any,
+) -> jax.Array:
+    """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; ``options`` are ``Encoder.apply``'s.
+
+    Rows lie over the devices; the vectors are repeated on all of them, being small. ``pieces`` takes so many parts of
+    the rows one after another, each computed again in the backward pass: its memory is that of one part.
+    """
+
+    def encode(rows: Packed, key: jax.Array | None) -> jax.Array:
+        segments = segments_of(rows["lengths"], rows["ids"].shape[1])
+        states = encoder.apply(params, rows["ids"], segments, packed=True, dropout_key=key, **options)
+        return pooling.packed(states, segments, rows["lengths"].shape[1], rows.get("prompts"))
+
+    rows = {name: constrain(texts[name], ROWS) for name in ("ids", "lengths", "prompts") if name in texts}
+    by_row = encode(rows, dropout_key) if pieces == 1 else _in_pieces(encode, rows, dropout_key, pieces)
+    vectors = constrain(by_row.reshape(-1, by_row.shape[-1]))
+    return constrain(vectors.at[texts["slots"]].get(unique_indices=True))
+
+
+def _in_pieces(
+    encode: Callable[[Packed, jax.Array | None], jax.Array], rows: Packed, key: jax.Array | None, pieces: int
+) -> jax.Array:
+    """``encode`` over ``pieces`` parts of the rows: row ``a · pieces + i`` is in part i, so that each part has its
+    share of every device's rows."""
+
+    def cut(x: jax.Array) -> jax.Array:  # [R, ...] -> [pieces, R / pieces, ...]
+        return constrain(jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0), None, ROWS)
+
+    @jax.checkpoint
+    def piece(number: jax.Array, rows: Packed) -> jax.Array:
+        return encode(rows, None if key is None else jax.random.fold_in(key, number))
+
+    numbers = jnp.arange(pieces, dtype=jnp.int32)
+    out = jax.lax.map(lambda part: piece(*part), (numbers, {name: cut(x) for name, x in rows.items()}))
+    return jnp.moveaxis(out, 0, 1).reshape(-1, *out.shape[2:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,19 +126,23 @@ class Student:
             for i, (name, head) in enumerate(self.heads.items())
         }
 
-    def pooled(self, params: Mapping[str, Any], texts: Packed, key: jax.Array | None = None) -> jax.Array:
+    def pooled(
+        self, params: Mapping[str, Any], texts: Packed, key: jax.Array | None = None, *, pieces: int = 1
+    ) -> jax.Array:
         """Pooled vectors ``[B, D]`` (float32) of packed texts, in the batch's order.
 
         Args:
           params: nested parameters; ``encoder/layers`` one stack or a pair of stacks.
           texts: the batch; other keys are ignored.
           key: random key for dropout; None switches dropout off (evaluation).
+          pieces: as in :func:`encode_packed`.
         """
         vectors = encode_packed(
             self.encoder,
             self.pooling,
             params["encoder"],
             texts,
+            pieces=pieces,
             training=True,
             compute_dtype=jnp.dtype(self.compute_dtype),
             remat=self.remat,
@@ -115,7 +157,7 @@ class Student:
 
     def project(self, params: Mapping[str, Any], pooled: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
         """``pooled [B, D]`` -> {head: ``[B, E]``}, not normalised."""
-        return {name: project(params["heads"][name], pooled) for name in heads}
+        return {name: constrain(project(params["heads"][name], pooled), None, WIDE) for name in heads}
 
 
 def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any
 import grain
 import numpy as np
 
+from jasper_jax import processes
 from jasper_jax.data.rows import Rows
+from jasper_jax.data.share import ALL, Share
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView, concatenate
 from jasper_jax.errors import UserError
@@ -32,7 +34,8 @@ Split = str
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBatch:
-    """A batch on the host: ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``)."""
+    """A batch on the host: ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``), of which a process
+    has its share of the rows; ``tokens`` and ``slots`` count those of the whole batch."""
 
     number: int
     arrays: dict[str, Any]
@@ -58,13 +61,26 @@ class TokenCounts:
             path = folder / f"{split}-{key}.npy"
             size = texts.size(split)
             counts = read_cached_array(path)
-            if counts is None or counts.shape != (size,):  # not there, or damaged
-                counts = np.zeros(size, np.int32)
-                for start in range(0, size, 4096):
-                    rows = texts.read(split, range(start, min(size, start + 4096)))
-                    counts[start : start + len(rows)] = tokenizer.lengths([prompts[r.kind] + r.text for r in rows])
+            whole = counts is not None and counts.shape == (size,)
+            if (
+                counts is None or not processes.gather(np.array([whole])).all()
+            ):  # some process has none, or a damaged one
+                counts = self._count(texts, split, tokenizer, prompts)
                 write_cached_array(path, counts)
             self.by_split[split] = counts
+
+    @staticmethod
+    def _count(texts: TextStore, split: Split, tokenizer: Tokenizer, prompts: Mapping[str, str]) -> np.ndarray:
+        """Counted by all processes, each its own stretch of the texts."""
+        size = texts.size(split)
+        stretch = -(-size // processes.count())
+        first = processes.index() * stretch
+        counts = np.zeros(stretch, np.int32)
+        for start in range(first, min(first + stretch, size), 4096):
+            rows = texts.read(split, range(start, min(first + stretch, size, start + 4096)))
+            lengths = tokenizer.lengths([prompts[r.kind] + r.text for r in rows])
+            counts[start - first : start - first + len(rows)] = lengths
+        return processes.gather(counts).reshape(-1)[:size]
 
 
 class Batches:
@@ -84,9 +100,12 @@ class Batches:
         shapes: int,
         folder: Path,
         row: int | None = None,
+        share: Share = ALL,
+        multiple: int = 1,
     ):
         """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the row counts;
-        ``folder`` keeps token counts; ``row`` is the tokens of a row (None: chosen from the texts).
+        ``folder`` keeps token counts; ``row`` is the tokens of a row (None: chosen from the texts); ``share`` are the
+        rows that this process loads; numbers of rows are multiples of ``multiple``, itself one of ``share.parts``.
 
         Raises:
           UserError: fewer texts than a batch holds, or nothing to do.
@@ -104,7 +123,9 @@ class Batches:
         if not steps + self.held_out_batches:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
         self._train = [self.indices(k) for k in range(steps)]
-        self.rows = Rows(tokenizer, prompts, self._known(counts), shapes=shapes, row=row)
+        self._share, self._multiple = share, multiple
+        self._counts = {"": counts.by_split}
+        self.rows = Rows(tokenizer, prompts, self._known(counts), shapes=shapes, row=row, multiple=multiple)
         self.online = {one.name: self._rows_of(one, folder, shapes) for one in (view.online if view else ())}
         self._stores = view.stored() if view else []  # no teacher's parameters: worker processes get a copy of this
 
@@ -118,12 +139,14 @@ class Batches:
         """How batches are packed for a teacher that runs in the step."""
         embedder = teacher.embedder
         counts = TokenCounts(self.texts, embedder.tokenizer, teacher.prompts, folder)
+        self._counts[teacher.name] = counts.by_split
         return Rows(
             embedder.tokenizer,
             teacher.prompts,
             self._known(counts),
             shapes=shapes,
             leave_prompts_out=not embedder.pooling.include_prompt,
+            multiple=self._multiple,
         )
 
     def indices(self, number: int) -> np.ndarray:
@@ -153,13 +176,29 @@ class Batches:
         return iter(loaded)
 
     def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
-        texts = self.texts.read(split, indices)
-        arrays, tokens = self.rows.assemble(texts, largest=largest)
-        slots = arrays["ids"].size
-        vectors = {store.name: store.read(split, indices) for store in self._stores}
+        """A batch of these records, of which only this process's share is read: each encoder's rows, and vectors."""
+        encoders = {"": self.rows, **self.online}
+        lengths = {name: self._counts[name][split][indices] for name in encoders}
+        placed = {name: rows.place(lengths[name], largest=largest) for name, rows in encoders.items()}
+        shares = {name: self._share.of_rows(rows) for name, (_, rows) in placed.items()}
+        here = {
+            name: np.flatnonzero((packing.row >= shares[name].start) & (packing.row < shares[name].stop))
+            for name, (packing, _) in placed.items()
+        }
+        wanted = np.unique(np.concatenate(list(here.values())))
+        texts = dict(zip(wanted.tolist(), self.texts.read(split, indices[wanted])))
+        packed = {
+            name: rows.assemble(
+                placed[name][0], lengths[name], shares[name], here[name], [texts[i] for i in here[name].tolist()]
+            )
+            for name, rows in encoders.items()
+        }
+        arrays = packed.pop("")
+        own = indices[self._share.of_rows(len(indices))]
+        vectors = {store.name: store.read(split, own) for store in self._stores}
         if self.online:
-            arrays["cached"] = vectors
-            arrays["online"] = {name: rows.assemble(texts, largest=largest)[0] for name, rows in self.online.items()}
+            arrays["cached"], arrays["online"] = vectors, packed
         elif vectors:
             arrays["teachers"] = concatenate(list(vectors.values()))
-        return LoadedBatch(number, arrays, indices, tokens=tokens, slots=slots)
+        slots = placed[""][1] * self.rows.row
+        return LoadedBatch(number, arrays, indices, tokens=int(lengths[""].sum()), slots=slots)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.data.packing import choose_rows, fill_rows, pack, row_length
+from jasper_jax.data.packing import Packing, choose_rows, fill_rows, pack, row_length
 from jasper_jax.data.texts import Row
 from jasper_jax.errors import UserError
 from jasper_jax.tokenization import Tokenizer
@@ -25,9 +25,11 @@ class Rows:
         shapes: int,
         row: int | None = None,
         leave_prompts_out: bool = False,
+        multiple: int = 1,
     ):
         """``known``: token counts ``[B]`` of every batch there will be; ``shapes`` bounds the numbers of rows; ``row``
-        is the tokens of a row (None: chosen from the texts); ``leave_prompts_out`` tells the pooling where prompts end.
+        is the tokens of a row (None: chosen from the texts); ``leave_prompts_out`` tells the pooling where prompts end;
+        numbers of rows are multiples of ``multiple``.
 
         Raises:
           UserError: a text does not fit ``row``.
@@ -42,25 +44,43 @@ class Rows:
         self.row = row or row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
         packings = [pack(lengths, self.row) for lengths in known]
         self.texts_per_row = max(packing.texts for packing in packings)
-        self.row_counts = choose_rows(np.array([packing.rows for packing in packings]), shapes)
+        needed = np.array([packing.rows for packing in packings])
+        self.row_counts = choose_rows(-(-needed // multiple) * multiple, shapes)
         self._prompt_lengths = (
             {k: tokenizer.prompt_length(p) for k, p in prompts.items()} if leave_prompts_out else None
         )
 
-    def assemble(self, texts: Sequence[Row], *, largest: bool = False) -> tuple[dict[str, Any], int]:
-        """The arrays of ``jasper_jax.student.Packed`` for a batch, and its tokens; ``largest``: always in the most
-        rows."""
-        tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
-        packing = pack(np.array([len(t) for t in tokens]), self.row)
+    def place(self, lengths: np.ndarray, *, largest: bool = False) -> tuple[Packing, int]:
+        """Where the texts of a batch of these token counts ``[B]`` go, and in how many rows; ``largest``: always the
+        most."""
+        packing = pack(lengths, self.row)
         counts = self.row_counts[-1:] if largest else self.row_counts
-        rows = int(counts[np.searchsorted(counts, packing.rows)])
-        ids, lengths = fill_rows(tokens, packing, (rows, self.row), self.texts_per_row, self.tokenizer.pad_id)
+        return packing, int(counts[np.searchsorted(counts, packing.rows)])
+
+    def assemble(
+        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[Row]
+    ) -> dict[str, Any]:
+        """The arrays of ``jasper_jax.student.Packed``: of a batch placed by ``packing`` the ``rows``, in which the
+        texts number ``which`` of the batch stand; ``slots`` are those of the whole batch.
+
+        Raises:
+          UserError: a text has another number of tokens than was counted.
+        """
+        tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
+        if wrong := [i for i, one in zip(which, tokens) if len(one) != lengths[i]]:
+            raise UserError(
+                f"token_counts: text {wrong[0]} of a batch was counted with {lengths[wrong[0]]} tokens and has another"
+                " number now; delete the folder token_counts of the run and run again"
+            )
+        here = Packing(packing.row[which] - rows.start, packing.place[which], packing.column[which])
+        shape = (rows.stop - rows.start, self.row)
+        ids, per_text = fill_rows(tokens, here, shape, self.texts_per_row, self.tokenizer.pad_id)
         arrays: dict[str, Any] = {
             "ids": ids,
-            "lengths": lengths,
+            "lengths": per_text,
             "slots": packing.row * self.texts_per_row + packing.place,
         }
         if self._prompt_lengths is not None:
-            arrays["prompts"] = np.zeros_like(lengths)
-            arrays["prompts"][packing.row, packing.place] = [self._prompt_lengths[text.kind] for text in texts]
-        return arrays, sum(map(len, tokens))
+            arrays["prompts"] = np.zeros_like(per_text)
+            arrays["prompts"][here.row, here.place] = [self._prompt_lengths[text.kind] for text in texts]
+        return arrays

@@ -18,14 +18,15 @@ from flax import nnx
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
-    """Exact GELU, x·Φ(x) with the normal distribution Φ, in float32 inside."""
+    """Exact GELU, x·Φ(x) with the normal distribution Φ, in float32 or float64 inside."""
     return _gelu_and_slope(x)[0]
 
 
 def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    wide = x.astype(jnp.float32)
-    below = 0.5 * (1.0 + jax.lax.erf(wide * np.float32(1 / np.sqrt(2))))  # Φ(x)
-    density = jnp.exp(-0.5 * wide * wide) * np.float32(1 / np.sqrt(2 * np.pi))
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    number = np.dtype(wide.dtype).type
+    below = 0.5 * (1.0 + jax.lax.erf(wide * number(1 / np.sqrt(2))))  # Φ(x)
+    density = jnp.exp(-0.5 * wide * wide) * number(1 / np.sqrt(2 * np.pi))
     return (wide * below).astype(x.dtype), (below + wide * density).astype(x.dtype)
 
 

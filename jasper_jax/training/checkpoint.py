@@ -26,6 +26,7 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
+from jasper_jax import processes
 from jasper_jax.errors import UserError, WriteFailed
 from jasper_jax.files import parse_json, sha256_file, write_atomic
 
@@ -98,8 +99,7 @@ class Checkpoints:
         self._verified.discard(path)
         _quiet()
         with _writing(path):
-            _clear(path)
-            path.parent.mkdir(parents=True, exist_ok=True)
+            processes.first_does(lambda: _make_way(path))
             # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
             copies = jax.tree.map(jnp.copy, tree)
 
@@ -144,8 +144,12 @@ class Checkpoints:
                         raise
                     _clear(path)
                     response = write()
-            write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
-        done()
+
+            def seal() -> None:
+                write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
+                done()
+
+            processes.first_does(seal)
 
     # ------------------------------------------------------------------ loading
 
@@ -159,7 +163,8 @@ class Checkpoints:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
             try:
-                return ocp.load(str(path.absolute()), abstract)
+                with _orbax():
+                    return ocp.load(str(path.absolute()), abstract)
             except (ValueError, KeyError, TypeError) as error:
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
@@ -175,9 +180,10 @@ class Checkpoints:
         if not _is_whole(path):
             raise UserError(f"{path}: no whole checkpoint there; run jasper train first")
         if path not in self._verified:
-            _verify(path)
+            processes.first_does(lambda: _verify(path))
         try:
-            found = ocp.metadata(str(path.absolute())).custom_metadata
+            with _orbax():
+                found = ocp.metadata(str(path.absolute())).custom_metadata
         except (ValueError, OSError, KeyError) as error:
             raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
         metadata = dict(found) if isinstance(found, dict) else {}
@@ -205,6 +211,20 @@ def _sums(path: Path) -> Path:
 
 def _is_whole(path: Path) -> bool:
     return path.is_dir() and _sums(path).is_file()
+
+
+def _orbax() -> contextlib.AbstractContextManager[Any]:
+    """Orbax waits for every process at a load, except where this one works alone."""
+    if not processes.is_alone_of_several():
+        return contextlib.nullcontext()
+    own = jax.process_index()
+    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+    return ocp.Context(multiprocessing_options=options)
+
+
+def _make_way(path: Path) -> None:
+    _clear(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
 
 
 def _clear(path: Path) -> None:

@@ -9,25 +9,28 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from jasper_jax import processes
 from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.progress import bar, say
 from jasper_jax.run import Run, environment, recipe_changes
+from jasper_jax.sharding import make_mesh, row_shards, shardings
 from jasper_jax.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.student import Student, load_student
 from jasper_jax.timings import Timings
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints, Position
+from jasper_jax.training.mesh import abstract_params, abstract_state, mesh_sizes, put_params, share_of
 from jasper_jax.training.metrics import Metrics, make_sinks
-from jasper_jax.training.partition import make_partition
+from jasper_jax.training.partition import Flat, Partition, make_partition
 from jasper_jax.training.stage_log import Compiled, StageLog
 from jasper_jax.training.start import ridge_heads
-from jasper_jax.training.step import Teaching, make_program
+from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
 
 Params = dict[str, Any]
 
@@ -37,6 +40,7 @@ class Training:
     """What every stage needs."""
 
     run: Run
+    mesh: Mesh
     student: Student
     tokenizer: Tokenizer
     cutter: Tokenizer
@@ -46,7 +50,7 @@ class Training:
     checkpoints: Checkpoints
     metrics: Metrics
     timings: Timings
-    stop: Callable[[], bool]
+    stop: Callable[[int], bool]
 
 
 def checkpoints_of(run: Run) -> Checkpoints:
@@ -71,13 +75,17 @@ def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tok
     )
 
 
-def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings, stop: Callable[[], bool]) -> bool:
+def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings, stop: Callable[[int], bool]) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
+
+    ``stop(step)`` is asked once after every step, counted over all stages, and says the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
     """
-    student, params, tokenizer = load_student(run.recipe, view.dim if view else None, run.student_source())
+    with jax.default_device(host_device()):
+        student, params, tokenizer = load_student(run.recipe, view.dim if view else None, run.student_source())
+    mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
     checkpoints = checkpoints_of(run)
     at, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
     if at.stage == len(run.stages) and has_start:
@@ -93,11 +101,11 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
     counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")
     sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
     metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
-    context = Training(run, student, tokenizer, cutter, texts, view, counts, checkpoints, metrics, timings, stop)
+    context = Training(run, mesh, student, tokenizer, cutter, texts, view, counts, checkpoints, metrics, timings, stop)
     try:
         if not has_start:  # the first command, or a damaged one was deleted
             _keep_start(context, params)
-        params = checkpoints.load(before, abstract(params))
+        params = checkpoints.load(before, abstract_params(params, mesh))
         for stage in run.stages[at.stage :]:
             step = at.step if stage.index == at.stage else 0
             trained = _train_stage(context, stage, params, step)
@@ -118,17 +126,20 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
 
     if stage.index:  # the first stage's are in the checkpoint ``start``
         params = _with_new_heads(context, stage, params)
-    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    active = active_params(stage, params)
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
-    program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view))
-    # Copies: the step donates its arguments, and ``params`` is still needed.
-    trained, frozen = (jax.tree.map(jnp.array, part) for part in partition.split(active))
-    opt_state = program.optimizer.init(trained)
+    program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view), context.mesh)
+    trained, frozen = _split(partition, active, context.mesh)
+    state = abstract_state(program.optimizer, trained, context.mesh)
     if first_step:
         path = context.checkpoints.step(stage.index, first_step)
         _report_environment(context.checkpoints.metadata(path))
-        restored = context.checkpoints.load(path, abstract({"trained": trained, "optimizer": opt_state}))
+        restored = context.checkpoints.load(
+            path, {"trained": abstract_params(trained, context.mesh), "optimizer": state}
+        )
         trained, opt_state = restored["trained"], restored["optimizer"]
+    else:
+        opt_state = jax.jit(program.optimizer.init, out_shardings=jax.tree.map(lambda x: x.sharding, state))(trained)
 
     view = context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None
     batches = Batches(
@@ -143,11 +154,13 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         shapes=settings.shapes,
         folder=run.folder / "token_counts",
         row=settings.row_length,
+        share=share_of(context.mesh),
+        multiple=row_shards(context.mesh) * pieces_of(recipe, stage),
     )
     if not batches.held_out_batches:
         say(f"{stage.name}: {no_held_out_losses(stage, context.texts.size('held_out'))}")
-    teachers = {one.name: one.params for one in (view.online if view else ())}
-    compiled = Compiled(program)
+    teachers = {one.name: put_params(one.params, context.mesh) for one in (view.online if view else ())}
+    compiled = Compiled(program, context.mesh)
     log = StageLog(stage, compiled, context.metrics, context.texts, run.folder)
     offset = sum(s.steps for s in run.stages[: stage.index])
     pending: tuple[int, LoadedBatch, Any] | None = None
@@ -155,14 +168,14 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
 
     with bar(f"{stage.name}", stage.steps, "steps", start=first_step, enabled=run.progress) as progress:
         for batch in batches.iterate(first_step, settings.workers):
-            number = jnp.asarray(batch.number, jnp.int32)
+            number = np.int32(batch.number)
             trained, opt_state, values = compiled.step(trained, opt_state, frozen, teachers, batch.arrays, number)
             if pending:
                 log.step(*pending)  # read a step late, so that the device is never waited for
             pending = (offset + batch.number + 1, batch, values)
             step = batch.number + 1
             progress.advance(note=log.note)
-            last, asked = step == stage.steps, context.stop()
+            last, asked = step == stage.steps, context.stop(offset + step)
             evaluating = settings.evaluate_every and step % settings.evaluate_every == 0
             saving = step % settings.save_every == 0 and not last
             if last or evaluating or saving or asked:
@@ -184,7 +197,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         context.checkpoints.wait()
         say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
         return None
-    after = partition.canonical(trained, frozen)
+    after = _canonical(partition, trained, frozen, context.mesh)
     after["heads"] = {h: after["heads"].get(h, params["heads"][h]) for h in params["heads"]}
     context.checkpoints.save_final(stage.index, after, _metadata(run))
     say(
@@ -194,22 +207,50 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     return after
 
 
+def _split(partition: Partition, active: Params, mesh: Mesh) -> tuple[Flat, Flat]:
+    """The stage's trained and frozen leaves, copied: the step donates its arguments, ``active`` is still needed."""
+    placed = tuple(shardings(part, mesh) for part in jax.eval_shape(partition.split, active))
+    return jax.jit(partition.split, out_shardings=placed)(active)
+
+
+def _canonical(partition: Partition, trained: Flat, frozen: Flat, mesh: Mesh) -> Params:
+    """The stage's leaves as one tree with one stack of layers."""
+    placed = shardings(jax.eval_shape(partition.canonical, trained, frozen), mesh)
+    return jax.jit(partition.canonical, out_shardings=placed)(trained, frozen)
+
+
 def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
-    """The parameters with the heads that are new in this stage given their start."""
+    """The parameters, on the mesh, with the heads that are new in this stage given their start."""
+    recipe = context.run.recipe
     seen = {h for s in context.run.stages[: stage.index] for h in s.heads}
-    new = [h for h in stage.heads if h not in seen]
-    dims = {name: head.dim for name, head in context.student.heads.items()}
-    embedder = student_embedder(context.student, params, context.tokenizer)
-    solved = ridge_heads(context.run.recipe, new, dims, params, embedder, context.texts, context.view)
-    return {**params, "heads": {**params["heads"], **solved}}
+    new = [h for h in stage.heads if h not in seen and recipe.heads[h].init == "ridge"]
+    if not new:
+        return params
+    solved: Params = {h: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["heads"][h]) for h in new}
+    whole = processes.host_copy(params)
+    if processes.is_first():  # one solves, all take its solution: theirs might differ in the last bits
+        whole = {**whole, "encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}
+        dims = {name: head.dim for name, head in context.student.heads.items()}
+        embedder = student_embedder(context.student, whole, context.tokenizer)
+        solved = ridge_heads(recipe, new, dims, whole, embedder, context.texts, context.view)
+    placed = put_params({"heads": processes.from_first(solved)}, context.mesh)["heads"]
+    return {**params, "heads": {**params["heads"], **placed}}
 
 
 def _keep_start(context: Training, params: Params) -> None:
     """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
-    begun = _with_new_heads(context, context.run.stages[0], params)
+    begun = _with_new_heads(context, context.run.stages[0], put_params(params, context.mesh))
     metadata = {"stage": 0, "step": 0, **_metadata(context.run)}
-    context.checkpoints.save(context.checkpoints.start(), jax.tree.map(jnp.asarray, begun), metadata)
+    context.checkpoints.save(context.checkpoints.start(), begun, metadata)
     context.checkpoints.wait()
+
+
+def host_device() -> Any:
+    """Where a model is put before it goes onto the mesh: not on the first accelerator, whose memory it may exceed."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS names no cpu
+        return jax.local_devices()[0]
 
 
 def _stage_seed(seed: int, index: int) -> int:

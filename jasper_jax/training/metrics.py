@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from jasper_jax import processes
 from jasper_jax.errors import UserError
 from jasper_jax.files import naming, parse_json, write_atomic
 
@@ -29,13 +30,19 @@ class Metrics:
     def __init__(self, path: Path, sinks: list[Sink], *, keep_before: tuple[int, int]):
         """``keep_before``: (stage index, step) of the checkpoint continued from; later events are dropped."""
         self.path, self.sinks = path, sinks
+        self._file = None
+        if not processes.is_first():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in read_events(path) if _before(line, keep_before)]
         write_atomic(path, "".join(json.dumps(event) + "\n" for event in kept))
         self._file = path.open("a")
 
     def write(self, event: Mapping[str, Any]) -> None:
-        """One event; numbers in ``terms`` and at the top level go to the sinks."""
+        """One event; numbers in ``terms`` and at the top level go to the sinks. Of several processes the first
+        writes."""
+        if self._file is None:
+            return
         try:
             self._file.write(json.dumps(event) + "\n")
             self._file.flush()
@@ -51,7 +58,8 @@ class Metrics:
     def close(self) -> None:
         """Close the file and the sinks. What a full disk kept in the buffer was reported by ``write``."""
         with contextlib.suppress(OSError):
-            self._file.close()
+            if self._file:
+                self._file.close()
         for sink in self.sinks:
             sink.close()
 

@@ -11,21 +11,23 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch
 from jasper_jax.data.texts import TextStore
 from jasper_jax.errors import UserError
 from jasper_jax.files import write_atomic
 from jasper_jax.stages import ResolvedStage
+from jasper_jax.training.mesh import put_batch, share_of
 from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.step import StageProgram
 
 
 class Compiled:
-    """The stage's programs, compiled when a shape is first seen; counts them and the seconds it took."""
+    """The stage's programs on a mesh, compiled when a shape is first seen; counts them and the seconds it took."""
 
-    def __init__(self, program: StageProgram):
-        self._program = program
+    def __init__(self, program: StageProgram, mesh: Mesh):
+        self._program, self._mesh, self._share = program, mesh, share_of(mesh)
         self._known: dict[Any, Any] = {}
         self.seconds = 0.0
 
@@ -35,16 +37,20 @@ class Compiled:
         return len(self._known)
 
     def step(self, *args: Any) -> Any:
-        return self._call("step", self._program.step, args, args[4])
+        return self._call("step", self._program.step, args, 4)
 
     def evaluate(self, *args: Any) -> Any:
-        return self._call("evaluate", self._program.evaluate, args, args[3])
+        return self._call("evaluate", self._program.evaluate, args, 3)
 
-    def _call(self, name: str, function: Any, args: tuple[Any, ...], batch: Any) -> Any:
+    def _call(self, name: str, function: Any, args: tuple[Any, ...], which: int) -> Any:
+        """``which`` of the arguments is the batch, as loaded."""
+        batch = put_batch(args[which], self._mesh, self._share)
+        args = (*args[:which], batch, *args[which + 1 :])
         key = (name, *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
         if key not in self._known:
             began = time.monotonic()
-            self._known[key] = function.lower(*args).compile()
+            with jax.set_mesh(self._mesh):
+                self._known[key] = function.lower(*args).compile()
             self.seconds += time.monotonic() - began
         return self._known[key](*args)
 

@@ -14,11 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.config import Recipe
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
+from jasper_jax.sharding import WIDE, constrain, like_leaves, shardings
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student, cosine_applies
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
@@ -60,15 +62,18 @@ class Teaching:
             return cls(None)
         return cls(view.dim, tuple(view.names), {one.name: one.teacher for one in view.online})
 
-    def vectors(self, params: Params, batch: Batch) -> jax.Array | None:
-        """``[B, T]`` float32 of norm 1: the target of heads that the teachers teach; None where no head needs it."""
+    def vectors(self, params: Params, batch: Batch, pieces: int = 1) -> jax.Array | None:
+        """``[B, T]`` float32 of norm 1: the target of heads that the teachers teach; None where no head needs it.
+
+        Their texts come divided over the devices; their dimensions leave it so, like those of the heads."""
         if "online" not in batch:
-            return batch.get("teachers")
+            stored = batch.get("teachers")
+            return None if stored is None else constrain(stored, None, WIDE)
         return join(
             [
-                self.online[name].vectors(params[name], batch["online"][name])
+                constrain(self.online[name].vectors(params[name], batch["online"][name], pieces=pieces), None, WIDE)
                 if name in self.online
-                else batch["cached"][name]
+                else constrain(batch["cached"][name], None, WIDE)
                 for name in self.names
             ]
         )
@@ -84,14 +89,15 @@ def make_loss(
     """The loss of a stage: ``(params, online teachers' params, batch, dropout key or None) -> (scalar, {"head/term":
     scalar})``."""
     spec = head_losses(recipe, stage, student, teaching.dim)
+    pieces = pieces_of(recipe, stage)
 
     def loss(
         params: Mapping[str, Any], teachers: Params, batch: Batch, key: jax.Array | None
     ) -> tuple[jax.Array, Metrics]:
-        pooled = student.pooled(params, batch, key)
+        pooled = student.pooled(params, batch, key, pieces=pieces)
         vectors = student.project(params, pooled, stage.heads)
         # No gradient flows to a target; heads with the same target object share its similarities and their order.
-        taught = teaching.vectors(teachers, batch)
+        taught = teaching.vectors(teachers, batch, pieces)
         sources = {"pooled": pooled, **vectors, **({} if taught is None else {"teachers": taught})}
         targets = {name: sources[recipe.heads[name].target] for name in stage.heads}
         terms = distillation_losses(vectors, targets, spec)
@@ -113,9 +119,15 @@ class StageProgram:
 
 
 def make_program(
-    recipe: Recipe, stage: ResolvedStage, student: Student, partition: Partition, teaching: Teaching
+    recipe: Recipe,
+    stage: ResolvedStage,
+    student: Student,
+    partition: Partition,
+    teaching: Teaching,
+    mesh: Mesh | None = None,
 ) -> StageProgram:
-    """The train step and the evaluation of a stage, jitted."""
+    """The train step and the evaluation of a stage, jitted; on a ``mesh`` they are to be lowered within
+    ``jax.set_mesh``, with arguments that lie as ``jasper_jax.training.mesh`` lays them."""
     loss = make_loss(recipe, stage, student, teaching)
     optimizer = make_optimizer(stage.settings)
     rate = learning_rate(stage.settings)
@@ -141,9 +153,25 @@ def make_program(
         value, terms = loss(partition.merge(trained, frozen), teachers, batch, None)
         return {"loss": value, **terms}
 
+    if mesh is None:
+        return StageProgram(partition, optimizer, jax.jit(step, donate_argnums=(0, 1)), jax.jit(evaluate))
+    whole = NamedSharding(mesh, PartitionSpec())
+    trained, _ = jax.eval_shape(partition.split, active_params(stage, student.shapes()))
+    placed = shardings(trained, mesh)
+    state = like_leaves(jax.eval_shape(optimizer.init, trained), placed, mesh)
     return StageProgram(
-        partition=partition,
-        optimizer=optimizer,
-        step=jax.jit(step, donate_argnums=(0, 1)),
-        evaluate=jax.jit(evaluate),
+        partition,
+        optimizer,
+        step=jax.jit(step, donate_argnums=(0, 1), out_shardings=(placed, state, whole)),
+        evaluate=jax.jit(evaluate, out_shardings=whole),
     )
+
+
+def pieces_of(recipe: Recipe, stage: ResolvedStage) -> int:
+    """Into how many pieces the encoders take the stage's batch (``training.micro_batch``)."""
+    return -(-stage.batch_size // recipe.training.micro_batch) if recipe.training.micro_batch else 1
+
+
+def active_params(stage: ResolvedStage, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that a stage sees: the encoder's and its own heads'."""
+    return {**params, "heads": {head: params["heads"][head] for head in stage.heads}}

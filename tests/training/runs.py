@@ -20,7 +20,7 @@ def fill(run: Run):
     return texts, run.teachers(texts)
 
 
-def run_training(run: Run, stop=lambda: False) -> bool:
+def run_training(run: Run, stop=lambda step: False) -> bool:
     run.claim()
     texts, view = fill(run)
     return train(run, texts, view, Timings(run.folder), stop)

@@ -32,7 +32,7 @@ def run(tmp_path: Path) -> Run:
 
 def stop_after(steps: int):
     calls = iter(range(10_000))
-    return lambda: next(calls) + 1 >= steps
+    return lambda step: next(calls) + 1 >= steps
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_everything(run: Run, tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_stopped_at_every_step(undisturbed: Path, tmp_path: Path) -> None:
     """In one process: each call does one step, saves, and leaves."""
     run = Run(parse_recipe(recipe_tree(tmp_path), "tiny"), progress=False)
     calls = 0
-    while not run_training(run, stop=lambda: True):
+    while not run_training(run, stop=lambda step: True):
         calls += 1
         assert calls < 20
     assert calls == 9, "three stages of four steps, the last step of a stage ends it"

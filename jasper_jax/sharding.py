@@ -1,0 +1,167 @@
+"""Where arrays lie on a mesh: rules from names of leaves to axes, and constraints inside the step.
+
+The mesh has three axes. ``data`` repeats the parameters, ``fsdp`` divides them and the optimizer state (arXiv
+1910.02054, stage 3), ``tensor`` divides the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
+``data`` and ``fsdp``. The step is one program on global arrays; XLA's partitioner puts in the communication.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jasper_jax.errors import UserError
+from jasper_jax.patterns import compile_pattern
+
+DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
+ROWS = (DATA, FSDP)
+"""The axes over which the rows of a batch lie."""
+WIDE = (FSDP, TENSOR)
+"""The axes over which the dimensions of vectors lie."""
+
+Axes = str | tuple[str, ...] | None
+
+RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
+    # Projections [D, E]: every device makes its share of each vector's dimensions, for all texts. Only similarities
+    # [B, B] are then summed over devices, neither the projections' weights nor whole vectors travel.
+    ("heads/*/kernel", (None, WIDE)),
+    ("heads/*/bias", (WIDE,)),
+    ("dense/*/0", (None, WIDE)),
+    ("dense/*/1", (WIDE,)),
+    # A lookup takes rows: with the width divided it needs no communication of the table.
+    ("encoder/**/embedding", (None, WIDE)),
+    ("encoder/**/latents", (None, FSDP)),
+    # What follows a matrix divided by columns is divided by rows: one sum over ``tensor`` for the two of them.
+    ("encoder/**/attention/output/kernel", (TENSOR, FSDP)),
+    ("encoder/**/feed_forward/down/kernel", (TENSOR, FSDP)),
+    ("encoder/**/kernel", (FSDP, TENSOR)),
+    ("encoder/**/query/bias", (TENSOR,)),
+    ("encoder/**/key/bias", (TENSOR,)),
+    ("encoder/**/value/bias", (TENSOR,)),
+    ("encoder/**/gate/bias", (TENSOR,)),
+    ("encoder/**/up/bias", (TENSOR,)),
+    ("**/bias", ()),
+    ("**/scale", ()),
+)
+"""(pattern, axes of the leaf's last dimensions); the first row that matches counts, and every leaf needs one. Stacked
+layers are never divided: a scan takes them one by one."""
+
+SMALL = 1 << 18
+"""Leaves of at most so many numbers a layer may be repeated on every device where their shape divides by nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Placed:
+    """How one leaf lies: its spec, and why it is repeated where the rule would have it divided."""
+
+    name: str
+    shape: tuple[int, ...]
+    spec: PartitionSpec
+    note: str = ""
+
+    def shard(self, mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, ...]:
+        """The shape of one device's part."""
+        sizes = [math.prod(mesh.shape[a] for a in _tuple(axes)) for axes in self.spec]
+        return tuple(n // size for n, size in zip(self.shape, sizes + [1] * len(self.shape)))
+
+
+def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh) -> Placed:
+    """Where the leaf called ``name`` lies.
+
+    Where a dimension does not divide by its axes, it takes those of them that it divides by, and the others go to
+    another dimension if they can.
+
+    Raises:
+      UserError: a large leaf would have to be repeated on devices that ought to divide it.
+      KeyError: no rule covers the name.
+    """
+    wanted = next((axes for pattern, axes in RULES if compile_pattern(pattern, "sharding.RULES").matches(name)), None)
+    if wanted is None:
+        raise KeyError(f"no sharding rule covers the leaf {name!r}")
+    first = len(shape) - len(wanted)
+    axes: list[tuple[str, ...]] = [() for _ in shape]
+    left: list[str] = []
+    for i, group in enumerate(wanted, first):
+        for axis in _tuple(group):
+            if not _give(axes, shape, axis, i, mesh):
+                left.append(axis)
+    homeless = [a for a in left if not any(_give(axes, shape, a, i, mesh) for i in reversed(range(first, len(shape))))]
+    note = ""
+    if homeless:
+        sizes = " and ".join(f"{a} = {mesh.shape[a]}" for a in homeless)
+        note = f"{list(shape)} does not divide by {sizes}"
+        if math.prod(shape[first:]) > SMALL:
+            raise UserError(f"mesh: {name} {note}; choose sizes that divide one of its last {len(wanted)} dimensions")
+    spec = PartitionSpec(*(a[0] if len(a) == 1 else (a or None) for a in axes))
+    return Placed(name, shape, spec, note)
+
+
+def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int, mesh: Any) -> bool:
+    """Lay ``axis`` along dimension i too, if the dimension divides by all its axes then."""
+    if shape[i] % math.prod(mesh.shape[a] for a in (*axes[i], axis)):
+        return False
+    axes[i] = (*axes[i], axis)
+    return True
+
+
+def _tuple(axes: Axes) -> tuple[str, ...]:
+    return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+
+
+def shardings(tree: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of a nested or flat tree of parameters (arrays or shapes)."""
+
+    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return NamedSharding(mesh, place(_name(path), tuple(leaf.shape), mesh).spec)
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return "/".join(str(getattr(entry, "key", getattr(entry, "idx", entry))) for entry in path)
+
+
+def like_leaves(tree: Any, known: Mapping[str, NamedSharding], mesh: Mesh) -> Any:
+    """Shardings for an optimizer's state: a part of it that is named as a leaf lies as that leaf does, counters are
+    repeated."""
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
+        return next((known[name] for name in names if name in known), whole)
+
+    return jax.tree_util.tree_map_with_path(find, tree)
+
+
+def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
+    """``x`` with its dimensions over these axes of the mesh that the program is compiled for; as it is without one.
+
+    An axis that a dimension does not divide by is left out."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    taken: list[tuple[str, ...]] = [() for _ in x.shape]
+    for i, group in enumerate(axes):
+        for axis in _tuple(group):
+            _give(taken, x.shape, axis, i, mesh)
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*(a or None for a in taken)))
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch: their first dimension over ``data`` and ``fsdp``."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
+    """Into how many parts the rows of a batch are divided."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
+
+
+def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
+    """The mesh of these sizes over all devices of all processes (or ``devices``)."""
+    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)

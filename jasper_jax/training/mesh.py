@@ -1,0 +1,122 @@
+"""The mesh of a run, and everything that has to be laid on it: parameters, optimizer state, batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jasper_jax.config import Mesh as MeshSizes
+from jasper_jax.data.share import Share
+from jasper_jax.errors import UserError
+from jasper_jax.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
+from jasper_jax.stages import ResolvedStage
+
+
+def mesh_sizes(
+    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], heads: int
+) -> tuple[int, int, int]:
+    """``mesh`` of the recipe as numbers (data, fsdp, tensor) whose product is ``devices``.
+
+    ``auto`` divides the parameters and the rows by as many devices as every stage's batch divides by, and the matrices
+    of each layer by the rest, which has to divide the ``heads`` of attention.
+
+    Raises:
+      UserError: the product is not the number of devices, or a batch does not divide.
+    """
+    batches = sorted({stage.batch_size for stage in stages})
+    if not isinstance(wanted, MeshSizes):
+        for fsdp in (d for d in range(devices, 0, -1) if devices % d == 0):
+            if not any(batch % fsdp for batch in batches) and heads % (devices // fsdp) == 0:
+                return 1, fsdp, devices // fsdp
+        raise UserError(
+            f"mesh: auto finds no way to divide batches of {', '.join(map(str, batches))} texts and {heads} attention"
+            f" heads over {devices} devices; choose stages[].batch_size as a multiple of {devices}"
+        )
+    sizes = (wanted.data, wanted.fsdp, wanted.tensor)
+    if int(np.prod(sizes)) != devices:
+        product = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
+        raise UserError(
+            f"mesh: {product} is {np.prod(sizes)}, there {'is' if devices == 1 else 'are'} {devices}"
+            f" device{'' if devices == 1 else 's'}; the product must be their number, or mesh: auto"
+        )
+    for stage in stages:
+        refuse_uneven(stage, sizes[0] * sizes[1])
+    return sizes
+
+
+def refuse_uneven(stage: ResolvedStage, shards: int) -> None:
+    """UserError when the stage's batch does not divide by ``shards``."""
+    if stage.batch_size % shards:
+        below = stage.batch_size // shards * shards
+        fit = f"{below} or {below + shards}" if below >= 2 else f"{below + shards}"
+        raise UserError(
+            f"stages[{stage.index}].batch_size: {stage.batch_size} texts do not divide over data × fsdp = {shards}"
+            f" devices; take {fit}, or more of the mesh as tensor"
+        )
+
+
+def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """A host array, the same in every process, as one array over the devices of all."""
+    values = np.asarray(leaf)
+    return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def put_params(params: Any, mesh: Mesh) -> Any:
+    """A tree of parameters onto the mesh, by the rules of ``jasper_jax.sharding``."""
+    return jax.tree.map(put, params, shardings(params, mesh))
+
+
+def abstract_params(shapes: Any, mesh: Mesh) -> Any:
+    """A tree of arrays or shapes -> shapes with shardings: what a checkpoint is restored onto."""
+    return jax.tree.map(
+        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes, shardings(shapes, mesh)
+    )
+
+
+def abstract_state(optimizer: optax.GradientTransformation, trained: Mapping[str, Any], mesh: Mesh) -> Any:
+    """The optimizer's state for ``trained`` (a flat dict of arrays or shapes) as shapes with shardings."""
+    state = jax.eval_shape(optimizer.init, trained)
+    placed = like_leaves(state, shardings(trained, mesh), mesh)
+    return jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state, placed)
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """Of a step's batch: rows of tokens and of vectors over the devices, ``slots`` on all of them."""
+    rows, whole = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+
+    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+        return whole if path[-1] == jax.tree_util.DictKey("slots") else rows
+
+    return jax.tree_util.tree_map_with_path(find, batch)
+
+
+def share_of(mesh: Mesh) -> Share:
+    """The rows of a batch that this process's devices hold."""
+    parts = row_shards(mesh)
+    held = row_sharding(mesh).addressable_devices_indices_map((parts,)).values()
+    starts = [index[0].start or 0 for index in held if index is not None]
+    return Share(min(starts), max(starts) + 1, parts)
+
+
+def put_batch(batch: Any, mesh: Mesh, share: Share) -> Any:
+    """A loaded batch, of which this process has its ``share`` of the rows, as global arrays."""
+
+    def one(values: np.ndarray, placed: NamedSharding) -> jax.Array:
+        if placed.spec == PartitionSpec():
+            return put(values, placed)
+        held = share.last - share.first
+        rows = len(values) * share.parts // held
+        offset = share.of_rows(rows).start
+
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[0].indices(rows)
+            return values[start - offset : stop - offset]
+
+        return jax.make_array_from_callback((rows, *values.shape[1:]), placed, part)
+
+    return jax.tree.map(one, batch, batch_shardings(batch, mesh))
