@@ -1,0 +1,112 @@
+"""What the makers publish of their chips: the rates and sizes that bound a train step from below.
+
+Every figure is the maker's and per chip, as a peak; where JAX sees a chip as two devices (TPU v7x), ``per_device``
+divides. ``usable_memory`` is not published: it is what the TPU compiler (libtpu 0.0.42) itself sets as the limit of a
+program, printed by it when a program does not fit; the runtime keeps the rest.
+
+Interconnect of a TPU: the makers give the sum over all links of both directions. ``link_bandwidth`` is one link one
+way, that is the published figure / ports / 2; how many links a mesh axis can use at a time depends on the topology and
+is worked out in ``jasper_jax.planning.links``. For a GPU it is all links of the GPU together, one way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from jasper_jax.errors import UserError, nearest
+
+GIB = 2**30
+TERA = 1e12
+GIGA = 1e9
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One kind of accelerator.
+
+    peak_flops:      multiply and add counted as two, bfloat16 operands with float32 sums, dense, per second.
+    memory:          bytes, as published; ``usable_memory``: bytes that a program may take.
+    bandwidth:       bytes/s of that memory.
+    link_bandwidth:  bytes/s of one link in one direction (TPU); of all links in one direction (GPU).
+    ports:           links of a TPU chip: 2 per dimension of its torus; 1 for a GPU, whose links are counted together.
+    wraps:           (TPU) a dimension of the slice closes to a ring when it is a multiple of this many chips.
+    """
+
+    name: str
+    peak_flops: float
+    memory: int
+    usable_memory: int
+    bandwidth: float
+    link_bandwidth: float
+    ports: int = 1
+    wraps: int = 0
+    chips_per_host: int = 8
+    devices_per_chip: int = 1
+
+    @property
+    def per_device(self) -> Chip:
+        """The share of one JAX device: everything divided by the devices of a chip."""
+        n = self.devices_per_chip
+        return dataclasses.replace(
+            self,
+            peak_flops=self.peak_flops / n,
+            memory=self.memory // n,
+            usable_memory=self.usable_memory // n,
+            bandwidth=self.bandwidth / n,
+            link_bandwidth=self.link_bandwidth / n,
+            devices_per_chip=1,
+        )
+
+
+TPUS = {
+    chip.name: chip
+    for chip in (
+        # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s, 3-D, 4 chips a host. Links: 6 of 50 GB/s a
+        # direction, Jouppi et al., "TPU v4" (arXiv 2304.01433), table 4. A slice closes to a torus when every side is
+        # a multiple of 4. Two cores, one device ("megacore").
+        Chip("v4", 275 * TERA, 32 * GIB, int(30.75 * GIB), 1200 * GIGA, 50 * GIGA, 6, 4, 4),
+        # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s (a later edition: "800 GiBps"), 400 GB/s both
+        # ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes (jax-ml.github.io/scaling-book/tpus).
+        Chip("v5e", 197 * TERA, 16 * GIB, int(15.75 * GIB), 819 * GIGA, 50 * GIGA, 4, 16, 8),
+        # cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB (96 less what the system keeps), 2765 GB/s, 1200 GB/s both
+        # ways, 3-D with 6 ports, slices of 4x4x4 and larger are tori, 4 chips a host. Two cores, one device.
+        Chip("v5p", 459 * TERA, 95 * GIB, int(95.74 * GIB), 2765 * GIGA, 100 * GIGA, 6, 4, 4),
+        # cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1638 GB/s (docs/tpu7x; docs/v6e rounds to 1600), 800 GB/s
+        # both ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes.
+        Chip("v6e", 918 * TERA, 32 * GIB, int(31.25 * GIB), 1638 * GIGA, 100 * GIGA, 4, 16, 8),
+        # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOP/s, 192 GiB, 7380 GB/s, 1200 GB/s both ways, 3-D with 6 ports,
+        # 4 chips a host. Two chiplets, each a JAX device with half of everything.
+        Chip("tpu7x", 2307 * TERA, 192 * GIB, int(2 * 94.75 * GIB), 7380 * GIGA, 100 * GIGA, 6, 4, 4, 2),
+    )
+}
+
+GPUS = {
+    chip.name: chip
+    for chip in (
+        # Nvidia H100 datasheet (SXM): 1979 TFLOP/s bfloat16 with sparsity, half of it dense; NVLink 900 GB/s both ways.
+        Chip("h100", 989.4 * TERA, 80 * GIB, 80 * GIB, 3350 * GIGA, 450 * GIGA),
+        # Nvidia A100 datasheet (SXM): 312 dense; 1555 and 2039 GB/s; NVLink 600 GB/s both ways.
+        Chip("a100-40g", 312 * TERA, 40 * GIB, 40 * GIB, 1555 * GIGA, 300 * GIGA),
+        Chip("a100-80g", 312 * TERA, 80 * GIB, 80 * GIB, 2039 * GIGA, 300 * GIGA),
+        # Nvidia RTX A6000 datasheet: 309.7 with sparsity; GDDR6 768 GB/s. PCIe 4.0 x16: 64 GB/s both ways.
+        Chip("a6000", 154.8 * TERA, 48 * GIB, 48 * GIB, 768 * GIGA, 32 * GIGA),
+        # Nvidia Ada GPU architecture whitepaper, table 2: 165.2 dense with float32 sums; 1008 GB/s; PCIe 4.0 x16.
+        Chip("rtx4090", 165.2 * TERA, 24 * GIB, 24 * GIB, 1008 * GIGA, 32 * GIGA),
+        # Nvidia L4 datasheet: 242 with sparsity; 300 GB/s; PCIe 4.0 x16.
+        Chip("l4", 121 * TERA, 24 * GIB, 24 * GIB, 300 * GIGA, 32 * GIGA),
+    )
+}
+
+
+def find_chip(name: str) -> Chip:
+    """The chip of that name, TPU or GPU.
+
+    Raises:
+      UserError: no such chip.
+    """
+    chips = {**TPUS, **GPUS}
+    if name.lower() not in chips:
+        raise UserError(
+            f"chip: {name!r} is not known{nearest(name.lower(), list(chips))}; chips are {', '.join(chips)}"
+        )
+    return chips[name.lower()]

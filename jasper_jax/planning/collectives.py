@@ -1,0 +1,96 @@
+"""Collectives of a program: what is sent, how often, along which axes of the mesh, and the bytes that leave a device.
+
+The TPU compiler hides some of them: a reduce-scatter is a fusion around an all-reduce and a slice, and a collective
+that runs behind the matrix products is repeated in every fusion of its chain, of which only the first is counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from jasper_jax.planning.groups import crossed_axes, device_groups
+from jasper_jax.planning.hlo import Computation, Instruction
+
+KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective-permute", "collective-broadcast")
+"""Also with ``-start``; ``ragged-all-to-all`` counts as all-to-all."""
+
+UNKNOWN_AXES = ("?",)
+"""The axes of a collective whose replica groups were not understood."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One collective of the program's text.
+
+    bytes: the payload on one device: the gathered result, the summed array, what is scattered, exchanged or permuted.
+    sent:  bytes that leave a device in one execution of a ring of n devices: (n-1)/n of the payload; twice that for an
+           all-reduce; all of it for a permutation.
+    source: where in the Python program it comes from, as JAX names it.
+    """
+
+    kind: str
+    bytes: int
+    executions: float
+    devices: int
+    axes: tuple[str, ...]
+    sent: float
+    source: str
+
+    @property
+    def total_sent(self) -> float:
+        return self.sent * self.executions
+
+
+def kind_of(at: Instruction, within: Computation) -> str | None:
+    """The kind of collective that begins with ``at``; None where it is none or the continuation of one."""
+    opcode = at.opcode.removesuffix("-start").removeprefix("ragged-")
+    if opcode not in KINDS:
+        return None
+    if in_flight(at) and not starts_chain(at, within):
+        return None
+    if opcode == "all-reduce" and "all-reduce-scatter" in within.name:
+        return "reduce-scatter"
+    return opcode
+
+
+def in_flight(at: Instruction) -> bool:
+    """Whether ``at`` is one of the repetitions of a collective that runs behind other work."""
+    return "chain_id=" in at.attributes
+
+
+def starts_chain(at: Instruction, within: Computation) -> bool:
+    return any(
+        user.opcode == "custom-call" and "AsyncCollectiveStart" in user.attributes for user in within.users[at.name]
+    )
+
+
+def read_collective(
+    kind: str,
+    at: Instruction,
+    within: Computation,
+    executions: float,
+    sizes: Sequence[int],
+    names: Sequence[str],
+    source: str = "",
+) -> Collective:
+    """``sizes`` and ``names``: of the mesh the program was compiled for."""
+    groups = device_groups(at, math.prod(sizes))
+    members = 0 if groups is None else groups.shape[1]
+    axes = UNKNOWN_AXES if groups is None else crossed_axes(groups, sizes, names)
+    size = _payload(kind, at, within)
+    share = (members - 1) / members if members else 1.0
+    if kind == "collective-permute":
+        share = 1.0 if axes else 0.0
+    sent = size * share * (2 if kind == "all-reduce" else 1)
+    return Collective(kind, size, executions, members, axes, sent, source)
+
+
+def _payload(kind: str, at: Instruction, within: Computation) -> int:
+    """The larger side: what is gathered for an all-gather, else what goes in."""
+    given = sum(shape.bytes for name in at.operands for shape in within.instructions[name].shapes)
+    if kind != "all-gather":
+        return given
+    made = sum(shape.bytes for shape in at.shapes)
+    return made - given if at.opcode.endswith("-start") else made  # A start returns (what it was given, what it makes).

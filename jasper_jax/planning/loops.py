@@ -1,0 +1,170 @@
+"""How often the body of a while loop runs.
+
+XLA notes the number on some backends (``known_trip_count``); the TPU compiler leaves it out. Then it is worked out as a
+reader would: the condition compares one counter with a constant, the body adds a constant to that counter, and the loop
+starts it at a constant. Values are followed through tuples, copies and fusions as *counter + offset*.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+
+from jasper_jax.planning.hlo import Computation, Instruction, Module
+
+TRANSPARENT = {"copy", "copy-start", "copy-done", "bitcast", "convert", "reshape", "broadcast", "optimization-barrier"}
+"""Instructions that hand a scalar on as it is."""
+
+FLIPPED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear:
+    """``element of the loop's tuple + offset``; a constant where ``element`` is None."""
+
+    element: int | None
+    offset: int
+
+
+def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | None:
+    """Times the body of ``loop`` runs; None where that depends on data or is written in a way not understood."""
+    known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if known:
+        return int(known[1])
+    condition = module.computations[loop.called("condition")[0]]
+    body = module.computations[loop.called("body")[0]]
+    test = _comparison(condition, module)
+    if test is None:
+        return None
+    direction, left, right = test
+    if left.element is None or _carried(left.element, body, module):  # The counter stands on the right.
+        direction, left, right = FLIPPED[direction], right, left
+    if left.element is None:
+        return None
+    entering = _tuple_part(caller.operand(loop, 0), left.element, caller, module, _no_parameters)
+    after = _tuple_part(body.root, left.element, body, module, _loop_tuple)
+    limit = right
+    if right.element is not None:  # A limit that is carried along unchanged.
+        if not _carried(right.element, body, module):
+            return None
+        outside = _tuple_part(caller.operand(loop, 0), right.element, caller, module, _no_parameters)
+        limit = None if outside is None else Linear(outside.element, outside.offset + right.offset)
+    if entering is None or after is None or limit is None or after.element != left.element:
+        return None
+    if entering.element is not None or limit.element is not None:
+        return None
+    return _count(direction, entering.offset + left.offset, limit.offset, after.offset)
+
+
+def _carried(element: int, body: Computation, module: Module) -> bool:
+    """Whether the body hands the element on unchanged."""
+    return _tuple_part(body.root, element, body, module, _loop_tuple) == Linear(element, 0)
+
+
+def _count(direction: str, start: int, limit: int, step: int) -> int | None:
+    """Length of ``start, start + step, ...`` while ``value direction limit``."""
+    if direction in ("GT", "GE"):
+        direction, start, limit, step = FLIPPED[direction], -start, -limit, -step
+    if direction == "LE":
+        direction, limit = "LT", limit + 1
+    if direction == "NE" and step and (limit - start) % step == 0 and (limit - start) // step >= 0:
+        return (limit - start) // step
+    if direction != "LT" or step <= 0:
+        return None
+    return max(0, math.ceil((limit - start) / step))
+
+
+Parameters = Callable[[Instruction, int | None], Linear | None]
+"""What (an element of) a parameter stands for."""
+
+
+def _no_parameters(parameter: Instruction, element: int | None) -> Linear | None:
+    return None
+
+
+def _loop_tuple(parameter: Instruction, element: int | None) -> Linear | None:
+    return None if element is None else Linear(element, 0)
+
+
+def _linear(at: Instruction, within: Computation, module: Module, parameters: Parameters) -> Linear | None:
+    """The scalar ``at`` as *element of the loop's tuple + offset*, or None."""
+    if at.opcode == "constant":
+        return Linear(None, int(at.arguments)) if re.fullmatch(r"-?\d+", at.arguments) else None
+    if at.opcode == "parameter":
+        return parameters(at, None)
+    if at.opcode in TRANSPARENT:
+        return _linear(within.operand(at, 0), within, module, parameters)
+    if at.opcode == "get-tuple-element":
+        index = int(at.attribute("index") or 0)
+        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
+    if at.opcode in ("add", "subtract"):
+        left = _linear(within.operand(at, 0), within, module, parameters)
+        right = _linear(within.operand(at, 1), within, module, parameters)
+        if left is None or right is None:
+            return None
+        if right.element is None:
+            return Linear(left.element, left.offset + (right.offset if at.opcode == "add" else -right.offset))
+        return (
+            Linear(right.element, left.offset + right.offset) if at.opcode == "add" and left.element is None else None
+        )
+    if at.opcode in ("fusion", "call"):
+        inner, given = _inside(at, within, module, parameters)
+        return _linear(inner.root, inner, module, given)
+    return None
+
+
+def _tuple_part(
+    at: Instruction, index: int, within: Computation, module: Module, parameters: Parameters
+) -> Linear | None:
+    """Element ``index`` of the tuple ``at``."""
+    if at.opcode == "tuple":
+        return _linear(within.operand(at, index), within, module, parameters)
+    if at.opcode == "parameter":
+        return parameters(at, index)
+    if at.opcode == "copy-start":
+        return _linear(within.operand(at, 0), within, module, parameters)
+    if at.opcode == "optimization-barrier":
+        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
+    if at.opcode in ("fusion", "call"):
+        inner, given = _inside(at, within, module, parameters)
+        return _tuple_part(inner.root, index, inner, module, given)
+    if at.opcode == "while":
+        # An earlier loop that carries the element along unchanged.
+        body = module.computations[at.called("body")[0]]
+        if _carried(index, body, module):
+            return _tuple_part(within.operand(at, 0), index, within, module, parameters)
+    return None
+
+
+def _inside(
+    at: Instruction, within: Computation, module: Module, parameters: Parameters
+) -> tuple[Computation, Parameters]:
+    """The computation that a fusion or call runs, and what its parameters stand for."""
+    inner = module.computations[at.called("calls", "to_apply")[0]]
+
+    def given(parameter: Instruction, element: int | None) -> Linear | None:
+        outer = within.operand(at, int(parameter.arguments))
+        if element is None:
+            return _linear(outer, within, module, parameters)
+        return _tuple_part(outer, element, within, module, parameters)
+
+    return inner, given
+
+
+def _comparison(condition: Computation, module: Module) -> tuple[str, Linear, Linear] | None:
+    """``(direction, left, right)`` of the comparison that decides the loop."""
+    within, parameters, at = condition, _loop_tuple, condition.root
+    while at.opcode in ("fusion", "call", *TRANSPARENT):
+        if at.opcode in TRANSPARENT:
+            at = within.operand(at, 0)
+        else:
+            within, parameters = _inside(at, within, module, parameters)
+            at = within.root
+    if at.opcode != "compare":
+        return None
+    left = _linear(within.operand(at, 0), within, module, parameters)
+    right = _linear(within.operand(at, 1), within, module, parameters)
+    direction = at.attribute("direction")
+    return None if left is None or right is None or direction is None else (direction, left, right)

@@ -1,0 +1,178 @@
+"""What one step of a compiled program does on one device: operations, memory traffic, collectives, kernels.
+
+XLA's own ``cost_analysis`` counts the body of a loop once; here every computation is counted as often as it runs. Of
+a conditional the branch with the most operations counts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from jasper_jax.planning.collectives import Collective, kind_of, read_collective
+from jasper_jax.planning.flops import matmul_flops, passes
+from jasper_jax.planning.hlo import Computation, Instruction, Module, parse_module
+from jasper_jax.planning.kernels import Kernel, KernelFlops, known_flops, read_kernel
+from jasper_jax.planning.links import Links, mesh_links
+from jasper_jax.planning.loops import trip_count
+from jasper_jax.planning.memory import Memory, program_memory
+from jasper_jax.planning.traffic import moved_bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Analysis:
+    """One execution of a program on one device.
+
+    flops:           of matrix products, convolutions and kernels that are known.
+    bf16_flops:      the same as bfloat16 operations of a TPU's matrix unit, which makes six of a float32 one at
+                     ``Precision.HIGHEST``.
+    hbm_bytes:       read from and written to main memory.
+    collectives:     one per collective of the program's text, with how often it runs.
+    unknown_kernels: custom calls of which no count of operations is known; not in ``flops``.
+    unknown_loops:   where loops are whose length is not in the program; counted as one iteration.
+    links:           the physical links of each mesh axis.
+    """
+
+    flops: float
+    bf16_flops: float
+    hbm_bytes: float
+    collectives: tuple[Collective, ...]
+    memory: Memory
+    kernels: tuple[Kernel, ...]
+    unknown_kernels: tuple[Kernel, ...]
+    unknown_loops: tuple[str, ...]
+    links: Links
+
+    @property
+    def sent_bytes(self) -> Mapping[tuple[str, ...], float]:
+        """Axes -> bytes that leave a device along them."""
+        sent: Counter[tuple[str, ...]] = Counter()
+        for one in self.collectives:
+            if one.axes:
+                sent[one.axes] += one.total_sent  # pyright: ignore[reportArgumentType]
+        return dict(sent)
+
+
+def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -> Analysis:
+    """Count ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
+
+    ``kernel_flops``: asked for every custom call; see ``jasper_jax.planning.kernels``.
+
+    Raises:
+      ValueError: the text of the program has a form that is not understood.
+    """
+    module = parse_module(compiled.as_text())
+    counter = _Counter(module, kernel_flops)
+    work = counter.work(module.entry, fused=False)
+    sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
+
+    def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
+        within = module.computations[key[0]]
+        return within.instructions[key[1]], within
+
+    collectives = []
+    for key, executions in work.collectives.items():
+        at, within = find(key)
+        kind = kind_of(at, within)
+        if kind is not None:
+            source = at.op_name or counter.callers.get(within.name, "")
+            collectives.append(read_collective(kind, at, within, executions, sizes, names, source))
+    kernels = []
+    for key, executions in work.kernels.items():
+        kernel = read_kernel(*find(key))
+        if kernel is not None:
+            kernels.append(dataclasses.replace(kernel, executions=executions))
+    return Analysis(
+        flops=work.flops,
+        bf16_flops=work.bf16_flops,
+        hbm_bytes=work.hbm_bytes,
+        collectives=tuple(sorted(collectives, key=lambda c: -c.total_sent)),
+        memory=program_memory(compiled),
+        kernels=tuple(kernels),
+        unknown_kernels=tuple(k for k in kernels if kernel_flops(k) is None),
+        unknown_loops=tuple(dict.fromkeys(work.loops)),
+        links=mesh_links(mesh),
+    )
+
+
+@dataclasses.dataclass
+class _Work:
+    flops: float = 0.0
+    bf16_flops: float = 0.0
+    hbm_bytes: float = 0.0
+    collectives: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    kernels: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
+    loops: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, other: _Work, times: int = 1) -> None:
+        self.flops += times * other.flops
+        self.bf16_flops += times * other.bf16_flops
+        self.hbm_bytes += times * other.hbm_bytes
+        for mine, theirs in ((self.collectives, other.collectives), (self.kernels, other.kernels)):
+            for key, executions in theirs.items():
+                mine[key] += times * executions
+        self.loops += other.loops
+
+
+class _Counter:
+    """Counts each computation once and multiplies."""
+
+    def __init__(self, module: Module, kernel_flops: KernelFlops):
+        self.module = module
+        self.kernel_flops = kernel_flops
+        self.done: dict[tuple[str, bool], _Work] = {}
+        self.callers: dict[str, str] = {}
+        """Fused computation -> where in the Python program the fusion comes from."""
+
+    def work(self, within: Computation, *, fused: bool) -> _Work:
+        """Of one execution; what is ``fused`` moves nothing itself."""
+        key = (within.name, fused)
+        if key not in self.done:
+            total = _Work()
+            for at in within.instructions.values():
+                self._count(at, within, total, fused)
+            self.done[key] = total
+        return self.done[key]
+
+    def _count(self, at: Instruction, within: Computation, total: _Work, fused: bool) -> None:
+        if not fused:
+            total.hbm_bytes += moved_bytes(at, within, self.module)
+        if at.opcode in ("dot", "convolution"):
+            flops = matmul_flops(at, within)
+            total.flops += flops
+            total.bf16_flops += flops * passes(at, within)
+        elif at.opcode == "while":
+            times = trip_count(at, within, self.module)
+            if times is None:
+                total.loops.append(at.op_name or at.name)
+            for name in at.called("condition", "body"):
+                total.add(self._named(name, fused), 1 if times is None else times)
+        elif at.opcode == "conditional":
+            branches = at.called("true_computation", "false_computation", "branch_computations")
+            works = [self._named(name, fused) for name in branches]
+            total.add(max(works, key=lambda work: (work.flops, work.hbm_bytes)))
+        elif at.opcode == "custom-call":
+            self._kernel(at, within, total)
+        elif kind_of(at, within) is not None:
+            total.collectives[within.name, at.name] += 1
+        elif at.opcode == "fusion":
+            self.callers[at.called("calls")[0]] = at.op_name
+            total.add(self._named(at.called("calls")[0], True))
+        elif at.opcode == "call" or at.opcode.endswith("-start"):
+            for name in at.called("to_apply", "calls"):
+                total.add(self._named(name, fused))
+
+    def _kernel(self, at: Instruction, within: Computation, total: _Work) -> None:
+        kernel = read_kernel(at, within)
+        if kernel is None:
+            return
+        total.kernels[within.name, at.name] += 1
+        flops = self.kernel_flops(kernel)
+        if flops is not None:
+            total.flops += flops
+            total.bf16_flops += flops
+
+    def _named(self, name: str, fused: bool) -> _Work:
+        return self.work(self.module.computations[name], fused=fused)
