@@ -47,10 +47,17 @@ class Checkpoints:
     """The checkpoints of one run folder."""
 
     def __init__(
-        self, folder: Path, stages: list[str], keep: int, other_recipe: Callable[[Any, Path], list[str]] | None = None
+        self,
+        folder: Path,
+        stages: list[str],
+        keep: int,
+        other_recipe: Callable[[Any, Path], list[str]] | None = None,
+        after: Callable[[], None] = lambda: None,
     ):
-        """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's."""
+        """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's.
+        ``after`` runs whenever a checkpoint has become whole and the older ones are gone."""
         self.folder, self.stages, self.keep, self._other_recipe = folder, stages, keep, other_recipe
+        self._after = after
         self._verified: set[Path] = set()
         self._pending: tuple[Any, Callable[[], Any], Path, Callable[[], None]] | None = None
 
@@ -146,6 +153,7 @@ class Checkpoints:
                     response = write()
             write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
         done()
+        self._after()
 
     # ------------------------------------------------------------------ loading
 
