@@ -25,7 +25,10 @@ app = typer.Typer(
 vectors_app = typer.Typer(help="Look after teacher vector stores: verify them, import vectors made elsewhere.")
 app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
 
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file such as configs/quickstart.yaml.")]
+RecipeFile = Annotated[
+    # Not a Path, which would take a slash out of gs://.
+    str, typer.Argument(help="The recipe, a YAML file such as configs/quickstart.yaml or gs://bucket/recipe.yaml.")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),

@@ -334,6 +334,9 @@ class Recipe(Section):
     stores: str | None = None
     """Folder whose ``texts/``, ``vectors/`` and vectors of tests are used, and made where missing: another run's, so
     that runs on the same texts share them. None: the run's own."""
+    mirror: str | None = None
+    """Address in object storage (``gs://bucket/folder``, ``s3://...``) where recipe, checkpoints, metrics, evaluation
+    and export are kept too; a run continues from there on a machine that has nothing of it."""
     texts: Texts
     teachers: list[Teacher] = []
     student: Student

@@ -6,6 +6,7 @@ and what is allowed.
 
 from __future__ import annotations
 
+import io
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +19,17 @@ from pydantic import BaseModel, ValidationError
 
 from jasper_jax.config import Recipe
 from jasper_jax.errors import UserError, nearest
+from jasper_jax.remote import is_remote, read_text
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in ``path`` with ``overrides`` (``"stages.2.steps=50"``) applied; overrides always win.
 
+    ``path`` is a file, or an address in object storage such as ``gs://bucket/recipe.yaml``.
+
     Raises:
       UserError: the file is missing or not YAML, an override is malformed, a key is unknown, a value is wrong.
     """
-    path = Path(path)
     tree = _read_yaml(path)
     for override in overrides:
         _apply(tree, override)
@@ -59,11 +62,15 @@ def run_dir(recipe: Recipe) -> Path:
     return Path(recipe.run_dir) if recipe.run_dir else Path("runs") / recipe.name
 
 
-def _read_yaml(path: Path) -> DictConfig:
-    if not path.is_file():
-        raise UserError(f"{path}: no such recipe; recipes are YAML files, configs/ has examples")
+def _read_yaml(path: str | Path) -> DictConfig:
+    if is_remote(path):
+        source: Path | io.StringIO = io.StringIO(read_text(str(path)))
+    else:
+        source = Path(path)
+        if not source.is_file():
+            raise UserError(f"{path}: no such recipe; recipes are YAML files, configs/ has examples")
     try:
-        tree = OmegaConf.load(path)
+        tree = OmegaConf.load(source)
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

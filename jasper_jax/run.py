@@ -26,6 +26,7 @@ from jasper_jax.encoders.folder import ModelFolder
 from jasper_jax.encoders.published import describe
 from jasper_jax.errors import UserError
 from jasper_jax.files import differences, exclusive, refuse_blocked, write_atomic
+from jasper_jax.mirror import Mirror
 from jasper_jax.online import OnlineVectors
 from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
@@ -35,6 +36,7 @@ from jasper_jax.torch_teacher import TorchEncoder
 HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
 MAY_CHANGE = (
     "run_dir",
+    "mirror",
     "evaluation",
     "export",
     "training.save_every",
@@ -66,22 +68,37 @@ class Run:
         self.folder = run_dir(recipe)
         self.stores = Path(recipe.stores) if recipe.stores else self.folder
         self.stages: list[ResolvedStage] = resolve_stages(recipe)
+        self.mirror = Mirror(recipe.mirror, self.folder) if recipe.mirror else None
 
     # ------------------------------------------------------------------ the recipe of the folder
 
     @contextlib.contextmanager
     def alone(self, what: str) -> Iterator[None]:
         """The folder for this command alone, :meth:`claim`-ed; not even a lock is left in one that is refused. Of
-        several processes the first holds it for all."""
+        several processes the first holds it for all.
+
+        With a mirror, the folder begins as far as that is, and the mirror ends as far as the folder is.
+        """
         with contextlib.ExitStack() as held:
 
             def take() -> None:
                 self._refuse_foreign()
+                if self.mirror:
+                    where = self.mirror.store.where("recipe.yaml")
+                    self.mirror.refuse_other(lambda recorded: recipe_changes(recorded, self.recipe, where))
                 held.enter_context(exclusive(self.folder, what))
                 self.claim()
+                if self.mirror:
+                    self.mirror.attach()
 
             processes.first_does(take)
             yield
+            processes.first_does(self.push)
+
+    def push(self) -> None:
+        """Bring the mirror, where there is one, to what the folder holds."""
+        if self.mirror:
+            self.mirror.push()
 
     def _wrote_recipe(self) -> bool:
         path = self.folder / "recipe.yaml"

@@ -11,6 +11,7 @@ from typing import Literal
 
 from jasper_jax.config import Head, Losses, Recipe, Stage
 from jasper_jax.errors import UserError, nearest
+from jasper_jax.remote import is_remote
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,11 +112,21 @@ def uses_teachers(recipe: Recipe) -> bool:
     return any(recipe.heads[h].target == "teachers" for stage in resolve_stages(recipe) for h in stage.heads)
 
 
+_INSTEAD = {"run_dir": ", and the address as mirror", "stores": ", to which the stores are copied first"}
+
+
 def check_recipe(recipe: Recipe) -> None:
     """What can be wrong between sections, as one UserError."""
     for key in ("run_dir", "stores"):
         if "\0" in (getattr(recipe, key) or ""):
             raise UserError(f"{key}: {getattr(recipe, key)!r} has a NUL character, which no path can have")
+        if is_remote(getattr(recipe, key) or ""):
+            raise UserError(
+                f"{key}: {getattr(recipe, key)!r} is in object storage, where nothing can be locked or mapped; give a"
+                f" folder of this machine (a mount will do){_INSTEAD[key]}"
+            )
+    if recipe.mirror is not None and not is_remote(recipe.mirror):
+        raise UserError(f"mirror: {recipe.mirror!r} is no address in object storage, such as gs://bucket/folder")
     names = [t.name for t in recipe.teachers]
     for i, name in enumerate(names):
         if name in names[:i]:

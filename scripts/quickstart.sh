@@ -14,7 +14,7 @@ overrides=()
 for argument in "$@"; do
   case "$argument" in
     --no-torch) extra=plot ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
     *=*) overrides+=("$argument") ;;
     *) echo "quickstart.sh: unknown argument '$argument'; allowed: --no-torch, key=value" >&2; exit 2 ;;
   esac

@@ -48,10 +48,17 @@ class Checkpoints:
     """The checkpoints of one run folder."""
 
     def __init__(
-        self, folder: Path, stages: list[str], keep: int, other_recipe: Callable[[Any, Path], list[str]] | None = None
+        self,
+        folder: Path,
+        stages: list[str],
+        keep: int,
+        other_recipe: Callable[[Any, Path], list[str]] | None = None,
+        after: Callable[[], None] = lambda: None,
     ):
-        """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's."""
+        """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's.
+        ``after`` runs whenever a checkpoint has become whole and the older ones are gone."""
         self.folder, self.stages, self.keep, self._other_recipe = folder, stages, keep, other_recipe
+        self._after = after
         self._verified: set[Path] = set()
         self._pending: tuple[Any, Callable[[], Any], Path, Callable[[], None]] | None = None
 
@@ -148,6 +155,7 @@ class Checkpoints:
             def seal() -> None:
                 write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
                 done()
+                self._after()
 
             processes.first_does(seal)
 

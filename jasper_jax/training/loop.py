@@ -60,6 +60,7 @@ def checkpoints_of(run: Run) -> Checkpoints:
         [s.name for s in run.stages],
         run.recipe.training.keep,
         other_recipe=lambda recorded, path: recipe_changes(recorded, run.recipe, str(path)),
+        after=run.push,
     )
 
 

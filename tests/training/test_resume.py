@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -128,3 +129,29 @@ def test_stopped_at_every_step(undisturbed: Path, tmp_path: Path) -> None:
     expected = parameters(Run(parse_recipe(yaml.safe_load((undisturbed / "recipe.yaml").read_text()), "recipe")), 2)
     for name, leaf in parameters(run, 2).items():
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+
+
+@pytest.mark.parametrize("moment", ["a step of stage 1 is mirrored", "stage 2 is mirrored"])
+def test_killed_with_its_machine_and_continued_from_the_mirror(moment: str, undisturbed: Path, tmp_path: Path) -> None:
+    mirror = tmp_path / "bucket"
+    recipe = write_recipe(tmp_path, mirror=f"file://{mirror}")
+    process = start(recipe, tmp_path / "log")
+    seal = {
+        "a step of stage 1 is mirrored": "00-stage-1/step-000002.sha256.json",
+        "stage 2 is mirrored": "01-stage-2/final.sha256.json",
+    }[moment]
+    deadline = time.monotonic() + 300
+    while not (mirror / "checkpoints" / seal).exists():
+        assert process.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(tmp_path / "run")
+    assert start(recipe, tmp_path / "log").wait(timeout=500) == 0, (tmp_path / "log").read_text()
+    assert "copying its checkpoints and metrics from there" in (tmp_path / "log").read_text()
+    check_equal(tmp_path / "run", undisturbed)
+    assert contents(tmp_path / "run" / "export") == contents(mirror / "export")
+    assert contents(tmp_path / "run" / "checkpoints") == contents(mirror / "checkpoints")
+    for name in ("recipe.yaml", "metrics.jsonl", "evaluation.json"):
+        assert (mirror / name).read_bytes() == (tmp_path / "run" / name).read_bytes()

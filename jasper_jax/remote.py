@@ -1,0 +1,144 @@
+"""Object storage by address (``gs://``, ``s3://``, ...), through fsspec: the few calls a run needs, errors in one line.
+
+Writing one object is atomic there; renaming is a copy and a deletion, and there are no locks. What is built on this
+module therefore never renames, and writes last what makes the rest count (``jasper_jax.mirror``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from jasper_jax.errors import UserError
+
+EXTRAS = {"gs": "jasper-jax[gcs]", "gcs": "jasper-jax[gcs]", "s3": "jasper-jax[s3]"}
+_OWN = ("builtins", "jasper_jax")
+
+
+def is_remote(name: object) -> bool:
+    """Whether ``name`` is an address rather than a path of this machine."""
+    return "://" in str(name)
+
+
+class Store:
+    """The objects below ``url``; names are relative to it, with ``/`` between their parts."""
+
+    def __init__(self, url: str):
+        self.url = url.rstrip("/")
+
+    def where(self, name: str) -> str:
+        """The address of ``name``, for people."""
+        return f"{self.url}/{name}" if name else self.url
+
+    def read(self, name: str = "") -> bytes | None:
+        """The bytes of an object (of ``url`` itself for the empty name), None where there is none."""
+        with self._reaching(name):
+            try:
+                return self._files.cat_file(self._at(name))
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Put an object: a reader sees the old bytes or the new."""
+        with self._reaching(name):
+            self._files.pipe_file(self._at(name), data)
+
+    def send(self, folder: Path, names: Sequence[str], to: str) -> None:
+        """Copy files of a local folder below ``to``."""
+        with self._reaching(to):
+            self._files.put([str(folder / n) for n in names], [self._at(f"{to}/{n}") for n in names])
+
+    def fetch(self, source: str, names: Sequence[str], folder: Path) -> bool:
+        """Copy objects below ``source`` into a local folder; False when one of them is not there."""
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with self._reaching(source):
+            try:
+                self._files.get([self._at(f"{source}/{n}") for n in names], [str(folder / n) for n in names])
+            except FileNotFoundError:
+                return False
+        return True
+
+    def names(self, folder: str) -> list[str]:
+        """All objects below ``folder``, relative to it, in order."""
+        with self._reaching(folder):
+            self._files.invalidate_cache()  # others write here too
+            top = self._at(folder).rstrip("/") + "/"
+            return sorted(str(found).removeprefix(top) for found in self._files.find(top))
+
+    def remove(self, name: str) -> None:
+        """Delete one object, if it is there."""
+        with self._reaching(name), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(self._at(name))
+
+    def remove_below(self, folder: str) -> None:
+        """Delete all objects below ``folder``."""
+        with self._reaching(folder), contextlib.suppress(FileNotFoundError):
+            self._files.rm(self._at(folder), recursive=True)
+
+    def _at(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    @property
+    def _files(self) -> Any:
+        return self._opened[0]
+
+    @property
+    def _root(self) -> str:
+        return self._opened[1]
+
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        protocol = self.url.partition("://")[0]
+        try:
+            # A folder is nothing in object storage; where it is something it has to be made.
+            files, root = url_to_fs(self.url, **({"auto_mkdir": True} if protocol in ("file", "local") else {}))
+        except ImportError as error:
+            extra = EXTRAS.get(protocol)
+            remedy = f"pip install '{extra}'" if extra else str(error)
+            raise UserError(f"{self.url}: {protocol}:// needs a package that is not installed: {remedy}") from None
+        except ValueError:
+            raise UserError(
+                f"{self.url}: {protocol}:// is not known; allowed are gs://, s3:// and what else fsspec knows"
+            ) from None
+        return files, root.rstrip("/")
+
+    @contextlib.contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """Every way in which storage cannot be reached, as one error that says why.
+
+        Each of fsspec's file systems raises what its own client library does, and those share no class.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            package = type(error).__module__.partition(".")[0]
+            if not isinstance(error, OSError) and package in _OWN:
+                raise  # a defect
+            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"{self.where(name)}: cannot be reached or written: {first}; mend the access or the address, then run"
+                f" the same command to continue"
+            ) from error
+
+
+def read_text(url: str) -> str:
+    """The text at an address.
+
+    Raises:
+      UserError: there is none, it is not UTF-8, or it cannot be reached.
+    """
+    data = Store(url).read()
+    if data is None:
+        raise UserError(f"{url}: nothing is there")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{url}: not UTF-8 at byte {error.start}") from None

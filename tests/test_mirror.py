@@ -1,0 +1,269 @@
+"""The mirror of a run folder: whole at every moment, one writer, and enough to continue from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+
+from jasper_jax.errors import UserError
+from jasper_jax.files import sha256_file
+from jasper_jax.mirror import Mirror
+from jasper_jax.remote import Store
+from jasper_jax.run import Run
+from jasper_jax.timings import Timings
+from jasper_jax.training.loop import train
+from tests.tiny import recipe
+from tests.training.runs import fill, parameters, run_training
+
+URL = "memory://bucket/run"
+FIRST, SECOND, END = "00-one/step-000002", "00-one/step-000004", "00-one/final"
+
+
+@pytest.fixture(autouse=True)
+def bucket():
+    files = fsspec.filesystem("memory")
+    files.store.clear()
+    yield files
+    files.store.clear()
+
+
+def write_checkpoint(run: Path, name: str, text: str = "") -> None:
+    """What counts as a checkpoint: a folder of files, and their checksums beside it."""
+    folder = run / "checkpoints" / name
+    (folder / "state").mkdir(parents=True)
+    for file in ("manifest", "state/array"):
+        (folder / file).write_text(f"{name} {file} {text}")
+    sums = {f: sha256_file(folder / f) for f in ("manifest", "state/array")}
+    folder.with_name(folder.name + ".sha256.json").write_text(json.dumps(sums))
+
+
+def remove_checkpoint(run: Path, name: str) -> None:
+    folder = run / "checkpoints" / name
+    folder.with_name(folder.name + ".sha256.json").unlink()
+    shutil.rmtree(folder)
+
+
+def checkpoints(run: Path) -> dict[str, str]:
+    """All files of a run's checkpoints."""
+    top = run / "checkpoints"
+    return {str(p.relative_to(top)): p.read_text() for p in sorted(top.rglob("*")) if p.is_file()}
+
+
+def whole(run: Path) -> set[str]:
+    """The checkpoints of a run that count; each is to the byte what was written."""
+    top, found = run / "checkpoints", set()
+    for sums in top.rglob("*.sha256.json"):
+        folder = sums.with_name(sums.name.removesuffix(".sha256.json"))
+        for file, digest in json.loads(sums.read_text()).items():
+            assert sha256_file(folder / file) == digest
+        found.add(str(folder.relative_to(top)))
+    return found
+
+
+def attached(run: Path) -> Mirror:
+    mirror = Mirror(URL, run)
+    mirror.attach()
+    return mirror
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with its start and two steps."""
+    folder = tmp_path / "run"
+    for name in ("start", FIRST, SECOND):
+        write_checkpoint(folder, name)
+    (folder / "recipe.yaml").write_text("name: one\n")
+    (folder / "metrics.jsonl").write_text('{"step": 4}\n')
+    return folder
+
+
+def test_an_empty_folder_gets_what_the_mirror_has(run: Path, tmp_path: Path) -> None:
+    attached(run).push()
+    attached(tmp_path / "other")
+    assert checkpoints(tmp_path / "other") == checkpoints(run)
+    assert (tmp_path / "other" / "metrics.jsonl").read_text() == '{"step": 4}\n'
+
+
+def test_the_mirror_follows_the_folder(run: Path, tmp_path: Path) -> None:
+    mirror = attached(run)
+    mirror.push()
+    for name in (FIRST, SECOND):
+        remove_checkpoint(run, name)
+    write_checkpoint(run, END)
+    mirror.push()
+    attached(tmp_path / "other")
+    assert whole(tmp_path / "other") == {"start", END}
+    assert [n for n in mirror.store.names("checkpoints") if "step" in n] == []
+
+
+def test_a_folder_that_is_further_keeps_what_it_has(run: Path, tmp_path: Path) -> None:
+    attached(run).push()
+    write_checkpoint(tmp_path / "other", END)
+    (tmp_path / "other" / "metrics.jsonl").write_text("mine")
+    attached(tmp_path / "other").push()
+    assert whole(tmp_path / "other") == {END}
+    assert (tmp_path / "other" / "metrics.jsonl").read_text() == "mine"
+    assert whole_in_mirror(tmp_path) == {END}
+
+
+def whole_in_mirror(tmp_path: Path) -> set[str]:
+    empty = tmp_path / "empty"
+    shutil.rmtree(empty, ignore_errors=True)
+    attached(empty)
+    return whole(empty)
+
+
+def test_a_checkpoint_of_the_same_name_is_sent_anew(run: Path, tmp_path: Path) -> None:
+    mirror = attached(run)
+    mirror.push()
+    remove_checkpoint(run, SECOND)
+    write_checkpoint(run, SECOND, "written again")
+    mirror.push()
+    attached(tmp_path / "other")
+    assert checkpoints(tmp_path / "other") == checkpoints(run)
+
+
+class Cut(Exception):
+    """The process is gone."""
+
+
+def cut_after(operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Storage that takes so many objects or deletions and no more; sending several files ends among them."""
+    left = iter(range(operations))
+
+    def one() -> None:
+        if next(left, None) is None:
+            raise Cut
+
+    def counted(name: str):
+        real = getattr(Store, name)
+
+        def call(self: Store, *arguments):
+            one()
+            return real(self, *arguments)
+
+        return call
+
+    real_send, real_remove = Store.send, Store.remove
+
+    def send(self: Store, folder: Path, names: list[str], to: str) -> None:
+        for name in names:
+            one()
+            real_send(self, folder, [name], to)
+
+    def remove_below(self: Store, folder: str) -> None:
+        for name in self.names(folder):
+            one()
+            real_remove(self, f"{folder}/{name}")
+
+    for name in ("write", "remove"):
+        monkeypatch.setattr(Store, name, counted(name))
+    monkeypatch.setattr(Store, "send", send)
+    monkeypatch.setattr(Store, "remove_below", remove_below)
+
+
+def test_cut_anywhere_the_mirror_holds_whole_checkpoints(run: Path, tmp_path: Path, bucket) -> None:
+    """A stage ends: the final comes, the steps go. After every single operation a newcomer finds what it can use."""
+    attached(run).push()
+    before = {name: bucket.cat_file(name) for name in bucket.find("/")}
+    operations = 0
+    while True:
+        bucket.store.clear()
+        for name, data in before.items():
+            bucket.pipe_file(name, data)
+        mirror, finished = attached(run), tmp_path / f"run-{operations}"
+        shutil.copytree(run, finished)
+        mirror.folder = finished
+        write_checkpoint(finished, END)
+        for name in (FIRST, SECOND):
+            remove_checkpoint(finished, name)
+        with pytest.MonkeyPatch.context() as patch:
+            cut_after(operations, patch)
+            try:
+                mirror.push()
+                break
+            except Cut:
+                operations += 1
+        found = whole_in_mirror(tmp_path)
+        assert "start" in found
+        assert SECOND in found or END in found, f"after {operations - 1} operations there is nothing to continue from"
+    assert operations > 6
+    assert whole_in_mirror(tmp_path) == {"start", END}
+
+
+def test_a_damaged_checkpoint_is_left_aside(run: Path, tmp_path: Path, bucket, capsys) -> None:
+    attached(run).push()
+    bucket.pipe_file("/bucket/run/checkpoints/00-one/step-000004/state/array", b"other bytes")
+    bucket.pipe_file("/bucket/run/checkpoints/00-one/step-000006.sha256.json", b'{"mani')
+    bucket.pipe_file("/bucket/run/checkpoints/00-one/step-000008.sha256.json", b'{"../../../../away": "0"}')
+    bucket.pipe_file("/bucket/run/checkpoints/00-one/step-000010.sha256.json", b'{"never came": "0"}')
+    attached(tmp_path / "other")
+    assert whole(tmp_path / "other") == {"start", FIRST}
+    assert not list((tmp_path / "other").rglob("*.tmp"))
+    assert capsys.readouterr().err.count("left aside") == 2
+
+
+def test_who_began_last_writes(run: Path, tmp_path: Path) -> None:
+    first = attached(run)
+    first.push()
+    second = attached(tmp_path / "other")
+    with pytest.raises(UserError, match=rf"{URL}: process \d+ on .* has begun on this mirror since"):
+        first.push()
+    second.push()
+
+
+def test_a_mirror_of_another_recipe_is_refused(tmp_path: Path) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        run = Run(recipe(tmp_path, mirror=URL, seed=seed, run_dir=str(tmp_path / name)), progress=False)
+        if not seed:
+            with run.alone("train"):
+                pass
+            continue
+        with pytest.raises(UserError, match=rf"{URL}: this mirror is of a run with another recipe; seed \(0 there, 1"):
+            with run.alone("train"):
+                raise AssertionError
+        assert not run.folder.exists(), "refused before anything is made"
+
+
+def test_the_export_counts_by_its_marker(run: Path, bucket) -> None:
+    mirror = attached(run)
+    for number in range(2):
+        (run / "export" / "1_Pooling").mkdir(parents=True, exist_ok=True)
+        (run / "export" / "1_Pooling" / "config.json").write_text(f"{number}")
+        (run / "export" / "jasper.json").write_text(f'{{"number": {number}}}')
+        mirror.push()
+        assert mirror.store.read("export/1_Pooling/config.json") == f"{number}".encode()
+    with pytest.MonkeyPatch.context() as patch:
+        (run / "export" / "jasper.json").write_text("another")
+        cut_after(2, patch)
+        with pytest.raises(Cut):
+            mirror.push()
+    assert mirror.store.read("export/jasper.json") is None, "half a folder does not count"
+
+
+def test_continued_from_the_mirror_alone_the_end_is_the_same(tmp_path: Path) -> None:
+    """Stopped after every step and its machine taken away each time: the parameters of an undisturbed run."""
+    undisturbed = Run(recipe(tmp_path, run_dir=str(tmp_path / "undisturbed")), progress=False)
+    assert run_training(undisturbed)
+    for machine in range(20):
+        # The stores are shared, as on a mount; only the run folder goes with the machine.
+        place = {"run_dir": str(tmp_path / f"machine-{machine}"), "stores": str(tmp_path / "undisturbed")}
+        run = Run(recipe(tmp_path, mirror=URL, **place), progress=False)
+        with run.alone("train"):
+            texts, view = fill(run)
+            if train(run, texts, view, Timings(run.folder), stop=lambda: True):
+                break
+        if machine:
+            shutil.rmtree(tmp_path / f"machine-{machine - 1}")
+    assert machine == 9, "three stages of four steps, the last step of a stage ends it"
+    expected = parameters(undisturbed, 2)
+    for name, leaf in parameters(run, 2).items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
+    steps = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    numbers = [(e["stage_index"], e["step"]) for e in steps if e["event"] == "step"]
+    assert numbers == [(stage, step) for stage in range(3) for step in range(1, 5)]
