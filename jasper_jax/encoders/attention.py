@@ -1,7 +1,8 @@
-"""Softmax attention in the two layouts that the backends like, behind one function.
+"""Softmax attention in the form that suits the platform, behind one function.
 
 On CPU, einsums over ``[B, L, H, d]`` are 4 to 6 times slower in XLA than the same products with the heads moved next
-to the batch (``[B·K, ., d]`` batched matmuls); on GPU and TPU ``jax.nn.dot_product_attention`` is the better start.
+to the batch (``[B·K, ., d]`` batched matmuls). On GPU and TPU a fused kernel keeps the scores out of memory, where its
+conditions hold; elsewhere ``jax.nn.dot_product_attention`` in XLA's form.
 """
 
 from __future__ import annotations
@@ -9,11 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-IMPLEMENTATIONS = ("auto", "heads_first", "dot_product")
+from jasper_jax.encoders import splash
+from jasper_jax.encoders.seen import Seen
+
+IMPLEMENTATIONS = ("auto", "heads_first", "dot_product", "gpu", "tpu")
+"""``gpu`` and ``tpu``: what ``auto`` takes there."""
 _CACHE = 2**22  # bytes of scores worked on at once on CPU
 _MASKED = -1e30  # finite: a row whose keys are all masked gets equal weights, not NaN
 _chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto", True))
@@ -22,8 +28,9 @@ _chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto",
 @contextmanager
 def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
     """Choose the implementation for what is traced inside. ``auto`` asks for the default backend, which is wrong
-    when a program is compiled for another one: then name it. ``grouped`` allows ``heads_first`` to take rows in
-    groups; the backward pass of that loop copies more than the groups save."""
+    when a program is compiled for another one: then name the platform. (``jax.lax.platform_dependent`` would not have
+    to be told, but keeps for the backward pass what each of its branches needs.) ``grouped`` allows ``heads_first`` to
+    take rows in groups; the backward pass of that loop copies more than the groups save."""
     if implementation not in IMPLEMENTATIONS:
         raise ValueError(f"attention is {implementation!r}; one of {', '.join(IMPLEMENTATIONS)} is needed")
     token = _chosen.set((implementation, grouped))
@@ -33,30 +40,85 @@ def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def platform_of(implementation: str) -> str:
+    """The platform that an implementation is compiled for: ``gpu`` or ``tpu`` where it is named."""
+    return implementation if implementation in ("gpu", "tpu") else jax.default_backend()
+
+
+def form_of(implementation: str, query: Any, key: Any, *, biased: bool = False) -> str:
+    """How attention is computed: ``heads_first``, ``dot_product``, or with a fused kernel, ``splash`` (TPU) or
+    ``cudnn`` (GPU). Of ``query [B, L, H, d]`` and ``key [B, M, K, d]`` shape and dtype decide.
+
+    No kernel takes a bias: cuDNN would have it joined with the mask to ``[B, H, L, L]``, larger than what is saved.
+    The rest of the conditions: ``splash.fits`` and ``_cudnn_fits``.
+    """
+    if implementation in ("heads_first", "dot_product"):
+        return implementation
+    platform = platform_of(implementation)
+    if platform == "cpu":
+        return "heads_first"
+    if platform == "tpu" and not biased and splash.fits(query, key):
+        return "splash"
+    if platform == "gpu" and not biased and _cudnn_fits(query, key, _cuda_capability()):
+        return "cudnn"
+    return "dot_product"
+
+
+def _cudnn_fits(query: Any, key: Any, capability: float | None) -> bool:
+    """Narrower than what cuDNN takes, so that a shape it refuses does not end a run: compute capability 8 or more
+    (Ampere), bfloat16 or float16, d a multiple of 8 up to 128, L and M multiples of 64."""
+    L, M, d = query.shape[1], key.shape[1], query.shape[3]
+    return (
+        capability is not None
+        and capability >= 8
+        and query.dtype in (jnp.bfloat16, jnp.float16)
+        and d % 8 == 0
+        and d <= 128
+        and L % 64 == 0
+        and M % 64 == 0
+    )
+
+
+def _cuda_capability() -> float | None:
+    """Of this machine's NVIDIA GPUs, the least; None where there are none, as with AMD's, which have no cuDNN."""
+    if jax.default_backend() != "gpu":
+        return None
+    devices = jax.local_devices()
+    if "cuda" not in devices[0].client.platform_version.lower():
+        return None
+    return min(float(device.compute_capability) for device in devices)
+
+
 def attend(
     query: jax.Array,
     key: jax.Array,
     value: jax.Array,
     *,
-    mask: jax.Array | None = None,
+    seen: Seen | None = None,
     bias: jax.Array | None = None,
-    causal: bool = False,
     scale: float | None = None,
 ) -> jax.Array:
     """``softmax(scale · Q Kᵀ + bias) V`` per head; the softmax is float32 whatever the inputs.
 
     query ``[B, L, H, d]``; key and value ``[B, M, K, d]`` with H a multiple of K (grouped queries: head h reads
-    key-value head h // (H/K)). ``mask`` is boolean, True = may be looked at, ``bias`` is added to the scores; both
-    broadcast to ``[B, H, L, M]``. ``scale`` defaults to d^-½. Returns ``[B, L, H, d]`` in the query's dtype; a row
-    with nothing to look at is finite.
+    key-value head h // (H/K)). ``seen``: what may be looked at, everything where it is None; ``bias`` is added to the
+    scores and broadcasts to ``[B, H, L, M]``. ``scale`` defaults to d^-½. Returns ``[B, L, H, d]`` in the query's
+    dtype; a row with nothing to look at is finite.
     """
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scale = float(query.shape[-1] ** -0.5) if scale is None else scale
     implementation, grouped = _chosen.get()
-    if implementation == "auto":
-        implementation = "heads_first" if jax.default_backend() == "cpu" else "dot_product"
-    if implementation == "dot_product":
-        return jax.nn.dot_product_attention(query, key, value, bias=bias, mask=mask, scale=scale, is_causal=causal)
-    return _heads_first(query, key, value, mask, bias, causal, scale, grouped)
+    form = form_of(implementation, query, key, biased=bias is not None)
+    if form == "splash":
+        return splash.attend(query, key, value, seen, scale)
+    mask, causal = (None, False) if seen is None else (seen.mask, seen.causal)
+    if form == "heads_first":
+        return _heads_first(query, key, value, mask, bias, causal, scale, grouped)
+    if form == "cudnn" and mask is not None:  # cuDNN takes it as a bias, and that only whole
+        mask = jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1]))
+    kernel = "cudnn" if form == "cudnn" else "xla"
+    return jax.nn.dot_product_attention(
+        query, key, value, bias=bias, mask=mask, scale=scale, is_causal=causal, implementation=kernel
+    )
 
 
 def _heads_first(query, key, value, mask, bias, causal, scale, grouped) -> jax.Array:

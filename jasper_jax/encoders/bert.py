@@ -15,6 +15,7 @@ from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, dense, layer_norm
+from jasper_jax.encoders.seen import Seen
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
 
@@ -56,9 +57,9 @@ class BertConfig:
 
 
 class Shared(NamedTuple):
-    """What every layer reads: ``mask`` [B, 1, 1, L] True at tokens, ``bias`` [1, H, L, L] or None."""
+    """What every layer reads: what tokens see, and ``bias`` [1, H, L, L] or None."""
 
-    mask: jax.Array
+    seen: Seen
     bias: jax.Array | None = None
 
 
@@ -77,7 +78,7 @@ class SelfAttention(nnx.Module):
         B, L, D = x.shape
         split = (B, L, self.num_heads, D // self.num_heads)
         q, k, v = self.query(x).reshape(split), self.key(x).reshape(split), self.value(x).reshape(split)
-        return self.output(attend(q, k, v, mask=shared.mask, bias=shared.bias).reshape(B, L, D))
+        return self.output(attend(q, k, v, seen=shared.seen, bias=shared.bias).reshape(B, L, D))
 
 
 class FeedForward(nnx.Module):
@@ -133,7 +134,7 @@ class BertEnds(nnx.Module):
         self.embeddings = self.make_embeddings(config, dtype=dtype, rngs=rngs)
 
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
-        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask)
+        return drop(self.embeddings(token_ids, layout), 0), Shared(Seen.of(layout))
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x

@@ -70,8 +70,8 @@ def _definitions(family: Family, config: Any, dtype: Any) -> tuple[Any, Any]:
 class Encoder:
     """Token ids -> token states. Hashable, so it can be a static argument of a jitted function.
 
-    ``attention``: ``auto`` (by the default backend), ``heads_first`` or ``dot_product``; name it when the program
-    is compiled for a machine other than this one.
+    ``attention``: ``auto`` (by the default backend), or one of ``attention.IMPLEMENTATIONS``: name the platform,
+    ``gpu`` or ``tpu``, when the program is compiled for a machine other than this one.
     """
 
     family: Family
@@ -154,7 +154,7 @@ class Encoder:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return make_dropout(dropout, key)
 
-        backward_on_cpu = training and not remat and jax.default_backend() == "cpu"
+        backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
         with attention.using(self.attention, grouped=not backward_on_cpu):
             x, shared = ends.start(token_ids, Layout(mask.astype(jnp.int32), packed), drop_at(0))
 

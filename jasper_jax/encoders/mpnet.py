@@ -18,6 +18,7 @@ from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.layout import Layout, offset_positions
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, layer_norm
+from jasper_jax.encoders.seen import Seen
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
 PADDING = 1  # fixed by transformers: the padding token, and the position row of padding
@@ -97,7 +98,7 @@ class MPNetEnds(nnx.Module):
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, Shared]:
         # Distances count columns, padding or not, as transformers does; [L, L, H].
         bias = self.relative_bias(jnp.asarray(relative_buckets(token_ids.shape[1])))
-        return drop(self.embeddings(token_ids, layout), 0), Shared(layout.mask, bias.transpose(2, 0, 1)[None])
+        return drop(self.embeddings(token_ids, layout), 0), Shared(Seen.of(layout), bias.transpose(2, 0, 1)[None])
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x

@@ -20,6 +20,7 @@ from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, dense
 from jasper_jax.encoders.rope import Rope, rotate
+from jasper_jax.encoders.seen import Seen, pick
 from jasper_jax.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -28,8 +29,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True)
 class Kind:
-    """``window``: how far a token sees, None for all: itself and window - 1 tokens before it where attention is
-    causal, window tokens to each side where it is not."""
+    """``window``: how far a token sees, as in ``Seen``; None for all."""
 
     rope: Rope
     window: int | None = None
@@ -67,47 +67,25 @@ class RotaryConfig:
 
 
 class RotaryShared(NamedTuple):
-    """What every layer reads. ``masks [N, R, 1, 1 or L, L]``, True = may be looked at; ``cos``, ``sin``
-    ``[N, 1 or R, L, 1, r/2]``; N is the number of kinds, or 1 where all are alike."""
+    """What every layer reads: what tokens see, by kind of layer; ``cos``, ``sin`` ``[N, 1 or R, L, 1, r/2]``, N the
+    number of kinds, or 1 where all are alike."""
 
-    masks: jax.Array
+    seen: Seen
     cos: jax.Array
     sin: jax.Array
 
     @classmethod
     def of(cls, config: RotaryConfig, layout: Layout) -> RotaryShared:
-        """The masks and tables for a batch. A window that covers every row is left out."""
-        L = layout.segments.shape[1]
-        windows = [kind.window for kind in config.kinds]
-        masks = [_windowed(layout.mask, window, L, config.causal) for window in windows]
-        if all(mask is masks[0] for mask in masks):
-            masks = masks[:1]
+        """The masks and tables for a batch."""
+        seen = Seen.of(layout, [kind.window for kind in config.kinds], config.causal)
         ropes = [kind.rope for kind in config.kinds]
         tables = [rope.tables(layout.columns) for rope in (ropes if len(set(ropes)) > 1 else ropes[:1])]
-        return cls(
-            jnp.stack(jnp.broadcast_arrays(*masks)),
-            jnp.stack([cos for cos, _ in tables]),
-            jnp.stack([sin for _, sin in tables]),
-        )
+        return cls(seen, jnp.stack([cos for cos, _ in tables]), jnp.stack([sin for _, sin in tables]))
 
-    def at(self, kinds: Sequence[int], index: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Mask, cosines and sines of layer ``index``."""
-
-        def pick(stacked: jax.Array) -> jax.Array:
-            if stacked.shape[0] == 1:
-                return stacked[0]
-            kind = jnp.asarray(np.array(kinds, np.int32))[index]
-            return jax.lax.dynamic_index_in_dim(stacked, kind, keepdims=False)
-
-        return pick(self.masks), pick(self.cos), pick(self.sin)
-
-
-def _windowed(mask: jax.Array, window: int | None, L: int, causal: bool) -> jax.Array:
-    if window is None or window >= L:
-        return mask
-    ahead = np.arange(L)[None, :] - np.arange(L)[:, None]  # key's column minus query's
-    seen = ahead > -window if causal else np.abs(ahead) <= window
-    return mask & jnp.asarray(seen)[None, None]
+    def at(self, kinds: Sequence[int], index: jax.Array) -> tuple[Seen, jax.Array, jax.Array]:
+        """What tokens see, cosines and sines of layer ``index``."""
+        kind = jnp.asarray(np.array(kinds, np.int32))[index]
+        return self.seen.at(kind), pick(self.cos, kind), pick(self.sin, kind)
 
 
 class RotaryAttention(nnx.Module):
@@ -135,9 +113,9 @@ class RotaryAttention(nnx.Module):
         v = self.value(x).reshape(B, L, self.config.num_kv_heads, d)
         if self.has_head_norm:
             q, k = self.query_norm(q), self.key_norm(k)
-        mask, cos, sin = shared.at(self.config.kind_of_layer, index)
-        seen = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, mask=mask, causal=self.config.causal)
-        return self.output(seen.reshape(B, L, -1))
+        seen, cos, sin = shared.at(self.config.kind_of_layer, index)
+        out = attend(rotate(q, cos, sin), rotate(k, cos, sin), v, seen=seen)
+        return self.output(out.reshape(B, L, -1))
 
 
 class GatedFeedForward(nnx.Module):

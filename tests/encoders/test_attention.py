@@ -1,4 +1,4 @@
-"""Both layouts of attention against the formula written out in float64."""
+"""The plain forms of attention against the formula written out in float64."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from jasper_jax.encoders.attention import attend, using
+from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.seen import Seen
 
 B, L, H, d = 3, 7, 4, 8
 
@@ -27,21 +29,26 @@ def oracle(q, k, v, mask, bias, causal, scale):
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
 @pytest.mark.parametrize("kv_heads", [4, 2, 1])
 @pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("extra", ["none", "mask", "bias", "bias of each row"])
+@pytest.mark.parametrize("extra", ["none", "padding", "packed", "bias", "bias of each row"])
 def test_against_the_formula(implementation, kv_heads, causal, extra):
     rng = np.random.default_rng(0)
     q = rng.normal(size=(B, L, H, d))
     k, v = rng.normal(size=(2, B, L, kv_heads, d))
-    mask = bias = None
-    if extra == "mask":
-        mask = np.arange(L)[None, :] < np.array([7, 3, 1])[:, None]
-        mask = mask[:, None, None, :]
+    segments, packed, mask, bias = np.ones((B, L), np.int32), extra == "packed", None, None
+    if extra == "padding":
+        segments = np.asarray(np.arange(L)[None, :] < np.array([7, 3, 1])[:, None], np.int32)
+        mask = segments[:, None, None, :] == 1
+    elif packed:
+        segments = np.array([[1, 1, 1, 1, 1, 1, 1], [1, 1, 2, 2, 2, 3, 0], [1, 2, 2, 0, 0, 0, 0]], np.int32)
+        mask = (segments[:, None, :, None] == segments[:, None, None, :]) & (segments > 0)[:, None, None, :]
     elif extra.startswith("bias"):
         bias = rng.normal(size=(B if "row" in extra else 1, H, L, L))
     expected = oracle(q, k, v, mask, bias, causal, 0.3)
+    seen = Seen.of(Layout(jnp.asarray(segments), packed), causal=causal) if causal or mask is not None else None
     with using(implementation):
-        out = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), mask=mask, bias=bias, causal=causal, scale=0.3)
-    np.testing.assert_allclose(out, expected, atol=2e-6)
+        out = attend(*(jnp.asarray(x, jnp.float32) for x in (q, k, v)), seen=seen, bias=bias, scale=0.3)
+    rows = segments > 0
+    np.testing.assert_allclose(out[rows], expected[rows], atol=2e-6)
 
 
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])

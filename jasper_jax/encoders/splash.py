@@ -1,0 +1,102 @@
+"""Attention on TPU without its scores in memory: JAX's splash attention kernel, over rows of packed texts.
+
+The kernel works on one row ``[H, L, d]`` and is mapped over the rows. It takes grouped queries as they are, masks by
+segments, direction and window while it works, and does not visit the tiles that direction or window exclude. Its
+gradient is a kernel too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu import splash_attention as pallas
+from jax.sharding import PartitionSpec
+
+from jasper_jax.encoders.seen import Seen
+
+ROWS, HEADS = ("data", "fsdp"), "tensor"
+"""Axes of the mesh over which rows and heads lie; those that a mesh lacks are left out."""
+INTERPRET = False
+"""Run the kernel's steps as ordinary operations: how the tests run it without a TPU."""
+_LANES = 128  # the kernel's tiles of queries and keys are multiples of this
+_TILES = (512, 256, 128)  # of queries and keys: the largest that divides L is taken
+_WIDEST = 256  # larger heads would crowd the chip's fast memory
+
+
+def fits(query: Any, key: Any) -> bool:
+    """Whether the kernel takes ``query [R, L, H, d]`` and ``key [R, M, K, d]`` (anything with shape and dtype).
+
+    Attention within a row (M = L), whole tiles (L a multiple of 128), d a multiple of 8 up to 256, bfloat16 or
+    float32, and rows that the mesh's devices can share equally.
+    """
+    (R, L, _, d), M = query.shape, key.shape[1]
+    return (
+        L == M
+        and L % _LANES == 0
+        and d % 8 == 0
+        and d <= _WIDEST
+        and query.dtype in (jnp.bfloat16, jnp.float32)
+        and R % _extent(_present(ROWS)) == 0
+    )
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen | None, scale: float) -> jax.Array:
+    """As ``attention.attend``, for what ``fits``. Padding sees padding: its result is finite and means nothing.
+
+    The compiler cannot split a kernel over devices. So where a mesh is set (``jax.set_mesh``), each device works on
+    its rows, and on its heads where ``tensor`` divides both those of queries and those of keys.
+    """
+    # The kernel has no scale. In float32, because a scale rounded to bfloat16 would sharpen or flatten every softmax.
+    query = (query.astype(jnp.float32) * scale).astype(query.dtype)
+    segments, kind = (None, 0) if seen is None else (seen.segments, seen.kind)
+    windows, causal = ((None,), False) if seen is None else (seen.windows, seen.causal)
+
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array | None, kind: jax.Array) -> jax.Array:
+        q, k, v = (x.transpose(0, 2, 1, 3) for x in (q, k, v))
+        ids = None if segments is None else pallas.SegmentIds(segments, segments)
+        kernels = [jax.vmap(_kernel(q.shape[1], q.shape[2], window, causal)) for window in windows]
+        out = jax.lax.switch(kind, kernels, q, k, v, ids) if len(kernels) > 1 else kernels[0](q, k, v, ids)
+        return out.transpose(0, 2, 1, 3)
+
+    if not jax.sharding.get_abstract_mesh().empty:
+        rows = _present(ROWS) or None
+        heads = HEADS if all(n % _extent(_present((HEADS,))) == 0 for n in (query.shape[2], key.shape[2])) else None
+        across = PartitionSpec(rows, None, heads if _present((HEADS,)) else None, None)
+        specs = (across, across, across, PartitionSpec(rows), PartitionSpec())
+        # Kernels do not say over which axes their results vary, so that this cannot be checked.
+        run = jax.shard_map(run, in_specs=specs, out_specs=across, check_vma=False)
+    return run(query, key, value, segments, jnp.asarray(kind, jnp.int32))
+
+
+def _kernel(heads: int, L: int, window: int | None, causal: bool) -> Any:
+    """For one row: ``q [H, L, d]``, ``k``, ``v [K, L, d]``, segments -> ``[H, L, d]``."""
+    if window is not None:
+        mask = pallas.LocalMask((L, L), (window - 1, 0) if causal else (window, window), 0)
+    else:
+        mask = pallas.CausalMask((L, L)) if causal else pallas.FullMask((L, L))
+    tile = next(tile for tile in _TILES if L % tile == 0)
+    # One kernel for all three gradients writes the query's once for each tile of keys: cheaper while there is one tile.
+    joint = tile == L
+    tiles = pallas.BlockSizes(
+        block_q=tile,
+        block_kv=tile,
+        block_q_dkv=tile,
+        block_kv_dkv=tile,
+        block_q_dq=None if joint else tile,
+        block_kv_dq=None if joint else tile,
+        use_fused_bwd_kernel=joint,
+    )
+    masks = pallas.MultiHeadMask([mask] * heads)
+    return pallas.make_splash_mha(masks, block_sizes=tiles, head_shards=1, q_seq_shards=1, interpret=INTERPRET)
+
+
+def _present(axes: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of ``axes`` that the mesh in force has."""
+    return tuple(axis for axis in axes if axis in jax.sharding.get_abstract_mesh().shape)
+
+
+def _extent(axes: tuple[str, ...]) -> int:
+    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
