@@ -174,7 +174,6 @@ def run_all(recipe: Recipe) -> None:
                 _evaluate(run, timings)
                 _export(run, timings, None)
             OUT.print(timings.table())
-        processes.barrier("run")
 
 
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:

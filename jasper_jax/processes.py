@@ -103,7 +103,8 @@ def _initialize(**known: Any) -> None:
     import jax
 
     try:
-        jax.distributed.initialize(**known, initialization_timeout=_patience())
+        # At the end all wait for the first, which may be evaluating for hours.
+        jax.distributed.initialize(**known, initialization_timeout=_patience(), shutdown_timeout_seconds=7 * 86400)
     except (RuntimeError, ValueError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"several processes: JAX could not join them: {first}") from error

@@ -93,7 +93,8 @@ class Run:
 
             processes.first_does(take)
             yield
-            processes.first_does(self.push)
+            if processes.is_first():
+                self.push()
 
     def push(self) -> None:
         """Bring the mirror, where there is one, to what the folder holds."""

@@ -130,7 +130,8 @@ def _heads_first(query, key, value, mask, bias, causal, scale, grouped) -> jax.A
         below = jnp.tril(jnp.ones((1, 1, L, M), bool))
         mask = below if mask is None else mask & below
     operands = {"query": query, "key": key, "value": value, "mask": mask, "bias": bias}
-    group = B if jax.device_count() > 1 or not grouped else _rows_in_cache(B, 4 * H * L * M)
+    apart = jax.sharding.get_abstract_mesh().size > 1
+    group = B if apart or not grouped else _rows_in_cache(B, 4 * H * L * M)
     if group == B:
         return _products(**operands, scale=scale)
     by_row = {name: x for name, x in operands.items() if x is not None and x.shape[0] == B}
@@ -154,10 +155,11 @@ def _products(*, query, key, value, mask, bias, scale) -> jax.Array:
     q = query.transpose(0, 2, 1, 3).reshape(B * K, G * L, d)
     k = key.transpose(0, 2, 1, 3).reshape(B * K, M, d)
     v = value.transpose(0, 2, 1, 3).reshape(B * K, M, d)
-    scores = jnp.einsum("nld,nmd->nlm", q, k, preferred_element_type=jnp.float32)
+    wide = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum("nld,nmd->nlm", q, k, preferred_element_type=wide)
     scores = (scores * scale).reshape(B, H, L, M)
     if bias is not None:
-        scores = scores + bias.astype(jnp.float32)
+        scores = scores + bias.astype(wide)
     if mask is not None:
         scores = jnp.where(mask, scores, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
@@ -166,6 +168,6 @@ def _products(*, query, key, value, mask, bias, scale) -> jax.Array:
         "nlm,nmd->nld",
         weights.astype(value.dtype).reshape(B * K, G * L, M),
         v,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=wide,
     )
     return (out.reshape(B, H, L, d) / total).transpose(0, 2, 1, 3).astype(query.dtype)

@@ -37,7 +37,8 @@ class Rope:
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     """``[B, L, H, d]`` turned by ``[1 or B, L, 1, r/2]`` tables, in float32 inside, in x's dtype outside."""
     half = cos.shape[-1]
-    first, second = x[..., :half].astype(jnp.float32), x[..., half : 2 * half].astype(jnp.float32)
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    first, second = x[..., :half].astype(wide), x[..., half : 2 * half].astype(wide)
     turned = jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
     return turned if 2 * half == x.shape[-1] else jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
 

@@ -36,7 +36,9 @@ def steps(place: Path, case: dict) -> dict:
     stage = {"steps": STEPS, "batch_size": 16, "learning_rate": 1e-2}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
     training = {"shapes": 1, "micro_batch": case.get("micro")}
-    run = Run(recipe(place, teachers=teachers, stages=stages, training=training), progress=False)
+    folder = str(place / ("online" if case.get("online") else "cached"))
+    changes = {"teachers": teachers, "stages": stages, "training": training, "run_dir": folder}
+    run = Run(recipe(place, **changes), progress=False)
     run.claim()
     texts, view = fill(run)
     student, params, tokenizer = load_student(run.recipe, view.dim, run.student_source())
@@ -73,6 +75,8 @@ def steps(place: Path, case: dict) -> dict:
     losses, norms = [], []
     for number in range(STEPS):
         arrays = batches.load(number).arrays
+        for name in {"teachers", "cached"} & set(arrays):
+            arrays[name] = widen(arrays[name])
         trained, state, values = compiled.step(trained, state, frozen, own, arrays, np.int32(number))
         losses.append(float(values["loss"]))
         norms.append(float(values["grad_norm"]))
