@@ -70,6 +70,24 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def plan(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    topology: Annotated[
+        list[str] | None, typer.Option(help="A TPU slice, e.g. v5e:4x4 or v5p:2x2x2; may be given several times.")
+    ] = None,
+) -> None:
+    """Compile every stage's step for TPUs that need not be there: does it fit, what is sent, how long will it take.
+
+    Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
+    """
+    from jasper_jax.commands import plan_recipe
+    from jasper_jax.recipe import load_recipe
+
+    plan_recipe(load_recipe(recipe, overrides or []), topology or [])
+
+
+@app.command()
 def embed(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -26,6 +26,26 @@ def check_recipe(recipe: Recipe) -> None:
     report(Run(recipe, describe=True), OUT)
 
 
+def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
+    """``jasper plan``."""
+    from jasper_jax.planning.topology import Topology, prepare_compiler
+
+    if not topologies:
+        raise UserError("--topology: none is given; give a TPU slice, e.g. --topology v5e:4x4")
+    slices = [Topology.parse(text) for text in topologies]
+    prepare_compiler()
+
+    from jasper_jax.check import validate
+    from jasper_jax.planning.plan import plan_stages
+    from jasper_jax.planning.report import print_plan
+    from jasper_jax.run import Run
+
+    run = Run(recipe, describe=True)
+    student, _ = validate(run)
+    for topology in slices:
+        print_plan(topology, list(plan_stages(run, student, topology)), OUT if OUT.is_terminal else Console(width=160))
+
+
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper embed``: several processes may do this on one run folder at once."""
     from jasper_jax.check import validate

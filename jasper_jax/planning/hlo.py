@@ -152,7 +152,7 @@ def parse_module(text: str) -> Module:
     computations: dict[str, Computation] = {}
     entry: Computation | None = None
     current: Computation | None = None
-    for line in text.splitlines():
+    for line in _whole_lines(text):
         if current is None:
             # A computation begins in the first column; the tables of source lines before them do not end in "{".
             if line.endswith("{") and line.startswith(("%", "ENTRY")):
@@ -170,6 +170,25 @@ def parse_module(text: str) -> Module:
     if entry is None:
         raise ValueError("HLO: no entry computation")
     return Module(computations, entry)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """Lines of the text; what an instruction goes on with (a kernel's settings are quoted as they are, newlines and
+    all) is joined to its first line."""
+    held: list[str] = []
+    for line in text.splitlines():
+        if held and not line.startswith(("  %", "  ROOT ")) and line != "}" and not line.startswith("}, "):
+            held.append(line)
+            continue
+        if held:
+            yield " ".join(held)
+            held = []
+        if line.startswith(("  %", "  ROOT ")):
+            held.append(line)
+        else:
+            yield line
+    if held:
+        yield " ".join(held)
 
 
 def _instruction(line: str) -> Instruction:

@@ -42,18 +42,20 @@ def read_kernel(at: Instruction, within: Computation) -> Kernel | None:
     return Kernel(at.name, what, at.op_name, operands, at.shapes, float(stated[1]) if stated else None)
 
 
-FLASH_PRODUCTS = (("bwd_dkv", 4), ("bwd_dq", 3))
+FLASH_PRODUCTS = (("dkv", 4), ("dq", 3))
 """Matrix products of 2·B·H·L·M·E operations (queries L, keys M): dK and dV need QKᵀ, dO Vᵀ, Pᵀ dO and dSᵀ Q; dQ needs
-QKᵀ, dO Vᵀ and dS K."""
+QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """What the kernel states, or what is known of flash attention (operands q ``[B, H, L, E]``, k ``[B, K, M, E]``)."""
+    """What the kernel states, or what is known of flash and splash attention (the first operands of four dimensions are
+    q ``[B, H, L, E]`` and k ``[B, K, M, E]``). Tiles that a causal mask or a window spares are counted, too."""
     if kernel.stated_flops is not None:
         return kernel.stated_flops
-    if "flash" in kernel.op_name and len(kernel.operands) >= 3:
-        query, key = kernel.operands[:2]
+    if "flash" in kernel.op_name or "splash" in kernel.op_name:
+        wide = [one for one in kernel.operands if len(one.dims) == 4]
         products = next((count for name, count in FLASH_PRODUCTS if name in kernel.op_name), 2)
-        if len(query.dims) == len(key.dims) == 4:
-            return 2.0 * products * query.elements * key.dims[2]
+        products = 5 if products == 4 and len([r for r in kernel.results if len(r.dims) == 4]) == 3 else products
+        if len(wide) >= 2:
+            return 2.0 * products * wide[0].elements * wide[1].dims[2]
     return None

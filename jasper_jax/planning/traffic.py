@@ -21,7 +21,7 @@ FREE = {
 
 BOOKKEEPING = {
     *("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone", "Sharding"),
-    "AssumeGatherIndicesInBound",
+    *("AssumeGatherIndicesInBound", "ZeroCrop"),
 }
 """Custom calls by which the TPU compiler talks to itself: no work, no traffic."""
 

@@ -1,5 +1,7 @@
-"""Steps of a tiny run on meshes of simulated devices: losses, gradients and parameters. Run by test_mesh.py in a process
-of its own, for the number of devices is fixed when JAX starts."""
+"""Steps of a tiny run on meshes of simulated devices: losses and parameters.
+
+Run by test_mesh.py in a process of its own, for the number of devices is fixed when JAX starts.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,10 @@ def steps(place: Path, case: dict) -> dict:
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
     dtype = jnp.dtype(case.get("dtype", "float64"))
     student = dataclasses.replace(student, compute_dtype=dtype.name)
-    widen = lambda tree: jax.tree.map(lambda x: np.asarray(x, dtype), tree)
+
+    def widen(tree):
+        return jax.tree.map(lambda x: np.asarray(x, dtype), tree)
+
     partition = make_partition(stage.train, active_params(stage, params), "train")
     teaching = Teaching.of(view)
     online = {n: dataclasses.replace(t, dtype=dtype.name) for n, t in teaching.online.items()}
