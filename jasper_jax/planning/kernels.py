@@ -48,14 +48,16 @@ QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """What the kernel states, or what is known of flash and splash attention (the first operands of four dimensions are
-    q ``[B, H, L, E]`` and k ``[B, K, M, E]``). Tiles that a causal mask or a window spares are counted, too."""
+    """What the kernel states, or what is known of flash and splash attention (the first wide operands are q
+    ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B where a device has one row). Tiles that a causal mask or a window spares are counted, too."""
     if kernel.stated_flops is not None:
         return kernel.stated_flops
     if "flash" in kernel.op_name or "splash" in kernel.op_name:
-        wide = [one for one in kernel.operands if len(one.dims) == 4]
+        wide = [one for one in kernel.operands if len(one.dims) >= 3 and one.dims[-2] >= 64 and one.dims[-1] >= 8]
         products = next((count for name, count in FLASH_PRODUCTS if name in kernel.op_name), 2)
-        products = 5 if products == 4 and len([r for r in kernel.results if len(r.dims) == 4]) == 3 else products
         if len(wide) >= 2:
-            return 2.0 * products * wide[0].elements * wide[1].dims[2]
+            query, key = wide[:2]
+            gradients = [r for r in kernel.results if len(r.dims) >= 3 and r.dims[-1] == query.dims[-1]]
+            products = 5 if products == 4 and len(gradients) == 3 else products
+            return 2.0 * products * query.elements * key.dims[-2]
     return None

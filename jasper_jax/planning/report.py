@@ -26,8 +26,8 @@ def print_plan(topology: Topology, plans: Sequence[StagePlan], out: Console) -> 
     _totals(topology, plans, out)
     for plan in fitting:
         assert plan.analysis is not None
-        for kernel in plan.analysis.unknown_kernels:
-            out.print(f"{plan.stage.name}: operations of the kernel {kernel.op_name or kernel.target} are not counted")
+        for name in dict.fromkeys(k.op_name.rpartition("/")[2] or k.target for k in plan.analysis.unknown_kernels):
+            out.print(f"{plan.stage.name}: operations of the kernel {name} are not counted")
         for loop in plan.analysis.unknown_loops:
             out.print(f"{plan.stage.name}: the loop {loop} has no length in the program and is counted once")
 

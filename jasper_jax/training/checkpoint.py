@@ -225,9 +225,10 @@ def _orbax() -> contextlib.AbstractContextManager[Any]:
     """Orbax waits for every process at a load, except where this one works alone."""
     if not processes.is_alone_of_several():
         return contextlib.nullcontext()
+    context = ocp.Context()
     own = jax.process_index()
-    options = ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
-    return ocp.Context(multiprocessing_options=options)
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
+    return context
 
 
 def _make_way(path: Path) -> None:

@@ -1,0 +1,157 @@
+"""One step, any mesh: losses and parameters do not depend on the devices, and each device holds its part alone."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from jasper_jax.config import Mesh as Sizes
+from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.errors import UserError
+from jasper_jax.run import Run
+from jasper_jax.sharding import AXES, place
+from jasper_jax.training.mesh import mesh_sizes
+from tests.families import CASES as FAMILIES
+from tests.tiny import recipe
+
+ONE = (1, 1, 1)
+CASES: dict[str, dict] = {
+    **{f"stage {n}": {"mesh": ONE, "stage": n} for n in (1, 2, 3)},
+    "stage 1, 1x8x1": {"mesh": (1, 8, 1), "stage": 1},
+    "stage 2, 2x2x2": {"mesh": (2, 2, 2), "stage": 2},
+    "stage 3, 1x2x1": {"mesh": (1, 2, 1), "stage": 3},
+    "stage 3, 8x1x1": {"mesh": (8, 1, 1), "stage": 3},
+    "stage 3, 1x8x1": {"mesh": (1, 8, 1), "stage": 3},
+    "stage 3, 2x2x2": {"mesh": (2, 2, 2), "stage": 3},
+    "stage 3, micro": {"mesh": ONE, "stage": 3, "micro": 4},
+    "stage 3, 1x4x2, micro": {"mesh": (1, 4, 2), "stage": 3, "micro": 8},
+    "online": {"mesh": ONE, "stage": 3, "online": True},
+    "online, 2x2x2, micro": {"mesh": (2, 2, 2), "stage": 3, "online": True, "micro": 8},
+    "float32": {"mesh": ONE, "stage": 3, "dtype": "float32"},
+    "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32"},
+}
+ZERO_GRADIENT = "attention/key/bias"
+"""Adds the same to all scores of a query: its true gradient is zero, and Adam makes steps of the rounding."""
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory) -> dict[str, dict]:
+    place = tmp_path_factory.mktemp("meshes")
+    (place / "cases").write_bytes(pickle.dumps(CASES))
+    environment = {
+        **os.environ,
+        "JAX_ENABLE_X64": "1",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
+    }
+    command = [sys.executable, "-m", "tests.training.on_meshes", str(place), str(place / "cases"), str(place / "out")]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return pickle.loads((place / "out").read_bytes())
+
+
+def base_of(name: str) -> str:
+    return name.partition(",")[0]
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "," in name])
+def test_a_mesh_changes_nothing(found, name: str) -> None:
+    run, base = found[name], found[base_of(name)]
+    loss, leaf = (1e-5, 1e-4) if name.startswith("float32") else (1e-9, 1e-9)
+    np.testing.assert_allclose(run["losses"], base["losses"], rtol=loss)
+    np.testing.assert_allclose(run["norms"], base["norms"], rtol=100 * loss)
+    for leaf_name, value in base["parameters"].items():
+        if not leaf_name.endswith(ZERO_GRADIENT):
+            away = np.linalg.norm(run["parameters"][leaf_name] - value)
+            assert away <= leaf * np.linalg.norm(value), leaf_name
+    assert base["losses"][-1] < base["losses"][0]
+
+
+def test_devices_hold_their_part_alone(found) -> None:
+    one, eight = found["stage 3"], found["stage 3, 1x8x1"]
+    assert set(one["shares"].values()) == {1.0}
+    large = [name for name in eight["trained"] if name.endswith(("kernel", "embedding"))]
+    assert {eight["shares"][name] for name in large} == {1 / 8}
+    moments = [share for path, share in eight["moments"].items() if path.endswith(("kernel']", "embedding']"))]
+    assert set(moments) == {1 / 8}
+    assert len(moments) == 2 * len(large)
+
+
+@pytest.mark.parametrize("case", FAMILIES)
+def test_every_leaf_of_every_family_has_a_rule(case: str) -> None:
+    model_type, settings = FAMILIES[case]
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    config = {"model_type": model_type, "num_hidden_layers": 2, "max_position_embeddings": 64, "pad_token_id": 1}
+    shapes = encoder_from_config({**config, **sizes, **settings}).shapes()
+    mesh = AbstractMesh((2, 4, 2), AXES)
+    for name, shape in shapes.items():
+        where = place(f"encoder/{name}", shape, mesh)
+        divided = np.prod(where.shard(mesh)) < np.prod(shape)
+        vector = name.endswith(("bias", "scale"))
+        assert divided or vector or where.note, name
+
+
+@pytest.mark.parametrize(
+    ("shape", "spec"),
+    [
+        ((28, 1536, 8960), PartitionSpec(None, "fsdp", "tensor")),
+        ((28, 1537, 8960), PartitionSpec(None, None, ("tensor", "fsdp"))),  # what one side lacks the other takes
+        ((3, 7, 9), PartitionSpec(None, None, None)),  # small: repeated, and said so
+    ],
+)
+def test_sides_that_do_not_divide(shape, spec) -> None:
+    where = place("encoder/layers/feed_forward/up/kernel", shape, AbstractMesh((1, 4, 2), AXES))
+    assert where.spec == spec
+    assert bool(where.note) == (shape[0] == 3)
+
+
+def test_a_large_leaf_is_never_repeated() -> None:
+    with pytest.raises(UserError, match=r"heads/fc1/kernel \[1537, 1151\] does not divide by fsdp = 4 and tensor = 2"):
+        place("heads/fc1/kernel", (1537, 1151), AbstractMesh((1, 4, 2), AXES))
+    with pytest.raises(KeyError, match="no sharding rule covers"):
+        place("encoder/new/thing", (4, 4), AbstractMesh((1, 1, 1), AXES))
+
+
+def test_sizes_of_a_mesh(tmp_path) -> None:
+    stages = Run(recipe(tmp_path)).stages  # batches of 16
+    assert mesh_sizes("auto", 1, stages, 2) == (1, 1, 1)
+    assert mesh_sizes("auto", 8, stages, 2) == (1, 8, 1)
+    assert mesh_sizes("auto", 32, stages, 2) == (1, 16, 2)
+    assert mesh_sizes(Sizes(data=2, fsdp=2), 4, stages, 2) == (2, 2, 1)
+    with pytest.raises(UserError, match=r"mesh: data 2 × fsdp 1 × tensor 1 is 2, there is 1 device; the product must"):
+        mesh_sizes(Sizes(data=2), 1, stages, 2)
+    with pytest.raises(UserError, match=r"stages\[0\].batch_size: 16 texts do not divide over data × fsdp = 3 devices"):
+        mesh_sizes(Sizes(fsdp=3), 3, stages, 2)
+    with pytest.raises(UserError, match="mesh: auto finds no way to divide batches of 16 texts and 2 attention heads"):
+        mesh_sizes("auto", 64, stages, 2)
+
+
+def test_micro_batches_need_the_memory_of_a_piece() -> None:
+    """At 1,024 texts, of which 32 at a time: below 15% of the whole, by the compiler's own account."""
+    from jasper_jax.pooling import Pooling
+    from jasper_jax.student import encode_packed
+
+    sizes = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
+    encoder = encoder_from_config({"model_type": "bert", "vocab_size": 1000, **sizes})
+    params = jax.eval_shape(encoder.init, jax.random.key(0))
+    packed = {"ids": (1024, 64), "lengths": (1024, 1), "slots": (1024,)}
+    texts = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name, shape in packed.items()}
+
+    def temporaries(pieces: int) -> int:
+        def loss(params, texts):
+            vectors = encode_packed(encoder, Pooling(), params, texts, pieces=pieces, training=True)
+            return jnp.square(vectors @ vectors.T).mean()
+
+        return jax.jit(jax.grad(loss)).lower(params, texts).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporaries(32) < 0.15 * temporaries(1)
