@@ -48,8 +48,10 @@ QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """What the kernel states, or what is known of flash and splash attention (the first wide operands are q
-    ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B where a device has one row). Tiles that a causal mask or a window spares are counted, too."""
+    """What the kernel states, or what is known of flash and splash attention.
+
+    Their first wide operands are q ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B where a device has one row. Tiles
+    that a causal mask or a window spares are counted, too."""
     if kernel.stated_flops is not None:
         return kernel.stated_flops
     if "flash" in kernel.op_name or "splash" in kernel.op_name:

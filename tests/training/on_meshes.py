@@ -35,7 +35,7 @@ def steps(place: Path, case: dict) -> dict:
         {**t, "dtype": "float32", "mode": "online" if case.get("online") else "cached"}
         for t in recipe_tree(place)["teachers"]
     ]
-    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": 1e-3}
+    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": case.get("rate", 1e-3)}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
     training = {"shapes": 1, "micro_batch": case.get("micro")}
     folder = str(place / ("online" if case.get("online") else "cached"))

@@ -36,8 +36,8 @@ CASES: dict[str, dict] = {
     "stage 3, 1x4x2, micro": {"mesh": (1, 4, 2), "stage": 3, "micro": 8},
     "online": {"mesh": ONE, "stage": 3, "online": True},
     "online, 2x2x2, micro": {"mesh": (2, 2, 2), "stage": 3, "online": True, "micro": 8},
-    "float32": {"mesh": ONE, "stage": 3, "dtype": "float32"},
-    "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32"},
+    "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
+    "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
 }
 ZERO_GRADIENT = "attention/key/bias"
 """Adds the same to all scores of a query: its true gradient is zero, and Adam makes steps of the rounding."""

@@ -1,0 +1,181 @@
+"""Processes that train together: the same student as one process makes, whoever is killed, on whatever mesh."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from jasper_jax.recipe import load_recipe
+from jasper_jax.run import Run
+from jasper_jax.training.metrics import read_events
+from tests.tiny import recipe_tree
+from tests.training.processes import free_port, start
+from tests.training.runs import parameters
+
+STEPS = 10
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("processes")
+
+
+def write(place: Path, name: str, **changes) -> Path:
+    """A recipe of one stage, its run folder called ``name``; texts and vectors are shared.
+
+    A batch of 32: where rounding swaps two all but equal similarities of the teachers, the relative loss of a small one
+    shows it.
+    """
+    tree = recipe_tree(place, run_dir=str(place / name), stores=str(place / "stores"), **changes)
+    tree["heads"] = {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8}}
+    tree["stages"] = [{"stage": 3, "steps": STEPS, "batch_size": 32, "learning_rate": 1e-4}]
+    tree["training"] |= {"save_every": 4, "evaluate_every": None}
+    path = place / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+def together(recipe: Path, processes: int, devices: int, *overrides: str, **kwargs) -> list[subprocess.Popen]:
+    port = free_port()
+    return [
+        start(
+            recipe,
+            recipe.with_name(f"{recipe.stem}.{i}.log"),
+            process=i,
+            processes=processes,
+            port=port,
+            devices=devices,
+            overrides=overrides,
+            cache=recipe.parent / "cache",
+            **kwargs,
+        )
+        for i in range(processes)
+    ]
+
+
+def finish(recipe: Path, started: list[subprocess.Popen]) -> list[int]:
+    codes = [one.wait(timeout=400) for one in started]
+    logs = "\n".join(path.read_text()[-1500:] for path in recipe.parent.glob(f"{recipe.stem}.*.log"))
+    assert set(codes) <= {0, 75, 2}, logs
+    return codes
+
+
+def losses(recipe: Path) -> np.ndarray:
+    folder = Path(yaml.safe_load(recipe.read_text())["run_dir"])
+    return np.array([e["loss"] for e in read_events(folder / "metrics.jsonl") if e["event"] == "step"])
+
+
+def final(recipe: Path) -> dict[str, np.ndarray]:
+    return parameters(Run(load_recipe(recipe, []), progress=False), 0)
+
+
+def alike(recipe: Path, base: Path) -> None:
+    np.testing.assert_allclose(losses(recipe), losses(base), rtol=1e-5)
+    found = final(recipe)
+    for name, leaf in final(base).items():
+        assert np.linalg.norm(found[name] - leaf) <= 1e-4 * np.linalg.norm(leaf) or name.endswith("key/bias"), name
+
+
+@pytest.fixture(scope="module")
+def alone(place) -> Path:
+    recipe = write(place, "alone")
+    assert finish(recipe, together(recipe, 1, 1, command="run")) == [0]
+    return recipe
+
+
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+def test_processes_make_the_same_student(alone, place, processes: int, devices: int) -> None:
+    recipe = write(place, f"together-{processes}")
+    assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
+    alike(recipe, alone)
+    others = [recipe.with_name(f"{recipe.stem}.{i}.log").read_text() for i in range(1, processes)]
+    assert not any("stage-3" in text for text in others)  # the first alone speaks
+
+
+def steps_of(recipe: Path) -> int:
+    path = Path(yaml.safe_load(recipe.read_text())["run_dir"]) / "metrics.jsonl"
+    return path.read_text().count('"event": "step"') if path.is_file() else 0
+
+
+def wait_for_steps(recipe: Path, number: int, started: list[subprocess.Popen]) -> None:
+    deadline = time.monotonic() + 300
+    while steps_of(recipe) < number:
+        assert time.monotonic() < deadline
+        assert all(one.poll() is None for one in started), "ended too early"
+        time.sleep(0.02)
+
+
+def test_killed_in_the_middle_and_continued_by_one_on_another_mesh(alone, place) -> None:
+    recipe = write(place, "killed")
+    started = together(recipe, 2, 2)
+    wait_for_steps(recipe, 6, started)
+    os.killpg(started[1].pid, signal.SIGKILL)
+    # The other one would wait for the dead one's heartbeats; its scheduler ends it.
+    os.killpg(started[0].pid, signal.SIGKILL)
+    for one in started:
+        one.wait()
+    assert finish(recipe, together(recipe, 1, 8, "mesh={data: 2, fsdp: 2, tensor: 2}")) == [0]
+    alike(recipe, alone)
+
+
+def test_asked_to_stop_all_stop_at_the_same_step(alone, place) -> None:
+    recipe = write(place, "stopped")
+    started = together(recipe, 2, 1)
+    wait_for_steps(recipe, 3, started)
+    os.kill(started[1].pid, signal.SIGTERM)
+    assert finish(recipe, started) == [75, 75]
+    stopped_after = steps_of(recipe)
+    assert finish(recipe, together(recipe, 1, 1)) == [0]
+    assert steps_of(recipe) == STEPS > stopped_after
+    alike(recipe, alone)
+
+
+def test_processes_with_different_recipes(place) -> None:
+    recipe = write(place, "unlike")
+    port = free_port()
+    logs = [place / f"unlike.{i}.log" for i in range(2)]
+    changes = [(), ("stages.0.learning_rate=0.5",)]
+    started = [
+        start(recipe, log, process=i, processes=2, port=port, overrides=changes[i], cache=place / "cache")
+        for i, log in enumerate(logs)
+    ]
+    assert finish(recipe, started) == [2, 2]
+    for log in logs:
+        line = log.read_text().strip().splitlines()[-1]
+        assert "processes 0 and 1 do not run the same: recipe.stages[0].learning_rate (0.0001 there, 0.5 asked)" in line
+
+
+def test_a_coordinator_that_cannot_be_reached(place) -> None:
+    recipe, port = write(place, "unreached"), free_port()
+    log = place / "unreached.1.log"
+    started = start(recipe, log, process=1, processes=2, port=port, cache=place / "cache", JASPER_PATIENCE="1")
+    assert finish(recipe, [started]) == [2]
+    assert f"jasper: the coordinator 127.0.0.1:{port} could not be reached in 1 s" in log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"JASPER_PROCESSES": "2"}, "--coordinator (JASPER_COORDINATOR), --processes (JASPER_PROCESSES) and --process"),
+        ({"JASPER_COORDINATOR": "a:1", "JASPER_PROCESSES": "2", "JASPER_PROCESS": "2"}, "allowed are 0 to 1"),
+        ({"JASPER_COORDINATOR": "a", "JASPER_PROCESSES": "2", "JASPER_PROCESS": "1"}, "host:port of process 0"),
+        (
+            {"JASPER_COORDINATOR": "a:1", "JASPER_PROCESSES": "two", "JASPER_PROCESS": "1"},
+            "'two' is not a whole number",
+        ),
+    ],
+)
+def test_a_list_of_processes_that_cannot_be(refused, tmp_path, monkeypatch, environment, message) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(json.dumps(recipe_tree(tmp_path)))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    refused(message, "train", path)
