@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import AbstractMesh
 from rich.console import Console
 from rich.table import Table
 
@@ -18,12 +19,15 @@ from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.errors import UserError
 from jasper_jax.patterns import trained_leaves
+from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
+from jasper_jax.sharding import AXES, place
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student, cosine_applies, make_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.torch_teacher import refuse_without_torch
+from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import active_params
 from jasper_jax.trees import flatten
@@ -41,6 +45,8 @@ def report(run: Run, out: Console) -> None:
     out.print(_dimensions(run, student))
     out.print(_teachers(run))
     out.print(_cost(run, student))
+    if (mesh := _mesh(run, student)) is not None:
+        out.print(_placed(student, mesh))
     for name in _described(run):
         note = "not on this machine: sizes are the published ones, weights and tokenizer were not looked at"
         out.print(f"{name}: {note}", markup=False, highlight=False)
@@ -93,6 +99,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
         tokenizer = Tokenizer.load(source, limit, append_eos=recipe.student.append_eos)
         tokenizer.check_vocabulary(student.encoder.vocab_size)
     params = student.shapes()
+    if (mesh := _mesh(run, student)) is not None:
+        _placed(student, mesh)
     for stage in run.stages:
         make_partition(stage.train, active_params(stage, params), f"stages[{stage.index}].train")
     _refuse_untrained(run, params)
@@ -216,6 +224,25 @@ def _cost(run: Run, student: Student) -> Table:
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]
     table.add_row("the exported model", f"about {_bytes(width * params)}")
     return table
+
+
+def _mesh(run: Run, student: Student) -> AbstractMesh | None:
+    """The mesh that the recipe gives in numbers, whether its devices are here or not."""
+    wanted = run.recipe.mesh
+    if wanted == "auto":
+        return None
+    devices = wanted.data * wanted.fsdp * wanted.tensor
+    return AbstractMesh(mesh_sizes(wanted, devices, run.stages, student.encoder.config.num_heads), AXES)
+
+
+def _placed(student: Student, mesh: AbstractMesh) -> Table:
+    """Where the parameters lie on it."""
+    found = []
+    for name, leaf in flatten(student.shapes()).items():
+        where = place(name, tuple(leaf.shape), mesh)
+        shard = where.shard(mesh)
+        found.append((where, shard, int(np.prod(shard)) * leaf.dtype.itemsize))
+    return leaf_table(found)
 
 
 def _parameters(tree: dict) -> int:

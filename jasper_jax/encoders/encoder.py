@@ -34,7 +34,7 @@ class Family:
     """One architecture: what a file of ``encoders/`` has to give.
 
     ``read_config(dict, where)`` -> frozen dataclass with at least ``hidden_size``, ``num_layers``,
-    ``max_positions``, ``vocab_size``, ``pad_id``, from a config.json in transformers' words.
+    ``max_positions``, ``vocab_size``, ``pad_id``, ``num_heads``, from a config.json in transformers' words.
     ``ends(config, *, dtype, rngs)`` -> module with ``start(token_ids [B, L], layout, drop) -> (x, shared)``
     and ``finish(x) -> x``; ``shared`` is any pytree that every layer reads (masks, biases, rotary tables).
     ``layer(config, *, dtype, rngs)`` -> module called as ``(x, shared, index, drop) -> x``.

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from jasper_jax.planning.plan import StagePlan
 from jasper_jax.planning.topology import Topology
-from jasper_jax.sharding import AXES
+from jasper_jax.sharding import AXES, Placed
 
 GIB = 2**30
 
@@ -18,7 +18,7 @@ GIB = 2**30
 def print_plan(topology: Topology, plans: Sequence[StagePlan], out: Console) -> None:
     """What the recipe needs on ``topology``; ``plans`` in the order in which they were made."""
     out.print(_memory(topology, plans))
-    out.print(_leaves(max(plans, key=lambda plan: len(plan.leaves))))
+    out.print(leaf_table(max((plan.leaves for plan in plans), key=len)))
     fitting = [plan for plan in plans if plan.estimate is not None]
     if fitting:
         out.print(_time(topology, fitting))
@@ -62,11 +62,11 @@ def _memory(topology: Topology, plans: Sequence[StagePlan]) -> Table:
     return table
 
 
-def _leaves(plan: StagePlan) -> Table:
-    """Parameters by leaf; layers that lie alike under one name."""
+def leaf_table(leaves: Sequence[tuple[Placed, tuple[int, ...], int]]) -> Table:
+    """Parameters: where each lies, the shape of a device's part, its bytes."""
     table = Table("parameter", "shape", "axes", "on each device", "MB", "note", title="Where parameters lie")
     table.columns[4].justify = "right"
-    for where, shard, size in plan.leaves:
+    for where, shard, size in leaves:
         axes = ", ".join("-" if a is None else a if isinstance(a, str) else "+".join(a) for a in where.spec) or "-"
         shape, part = ("×".join(map(str, s)) for s in (where.shape, shard))
         table.add_row(where.name, shape, axes, part, f"{size / 1e6:,.2f}", where.note)
