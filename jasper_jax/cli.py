@@ -74,7 +74,7 @@ def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     topology: Annotated[
-        list[str] | None, typer.Option(help="A TPU slice, e.g. v5e:4x4 or v5p:2x2x2; may be given several times.")
+        list[str] | None, typer.Option(help="A TPU slice or GPUs, e.g. v5e:4x4 or 8xh100; may be given several times.")
     ] = None,
 ) -> None:
     """Compile every stage's step for TPUs that need not be there: does it fit, what is sent, how long will it take.

@@ -28,11 +28,13 @@ def check_recipe(recipe: Recipe) -> None:
 
 def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     """``jasper plan``."""
-    from jasper_jax.planning.topology import Topology, prepare_compiler
+    from jasper_jax.planning.machine import parse_target, simulate
+    from jasper_jax.planning.topology import prepare_compiler
 
     if not topologies:
-        raise UserError("--topology: none is given; give a TPU slice, e.g. --topology v5e:4x4")
-    slices = [Topology.parse(text) for text in topologies]
+        raise UserError("--topology: none is given; give a TPU slice or GPUs, e.g. --topology v5e:4x4, 8xh100")
+    slices = [parse_target(text) for text in topologies]
+    simulate(slices)
     prepare_compiler()
 
     from jasper_jax.check import validate

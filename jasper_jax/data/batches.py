@@ -102,10 +102,12 @@ class Batches:
         row: int | None = None,
         share: Share = ALL,
         multiple: int = 1,
+        tile: int = 1,
     ):
         """``seed`` is the stage's own; ``steps`` how many batches there are; ``shapes`` bounds the row counts;
         ``folder`` keeps token counts; ``row`` is the tokens of a row (None: chosen from the texts); ``share`` are the
-        rows that this process loads; numbers of rows are multiples of ``multiple``, itself one of ``share.parts``.
+        rows that this process loads; numbers of rows are multiples of ``multiple``, itself one of ``share.parts``;
+        a row length chosen here is one of ``tile``.
 
         Raises:
           UserError: fewer texts than a batch holds, or nothing to do.
@@ -123,9 +125,9 @@ class Batches:
         if not steps + self.held_out_batches:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
         self._train = [self.indices(k) for k in range(steps)]
-        self._share, self._multiple = share, multiple
+        self._share, self._multiple, self._tile = share, multiple, tile
         self._counts = {"": counts.by_split}
-        self.rows = Rows(tokenizer, prompts, self._known(counts), shapes=shapes, row=row, multiple=multiple)
+        self.rows = Rows(tokenizer, prompts, self._known(counts), shapes=shapes, row=row, multiple=multiple, tile=tile)
         self.online = {one.name: self._rows_of(one, folder, shapes) for one in (view.online if view else ())}
         self._stores = view.stored() if view else []  # no teacher's parameters: worker processes get a copy of this
 
@@ -147,6 +149,7 @@ class Batches:
             shapes=shapes,
             leave_prompts_out=not embedder.pooling.include_prompt,
             multiple=self._multiple,
+            tile=self._tile,
         )
 
     def indices(self, number: int) -> np.ndarray:

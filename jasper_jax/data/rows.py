@@ -26,10 +26,11 @@ class Rows:
         row: int | None = None,
         leave_prompts_out: bool = False,
         multiple: int = 1,
+        tile: int = 1,
     ):
         """``known``: token counts ``[B]`` of every batch there will be; ``shapes`` bounds the numbers of rows; ``row``
         is the tokens of a row (None: chosen from the texts); ``leave_prompts_out`` tells the pooling where prompts end;
-        numbers of rows are multiples of ``multiple``.
+        numbers of rows are multiples of ``multiple``, a length chosen here is one of ``tile``.
 
         Raises:
           UserError: a text does not fit ``row``.
@@ -41,7 +42,8 @@ class Rows:
                 f"training.row_length: {row}, but a text of {longest} tokens has to fit; give at least that or lower"
                 f" training.max_length"
             )
-        self.row = row or row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
+        chosen = row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
+        self.row = row or -(-chosen // tile) * tile
         packings = [pack(lengths, self.row) for lengths in known]
         self.texts_per_row = max(packing.texts for packing in packings)
         needed = np.array([packing.rows for packing in packings])

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jasper_jax.errors import UserError
 from jasper_jax.planning.estimate import Estimate, estimate
+from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.memory import DoesNotFit, does_not_fit
 from jasper_jax.planning.programs import Step, lower_step
 from jasper_jax.planning.topology import Topology, topology_mesh
@@ -51,14 +52,15 @@ class StagePlan:
         return self.stage.steps * self.estimate.step_seconds / 3600
 
 
-def plan_stages(run: Run, student: Student, topology: Topology) -> Iterator[StagePlan]:
+def plan_stages(run: Run, student: Student, topology: Topology | Machine) -> Iterator[StagePlan]:
     """Every stage of the recipe on ``topology``; where one does not fit, once more with settings that make it fit.
 
     Raises:
       UserError: the mesh or a batch does not divide over the slice's devices.
     """
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
-    mesh = topology_mesh(topology, dict(zip(AXES, sizes)))
+    axes: dict[str, int] = dict(zip(AXES, sizes))
+    mesh = topology.mesh(axes) if isinstance(topology, Machine) else topology_mesh(topology, axes)
     for stage in run.stages:
         say(f"{topology}: compiling {stage.name}")
         found = plan_stage(run, stage, student, mesh, topology)
@@ -67,9 +69,9 @@ def plan_stages(run: Run, student: Student, topology: Topology) -> Iterator[Stag
             yield from _made_to_fit(run, stage, student, mesh, topology)
 
 
-def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology) -> StagePlan:
+def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology | Machine) -> StagePlan:
     """One stage, compiled."""
-    step = lower_step(run, stage, student, mesh, "tpu")
+    step = lower_step(run, stage, student, mesh, "gpu" if isinstance(topology, Machine) else "tpu")
     began = time.monotonic()
     sizes = (mesh.shape[AXES[0]], mesh.shape[AXES[1]], mesh.shape[AXES[2]])
     known: dict[str, Any] = {"stage": stage, "sizes": sizes, "state": state_bytes(step), "leaves": leaves(step, mesh)}
@@ -93,7 +95,7 @@ def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, top
 
 
 def _made_to_fit(
-    run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology
+    run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology | Machine
 ) -> Iterator[StagePlan]:
     """The stage with less memory for more time: layers recomputed, then smaller and smaller pieces of the batch."""
     settings: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
 
     Every text is taken to be as long as training allows, one in each row: the most that a batch can be.
     """
-    form = {"tpu": "tpu", "gpu": "dot_product"}.get(platform, "auto")
+    form = platform if platform in ("tpu", "gpu") else "auto"
     student = dataclasses.replace(student, encoder=dataclasses.replace(student.encoder, attention=form))
     length = min(run.recipe.training.max_length or student.max_length, student.max_length)
     online = {t.name: _online(run, t, form) for t in run.recipe.teachers if t.mode == "online" and run.needs_vectors}

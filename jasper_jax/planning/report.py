@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.plan import StagePlan
 from jasper_jax.planning.topology import Topology
 from jasper_jax.sharding import AXES, Placed
@@ -15,7 +16,7 @@ from jasper_jax.sharding import AXES, Placed
 GIB = 2**30
 
 
-def print_plan(topology: Topology, plans: Sequence[StagePlan], out: Console) -> None:
+def print_plan(topology: Topology | Machine, plans: Sequence[StagePlan], out: Console) -> None:
     """What the recipe needs on ``topology``; ``plans`` in the order in which they were made."""
     out.print(_memory(topology, plans))
     out.print(leaf_table(max((plan.leaves for plan in plans), key=len)))
@@ -24,6 +25,12 @@ def print_plan(topology: Topology, plans: Sequence[StagePlan], out: Console) -> 
         out.print(_time(topology, fitting))
         out.print(_collectives(fitting))
     _totals(topology, plans, out)
+    if isinstance(topology, Machine):
+        out.print(
+            f"{topology}: an estimate. Parameters, optimizer and teachers are exact; temporaries, operations and"
+            " communication are those of the same program on simulated devices, in float32 where a GPU has bfloat16.",
+            highlight=False,
+        )
     for plan in fitting:
         assert plan.analysis is not None
         for name in dict.fromkeys(k.op_name.rpartition("/")[2] or k.target for k in plan.analysis.unknown_kernels):
@@ -36,7 +43,7 @@ def _name(plan: StagePlan) -> str:
     return "\n".join([plan.stage.name, *plan.settings])
 
 
-def _memory(topology: Topology, plans: Sequence[StagePlan]) -> Table:
+def _memory(topology: Topology | Machine, plans: Sequence[StagePlan]) -> Table:
     sizes = ", ".join(f"{axis} {size}" for axis, size in zip(AXES, plans[0].sizes))
     usable = topology.chip.per_device.usable_memory / GIB
     title = f"{topology}: {topology.devices} devices, mesh {sizes}; GiB on each of {usable:.2f} usable"
@@ -73,7 +80,7 @@ def leaf_table(leaves: Sequence[tuple[Placed, tuple[int, ...], int]]) -> Table:
     return table
 
 
-def _time(topology: Topology, plans: Sequence[StagePlan]) -> Table:
+def _time(topology: Topology | Machine, plans: Sequence[StagePlan]) -> Table:
     title = f"{topology}: the least time of a step, at the chip's published rates"
     table = Table("stage", "TFLOP", "compute ms", "memory ms", "links ms", "bound by", "texts/s", "hours", title=title)
     for column in (*table.columns[1:5], *table.columns[6:]):
@@ -118,7 +125,7 @@ def _collectives(plans: Sequence[StagePlan]) -> Table:
     return table
 
 
-def _totals(topology: Topology, plans: Sequence[StagePlan], out: Console) -> None:
+def _totals(topology: Topology | Machine, plans: Sequence[StagePlan], out: Console) -> None:
     """Hours of the recipe, each stage as the recipe has it or as it was made to fit."""
     by_stage: dict[str, StagePlan] = {}
     for plan in plans:

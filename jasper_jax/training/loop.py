@@ -34,6 +34,9 @@ from jasper_jax.training.step import Teaching, active_params, make_program, piec
 
 Params = dict[str, Any]
 
+TILE = 128
+"""Tokens: the kernels of accelerators take rows of a multiple of this (``encoders.splash``)."""
+
 
 @dataclasses.dataclass
 class Training:
@@ -157,6 +160,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         row=settings.row_length,
         share=share_of(context.mesh),
         multiple=row_shards(context.mesh) * pieces_of(recipe, stage),
+        tile=1 if jax.default_backend() == "cpu" else TILE,
     )
     if not batches.held_out_batches:
         say(f"{stage.name}: {no_held_out_losses(stage, context.texts.size('held_out'))}")

@@ -25,6 +25,7 @@ def path(tmp_path):
 
 def test_what_plan_refuses(refused, path) -> None:
     refused("--topology: none is given; give a TPU slice", "plan", path)
+    refused("topology: '8xh99': h99 is no GPU that is known; GPUs are h100", "plan", path, "--topology", "8xh99")
     refused("topology", "plan", path, "--topology", "v9z:4x4")
     refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
     if importlib.util.find_spec("libtpu") is None:
@@ -36,6 +37,13 @@ def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
     assert code == 0
     assert "Where parameters lie" in out
     refused("stages[0].batch_size: 16 texts do not divide over data × fsdp = 3", "check", path, "mesh={fsdp: 3}")
+
+
+def test_a_plan_for_one_gpu(call, path) -> None:
+    code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}")
+    assert code == 0, err
+    assert "the recipe takes at least" in out
+    assert "1xl4: an estimate" in out
 
 
 @pytest.mark.parametrize("online", [False, True])

@@ -15,16 +15,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.data.packing import pack
 from jasper_jax.losses import HeadLoss
 from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run, environment
+from jasper_jax.sharding import make_mesh
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student, load_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.loop import _stage_seed
+from jasper_jax.training.mesh import abstract_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled
@@ -40,6 +43,7 @@ class World:
     student: Student
     tokenizer: Tokenizer
     params: dict[str, Any]
+    mesh: Mesh
     program: StageProgram
     batches: Batches
     by_stage: dict[str, Batches]
@@ -90,6 +94,7 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
         )
         for one in run.stages
     }
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
     return World(
@@ -98,7 +103,8 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
         student=student,
         tokenizer=cutter,
         params=active,
-        program=make_program(recipe, stage, student, partition, Teaching.of(view)),
+        mesh=mesh,
+        program=make_program(recipe, stage, student, partition, Teaching.of(view), mesh),
         batches=by_stage[stage.name],
         by_stage=by_stage,
         counts=counts,
@@ -120,15 +126,17 @@ class Ours:
 
     def __init__(self, world: World):
         partition = world.program.partition
-        self.compiled = Compiled(world.program)
+        self.compiled = Compiled(world.program, world.mesh)
         # Copies: the step donates its arguments, and the parameters of the world stay as they are.
-        self.trained, self.frozen = (jax.tree.map(jnp.array, part) for part in partition.split(world.params))
-        self.state = world.program.optimizer.init(self.trained)
+        copies = (jax.tree.map(jnp.array, part) for part in partition.split(world.params))
+        self.trained, self.frozen = (put_params(part, world.mesh) for part in copies)
+        placed = jax.tree.map(lambda x: x.sharding, abstract_state(world.program.optimizer, self.trained, world.mesh))
+        self.state = jax.jit(world.program.optimizer.init, out_shardings=placed)(self.trained)
         self.steps = 0
 
     def begin(self, batch: LoadedBatch) -> dict[str, jax.Array]:
         """Start a step; its metrics are waited for by whoever reads them, as in the training loop."""
-        number = jnp.asarray(self.steps, jnp.int32)
+        number = np.int32(self.steps)
         self.trained, self.state, values = self.compiled.step(
             self.trained, self.state, self.frozen, {}, batch.arrays, number
         )
@@ -143,7 +151,7 @@ class Ours:
 
     def losses(self, batch: LoadedBatch) -> dict[str, float]:
         """The loss and every term of every head at the present parameters."""
-        values = self.compiled.evaluate(self.trained, self.frozen, batch.arrays)
+        values = self.compiled.evaluate(self.trained, self.frozen, {}, batch.arrays)
         return {name: float(value) for name, value in values.items()}
 
 
