@@ -35,10 +35,11 @@ def steps(place: Path, case: dict) -> dict:
         {**t, "dtype": "float32", "mode": "online" if case.get("online") else "cached"}
         for t in recipe_tree(place)["teachers"]
     ]
-    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": case.get("rate", 1e-3)}
+    rate = case.get("rate", 1e-3)
+    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": rate}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
     training = {"shapes": 1, "micro_batch": case.get("micro")}
-    folder = str(place / ("online" if case.get("online") else "cached"))
+    folder = str(place / f"{'online' if case.get('online') else 'cached'}-{rate}")
     changes = {"teachers": teachers, "stages": stages, "training": training, "run_dir": folder}
     run = Run(recipe(place, **changes), progress=False)
     run.claim()
@@ -85,12 +86,13 @@ def steps(place: Path, case: dict) -> dict:
         trained, state, values = compiled.step(trained, state, frozen, own, arrays, np.int32(number))
         losses.append(float(values["loss"]))
         norms.append(float(values["grad_norm"]))
+    begun, _ = partition.split(active_params(stage, params))
     laid = {name: tuple(x.sharding.spec) for name, x in trained.items()}
     return {
         "losses": np.array(losses),
         "norms": np.array(norms),
         "parameters": {name: np.asarray(x) for name, x in flatten(partition.canonical(trained, frozen)).items()},
-        "trained": sorted(trained),
+        "moved": {name: float(np.linalg.norm(np.asarray(x) - begun[name])) for name, x in trained.items()},
         "specs": laid,
         "shares": {name: x.addressable_shards[0].data.size / x.size for name, x in trained.items()},
         "moments": {

@@ -74,13 +74,13 @@ def test_a_mesh_changes_nothing(found, name: str) -> None:
         if not leaf_name.endswith(ZERO_GRADIENT):
             away = np.linalg.norm(run["parameters"][leaf_name] - value)
             assert away <= leaf * np.linalg.norm(value), leaf_name
-    assert base["losses"][-1] < base["losses"][0]
+    assert min(base["moved"].values()) > 0  # else all would agree
 
 
 def test_devices_hold_their_part_alone(found) -> None:
     one, eight = found["stage 3"], found["stage 3, 1x8x1"]
     assert set(one["shares"].values()) == {1.0}
-    large = [name for name in eight["trained"] if name.endswith(("kernel", "embedding"))]
+    large = [name for name in eight["moved"] if name.endswith(("kernel", "embedding"))]
     assert {eight["shares"][name] for name in large} == {1 / 8}
     moments = [share for path, share in eight["moments"].items() if path.endswith(("kernel']", "embedding']"))]
     assert set(moments) == {1 / 8}
