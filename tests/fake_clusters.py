@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -131,14 +130,16 @@ class FakeCluster:
         (self.record / "codes").write_text("".join(f"{code}\n" for code in codes))
 
     def start(self, script: str, *arguments: str, **options) -> subprocess.Popen[str]:
+        # A job in the background ignores Ctrl-C, and its children inherit that; a shell cannot undo it.
+        heeding = (
+            "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+        )
         return subprocess.Popen(
-            [str(self.checkout / "scripts" / script), *arguments],
+            [sys.executable, "-c", heeding, str(self.checkout / "scripts" / script), *arguments],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            # A job in the background ignores Ctrl-C, and its children inherit that; a shell cannot undo it.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             **options,
         )
 

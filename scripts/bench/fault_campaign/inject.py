@@ -186,7 +186,7 @@ def _wrap(injector: Injector) -> None:
         injector.phase = "start"
 
     def one_step(self: Compiled, *arguments: Any) -> Any:
-        injector.phase, injector.step = "optimizer step", int(arguments[4]) + 1
+        injector.phase, injector.step = "optimizer step", int(arguments[-1]) + 1
         injector.event("optimizer step", injector.stage, injector.step, "before the step")
         result = step(self, *arguments)
         injector.event("optimizer step", injector.stage, injector.step, "step dispatched")
