@@ -126,7 +126,7 @@ def test_killed_in_the_middle_and_continued_by_one_on_another_mesh(alone, place)
     alike(recipe, alone)
 
 
-def test_asked_to_stop_all_stop_at_the_same_step(place) -> None:
+def test_asked_to_stop_all_stop_at_the_same_step(alone, place) -> None:
     steps = 1000  # some seconds: more than it takes to agree
     recipe = write(place, "stopped", steps)
     started = together(recipe, 2, 1)
