@@ -22,7 +22,7 @@ from jasper_jax.patterns import trained_leaves
 from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
-from jasper_jax.sharding import AXES, place
+from jasper_jax.sharding import AXES, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student, cosine_applies, make_student
 from jasper_jax.tokenization import Tokenizer
@@ -46,7 +46,7 @@ def report(run: Run, out: Console) -> None:
     out.print(_teachers(run))
     out.print(_cost(run, student))
     if (mesh := _mesh(run, student)) is not None:
-        out.print(_placed(student, mesh))
+        out.print(leaf_table(parts(flatten(student.shapes()), mesh)))
     for name in _described(run):
         note = "not on this machine: sizes are the published ones, weights and tokenizer were not looked at"
         out.print(f"{name}: {note}", markup=False, highlight=False)
@@ -100,7 +100,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         tokenizer.check_vocabulary(student.encoder.vocab_size)
     params = student.shapes()
     if (mesh := _mesh(run, student)) is not None:
-        _placed(student, mesh)
+        parts(flatten(params), mesh)  # refuses what does not divide
     for stage in run.stages:
         make_partition(stage.train, active_params(stage, params), f"stages[{stage.index}].train")
     _refuse_untrained(run, params)
@@ -233,16 +233,6 @@ def _mesh(run: Run, student: Student) -> AbstractMesh | None:
         return None
     devices = wanted.data * wanted.fsdp * wanted.tensor
     return AbstractMesh(mesh_sizes(wanted, devices, run.stages, student.encoder.config.num_heads), AXES)
-
-
-def _placed(student: Student, mesh: AbstractMesh) -> Table:
-    """Where the parameters lie on it."""
-    found = []
-    for name, leaf in flatten(student.shapes()).items():
-        where = place(name, tuple(leaf.shape), mesh)
-        shard = where.shard(mesh)
-        found.append((where, shard, int(np.prod(shard)) * leaf.dtype.itemsize))
-    return leaf_table(found)
 
 
 def _parameters(tree: dict) -> int:

@@ -56,7 +56,7 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 
     if process_index >= process_count:
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
-    _together(recipe)
+    processes.refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()
     run = Run(recipe)
     validate(run)
@@ -85,18 +85,13 @@ def _embed(run, timings, process_index, process_count, training=False):  # type:
     return texts
 
 
-def _together(recipe: Recipe) -> None:
-    """See that all processes, if there are several, run the same."""
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
-
-
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
     from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
-    _together(recipe)
+    processes.refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()
     run = Run(recipe)
     validate(run)
@@ -181,7 +176,7 @@ def run_all(recipe: Recipe) -> None:
     from jasper_jax.run import Run, cache_programs
     from jasper_jax.timings import Timings
 
-    _together(recipe)
+    processes.refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()
     run = Run(recipe)
     validate(run)

@@ -156,7 +156,8 @@ class Run:
         def build() -> TextStore:
             return build_text_store(texts, self.text_folder, seed, progress=self.progress)
 
-        processes.first_does(build)
+        if processes.count() > 1:
+            processes.first_does(build)  # the others then find it whole
         return build()
 
     def refuse_large_batches(self, number: int, what: str) -> None:

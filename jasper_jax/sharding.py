@@ -16,7 +16,7 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.errors import UserError
-from jasper_jax.patterns import compile_pattern
+from jasper_jax.patterns import first_match
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 ROWS = (DATA, FSDP)
@@ -80,9 +80,10 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
       UserError: a large leaf would have to be repeated on devices that ought to divide it.
       KeyError: no rule covers the name.
     """
-    wanted = next((axes for pattern, axes in RULES if compile_pattern(pattern, "sharding.RULES").matches(name)), None)
-    if wanted is None:
-        raise KeyError(f"no sharding rule covers the leaf {name!r}")
+    try:
+        wanted: Any = first_match(RULES, name)
+    except KeyError:
+        raise KeyError(f"no sharding rule covers the leaf {name!r}") from None
     first = len(shape) - len(wanted)
     axes: list[tuple[str, ...]] = [() for _ in shape]
     left: list[str] = []
@@ -111,6 +112,18 @@ def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int
 
 def _tuple(axes: Axes) -> tuple[str, ...]:
     return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+
+
+def parts(
+    leaves: Mapping[str, Any], mesh: Mesh | jax.sharding.AbstractMesh
+) -> list[tuple[Placed, tuple[int, ...], int]]:
+    """Each leaf (an array or a shape): where it lies, the shape of a device's part, and its bytes."""
+    found = []
+    for name, leaf in leaves.items():
+        where = place(name, tuple(leaf.shape), mesh)
+        shard = where.shard(mesh)
+        found.append((where, shard, math.prod(shard) * leaf.dtype.itemsize))
+    return found
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

@@ -61,10 +61,8 @@ class TokenCounts:
             path = folder / f"{split}-{key}.npy"
             size = texts.size(split)
             counts = read_cached_array(path)
-            whole = counts is not None and counts.shape == (size,)
-            if (
-                counts is None or not processes.gather(np.array([whole])).all()
-            ):  # some process has none, or a damaged one
+            whole = processes.gather(np.array([counts is not None and counts.shape == (size,)]))
+            if counts is None or not whole.all():  # some process has none, or a damaged one
                 counts = self._count(texts, split, tokenizer, prompts)
                 write_cached_array(path, counts)
             self.by_split[split] = counts

@@ -16,9 +16,8 @@ from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import PartitionSpec
 
 from jasper_jax.encoders.seen import Seen
+from jasper_jax.sharding import ROWS, TENSOR
 
-ROWS, HEADS = ("data", "fsdp"), "tensor"
-"""Axes of the mesh over which rows and heads lie; those that a mesh lacks are left out."""
 INTERPRET = False
 """Run the kernel's steps as ordinary operations: how the tests run it without a TPU."""
 _LANES = 128  # the kernel's tiles of queries and keys are multiples of this
@@ -63,8 +62,8 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen | None
 
     if not jax.sharding.get_abstract_mesh().empty:
         rows = _present(ROWS) or None
-        heads = HEADS if all(n % _extent(_present((HEADS,))) == 0 for n in (query.shape[2], key.shape[2])) else None
-        across = PartitionSpec(rows, None, heads if _present((HEADS,)) else None, None)
+        heads = TENSOR if all(n % _extent(_present((TENSOR,))) == 0 for n in (query.shape[2], key.shape[2])) else None
+        across = PartitionSpec(rows, None, heads if _present((TENSOR,)) else None, None)
         specs = (across, across, across, PartitionSpec(rows), PartitionSpec())
         # Kernels do not say over which axes their results vary, so that this cannot be checked.
         run = jax.shard_map(run, in_specs=specs, out_specs=across, check_vma=False)

@@ -7,10 +7,9 @@ for as many simulated devices of the processor, where bfloat16 is computed in fl
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from jasper_jax.errors import UserError
@@ -34,10 +33,11 @@ class Machine:
     def __str__(self) -> str:
         return f"{self.devices}x{self.chip.name}"
 
-    def mesh(self, axes: Mapping[str, int]) -> Any:
+    def mesh(self, sizes: tuple[int, int, int]) -> Any:
         """A mesh of simulated devices; :func:`simulate` has to come before JAX looks for devices."""
         import jax
-        from jax.sharding import AxisType
+
+        from jasper_jax.sharding import make_mesh
 
         devices = jax.devices("cpu")
         if len(devices) < self.devices:
@@ -45,12 +45,7 @@ class Machine:
                 f"topology: {self}: JAX simulates {len(devices)} devices in this process; set XLA_FLAGS={_FLAG}="
                 f"{self.devices} before it starts"
             )
-        return jax.make_mesh(
-            tuple(axes.values()),
-            tuple(axes),
-            axis_types=(AxisType.Auto,) * len(axes),
-            devices=devices[: math.prod(axes.values())],
-        )
+        return make_mesh(sizes, devices[: self.devices])
 
 
 def parse_target(text: str) -> Topology | Machine:

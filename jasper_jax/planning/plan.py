@@ -20,7 +20,7 @@ from jasper_jax.planning.topology import Topology, topology_mesh
 from jasper_jax.planning.work import Analysis, analyse
 from jasper_jax.progress import say
 from jasper_jax.run import Run
-from jasper_jax.sharding import AXES, Placed, place, row_shards
+from jasper_jax.sharding import AXES, Placed, parts, row_shards
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.training.mesh import mesh_sizes
@@ -59,8 +59,7 @@ def plan_stages(run: Run, student: Student, topology: Topology | Machine) -> Ite
       UserError: the mesh or a batch does not divide over the slice's devices.
     """
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
-    axes: dict[str, int] = dict(zip(AXES, sizes))
-    mesh = topology.mesh(axes) if isinstance(topology, Machine) else topology_mesh(topology, axes)
+    mesh = topology.mesh(sizes) if isinstance(topology, Machine) else topology_mesh(topology, dict(zip(AXES, sizes)))
     for stage in run.stages:
         say(f"{topology}: compiling {stage.name}")
         found = plan_stage(run, stage, student, mesh, topology)
@@ -128,9 +127,5 @@ def _shard_bytes(leaf: Any) -> int:
 
 
 def leaves(step: Step, mesh: Mesh) -> tuple[tuple[Placed, tuple[int, ...], int], ...]:
-    """Each parameter: where it lies, the shape of a device's part, and its bytes."""
-    found = []
-    for name, leaf in {**step.frozen, **step.trained}.items():
-        where = place(name, tuple(leaf.shape), mesh)
-        found.append((where, where.shard(mesh), _shard_bytes(leaf)))
-    return tuple(found)
+    """``sharding.parts`` of all the stage's parameters."""
+    return tuple(parts({**step.frozen, **step.trained}, mesh))

@@ -18,7 +18,7 @@ from jasper_jax.run import Run
 from jasper_jax.sharding import row_shards
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
-from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings
+from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings, laid
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
 
@@ -57,8 +57,7 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
     rows = -(-stage.batch_size // multiple) * multiple
     taught = any(run.recipe.heads[h].target == "teachers" for h in stage.heads)
     batch = _abstract_batch(run, stage.batch_size, rows, length, taught, online)
-    placed = batch_shardings(batch, mesh)
-    batch = jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), batch, placed)
+    batch = laid(batch, batch_shardings(batch, mesh))
     with jax.set_mesh(mesh):
         lowered = program.step.lower(trained, optimizer, frozen, teachers, batch, jax.ShapeDtypeStruct((), jnp.int32))
     return Step(lowered, trained, frozen, optimizer, teachers, rows, length)

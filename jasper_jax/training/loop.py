@@ -25,7 +25,7 @@ from jasper_jax.student import Student, load_student
 from jasper_jax.timings import Timings
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints, Position
-from jasper_jax.training.mesh import abstract_params, abstract_state, mesh_sizes, put_params, share_of
+from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params, share_of
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Flat, Partition, make_partition
 from jasper_jax.training.stage_log import Compiled, StageLog
@@ -134,16 +134,16 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
     program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view), context.mesh)
     trained, frozen = _split(partition, active, context.mesh)
-    state = abstract_state(program.optimizer, trained, context.mesh)
     if first_step:
         path = context.checkpoints.step(stage.index, first_step)
         _report_environment(context.checkpoints.metadata(path))
+        state = abstract_state(program.optimizer, trained, context.mesh)
         restored = context.checkpoints.load(
             path, {"trained": abstract_params(trained, context.mesh), "optimizer": state}
         )
         trained, opt_state = restored["trained"], restored["optimizer"]
     else:
-        opt_state = jax.jit(program.optimizer.init, out_shardings=jax.tree.map(lambda x: x.sharding, state))(trained)
+        opt_state = begin_state(program.optimizer, trained, context.mesh)
 
     view = context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None
     batches = Batches(

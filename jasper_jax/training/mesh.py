@@ -71,18 +71,27 @@ def put_params(params: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, params, shardings(params, mesh))
 
 
+def laid(shapes: Any, placed: Any) -> Any:
+    """A tree of arrays or shapes and one of shardings -> shapes with shardings."""
+    return jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes, placed)
+
+
 def abstract_params(shapes: Any, mesh: Mesh) -> Any:
     """A tree of arrays or shapes -> shapes with shardings: what a checkpoint is restored onto."""
-    return jax.tree.map(
-        lambda x, placed: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placed), shapes, shardings(shapes, mesh)
-    )
+    return laid(shapes, shardings(shapes, mesh))
 
 
 def abstract_state(optimizer: optax.GradientTransformation, trained: Mapping[str, Any], mesh: Mesh) -> Any:
     """The optimizer's state for ``trained`` (a flat dict of arrays or shapes) as shapes with shardings."""
     state = jax.eval_shape(optimizer.init, trained)
     placed = like_leaves(state, shardings(trained, mesh), mesh)
-    return jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), state, placed)
+    return laid(state, placed)
+
+
+def begin_state(optimizer: optax.GradientTransformation, trained: Mapping[str, Any], mesh: Mesh) -> Any:
+    """The optimizer's state for ``trained``, which lies on the mesh, made where it is to lie."""
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(optimizer, trained, mesh))
+    return jax.jit(optimizer.init, out_shardings=placed)(trained)
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:

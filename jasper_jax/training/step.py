@@ -20,9 +20,10 @@ from jasper_jax.config import Recipe
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
-from jasper_jax.sharding import WIDE, constrain, like_leaves, shardings
+from jasper_jax.sharding import WIDE, constrain, shardings
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student, cosine_applies
+from jasper_jax.training.mesh import abstract_state
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
 from jasper_jax.training.partition import Flat, Partition
 
@@ -158,7 +159,7 @@ def make_program(
     whole = NamedSharding(mesh, PartitionSpec())
     trained, _ = jax.eval_shape(partition.split, active_params(stage, student.shapes()))
     placed = shardings(trained, mesh)
-    state = like_leaves(jax.eval_shape(optimizer.init, trained), placed, mesh)
+    state = jax.tree.map(lambda x: x.sharding, abstract_state(optimizer, trained, mesh))
     return StageProgram(
         partition,
         optimizer,

@@ -18,7 +18,7 @@ from jasper_jax.data.batches import Batches, TokenCounts
 from jasper_jax.run import Run
 from jasper_jax.sharding import make_mesh, row_shards
 from jasper_jax.student import load_student
-from jasper_jax.training.mesh import abstract_state, put_params, share_of
+from jasper_jax.training.mesh import begin_state, put_params, share_of
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
@@ -59,8 +59,7 @@ def steps(place: Path, case: dict) -> dict:
     online = {n: dataclasses.replace(t, dtype=dtype.name) for n, t in teaching.online.items()}
     program = make_program(run.recipe, stage, student, partition, dataclasses.replace(teaching, online=online), mesh)
     trained, frozen = (put_params(widen(p), mesh) for p in partition.split(active_params(stage, params)))
-    state = abstract_state(program.optimizer, trained, mesh)
-    state = jax.jit(program.optimizer.init, out_shardings=jax.tree.map(lambda x: x.sharding, state))(trained)
+    state = begin_state(program.optimizer, trained, mesh)
     batches = Batches(
         texts,
         view,

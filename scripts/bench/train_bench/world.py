@@ -27,7 +27,7 @@ from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student, load_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.loop import _stage_seed
-from jasper_jax.training.mesh import abstract_state, put_params
+from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled
@@ -130,8 +130,7 @@ class Ours:
         # Copies: the step donates its arguments, and the parameters of the world stay as they are.
         copies = (jax.tree.map(jnp.array, part) for part in partition.split(world.params))
         self.trained, self.frozen = (put_params(part, world.mesh) for part in copies)
-        placed = jax.tree.map(lambda x: x.sharding, abstract_state(world.program.optimizer, self.trained, world.mesh))
-        self.state = jax.jit(world.program.optimizer.init, out_shardings=placed)(self.trained)
+        self.state = begin_state(world.program.optimizer, self.trained, world.mesh)
         self.steps = 0
 
     def begin(self, batch: LoadedBatch) -> dict[str, jax.Array]:
