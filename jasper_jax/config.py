@@ -118,6 +118,77 @@ class Texts(Section):
     augment: Augment = Augment()
 
 
+# ---------------------------------------------------------------------------------------------- images
+
+
+class ImageSource(Section):
+    """One source of image-caption pairs. Exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset`` is set."""
+
+    folder: str | None = None
+    """A folder of image files; ``captions`` names the file that pairs them with texts."""
+    captions: str | None = None
+    """JSONL or Parquet, inside ``folder``: column ``image`` is a path relative to the folder."""
+    webdataset: str | None = None
+    """Tar files (a glob is allowed) whose members pair by name: ``image`` and ``caption`` are their extensions."""
+    tfds: str | None = None
+    """A TFDS builder name (``name/config``) or the folder of a prepared data set."""
+    hf: str | None = None
+    """A data set for the ``datasets`` library: a hub name or a local folder."""
+    asset: str | None = None
+    """A named collection: ``jasper assets`` lists them."""
+    split: str | None = None
+    config: str | None = None
+    image: str | None = None
+    """Column (or extension) of the image; None: ``image`` (WebDataset: jpg, jpeg, png or webp)."""
+    caption: str | None = None
+    """Column (or extension) of the caption; None: ``caption`` (WebDataset: txt)."""
+    group: str | None = None
+    """Column that tells which images belong together; those of one group never lie on both sides of a split."""
+    limit: PositiveInt | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ImageSource:
+        given = [k for k in IMAGE_SOURCE_KINDS if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a source names exactly one of {', '.join(IMAGE_SOURCE_KINDS)}; this one names"
+                f" {', '.join(given) or 'none'}"
+            )
+        if (self.captions is None) != (self.folder is None):
+            raise ValueError("folder and captions belong together: the images, and the file in it that pairs them")
+        for key in _NOT_FOR_IMAGES[given[0]]:
+            if getattr(self, key) is not None:
+                raise ValueError(f"{key} has no meaning for a source of {given[0]}; leave it out")
+        return self
+
+
+IMAGE_SOURCE_KINDS = ("folder", "webdataset", "tfds", "hf", "asset")
+_NOT_FOR_IMAGES = {
+    "folder": ("split", "config"),
+    "webdataset": ("split", "config", "group"),
+    "tfds": ("config",),
+    "hf": (),
+    "asset": ("split", "config", "image", "caption", "group"),
+}
+
+
+class Images(Section):
+    """Image-caption pairs, for a stage that teaches the student to see."""
+
+    sources: Annotated[list[ImageSource], Field(min_length=1)]
+    held_out: Annotated[int, Field(ge=0)] = 200
+    """Pairs kept out of training for losses and retrieval while settings are chosen; whole groups, by hash."""
+    test: Annotated[int, Field(ge=0)] = 500
+    """Pairs kept out of both for the retrieval that is reported."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
+    """Seed of the split; None: the recipe's. Set it to repeat a training with another ``seed`` on the same pairs."""
+    skip_share: Share = 0.01
+    """Images that do not decode, and captions that are empty, are left out and counted up to this share."""
+    max_pixels: PositiveInt = 64_000_000
+    """Larger images are refused before they are decoded (decompression bombs)."""
+    shard_rows: PositiveInt = 256
+
+
 # ---------------------------------------------------------------------------------------------- models
 
 
@@ -163,6 +234,27 @@ class Teacher(Section):
         return self
 
 
+class Vision(Section):
+    """What makes a text student see: a vision encoder whose tokens stand among those of the text."""
+
+    model: str
+    """An asset, a folder, or a hub id of a vision encoder (SigLIP, SigLIP 2, DINOv2, CLIP)."""
+    revision: str | None = None
+    weights: Literal["pretrained", "random"] = "pretrained"
+    """random: the model's architecture and image processing, weights drawn from the seed."""
+    image_size: PositiveInt | None = None
+    """Pixels of a side; None: the checkpoint's. Another size interpolates the table of positions."""
+    tokens: PositiveInt = 300
+    """Tokens that an image takes in the student's input (Jasper: 300)."""
+    projector: Literal["none", "linear"] = "none"
+    """none: vision tokens are pooled to the student's width, without parameters (Jasper); linear: pooled to ``tokens``
+    alone, then mapped by a learned matrix."""
+    projector_init: Literal["ridge", "random"] = "ridge"
+    """ridge: the closed-form map from an image's mean token to the mean input embedding of its caption."""
+    remat: bool = False
+    """Recompute the vision layers' activations in the backward pass: memory for time."""
+
+
 class Student(Section):
     model: str | None = None
     revision: str | None = None
@@ -184,6 +276,7 @@ class Student(Section):
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     vector_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the pooled vector (the public Jasper was trained with 0.2)."""
+    vision: Vision | None = None
 
     @model_validator(mode="after")
     def _weights(self) -> Student:
@@ -225,12 +318,15 @@ class Losses(Section):
 class Stage(Section):
     """One stage. What is None is filled from the preset ``stage`` (see ``jasper_jax.stages``)."""
 
-    stage: Literal[1, 2, 3] | None = None
+    stage: Literal[1, 2, 3, 4] | None = None
     name: Name | None = None
     train: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; the rest is frozen."""
     last_layers: PositiveInt | None = None
-    """Stage 2's k: how many encoder layers it trains (paper: 3 of 28)."""
+    """Stage 2's k: how many encoder layers it trains (paper: 3 of 28). Stage 4: how many vision layers; None: all."""
+    contrastive: NonNegative = 0.0
+    """Stage 4: weight of a sigmoid image-text loss over the batch (arXiv 2303.15343), added to the distillation losses;
+    beyond the paper."""
     heads: Annotated[list[Name], Field(min_length=1)] | None = None
     losses: Losses | None = None
     reduce_heads: Literal["sum", "mean"] | None = None
@@ -310,6 +406,8 @@ class Evaluation(Section):
     """Tests of semantic similarity with human judgements."""
     agreement: bool = True
     """Agreement with the teachers on the held-out texts."""
+    images: bool = True
+    """Retrieval of images by captions and captions by images, where the recipe has images."""
     stages: Literal["all", "last"] = "all"
     """Score the student before training and after each stage, or only after the last one that is finished."""
 
@@ -337,7 +435,9 @@ class Recipe(Section):
     mirror: str | None = None
     """Address in object storage (``gs://bucket/folder``, ``s3://...``) where recipe, checkpoints, metrics, evaluation
     and export are kept too; a run continues from there on a machine that has nothing of it."""
-    texts: Texts
+    texts: Texts | None = None
+    """May be left out where no stage trains on texts."""
+    images: Images | None = None
     teachers: list[Teacher] = []
     student: Student
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
