@@ -297,7 +297,8 @@ class Head(Section):
     """Nested (Matryoshka) dimensions below ``dim``; the similarity and relative losses average over them and dim."""
     target: str = "teachers"
     """``teachers``, ``pooled`` (the student's own pooled vector), or another head's name (self-distillation)."""
-    init: Literal["ridge", "random"] = "random"
+    init: Literal["ridge", "random", "model"] = "random"
+    """ridge: the closed-form start; model: the ``2_Dense_{dim}`` of the student's own checkpoint."""
     bias: bool = True
     cosine: bool | None = None
     """Whether the cosine loss applies; None: where the dimensions agree and the target is the teachers."""

@@ -99,6 +99,16 @@ class Tokenizer:
         """The same tokenizer, cutting elsewhere, its count at zero."""
         return Tokenizer(self._backend, max_length=max_length, pad_id=self.pad_id)
 
+    def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
+        """The same tokenizer with these special tokens; those that it lacks come after all others."""
+        backend = Backend.from_str(self._backend.to_str())
+        backend.add_special_tokens(list(tokens))
+        return Tokenizer(backend, max_length=self.max_length, pad_id=self.pad_id)
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token, None where there is no such token."""
+        return self._backend.token_to_id(token)
+
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ragged int32 ids, special tokens included, in the order of ``texts``."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)

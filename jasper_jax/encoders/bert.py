@@ -119,7 +119,7 @@ class BertEmbeddings(nnx.Module):
         self.norm = layer_norm(D, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
-        x = self.word(token_ids) + self.token_type(jnp.zeros((), jnp.int32))
+        x = layout.words(self.word, token_ids) + self.token_type(jnp.zeros((), jnp.int32))
         return self.norm(x + self.position(self.positions(token_ids, layout)))
 
     def positions(self, token_ids: jax.Array, layout: Layout) -> jax.Array:

@@ -149,7 +149,7 @@ class DecoderEnds(nnx.Module):
         self.final_norm = rms_norm(config.hidden_size, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, RotaryShared]:
-        return drop(self.embeddings(token_ids), 0), RotaryShared.of(self.config, layout)
+        return drop(layout.words(self.embeddings, token_ids), 0), RotaryShared.of(self.config, layout)
 
     def finish(self, x: jax.Array) -> jax.Array:
         return self.final_norm(x)

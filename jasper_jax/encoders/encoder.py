@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jasper_jax.encoders import attention
-from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.layout import Inserted, Layout
 from jasper_jax.encoders.parts import make_dropout
 from jasper_jax.encoders.stack import Params, scan_layers
 from jasper_jax.encoders.table import Weight
@@ -126,6 +126,7 @@ class Encoder:
         mask: jax.Array,
         *,
         packed: bool = False,
+        inserted: Inserted | None = None,
         training: bool = False,
         compute_dtype: Any = jnp.float32,
         remat: bool = False,
@@ -135,6 +136,7 @@ class Encoder:
         """``[B, L]`` token ids and mask (1 = token, 0 = padding) -> ``[B, L, D]`` states in ``compute_dtype``.
 
         ``packed``: the mask is ``Layout.segments``, s at the tokens of a row's s-th text; rows may hold several.
+        ``inserted``: vectors in place of the words at some columns (see ``encoders.layout``).
         ``training``: a gradient will be taken, so on CPU arrange layers and attention for the backward pass.
         ``remat`` recomputes each layer in the backward pass. ``dropout`` acts on the embeddings and on the output of
         each attention and feed-forward block (not on attention weights, which fused kernels never form), drawn from
@@ -156,7 +158,7 @@ class Encoder:
 
         backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
         with attention.using(self.attention, grouped=not backward_on_cpu):
-            x, shared = ends.start(token_ids, Layout(mask.astype(jnp.int32), packed), drop_at(0))
+            x, shared = ends.start(token_ids, Layout(mask.astype(jnp.int32), packed, inserted), drop_at(0))
 
             def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
                 return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))

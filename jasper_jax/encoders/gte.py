@@ -98,8 +98,8 @@ class RotaryEmbeddings(nnx.Module):
             self.token_type = Embedding(config.type_vocab_size, D, std=std, dtype=dtype, rngs=rngs)
         self.norm = layer_norm(D, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
-    def __call__(self, token_ids: jax.Array) -> jax.Array:
-        x = self.word(token_ids)
+    def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
+        x = layout.words(self.word, token_ids)
         return self.norm(x + self.token_type(jnp.zeros((), jnp.int32)) if self.has_types else x)
 
 
@@ -109,7 +109,7 @@ class RotaryPostNormEnds(nnx.Module):
         self.embeddings = RotaryEmbeddings(config, dtype=dtype, rngs=rngs)
 
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, RotaryShared]:
-        return drop(self.embeddings(token_ids), 0), RotaryShared.of(self.config, layout)
+        return drop(self.embeddings(token_ids, layout), 0), RotaryShared.of(self.config, layout)
 
     def finish(self, x: jax.Array) -> jax.Array:
         return x

@@ -6,6 +6,7 @@ the usual mask.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -21,14 +22,32 @@ def segments_of(lengths: jax.Array, columns: int) -> jax.Array:
     return jnp.where(column < ends[:, -1:], number, 0)
 
 
+class Inserted(NamedTuple):
+    """Vectors in place of word embeddings: ``vectors [N, D]``, and at each column ``which [R, L]`` of them stands
+    there, -1 where a word does."""
+
+    vectors: jax.Array
+    which: jax.Array
+
+
 class Layout(NamedTuple):
     """``segments [R, L]`` int32 of a batch of R rows; ``packed`` tells whether a row may hold several texts.
 
     Packed texts do not see each other, and their positions start anew; a text's states are those it has alone.
+    ``inserted``: what stands among the words (image tokens); positions, types and norms apply to it as to words.
     """
 
     segments: jax.Array
     packed: bool
+    inserted: Inserted | None = None
+
+    def words(self, table: Callable[[jax.Array], jax.Array], token_ids: jax.Array) -> jax.Array:
+        """Input embeddings ``[R, L, D]``: ``table(token_ids)``, and what is inserted."""
+        x = table(token_ids)
+        if self.inserted is None:
+            return x
+        vectors, which = self.inserted
+        return jnp.where(which[..., None] >= 0, vectors.astype(x.dtype)[jnp.maximum(which, 0)], x)
 
     @property
     def keep(self) -> jax.Array:

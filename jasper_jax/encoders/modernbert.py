@@ -103,7 +103,8 @@ class ModernBertEnds(nnx.Module):
         self.final_norm = _norm(config, dtype, rngs)()
 
     def start(self, token_ids: jax.Array, layout: Layout, drop: Dropout) -> tuple[jax.Array, RotaryShared]:
-        return drop(self.embeddings_norm(self.embeddings(token_ids)), 0), RotaryShared.of(self.config, layout)
+        x = self.embeddings_norm(layout.words(self.embeddings, token_ids))
+        return drop(x, 0), RotaryShared.of(self.config, layout)
 
     def finish(self, x: jax.Array) -> jax.Array:
         return self.final_norm(x)

@@ -87,7 +87,8 @@ class MPNetEmbeddings(nnx.Module):
         self.norm = layer_norm(D, config.norm_epsilon, dtype=dtype, rngs=rngs)
 
     def __call__(self, token_ids: jax.Array, layout: Layout) -> jax.Array:
-        return self.norm(self.word(token_ids) + self.position(offset_positions(token_ids, layout, PADDING)))
+        positions = self.position(offset_positions(token_ids, layout, PADDING))
+        return self.norm(layout.words(self.word, token_ids) + positions)
 
 
 class MPNetEnds(nnx.Module):

@@ -26,7 +26,8 @@ from jasper_jax.evaluation.similarity import score_similarity, truncate
 from jasper_jax.files import read_cached_array, write_cached_array
 from jasper_jax.progress import say
 from jasper_jax.run import Run, environment
-from jasper_jax.student import Student, load_student
+from jasper_jax.student import Student
+from jasper_jax.student_start import load_student
 
 AGREEMENT_TEXTS = 2000
 """At most so many held-out texts are compared for agreement."""

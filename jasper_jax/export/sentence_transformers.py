@@ -26,7 +26,8 @@ from jasper_jax.export.check import check_folder
 from jasper_jax.export.model_card import model_card
 from jasper_jax.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.run import Run
-from jasper_jax.student import Student, load_student
+from jasper_jax.student import Student
+from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer
 
 MARKER = "jasper.json"

@@ -21,7 +21,8 @@ from jasper_jax.progress import bar, say
 from jasper_jax.run import Run, environment, recipe_changes
 from jasper_jax.sharding import make_mesh, row_shards, shardings
 from jasper_jax.stages import ResolvedStage, no_held_out_losses
-from jasper_jax.student import Student, load_student
+from jasper_jax.student import Student
+from jasper_jax.student_start import load_student
 from jasper_jax.timings import Timings
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints, Position

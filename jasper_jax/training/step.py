@@ -22,7 +22,8 @@ from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
 from jasper_jax.sharding import WIDE, constrain, shardings
 from jasper_jax.stages import ResolvedStage
-from jasper_jax.student import Student, cosine_applies
+from jasper_jax.student import Student
+from jasper_jax.student_start import cosine_applies
 from jasper_jax.training.mesh import abstract_state
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
 from jasper_jax.training.partition import Flat, Partition

@@ -17,7 +17,7 @@ import numpy as np
 from jasper_jax.data.batches import Batches, TokenCounts
 from jasper_jax.run import Run
 from jasper_jax.sharding import make_mesh, row_shards
-from jasper_jax.student import load_student
+from jasper_jax.student_start import load_student
 from jasper_jax.training.mesh import begin_state, put_params, share_of
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_log import Compiled

@@ -177,7 +177,7 @@ def _fingerprint(recipe: Path, run_folder: Path, result: Path, place: Path) -> N
 
     from jasper_jax.recipe import load_recipe
     from jasper_jax.run import Run
-    from jasper_jax.student import load_student
+    from jasper_jax.student_start import load_student
     from jasper_jax.training.loop import abstract, checkpoints_of
     from jasper_jax.trees import flatten
 

@@ -24,7 +24,8 @@ from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run, environment
 from jasper_jax.sharding import make_mesh
 from jasper_jax.stages import ResolvedStage
-from jasper_jax.student import Student, load_student
+from jasper_jax.student import Student
+from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.loop import _stage_seed
 from jasper_jax.training.mesh import begin_state, put_params

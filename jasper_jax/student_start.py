@@ -1,0 +1,190 @@
+"""The recipe's student: its static side checked against the teachers and its checkpoint, and its first parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jasper_jax.config import Recipe
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config, keep_layers
+from jasper_jax.encoders.weights import load_params
+from jasper_jax.errors import UserError
+from jasper_jax.pooling import Pooling
+from jasper_jax.student import HeadShape, Student
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
+from jasper_jax.vision.sight import with_image_tokens
+from jasper_jax.vision.words import grow_words, with_vocabulary
+
+_OWN_TOKENIZER = ("qwen2", "qwen3")
+"""Model types for which transformers takes vocabulary and merges out of ``tokenizer.json``, and nothing else."""
+
+
+def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]:
+    """The heads with ``dim: teachers`` resolved, checked against the teachers' dimension.
+
+    Raises:
+      UserError: a nested dimension is not smaller than the head's; a cosine loss between unlike dimensions;
+        ``dim: teachers`` or ``target: teachers`` without teachers; a ridge start for more dimensions than the target.
+    """
+    shapes: dict[str, HeadShape] = {}
+    for name, head in recipe.heads.items():
+        where = f"heads.{name}"
+        if head.dim == "teachers":
+            if teacher_dim is None:
+                raise UserError(f"{where}.dim: teachers, but the recipe has no teachers; give a number")
+            dim = teacher_dim
+        else:
+            dim = head.dim
+        for m in head.nested:
+            if m >= dim:
+                raise UserError(f"{where}.nested: {m} is not smaller than the head's dimension {dim}")
+        if head.cosine and dim != teacher_dim:
+            raise UserError(
+                f"{where}.cosine: the cosine loss needs the teachers' dimension {teacher_dim}, the head has {dim};"
+                f" set dim: teachers or cosine: false"
+            )
+        if head.init == "ridge" and head.target == "teachers" and teacher_dim is not None and dim > teacher_dim:
+            raise UserError(f"{where}.init: ridge reaches at most the teachers' {teacher_dim} dimensions, dim is {dim}")
+        shapes[name] = HeadShape(dim, (dim, *sorted(head.nested, reverse=True)), head.bias)
+    return shapes
+
+
+def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
+    """Whether head ``name`` takes the cosine loss: as the recipe says, else where target and dimension allow."""
+    head = recipe.heads[name]
+    if head.cosine is not None:
+        return head.cosine
+    return head.target == "teachers" and head.dim in ("teachers", teacher_dim)
+
+
+def make_student(
+    recipe: Recipe, teacher_dim: int | None, source: Path | ModelFolder, vision: VisionFolder | None = None
+) -> tuple[Student, tuple[int, ...] | None]:
+    """The static student of ``recipe`` and the checkpoint's layers it keeps (None: all, or random weights).
+
+    Args:
+      recipe: the run's recipe.
+      teacher_dim: dimension of the concatenated teachers, None without teachers.
+      source: folder of the checkpoint (``student.model``; what is published about it will do), or of the tokenizer
+        when weights are random.
+      vision: what ``student.vision.model`` holds, where the student sees.
+    """
+    settings = recipe.student
+    layers: tuple[int, ...] | None = None
+    prompts: dict[str, str] = {}
+    if settings.config is not None:
+        encoder = encoder_from_config(settings.config, "student.config")
+        pooling, max_length = encoder.family.pooling(encoder.config), min(512, encoder.max_positions)
+    else:
+        folder = read_model_folder(source, causal=settings.causal)
+        hf_config = folder.hf_config
+        if settings.layers is not None:
+            hf_config, layers = keep_layers(hf_config, settings.layers, f"student.layers: {folder.path}")
+        encoder = encoder_from_config(hf_config, str(folder.path))
+        pooling, prompts = folder.pooling, folder.prompts
+        max_length = folder.max_length or min(512, encoder.max_positions)
+    if encoder.family.architecture is None:
+        raise UserError(f"student: {encoder.family.model_type} can be a teacher only: transformers has no class for it")
+    if settings.append_eos and encoder.family.model_type in _OWN_TOKENIZER:
+        raise UserError(
+            f"student.append_eos: transformers makes the tokenizer of a {encoder.family.model_type} model anew, without"
+            " what is appended, so nobody could read the exported student; leave it out"
+        )
+    if settings.pooling is not None:
+        pooling = Pooling((settings.pooling,), pooling.include_prompt)
+    max_length = settings.max_length or max_length
+    if max_length > encoder.max_positions:
+        raise UserError(f"student.max_length: {max_length} exceeds the encoder's {encoder.max_positions} positions")
+    chosen = {
+        kind: prompts.get(kind, "") if given is None else given
+        for kind, given in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
+    }
+    if any(chosen.values()) and not pooling.include_prompt:
+        raise UserError(
+            f"student: {recipe.student.model} leaves prompts out of its pooling, which a student"
+            " cannot yet; set no prompts"
+        )
+    sight = None
+    if settings.vision is not None:
+        assert vision is not None
+        tokenizer = None if isinstance(source, ModelFolder) else _tokenizer(recipe, source, max_length)
+        sight = sight_of(settings.vision, vision, tokenizer, encoder, max_length)
+        encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
+    student = Student(
+        encoder=encoder,
+        pooling=pooling,
+        heads=head_shapes(recipe, teacher_dim),
+        prompts=chosen,
+        max_length=max_length,
+        compute_dtype=settings.compute_dtype,
+        remat=settings.remat,
+        dropout=settings.dropout,
+        vector_dropout=settings.vector_dropout,
+        sight=sight,
+    )
+    return student, layers
+
+
+def load_student(
+    recipe: Recipe, teacher_dim: int | None, source: Path, vision: VisionFolder | None = None
+) -> tuple[Student, dict[str, Any], Tokenizer]:
+    """:func:`make_student`, with its starting parameters (heads random, or the checkpoint's) and its tokenizer."""
+    student, layers = make_student(recipe, teacher_dim, source, vision)
+    tokenizer = _tokenizer(recipe, source, student.max_length)
+    if recipe.student.config is not None:
+        params = student.init(recipe.seed)
+    else:
+        folder = read_model_folder(source, causal=recipe.student.causal)
+        encoder = load_params(folder.encoder_path, stored_encoder(student, folder), layers=layers)
+        params = {
+            "encoder": grow_words(encoder, student.encoder.vocab_size),
+            "heads": {**student.init_heads(recipe.seed), **_stored_heads(recipe, student, folder)},
+        }
+    if student.sight is not None:
+        assert recipe.student.vision is not None and vision is not None
+        params |= load_vision(recipe.student.vision, vision, student.sight, recipe.seed)
+    tokenizer.check_vocabulary(student.encoder.vocab_size)
+    return student, params, tokenizer
+
+
+def stored_encoder(student: Student, folder: ModelFolder) -> Encoder:
+    """The student's encoder as its checkpoint holds it: without the rows that image tokens add to the word table."""
+    return with_vocabulary(student.encoder, encoder_from_config(folder.hf_config, str(folder.path)).vocab_size)
+
+
+def _tokenizer(recipe: Recipe, source: Path, max_length: int) -> Tokenizer:
+    """Of the student, with the image tokens where it sees."""
+    settings, lower_case = recipe.student, False
+    if settings.config is None:
+        folder = read_model_folder(source, causal=settings.causal)
+        source, lower_case = folder.encoder_path, folder.lower_case
+    tokenizer = Tokenizer.load(source, max_length, lower_case=lower_case, append_eos=settings.append_eos)
+    return with_image_tokens(tokenizer) if settings.vision is not None else tokenizer
+
+
+def _stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:
+    """Heads with ``init: model``: the Dense step of their dimension in the student's own checkpoint.
+
+    Raises:
+      UserError: the checkpoint has no such step, more than one, or one with an activation or another bias.
+    """
+    heads: dict[str, Any] = {}
+    for name, shape in student.heads.items():
+        if recipe.heads[name].init != "model":
+            continue
+        where, steps = f"heads.{name}.init: model", folder.outputs.get(shape.dim, ())
+        if len(steps) != 1 or steps[0].activation != "identity" or (steps[0].bias is not None) != shape.bias:
+            found = ", ".join(str(dim) for dim in sorted(folder.outputs)) or "none"
+            raise UserError(
+                f"{where}: {folder.path} has no single linear step of {shape.dim} dimensions"
+                f" {'with' if shape.bias else 'without'} bias; its dimensions are {found}"
+            )
+        kernel, bias, _ = steps[0]
+        if kernel.shape[0] != student.width:
+            raise UserError(f"{where}: takes {kernel.shape[0]} dimensions, the student's pooled vector has {student.width}")
+        heads[name] = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+    return heads

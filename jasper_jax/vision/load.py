@@ -1,0 +1,84 @@
+"""The vision side of a recipe's student: what its checkpoint says, and its first parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+
+from jasper_jax.config import Vision
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.weights import check_params, load_params
+from jasper_jax.errors import UserError
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.encoder import VisionEncoder
+from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.sight import Sight, make_sight
+
+
+@dataclass(frozen=True)
+class VisionFolder:
+    """A vision model at the size it is to be run at. ``path`` None: only what is published about it is known."""
+
+    path: Path | None
+    encoder: VisionEncoder
+    preprocessing: Preprocessing
+
+
+def read_vision(settings: Vision, path: Path) -> VisionFolder:
+    """The folder of ``student.vision.model``. UserError: a family that is not implemented, a size that does not fit."""
+    raise NotImplementedError
+
+
+def check_vision(settings: Vision, folder: VisionFolder) -> None:
+    """``load_vision`` without its result: raises what it would raise, from the headers alone."""
+    if folder.path is not None and settings.weights == "pretrained":
+        check_params(folder.path, folder.encoder)
+
+
+def sight_of(
+    settings: Vision, folder: VisionFolder, tokenizer: Tokenizer | None, encoder: Encoder, max_length: int
+) -> Sight:
+    """The student's sight. Without a ``tokenizer`` (a model that is only described) the three tokens are taken to
+    follow the word table's rows, and no special token to stand around an input.
+
+    Raises:
+      UserError: an image does not fit the student's longest input.
+    """
+    if tokenizer is not None:
+        return make_sight(
+            folder.encoder,
+            folder.preprocessing,
+            tokens=settings.tokens,
+            width=encoder.hidden_size,
+            projector=settings.projector == "linear",
+            tokenizer=tokenizer,
+            max_length=max_length,
+            remat=settings.remat,
+        )
+    start = encoder.vocab_size
+    return Sight(
+        encoder=folder.encoder,
+        preprocessing=folder.preprocessing,
+        tokens=settings.tokens,
+        width=encoder.hidden_size,
+        projector=settings.projector == "linear",
+        start_id=start,
+        image_id=start + 1,
+        end_id=start + 2,
+        alone=(start, *[start + 1] * settings.tokens, start + 2),
+        remat=settings.remat,
+    )
+
+
+def load_vision(settings: Vision, folder: VisionFolder, sight: Sight, seed: int) -> dict[str, Any]:
+    """``{"vision": ..., "projector": ...}``: the checkpoint's weights unless the recipe wants random ones; the
+    projector random (``projector_init: ridge`` is solved when the stage begins)."""
+    params = sight.init(seed)
+    if settings.weights == "pretrained":
+        if folder.path is None:
+            raise UserError(f"student.vision.model: {settings.model} is not here, only its sizes are known")
+        params["vision"] = load_params(folder.path, folder.encoder, dtype=jnp.float32)
+    return params

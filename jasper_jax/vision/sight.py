@@ -1,0 +1,131 @@
+"""What a student sees with: a vision encoder whose tokens take the place of words in the text encoder's input.
+
+An image is written ``start``, n times ``image``, ``end`` (arXiv 2412.19048; the public Jasper checkpoint's three
+tokens). At the n positions stand the vision tokens: pooled to the student's width without parameters, or pooled to n
+tokens and mapped by a learned matrix. Everything after that is the text student's own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jasper_jax.encoders.layout import Inserted
+from jasper_jax.errors import UserError
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.encoder import VisionEncoder
+from jasper_jax.vision.pooler import adaptive_pool
+from jasper_jax.vision.preprocess import Preprocessing
+
+START, IMAGE, END = IMAGE_TOKENS = ("<|jasper_img_start|>", "<|jasper_img_token|>", "<|jasper_img_end|>")
+PARTS = ("vision", "projector")
+"""Names of the parameters that belong to seeing, beside ``encoder`` and ``heads``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sight:
+    """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
+    image, special tokens included."""
+
+    encoder: VisionEncoder
+    preprocessing: Preprocessing
+    tokens: int
+    width: int
+    projector: bool
+    start_id: int
+    image_id: int
+    end_id: int
+    alone: tuple[int, ...]
+    remat: bool = False
+
+    @property
+    def written(self) -> str:
+        """An image in a text, for the tokenizer."""
+        return START + IMAGE * self.tokens + END
+
+    def init(self, seed: int) -> dict[str, Any]:
+        """Random parameters, a function of the seed alone; the projector's columns have the variance of a word's."""
+        key = jax.random.key(seed)
+        params: dict[str, Any] = {"vision": self.encoder.init(jax.random.fold_in(key, 1 << 16))}
+        if self.projector:
+            C = self.encoder.hidden_size
+            kernel = jax.random.normal(jax.random.fold_in(key, 1 << 17), (C, self.width), jnp.float32)
+            params["projector"] = {"kernel": kernel * (0.02 * C**-0.5), "bias": jnp.zeros((self.width,), jnp.float32)}
+        return params
+
+    def features(
+        self, params: Mapping[str, Any], pixels: jax.Array, *, training: bool = False, compute_dtype: Any = jnp.float32
+    ) -> jax.Array:
+        """``[N, S, S, 3]`` uint8 -> ``[N, n, C]`` float32 where there is a projector, else ``[N, n, D]``."""
+        images = self.preprocessing.normalise(pixels)
+        states = self.encoder.apply(
+            params["vision"], images, training=training, compute_dtype=compute_dtype, remat=self.remat
+        )
+        return adaptive_pool(states, self.tokens, states.shape[-1] if self.projector else self.width)
+
+    def image_tokens(
+        self, params: Mapping[str, Any], pixels: jax.Array, *, training: bool = False, compute_dtype: Any = jnp.float32
+    ) -> jax.Array:
+        """``[N, S, S, 3]`` uint8 -> ``[N, n, D]`` float32: what stands in the text encoder's input."""
+        x = self.features(params, pixels, training=training, compute_dtype=compute_dtype)
+        if not self.projector:
+            return x
+        projector = params["projector"]
+        return jnp.matmul(x, projector["kernel"], precision=jax.lax.Precision.HIGHEST) + projector["bias"]
+
+    def insert_alone(self, tokens: jax.Array) -> tuple[jax.Array, Inserted]:
+        """``[N, n, D]`` tokens of images that are each an input of their own -> ids ``[N, L]``, and what is inserted."""
+        ids = np.array(self.alone, np.int32)
+        at = ids == self.image_id
+        N = tokens.shape[0]
+        own = np.where(at, np.cumsum(at) - 1, -1).astype(np.int32)
+        which = jnp.where(at, own + self.tokens * jnp.arange(N, dtype=jnp.int32)[:, None], -1)
+        return jnp.broadcast_to(ids, (N, len(ids))), Inserted(tokens.reshape(-1, tokens.shape[-1]), which)
+
+
+def with_image_tokens(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer with the three tokens, after its own where it lacks them; other texts keep their ids."""
+    return tokenizer.with_tokens(IMAGE_TOKENS)
+
+
+def make_sight(
+    encoder: VisionEncoder,
+    preprocessing: Preprocessing,
+    *,
+    tokens: int,
+    width: int,
+    projector: bool,
+    tokenizer: Tokenizer,
+    max_length: int,
+    remat: bool = False,
+) -> Sight:
+    """The sight of a student whose ``tokenizer`` has the image tokens.
+
+    Raises:
+      UserError: an image does not fit the student's longest input.
+    """
+    start, image, end = (tokenizer.token_id(token) for token in IMAGE_TOKENS)
+    assert start is not None and image is not None and end is not None
+    (ids,) = tokenizer.with_max_length(None).encode([START + IMAGE * tokens + END])
+    if len(ids) > max_length:
+        raise UserError(
+            f"student.vision.tokens: an image of {tokens} tokens makes an input of {len(ids)}, student.max_length is"
+            f" {max_length}; take at most {max_length - len(ids) + tokens}, or raise student.max_length"
+        )
+    return Sight(
+        encoder=encoder,
+        preprocessing=preprocessing,
+        tokens=tokens,
+        width=width,
+        projector=projector,
+        start_id=start,
+        image_id=image,
+        end_id=end,
+        alone=tuple(int(i) for i in ids),
+        remat=remat,
+    )
