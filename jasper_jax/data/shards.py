@@ -1,6 +1,6 @@
 """A data set in a folder: ArrayRecord shards that appear whole or not at all, readable with TFDS.
 
-Both stores are made of this. A shard is written under a temporary name, flushed to the disk and renamed, so a
+The stores are made of this. A shard is written under a temporary name, flushed to the disk and renamed, so a
 name that exists is a whole file. Beside the shards lie ``dataset_info.json`` and ``features.json``, so that
 ``tfds.builder_from_directory(folder).as_data_source(split)`` and Grain read the folder without this package.
 """
@@ -24,8 +24,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from jasper_jax.errors import UserError
 from jasper_jax.files import Manifest, write_atomic
 
-TRAIN, HELD_OUT = "train", "held_out"
+TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 SPLITS = (TRAIN, HELD_OUT)
+"""The splits of texts and their vectors."""
+PAIR_SPLITS = (TRAIN, HELD_OUT, TEST)
+"""The splits of image-caption pairs, and the order in which the shards of any store are counted."""
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
 
 
@@ -42,7 +45,7 @@ def shard_map(sizes: Mapping[str, int], shard_rows: int) -> tuple[ShardInfo, ...
     """The shards of splits with ``sizes`` rows; all but a split's last have ``shard_rows`` rows."""
     return tuple(
         ShardInfo(split, index, min(shard_rows, sizes[split] - start), start)
-        for split in SPLITS
+        for split in PAIR_SPLITS
         for index, start in enumerate(range(0, sizes.get(split, 0), shard_rows))
     )
 
@@ -70,18 +73,18 @@ class ShardEntry(BaseModel):
 
 
 class StoreManifest(Manifest):
-    """What the manifests of both stores say about their shards."""
+    """What the manifests of all stores say about their shards."""
 
     splits: dict[str, Count]
     shards: Sequence[ShardEntry]
 
 
-def other_shards(recorded: Sequence[Mapping[str, Any]], shards: Sequence[ShardInfo]) -> str | None:
+def other_shards(recorded: Sequence[Mapping[str, Any]], shards: Sequence[ShardInfo], rows: str = "texts") -> str | None:
     """What is wrong where the shards of a manifest are not the ones of the map ``shards``; None: nothing."""
     there = [(s["split"], s["index"], s["rows"]) for s in recorded]
     if there == [(s.split, s.index, s.rows) for s in shards]:
         return None
-    return f"its {len(there)} shards are not the {len(shards)} that the texts are divided into"
+    return f"its {len(there)} shards are not the {len(shards)} that the {rows} are divided into"
 
 
 @functools.cache
@@ -130,7 +133,7 @@ def write_metadata(
     """
     import tensorflow_datasets as tfds
 
-    splits = [s for s in SPLITS if any(shard.split == s for shard in shards)]
+    splits = [s for s in PAIR_SPLITS if any(shard.split == s for shard in shards)]
     # TFDS learns the names of the data set and its splits from the files it finds beside the metadata, so an
     # empty stand-in a split is enough, and nobody ever sees a half-written file in the store itself.
     with tempfile.TemporaryDirectory() as place:
@@ -165,10 +168,17 @@ class ShardReader:
     has rows, and a process may hold about a thousand files. Opening one takes 0.1 ms.
     """
 
-    def __init__(self, folder: Path, files: Mapping[ShardInfo, str], remedy: str, open_files: int = 256):
+    def __init__(
+        self,
+        folder: Path,
+        files: Mapping[ShardInfo, str],
+        remedy: str,
+        open_files: int = 256,
+        splits: Sequence[str] = SPLITS,
+    ):
         self.folder = Path(folder)
         self.remedy = remedy
-        self.shards = {split: [s for s in files if s.split == split] for split in SPLITS}
+        self.shards = {split: [s for s in files if s.split == split] for split in splits}
         self.files = dict(files)
         self.open_files = open_files
         self._starts = {k: np.array([s.start for s in v], np.int64) for k, v in self.shards.items()}
@@ -186,8 +196,8 @@ class ShardReader:
         self._clear()
 
     def size(self, split: str) -> int:
-        if split not in SPLITS:
-            raise KeyError(f"split {split!r}; there are {', '.join(SPLITS)}")
+        if split not in self.shards:
+            raise KeyError(f"split {split!r}; there are {', '.join(self.shards)}")
         return sum(s.rows for s in self.shards[split])
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""The local files a text store was built from: recorded beside it, so that a later change does not go unnoticed.
+"""The local files a store was built from: recorded beside it, so that a later change does not go unnoticed.
 
 A file is the one recorded when its size and its time of change are; where only the time differs (a copy, a touch)
 its sha256 decides. So a command costs a ``stat`` a file, and reads the bytes again only when there is a reason to.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.config import Texts, TextSource
+from jasper_jax.config import TextSource
 from jasper_jax.errors import UserError
 from jasper_jax.files import sha256_file
 
@@ -32,27 +32,30 @@ class SourceFile(BaseModel):
     sha256: str = ""
 
 
-def matching(pattern: str) -> list[Path]:
-    """The files that a source's path or glob names, sorted.
+def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
+    """The files that the path or glob at ``key`` of the recipe names, sorted.
 
     Raises:
       UserError: there is none.
     """
     found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
     if not found:
-        raise UserError(f"texts.sources: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
+        raise UserError(f"{key}: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
     return found
 
 
 def pattern_of(source: TextSource) -> str | None:
-    """The path or glob of a source of local files, None for another kind."""
+    """The path or glob of a source of local text files, None for another kind."""
     return next((getattr(source, kind) for kind in LOCAL if getattr(source, kind) is not None), None)
 
 
-def local_files(texts: Texts) -> list[SourceFile]:
+def patterns_of(sources: Sequence[TextSource]) -> list[str]:
+    return [pattern for source in sources if (pattern := pattern_of(source)) is not None]
+
+
+def local_files(patterns: Sequence[str]) -> list[SourceFile]:
     """Every local file of the sources with its size and time; not read yet, so without sha256."""
-    patterns = [pattern for source in texts.sources if (pattern := pattern_of(source)) is not None]
-    return [_stat(path) for path in sorted({path for pattern in patterns for path in matching(pattern)})]
+    return [as_it_is(path) for path in sorted({path for pattern in patterns for path in matching(pattern)})]
 
 
 def hashed(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -63,15 +66,15 @@ def hashed(files: Sequence[SourceFile]) -> list[SourceFile]:
     """
     for file in files:
         path = Path(file.file)
-        if not os.path.isfile(path) or _stat(path) != file:
+        if not os.path.isfile(path) or as_it_is(path) != file:
             raise UserError(f"{path}: was changed while it was read; run again when nothing writes to it")
     return [file.model_copy(update={"sha256": sha256_file(Path(file.file))}) for file in files]
 
 
-def changed_files(recorded: Sequence[SourceFile], texts: Texts) -> list[str]:
-    """One clause for each file of ``texts`` that is not as recorded: ``a.jsonl: has changed``.
+def changed_files(recorded: Sequence[SourceFile], patterns: Sequence[str]) -> list[str]:
+    """One clause for each source file that is not as recorded, or matches ``patterns`` and was not there.
 
-    A recorded file that is gone is no change: the store holds its texts. Nothing recorded (a store of an earlier
+    A recorded file that is gone is no change: the store holds what was in it. Nothing recorded (a store of an earlier
     version) gives nothing to compare.
     """
     found = []
@@ -80,17 +83,18 @@ def changed_files(recorded: Sequence[SourceFile], texts: Texts) -> list[str]:
         path = Path(file.file)
         if not os.path.isfile(path):
             continue
-        now = _stat(path)
+        now = as_it_is(path)
         if now.bytes != file.bytes:
             found.append(f"{path}: has changed ({file.bytes:,} bytes then, {now.bytes:,} now)")
         elif now.mtime_ns != file.mtime_ns and sha256_file(path) != file.sha256:
             found.append(f"{path}: has changed (the size is the same, the sha256 is not)")
-    for pattern in filter(None, map(pattern_of, texts.sources if recorded else ())):
+    for pattern in patterns if recorded else ():
         new = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p) and str(Path(p)) not in known)
         found += [f"{path}: was added ({pattern!r} matches it)" for path in new]
     return found
 
 
-def _stat(path: Path) -> SourceFile:
+def as_it_is(path: Path) -> SourceFile:
+    """``path`` with its size and time of change now; not read, so without sha256."""
     stat = path.stat()
     return SourceFile(file=str(path), bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)

@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 from jasper_jax.config import SOURCE_KINDS, Texts, TextSource
 from jasper_jax.data.corpora import Document
+from jasper_jax.data.libraries import hf_splits, require, tfds_splits
 from jasper_jax.data.source_files import matching, pattern_of
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.errors import UserError
 from jasper_jax.files import parse_json
 
 
@@ -66,38 +67,47 @@ def _text_rows(source: TextSource, seed: int) -> Iterator[Row]:
             yield Row(f"{path}, line {number}", {"text": line})
 
 
-def _jsonl_rows(source: TextSource, seed: int) -> Iterator[Row]:
-    for path in _files(str(source.jsonl), seed):
-        for number, line in _lines(path):
-            where = f"{path}, line {number}"
-            if not line.strip():
-                continue
-            try:
-                values = parse_json(line)
-            except ValueError as e:
-                raise UserError(f"{where}: not JSON ({e}): {line[:60]!r}; each line is an object") from None
-            if not isinstance(values, dict):
-                raise UserError(f"{where}: a JSON object is needed, this is {type(values).__name__}")
-            yield Row(where, values)
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    """The objects of a JSONL file, one a line; blank lines are none."""
+    for number, line in _lines(path):
+        where = f"{path}, line {number}"
+        if not line.strip():
+            continue
+        try:
+            values = parse_json(line)
+        except ValueError as e:
+            raise UserError(f"{where}: not JSON ({e}): {line[:60]!r}; each line is an object") from None
+        if not isinstance(values, dict):
+            raise UserError(f"{where}: a JSON object is needed, this is {type(values).__name__}")
+        yield Row(where, values)
 
 
-def _parquet_rows(source: TextSource, seed: int) -> Iterator[Row]:
+def parquet_rows(path: Path, wanted: list[str]) -> Iterator[Row]:
+    """The rows of a Parquet file, of whose columns only those that are wanted are read."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    try:
+        with pq.ParquetFile(path) as file:
+            require(wanted, file.schema_arrow.names, str(path))
+            number = 0
+            for group in range(file.num_row_groups):
+                for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=wanted):
+                    for values in batch.to_pylist():
+                        number += 1
+                        yield Row(f"{path}, row {number}", values)
+    except (pa.ArrowInvalid, OSError) as e:
+        raise UserError(f"{path}: cannot be read as Parquet ({e})") from None
+
+
+def _jsonl_rows(source: TextSource, seed: int) -> Iterator[Row]:
+    for path in _files(str(source.jsonl), seed):
+        yield from jsonl_rows(path)
+
+
+def _parquet_rows(source: TextSource, seed: int) -> Iterator[Row]:
     for path in _files(str(source.parquet), seed):
-        try:
-            with pq.ParquetFile(path) as file:
-                wanted = _columns(source)
-                _require(wanted, file.schema_arrow.names, str(path))
-                number = 0
-                for group in range(file.num_row_groups):
-                    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=wanted):
-                        for values in batch.to_pylist():
-                            number += 1
-                            yield Row(f"{path}, row {number}", values)
-        except (pa.ArrowInvalid, OSError) as e:
-            raise UserError(f"{path}: cannot be read as Parquet ({e})") from None
+        yield from parquet_rows(path, _columns(source))
 
 
 # -------------------------------------------------------------------------------------- data sets
@@ -107,66 +117,17 @@ def _splits(source: TextSource) -> list[str]:
     return [source.split] if isinstance(source.split, str) else list(source.split or [])
 
 
-def _pick_splits(source: TextSource, there: list[str], where: str) -> list[str]:
-    """The splits asked for; with none asked, the only one there is."""
-    asked = _splits(source)
-    if not asked and len(there) > 1:
-        raise UserError(f"texts.sources: {where} has the splits {', '.join(there)}; choose with split")
-    for name in asked:
-        if name.split("[")[0] not in there:
-            raise UserError(f"texts.sources: {where} has no split {name!r}; there are {', '.join(there)}")
-    return asked or there
-
-
-def _first_line(e: Exception) -> str:
-    return next(iter(str(e).strip().splitlines()), type(e).__name__)
-
-
 def _tfds_rows(source: TextSource, seed: int) -> Iterator[Row]:
-    import tensorflow_datasets as tfds
-
-    name = str(source.tfds)
-    where = f"TFDS data set {name}"
-    try:
-        if Path(name).is_dir():
-            builder: Any = tfds.builder_from_directory(name)
-        else:
-            builder = tfds.builder(f"{name}/{source.config}" if source.config else name)
-            builder.download_and_prepare(file_format="array_record")
-        _require(_columns(source), list(builder.info.features), where)
-        data = {s: builder.as_data_source(split=s) for s in _pick_splits(source, list(builder.info.splits), where)}
-    except tfds.core.DatasetNotFoundError:
-        raise UserError(f"texts.sources: no {where}; give a builder's name or the folder of a prepared one") from None
-    except (ImportError, NotImplementedError, ValueError, OSError, AssertionError) as e:
-        raise UserError(
-            f"texts.sources: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be: "
-            f"prepare it once elsewhere with file_format='array_record', and give its folder"
-        ) from None
+    where, data = tfds_splits(str(source.tfds), source.config, _splits(source), _columns(source), "texts.sources")
     for split, rows in data.items():
         for number in range(len(rows)):
             yield Row(f"{where}, split {split}, row {number}", rows[number])
 
 
 def _hf_rows(source: TextSource, seed: int) -> Iterator[Row]:
-    try:
-        import datasets
-        from datasets.exceptions import DatasetsError
-    except ImportError:
-        raise UserError("texts.sources: hf needs the datasets library: pip install 'jasper-jax[datasets]'") from None
-    name = str(source.hf)
-    where = f"Hugging Face data set {name}"
-    try:
-        if any((Path(name) / f).exists() for f in ("dataset_dict.json", "state.json")):
-            found = datasets.load_from_disk(name)
-        else:
-            found = datasets.load_dataset(name, name=source.config, streaming=True)
-    except (OSError, ValueError, DatasetsError) as e:
-        raise UserError(f"texts.sources: {where} cannot be read ({_first_line(e)})") from None
-    there: Any = found if isinstance(found, dict) else {str(found.split or "train"): found}
-    for split in _pick_splits(source, list(there), where):
-        if "[" in split:
-            raise UserError(f"texts.sources: {where}: a slice ({split}) cannot be streamed; use limit instead")
-        for number, values in enumerate(there[split]):
+    where, data = hf_splits(str(source.hf), source.config, _splits(source), "texts.sources")
+    for split, rows in data.items():
+        for number, values in enumerate(rows):
             yield Row(f"{where}, split {split}, row {number}", values)
 
 
@@ -186,13 +147,7 @@ def _columns(source: TextSource) -> list[str]:
     return named + ([source.kind_column] if source.kind_column else [])
 
 
-def _require(wanted: list[str], there: list[str], where: str) -> None:
-    for name in wanted:
-        if name not in there:
-            raise UserError(f"{where}: no column {name!r}; there are {', '.join(there)}{nearest(name, there)}")
-
-
-def _strings(value: Any, column: str, where: str) -> list[str]:
+def strings(value: Any, column: str, where: str) -> list[str]:
     """The texts of one cell: none for null, several for a list."""
     if value is None:
         return [""]  # counted as an empty text
@@ -206,21 +161,21 @@ def _strings(value: Any, column: str, where: str) -> list[str]:
             raise UserError(f"{where}: column {column!r} has half of a surrogate pair, which is not Unicode text")
         return [value]
     if isinstance(value, (list, tuple)) or (hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1):
-        return [text for element in value for text in _strings(element, column, where)]
+        return [text for element in value for text in strings(element, column, where)]
     raise UserError(f"{where}: column {column!r} holds {type(value).__name__}, text or a list of texts is needed")
 
 
 def _documents(source: TextSource, row: Row) -> Iterator[Document]:
     wanted = _columns(source)
-    _require(wanted, list(row.values), row.where)
+    require(wanted, list(row.values), row.where)
     kind: Any = source.kind
     if kind is None and source.kind_column:
-        said = _strings(row.values[source.kind_column], source.kind_column, row.where)
+        said = strings(row.values[source.kind_column], source.kind_column, row.where)
         if said not in (["query"], ["passage"]):
             raise UserError(f"{row.where}: {source.kind_column!r} is {said[:1]}; query or passage is needed")
         kind = said[0]
     for column in wanted[: len(wanted) - bool(source.kind_column)]:
-        for text in _strings(row.values[column], column, row.where):
+        for text in strings(row.values[column], column, row.where):
             yield Document(text, kind or "passage", label(source))
 
 

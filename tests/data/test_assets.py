@@ -170,6 +170,18 @@ print(assets.fetch_asset("texts", progress=False))
     assert len(server.asked("texts-1.0.tar.gz")) == 1
 
 
+def test_archives_that_are_kept_whole(server, monkeypatch):
+    data = server.projects["texts"]["texts-1.0.tar.gz"]
+    asset = CATALOGUE["texts"]
+    assert not asset.whole
+    kept = dataclasses.replace(asset, members={a.filename: a.sha256 for a in asset.archives}, root="", kind="images")
+    assert kept.whole
+    monkeypatch.setitem(CATALOGUE, "texts", kept)
+    assert files_of(fetch_asset("texts", progress=False))["texts-1.0.tar.gz"] == data
+    verify_asset("texts")
+    assert list((cache_folder() / "downloads").iterdir()) == []
+
+
 def test_a_cache_that_is_no_folder(server, tmp_path):
     (tmp_path / "cache").write_text("")
     with pytest.raises(UserError, match=r"the cache .* cannot hold 'texts' .* JASPER_CACHE"):
@@ -182,14 +194,15 @@ def test_a_cache_that_is_no_folder(server, tmp_path):
 def test_every_row_of_the_catalogue_is_complete():
     for name, asset in CATALOGUE.items():
         assert name == asset.name
-        assert asset.kind in ("model", "corpus")
+        assert asset.kind in ("model", "corpus", "images")
         assert asset.licence
         assert asset.about
+        assert f"-{asset.version}" in asset.archives[0].filename
         for archive in asset.archives:
-            assert f"-{asset.version}" in archive.filename
+            assert f"-{asset.version}" in archive.filename or asset.whole
             assert archive.size > 0
             assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
-            assert (archive.piece is None) == (len(asset.archives) == 1)
+            assert (archive.piece is None) == (len(asset.archives) == 1 or asset.whole)
         for member, digest in asset.members.items():
             assert not member.startswith("/")
             assert not member.endswith((".bin", ".py"))

