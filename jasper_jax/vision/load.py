@@ -12,9 +12,11 @@ from jasper_jax.config import Vision
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.errors import UserError
+from jasper_jax.progress import say
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.registry import vision_from_folder
 from jasper_jax.vision.sight import Sight, make_sight
 
 
@@ -29,7 +31,13 @@ class VisionFolder:
 
 def read_vision(settings: Vision, path: Path) -> VisionFolder:
     """The folder of ``student.vision.model``. UserError: a family that is not implemented, a size that does not fit."""
-    raise NotImplementedError
+    encoder = vision_from_folder(path, settings.image_size)
+    if (path / "preprocessor_config.json").is_file():
+        preprocessing = Preprocessing.read(path)
+    else:
+        preprocessing = Preprocessing.default_for(encoder.family.model_type)
+        say(f"{path}: has no preprocessor_config.json; images are prepared as {encoder.family.model_type} usually does.")
+    return VisionFolder(path, encoder, preprocessing.with_size(encoder.image_size))
 
 
 def check_vision(settings: Vision, folder: VisionFolder) -> None:

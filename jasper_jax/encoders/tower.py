@@ -1,0 +1,107 @@
+"""What text encoders and vision encoders share: a family's modules split once into definitions, parameters as a nested
+dict of arrays, layers in stacks that are scanned."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jasper_jax.encoders import attention
+from jasper_jax.encoders.parts import Dropout, make_dropout
+from jasper_jax.encoders.stack import Params, scan_layers
+from jasper_jax.trees import flatten
+
+UNROLLED = 12
+"""Training on CPU writes out the layers of encoders up to this depth; the compiler's time grows with it."""
+
+
+@functools.lru_cache(maxsize=64)
+def _definitions(family: Any, config: Any, dtype: Any) -> tuple[Any, Any]:
+    """Graph definitions of the ends and of one layer; no parameter is made."""
+
+    def define(module: Any) -> Any:
+        return nnx.split(nnx.eval_shape(lambda: module(config, dtype=dtype, rngs=nnx.Rngs(0))))[0]
+
+    return define(family.ends), define(family.layer)
+
+
+@dataclass(frozen=True)
+class Tower:
+    """Layers between two ends. Hashable, so it can be a static argument of a jitted function.
+
+    ``attention``: ``auto`` (by the default backend), or one of ``attention.IMPLEMENTATIONS``: name the platform,
+    ``gpu`` or ``tpu``, when the program is compiled for a machine other than this one.
+    """
+
+    family: Any
+    config: Any
+    hf_json: str = field(repr=False)
+    attention: str = "auto"
+
+    @property
+    def hf_config(self) -> dict[str, Any]:
+        """A fresh copy of the ``config.json`` this encoder stands for, for export."""
+        return json.loads(self.hf_json)
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_layers
+
+    def init(self, key: jax.Array) -> Params:
+        """Random float32 parameters, drawn as the family is usually initialised; layers in one stack."""
+
+        def make(module: Any, key: jax.Array) -> Params:
+            return nnx.to_pure_dict(
+                nnx.state(module(self.config, dtype=jnp.float32, rngs=nnx.Rngs(params=key)), nnx.Param)
+            )
+
+        ends_key, layers_key = jax.random.split(key)
+        ends = make(self.family.ends, ends_key)
+        keys = jax.random.split(layers_key, self.num_layers)
+        return {**ends, "layers": jax.vmap(lambda key: make(self.family.layer, key))(keys)}
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Leaf path -> shape, layers in one stack; nothing is computed."""
+        tree = jax.eval_shape(self.init, jax.random.key(0))
+        return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+    def _through(
+        self,
+        params: Params,
+        start: Callable[[Any, Dropout], tuple[jax.Array, Any]],
+        *,
+        training: bool,
+        compute_dtype: Any,
+        remat: bool,
+        dropout: float = 0.0,
+        dropout_key: jax.Array | None = None,
+    ) -> jax.Array:
+        """``start(ends, drop)`` -> states and what all layers share; through the layers; ``ends.finish``."""
+        ends_def, layer_def = _definitions(self.family, self.config, jnp.dtype(compute_dtype))
+        ends = nnx.merge(ends_def, {name: part for name, part in params.items() if name != "layers"})
+
+        def drop_at(index: Any) -> Dropout:
+            key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
+            return make_dropout(dropout, key)
+
+        backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
+        with attention.using(self.attention, grouped=not backward_on_cpu):
+            x, shared = start(ends, drop_at(0))
+
+            def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
+                return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))
+
+            unroll = backward_on_cpu and self.num_layers <= UNROLLED
+            x = scan_layers(layer, params["layers"], x, remat=remat, unroll=unroll)
+            return ends.finish(x)
