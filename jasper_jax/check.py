@@ -25,7 +25,7 @@ from jasper_jax.run import Run
 from jasper_jax.sharding import AXES, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student
-from jasper_jax.student_start import cosine_applies, make_student, stored_encoder
+from jasper_jax.student_start import cosine_applies, make_student
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.mesh import mesh_sizes

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,7 @@ def make_student(
         assert vision is not None
         tokenizer = None if isinstance(source, ModelFolder) else _tokenizer(recipe, source, max_length)
         sight = sight_of(settings.vision, vision, tokenizer, encoder, max_length)
+        sight = dataclasses.replace(sight, contrastive=any(stage.contrastive for stage in recipe.stages))
         encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
     student = Student(
         encoder=encoder,
@@ -185,6 +186,8 @@ def _stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict
             )
         kernel, bias, _ = steps[0]
         if kernel.shape[0] != student.width:
-            raise UserError(f"{where}: takes {kernel.shape[0]} dimensions, the student's pooled vector has {student.width}")
+            raise UserError(
+                f"{where}: takes {kernel.shape[0]} dimensions, the student's pooled vector has {student.width}"
+            )
         heads[name] = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
     return heads
