@@ -189,6 +189,11 @@ class Run:
         return build()
 
     @property
+    def sees(self) -> bool:
+        """Whether a stage learns from images."""
+        return any(stage.images for stage in self.stages)
+
+    @property
     def needs_vectors(self) -> bool:
         """Whether any stage is taught by teacher vectors."""
         return uses_teachers(self.recipe)

@@ -103,7 +103,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
                 images=bool(preset and preset.images),
             )
         )
-        _check_images(recipe, stages[-1], where)
+        _check_images(recipe, stages, where)
     return stages
 
 
@@ -114,7 +114,8 @@ def _vision_patterns(recipe: Recipe, stage: Stage) -> list[str]:
     return [vision, *(["projector/**"] if projector else []), *(["contrastive/**"] if stage.contrastive else [])]
 
 
-def _check_images(recipe: Recipe, stage: ResolvedStage, where: str) -> None:
+def _check_images(recipe: Recipe, stages: list[ResolvedStage], where: str) -> None:
+    stage = stages[-1]
     if not stage.images:
         if stage.settings.contrastive:
             raise UserError(f"{where}.contrastive: a loss between images and texts, for stage: 4; leave it out")
@@ -123,6 +124,13 @@ def _check_images(recipe: Recipe, stage: ResolvedStage, where: str) -> None:
         raise UserError(f"{where}: stage 4 needs student.vision, the vision encoder that it trains")
     if recipe.images is None:
         raise UserError(f"{where}: stage 4 needs images, the pairs that it learns from")
+    taught = {h for s in stages if not s.images for h in s.heads}
+    for head in stage.heads:
+        if head not in taught and recipe.heads[head].init != "model":
+            raise UserError(
+                f"{where}.heads: {head} stays as it is in stage 4, and no stage before it trains it; set"
+                f" heads.{head}.init: model to take it from student.model, or leave it out"
+            )
 
 
 def on_texts(recipe: Recipe) -> list[ResolvedStage]:
@@ -176,7 +184,8 @@ def check_recipe(recipe: Recipe) -> None:
     for stage in stages:
         losses = stage.losses
         if not (losses.cosine or losses.similarity or losses.relative):
-            raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
+            if not stage.settings.contrastive:
+                raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
         for head in stage.heads if not stage.images else ():
             target = recipe.heads[head].target
             if target in recipe.heads and target not in stage.heads:

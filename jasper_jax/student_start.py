@@ -143,7 +143,7 @@ def load_student(
         encoder = load_params(folder.encoder_path, stored_encoder(student, folder), layers=layers)
         params = {
             "encoder": grow_words(encoder, student.encoder.vocab_size),
-            "heads": {**student.init_heads(recipe.seed), **_stored_heads(recipe, student, folder)},
+            "heads": {**student.init_heads(recipe.seed), **stored_heads(recipe, student, folder)},
         }
     if student.sight is not None:
         assert recipe.student.vision is not None and vision is not None
@@ -167,7 +167,7 @@ def _tokenizer(recipe: Recipe, source: Path, max_length: int) -> Tokenizer:
     return with_image_tokens(tokenizer) if settings.vision is not None else tokenizer
 
 
-def _stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:
+def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:
     """Heads with ``init: model``: the Dense step of their dimension in the student's own checkpoint.
 
     Raises:
