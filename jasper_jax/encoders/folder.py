@@ -53,7 +53,7 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True)
 class VisionPart:
-    """What a folder in the layout of the public Jasper checkpoint sees with; its weights lie under ``vision_model.``."""
+    """What a folder in the public Jasper checkpoint's layout sees with; its weights lie under ``vision_model.``."""
 
     path: Path
     hf_config: dict[str, Any]

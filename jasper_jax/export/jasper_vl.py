@@ -1,8 +1,8 @@
 """Export of a student that sees, in the layout and with the names of the public Jasper checkpoint.
 
 One folder for ``AutoModel`` and sentence-transformers, with the code that puts image tokens among words
-(``export/remote``, which a loader runs only when told to trust it). Every dimension has its own ``vector_linear_{dim}``;
-``vector_dim`` in config.json, or in ``config_kwargs`` at loading, chooses among them.
+(``export/remote``, which a loader runs only when told to trust it). Every dimension has its own
+``vector_linear_{dim}``; ``vector_dim`` in config.json, or in ``config_kwargs`` at loading, chooses among them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Export as a sentence-transformers folder in Stella's layout.
+"""Export as a sentence-transformers folder in Stella's layout; of a student that sees, in Jasper's (``jasper_vl``).
 
 ``Transformer`` at the top, ``1_Pooling``, one ``2_Dense_{dim}`` for every head and nested dimension, and a
 ``Normalize``; ``modules.json`` points at one of the Dense folders, any other is chosen by editing that one line. The
@@ -7,7 +7,6 @@ folder is written under a temporary name, reloaded and compared with the trained
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping

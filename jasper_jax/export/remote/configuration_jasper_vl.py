@@ -15,7 +15,7 @@ class JasperVLConfig(PretrainedConfig):
     """``vector_dim``: which of ``vector_dims`` the vectors have. ``is_text_encoder``: leave the vision part out."""
 
     model_type = "jasper_vl"
-    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012
+    sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 # pyright: ignore
 
     def __init__(
         self,

@@ -65,7 +65,6 @@ class JasperVL(PreTrainedModel):
     base_model_prefix = ""
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ()
 
     def __init__(self, config):
         super().__init__(config)

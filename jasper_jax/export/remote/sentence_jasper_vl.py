@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageOps
 from sentence_transformers.base.modules import InputModule
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 IMAGES = ("image", "image_path", "image_bytes")
 
@@ -48,6 +48,7 @@ class JasperVLModule(InputModule):
 
     config_file_name = "sentence_bert_config.json"
     config_keys = ["max_seq_length"]  # noqa: RUF012
+    tokenizer: PreTrainedTokenizerBase
 
     def __init__(self, model, tokenizer, processor, max_seq_length=None):
         super().__init__()
