@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jasper_jax.data.corpora import retrieval_split
+from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
 from jasper_jax.data.vectors import DTYPES, store_bytes
 from jasper_jax.dimensions import providers
@@ -25,13 +26,14 @@ from jasper_jax.run import Run
 from jasper_jax.sharding import AXES, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student
-from jasper_jax.student_start import cosine_applies, make_student, stored_encoder
+from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import active_params
 from jasper_jax.trees import flatten
+from jasper_jax.vision.load import check_vision
 
 
 def report(run: Run, out: Console) -> None:
@@ -54,8 +56,9 @@ def report(run: Run, out: Console) -> None:
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
         out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
     for stage in run.stages:
-        if stage.batch_size > run.recipe.texts.held_out:
-            reason = no_held_out_losses(stage, run.recipe.texts.held_out)
+        source = run.recipe.images if stage.images else run.recipe.texts
+        if source is not None and stage.batch_size > source.held_out:
+            reason = no_held_out_losses(stage, source.held_out)
             out.print(f"{stage.name}: {reason}", markup=False, highlight=False)
 
 
@@ -69,10 +72,13 @@ def validate(run: Run) -> tuple[Student, int | None]:
         nothing; dimensions that do not fit, or that two heads provide.
     """
     recipe = run.recipe
-    if not (run.text_folder / "manifest.json").is_file():
-        check_sources(recipe.texts)
-    if recipe.texts.count is not None:
-        run.refuse_large_batches(recipe.texts.count, "texts of texts.count")
+    if recipe.texts is not None:
+        if not (run.text_folder / "manifest.json").is_file():
+            check_sources(recipe.texts)
+        if recipe.texts.count is not None:
+            run.refuse_large_batches(recipe.texts.count, "texts of texts.count")
+    if recipe.images is not None and run.sees and not (run.stores / "images" / "manifest.json").is_file():
+        check_image_sources(recipe.images)
     for test in recipe.evaluation.retrieval:
         if test.asset is not None:
             retrieval_split(test.asset, test.split)
@@ -91,11 +97,16 @@ def validate(run: Run) -> tuple[Student, int | None]:
             if not folder.described:
                 check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
     source = run.student_facts()
-    student, layers = make_student(recipe, teacher_dim, source)
+    vision = run.vision_facts()
+    student, layers = make_student(recipe, teacher_dim, source, vision)
+    if vision is not None and recipe.student.vision is not None:
+        check_vision(recipe.student.vision, vision)
     if not isinstance(source, ModelFolder):
         if recipe.student.config is None:
-            source = read_model_folder(source, causal=recipe.student.causal).encoder_path
-            check_params(source, student.encoder, layers)
+            folder = read_model_folder(source, causal=recipe.student.causal)
+            check_params(folder.encoder_path, stored_encoder(student, folder), layers)
+            stored_heads(recipe, student, folder)
+            source = folder.encoder_path
         limit = min(recipe.training.max_length or student.max_length, student.max_length)
         tokenizer = Tokenizer.load(source, limit, append_eos=recipe.student.append_eos)
         tokenizer.check_vocabulary(student.encoder.vocab_size)
@@ -118,6 +129,8 @@ def _refuse_untrained(run: Run, params: dict) -> None:
     recipe = run.recipe
     used = {h for s in run.stages for h in s.heads if recipe.heads[h].init == "random"}
     prefixes = [f"heads/{head}/" for head in sorted(used)] + (["encoder/"] if recipe.student.config else [])
+    if recipe.student.vision is not None and run.sees:
+        prefixes += ["vision/"] if recipe.student.vision.weights == "random" else []
     covered: dict[str, int] = {}
     for stage in run.stages:
         active = {name: tuple(leaf.shape) for name, leaf in flatten(active_params(stage, params)).items()}
@@ -153,9 +166,12 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
         losses = []
         for head in stage.heads:
             terms = [t for t in ("cosine", "similarity", "relative") if getattr(stage.losses, t)]
-            if not cosine_applies(run.recipe, head, teacher_dim):
+            target = "caption" if stage.images else run.recipe.heads[head].target
+            if not stage.images and not cosine_applies(run.recipe, head, teacher_dim):
                 terms = [t for t in terms if t != "cosine"]
-            losses.append(f"{head} <- {run.recipe.heads[head].target}: {', '.join(terms)}")
+            if stage.settings.contrastive:
+                terms.append("contrastive")
+            losses.append(f"{head} <- {target}: {', '.join(terms)}")
         table.add_row(
             stage.name,
             "\n".join(stage.train),
@@ -167,6 +183,12 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
             f"{stage.steps * stage.batch_size:,}",
         )
     table.caption = f"student: {total:,} parameters, {student.encoder.num_layers} layers, width {student.width}"
+    if (sight := student.sight) is not None:
+        vision = _parameters(params["vision"])
+        table.caption += (
+            f"; sees with {vision:,} of them, {sight.encoder.num_layers} layers, {sight.encoder.image_size} px,"
+            f" {sight.encoder.num_tokens} tokens pooled to {sight.tokens}"
+        )
     return table
 
 
@@ -183,13 +205,15 @@ def _described(run: Run) -> list[str]:
     """The models of which only what is published is known."""
     sources = [run.teacher_facts(t) for t in run.recipe.teachers] if run.needs_vectors else []
     names = (str(s.path) for s in [*sources, run.student_facts()] if isinstance(s, ModelFolder))
-    return list(dict.fromkeys(names))
+    vision = run.vision_facts()
+    unseen = [run.recipe.student.vision.model] if run.recipe.student.vision and vision and vision.path is None else []
+    return list(dict.fromkeys([*names, *unseen]))
 
 
 def _teachers(run: Run) -> Table:
     """Per teacher: its encoder, its vectors, and what storing them takes in each dtype."""
     recipe = run.recipe
-    count = None if recipe.texts.count is None else recipe.texts.count + recipe.texts.held_out
+    count, shard_rows = _text_count(run), recipe.texts.shard_rows if recipe.texts else 1024
     rows = count or 1_000_000
     stored = f"{rows / 1e6:,.3g} million texts"
     table = Table("teacher", "parameters", "dimensions", "mode", *DTYPES, title=f"Teachers; vectors of {stored}")
@@ -203,7 +227,7 @@ def _teachers(run: Run) -> Table:
             folder = read_model_folder(source, causal=teacher.causal)
             shapes = encoder_from_config(folder.hf_config, str(folder.path)).shapes().values()
             parameters = f"{sum(int(np.prod(shape)) for shape in shapes):,}"
-        sizes = (_bytes(store_bytes(rows, dim, one, recipe.texts.shard_rows)) for one in DTYPES)
+        sizes = (_bytes(store_bytes(rows, dim, one, shard_rows)) for one in DTYPES)
         cells = [f"[b]{size}[/b]" if one == teacher.dtype else size for one, size in zip(DTYPES, sizes)]
         online = teacher.mode == "online"
         table.add_row(teacher.name, parameters, f"{dim:,}", teacher.mode, *(["-"] * 3 if online else cells))
@@ -217,14 +241,23 @@ def _cost(run: Run, student: Student) -> Table:
     recipe = run.recipe
     table = Table("what", "amount", title="Cost")
     table.columns[1].justify = "right"
-    count = None if recipe.texts.count is None else recipe.texts.count + recipe.texts.held_out
-    table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
-    table.add_row("texts seen in training", f"{sum(s.steps * s.batch_size for s in run.stages):,}")
+    count = _text_count(run)
+    if recipe.texts is not None:
+        table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
+        table.add_row("texts seen in training", f"{sum(s.steps * s.batch_size for s in run.stages if not s.images):,}")
+    if run.sees:
+        table.add_row("images seen in training", f"{sum(s.steps * s.batch_size for s in run.stages if s.images):,}")
     params = _parameters(student.shapes())
     table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]
     table.add_row("the exported model", f"about {_bytes(width * params)}")
     return table
+
+
+def _text_count(run: Run) -> int | None:
+    """Texts for training and held out, where the recipe says how many."""
+    texts = run.recipe.texts
+    return None if texts is None or texts.count is None else texts.count + texts.held_out
 
 
 def _mesh(run: Run, student: Student) -> AbstractMesh | None:

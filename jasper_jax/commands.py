@@ -66,12 +66,19 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 
 
 def _embed(run, timings, process_index, process_count, training=False):  # type: ignore[no-untyped-def]
-    with timings.phase("texts"):
-        texts = run.texts()
-    if training:
-        run.refuse_large_batches(texts.size("train"), "training texts")
+    texts = pairs = None
+    if run.recipe.texts is not None:
+        with timings.phase("texts"):
+            texts = run.texts()
+        if training:
+            run.refuse_large_batches(texts.size("train"), "training texts")
+    if run.sees:
+        with timings.phase("images"):
+            pairs = run.pairs()
+        if training:
+            run.refuse_large_batches(pairs.size("train"), "training pairs", images=True)
     if not run.needs_vectors:
-        return texts
+        return texts, pairs
     for teacher in run.recipe.teachers:
         if teacher.mode == "online":
             continue
@@ -82,7 +89,7 @@ def _embed(run, timings, process_index, process_count, training=False):  # type:
             store = run.embed(teacher, texts, process_index=process_index, process_count=process_count)
         if store is None:
             say(f"{teacher.name}: this process's shards are done; another process's are not yet.")
-    return texts
+    return texts, pairs
 
 
 def train_stages(recipe: Recipe) -> None:
@@ -98,15 +105,16 @@ def train_stages(recipe: Recipe) -> None:
     with run.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
-            texts = run.texts()
-        _train(run, texts, timings, stop)
+            texts = None if recipe.texts is None else run.texts()
+            pairs = run.pairs() if run.sees else None
+        _train(run, texts, pairs, timings, stop)
 
 
-def _train(run, texts, timings, stop):  # type: ignore[no-untyped-def]
+def _train(run, texts, pairs, timings, stop):  # type: ignore[no-untyped-def]
     from jasper_jax.training.loop import train
 
-    view = run.teachers(texts)
-    if not train(run, texts, view, timings, stop):
+    view = None if texts is None else run.teachers(texts)
+    if not train(run, texts, view, timings, stop, pairs):
         raise Interrupted
     return view
 
@@ -184,8 +192,8 @@ def run_all(recipe: Recipe) -> None:
         refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
         with stop.immediately():
-            texts = _embed(run, timings, 0, 1, training=True)
-        _train(run, texts, timings, stop)
+            texts, pairs = _embed(run, timings, 0, 1, training=True)
+        _train(run, texts, pairs, timings, stop)
         if processes.is_first():
             with stop.immediately(), processes.alone():
                 _evaluate(run, timings)

@@ -24,9 +24,12 @@ from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.errors import UserError
+from jasper_jax.mixtures import Mixture, check_images, is_image, read_mixture
 from jasper_jax.pooling import Pooling
 from jasper_jax.progress import bar
+from jasper_jax.seeing import inserted
 from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.sight import Sight
 
 DTYPES = ("float32", "bfloat16", "float16")
 PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
@@ -49,10 +52,10 @@ _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host pads
 
 
 @partial(jax.jit, static_argnames=("encoder", "pooling", "dtype"))
-def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, lengths, prompt_lengths):
+def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, lengths, prompt_lengths, inserted=None):
     """[R, L] ids of rows that hold several texts, [R, S] tokens of each -> [R·S, pooled] float32."""
     segments = segments_of(lengths, token_ids.shape[1])
-    states = encoder.apply(params, token_ids, segments, packed=True, compute_dtype=dtype)
+    states = encoder.apply(params, token_ids, segments, packed=True, inserted=inserted, compute_dtype=dtype)
     vectors = pooling.packed(states, segments, lengths.shape[1], prompt_lengths)
     return vectors.reshape(-1, vectors.shape[-1])
 
@@ -81,6 +84,8 @@ class Embedder:
     otherwise). ``params`` may hold its layers in one stack or several; JAX arrays are used where they lie.
     ``dtype`` is that of the encoder's computation; pooling and Dense steps are float32.
 
+    ``sight`` and its parameters ``seeing`` make it take images too.
+
     ``truncated`` counts the texts cut to ``max_length`` so far.
     """
 
@@ -98,6 +103,8 @@ class Embedder:
         max_length: int | None = None,
         normalize: bool = True,
         dtype: str = "float32",
+        sight: Sight | None = None,
+        seeing: Mapping[str, Any] | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
@@ -117,6 +124,8 @@ class Embedder:
         self.default_prompt_name = default_prompt_name
         self.normalize = normalize
         self.dtype = dtype
+        self.sight = sight
+        self._seeing = jax.tree.map(jnp.asarray, dict(seeing or {}))
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
         self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
@@ -207,16 +216,17 @@ class Embedder:
 
     def encode(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         kind: str | None | Sequence[str | None] = None,
         dim: int | None = None,
         *,
         batch_tokens: int | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text alone (a str) gives ``[dim]``.
+        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text alone (a str), or one image, gives ``[dim]``.
 
-        ``kind``: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``), for all texts or one per
+        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``jasper_jax.mixtures``);
+        UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``), for all texts or one per
         text. ``dim``: one of ``dims``. ``batch_tokens``: tokens per batch, padding included (1024 on CPU). A text
         longer than ``max_length`` tokens is cut, and counted in ``truncated``.
         """
@@ -228,7 +238,7 @@ class Embedder:
 
     def pooled(
         self,
-        texts: str | Sequence[str],
+        texts: Any,
         kind: str | None | Sequence[str | None] = None,
         *,
         batch_tokens: int | None = None,
@@ -239,14 +249,19 @@ class Embedder:
         return self._run(texts, kind, lambda x: x, width, batch_tokens, show_progress)
 
     def _run(self, texts, kind, head, width, batch_tokens, show_progress) -> np.ndarray:
-        if isinstance(texts, str):
+        if isinstance(texts, str) or is_image(texts):
             return self._run([texts], kind, head, width, batch_tokens, show_progress)[0]
         texts = list(texts)
         prompts = self._prompts_of(texts, kind)
         out = np.empty((len(texts), width), np.float32)
         if not texts:
             return out
-        ids = self.tokenizer.encode([prompt + text for prompt, text in zip(prompts, texts, strict=True)])
+        inputs = [
+            read_mixture(text, self.sight, f"texts[{i}]", lambda prompt=prompt: prompt)
+            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
+        ]
+        ids = self.tokenizer.encode([one.text for one in inputs])
+        images = self._images(inputs, ids)
         self.tokens += sum(map(len, ids))
         skip = self._prompt_lengths(prompts)
         backend = jax.default_backend()
@@ -266,7 +281,12 @@ class Embedder:
                 progress.advance(len(batch.indices))
 
             for batch in batches:
-                vectors = _pool(self.encoder, self.pooling, self.dtype, self.params, *self._rows(batch, ids, skip))
+                rows = self._rows(batch, ids, skip)
+                seen = None
+                if images:
+                    assert self.sight is not None
+                    seen = inserted(self.sight, self.dtype, self._seeing, batch, rows[0], images)
+                vectors = _pool(self.encoder, self.pooling, self.dtype, self.params, *rows, seen)
                 waiting.append((batch, head(vectors)))
                 if len(waiting) > _IN_FLIGHT:
                     fetch()
@@ -288,10 +308,17 @@ class Embedder:
         prompts[batch.packing.row, batch.packing.place] = skip[batch.indices]
         return tokens, lengths, prompts
 
-    def _prompts_of(self, texts: list[str], kind: str | None | Sequence[str | None]) -> list[str]:
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise UserError(f"texts[{i}] is a {type(text).__name__}, not a string")
+    def _images(self, inputs: Sequence[Mixture], ids: Sequence[np.ndarray]) -> list[list[tuple[Any, str]]]:
+        """Each input's images, each with where it was given; empty where there is none at all."""
+        if not any(one.images for one in inputs):
+            return []
+        assert self.sight is not None
+        for i, (one, tokens) in enumerate(zip(inputs, ids, strict=True)):
+            if one.images:
+                check_images(tokens.tolist(), one, self.sight, f"texts[{i}]", self.max_length)
+        return [[(image, f"texts[{i}]") for image in one.images] for i, one in enumerate(inputs)]
+
+    def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:
         if kind is None or isinstance(kind, str):
             return [self.prompt(kind)] * len(texts)
         if len(kind) != len(texts):

@@ -96,6 +96,11 @@ def read_cached_array(path: Path) -> np.ndarray | None:
     return np.load(io.BytesIO(body), allow_pickle=False)
 
 
+def mapped_array(path: Path) -> np.ndarray:
+    """What ``write_cached_array`` wrote, mapped instead of read; whether it is whole is for ``read_cached_array``."""
+    return np.load(path, mmap_mode="r", allow_pickle=False)
+
+
 def refuse_blocked(path: Path, remedy: str) -> None:
     """UserError when ``path`` cannot come to be because something above it is a file, or its name is too long."""
     try:

@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -19,6 +19,7 @@ from jasper_jax import processes
 from jasper_jax.config import Recipe, Teacher
 from jasper_jax.data.assets import is_here, resolve_model
 from jasper_jax.data.embedding import embed_teacher
+from jasper_jax.data.pairs import PairStore, build_pair_store
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
 from jasper_jax.embedder import Embedder
@@ -32,6 +33,9 @@ from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
 from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
 from jasper_jax.torch_teacher import TorchEncoder
+
+if TYPE_CHECKING:
+    from jasper_jax.vision.load import VisionFolder
 
 HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
 MAY_CHANGE = (
@@ -151,6 +155,7 @@ class Run:
     def texts(self) -> TextStore:
         """The text store, built if it is not there yet."""
         texts = self.recipe.texts
+        assert texts is not None
         seed = self.recipe.seed if texts.seed is None else texts.seed
 
         def build() -> TextStore:
@@ -160,14 +165,33 @@ class Run:
             processes.first_does(build)  # the others then find it whole
         return build()
 
-    def refuse_large_batches(self, number: int, what: str) -> None:
-        """UserError when a stage's batch is larger than ``number``: said before vectors are embedded, not after."""
+    def refuse_large_batches(self, number: int, what: str, *, images: bool = False) -> None:
+        """UserError when a batch of the stages on texts, or on ``images``, is larger than ``number``: said before
+        vectors are embedded, not after."""
         for stage in self.stages:
-            if stage.batch_size > number:
+            if stage.images == images and stage.batch_size > number:
                 raise UserError(
                     f"stages[{stage.index}].batch_size: {stage.batch_size} exceeds the {number:,} {what};"
-                    f" lower it or add texts"
+                    f" lower it or add {'pairs' if images else 'texts'}"
                 )
+
+    def pairs(self) -> PairStore:
+        """The store of image-caption pairs, built if it is not there yet."""
+        images = self.recipe.images
+        assert images is not None
+        seed = self.recipe.seed if images.seed is None else images.seed
+
+        def build() -> PairStore:
+            return build_pair_store(images, self.stores / "images", seed, progress=self.progress)
+
+        if processes.count() > 1:
+            processes.first_does(build)  # the others then find it whole
+        return build()
+
+    @property
+    def sees(self) -> bool:
+        """Whether a stage learns from images."""
+        return any(stage.images for stage in self.stages)
 
     @property
     def needs_vectors(self) -> bool:
@@ -271,6 +295,24 @@ class Run:
         settings = self.recipe.student
         described = self._described(settings.model, settings.revision, settings.causal) if settings.model else None
         return described or self.student_source()
+
+    def vision_source(self) -> VisionFolder | None:
+        """The student's vision model, fetched if need be; None where it has none."""
+        from jasper_jax.vision.load import read_vision
+
+        settings = self.recipe.student.vision
+        if settings is None:
+            return None
+        return read_vision(settings, resolve_model(settings.model, settings.revision, progress=self.progress))
+
+    def vision_facts(self) -> VisionFolder | None:
+        """:meth:`vision_source`, or what is published about a model that is not here (see ``describe``)."""
+        from jasper_jax.vision.load import described_vision
+
+        settings = self.recipe.student.vision
+        if settings is None or not self.describe or is_here(settings.model, settings.revision):
+            return self.vision_source()
+        return described_vision(settings) or self.vision_source()
 
 
 def cache_programs() -> None:

@@ -16,17 +16,20 @@ from jasper_jax.remote import is_remote
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What the paper does in a stage. ``{k}`` in a pattern stands for ``last_layers``."""
+    """What the paper does in a stage. ``{k}`` in a pattern stands for ``last_layers``. ``images``: it learns from
+    images and their captions' own vectors."""
 
     train: tuple[str, ...]
     all_heads: bool
     reduce_heads: Literal["sum", "mean"] = "sum"
+    images: bool = False
 
 
 PRESETS: dict[int, Preset] = {
     1: Preset(train=("heads/{first}/**",), all_heads=False),
     2: Preset(train=("heads/{first}/**", "encoder/layers[-{k}:]/**"), all_heads=False),
     3: Preset(train=("**",), all_heads=True),
+    4: Preset(train=("vision/**",), all_heads=True, reduce_heads="mean", images=True),
 }
 
 
@@ -41,6 +44,7 @@ class ResolvedStage:
     losses: Losses
     reduce_heads: Literal["sum", "mean"]
     settings: Stage
+    images: bool = False
 
     @property
     def steps(self) -> int:
@@ -56,14 +60,14 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
 
     Raises:
       UserError: a stage without preset names no ``train`` or ``heads``; preset 2 without ``last_layers``; two
-        stages of one name; an unknown head.
+        stages of one name; an unknown head; a stage on images in a recipe without them.
     """
     stages: list[ResolvedStage] = []
     for index, stage in enumerate(recipe.stages):
         where = f"stages[{index}]"
         preset = PRESETS.get(stage.stage or 0)
         if preset is None and (stage.train is None or stage.heads is None):
-            raise UserError(f"{where}: give stage: 1, 2 or 3, or both train and heads")
+            raise UserError(f"{where}: give stage: 1, 2, 3 or 4, or both train and heads")
         first = next(iter(recipe.heads))
         heads = stage.heads or (list(recipe.heads) if preset and preset.all_heads else [first])
         for head in heads:
@@ -80,6 +84,8 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
             if any("{k}" in p for p in preset.train) and stage.last_layers is None:
                 raise UserError(f"{where}: stage 2 needs last_layers, how many encoder layers it trains")
             train = [p.format(first=heads[0], k=stage.last_layers) for p in preset.train]
+            if preset.images:
+                train = _vision_patterns(recipe, stage)
         elif stage.last_layers is not None:
             raise UserError(f"{where}: last_layers and train are two ways to say the same; keep one")
         name = stage.name or (f"stage-{stage.stage}" if stage.stage else f"stage-{index + 1}")
@@ -94,9 +100,42 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
                 losses=stage.losses or recipe.losses,
                 reduce_heads=stage.reduce_heads or (preset.reduce_heads if preset else "sum"),
                 settings=stage,
+                images=bool(preset and preset.images),
             )
         )
+        _check_images(recipe, stages, where)
     return stages
+
+
+def _vision_patterns(recipe: Recipe, stage: Stage) -> list[str]:
+    """What a stage on images trains: the vision encoder or its last layers, the projector if there is one."""
+    vision = "vision/**" if stage.last_layers is None else f"vision/layers[-{stage.last_layers}:]/**"
+    projector = recipe.student.vision is not None and recipe.student.vision.projector != "none"
+    return [vision, *(["projector/**"] if projector else []), *(["contrastive/**"] if stage.contrastive else [])]
+
+
+def _check_images(recipe: Recipe, stages: list[ResolvedStage], where: str) -> None:
+    stage = stages[-1]
+    if not stage.images:
+        if stage.settings.contrastive:
+            raise UserError(f"{where}.contrastive: a loss between images and texts, for stage: 4; leave it out")
+        return
+    if recipe.student.vision is None:
+        raise UserError(f"{where}: stage 4 needs student.vision, the vision encoder that it trains")
+    if recipe.images is None:
+        raise UserError(f"{where}: stage 4 needs images, the pairs that it learns from")
+    taught = {h for s in stages if not s.images for h in s.heads}
+    for head in stage.heads:
+        if head not in taught and recipe.heads[head].init != "model":
+            raise UserError(
+                f"{where}.heads: {head} stays as it is in stage 4, and no stage before it trains it; set"
+                f" heads.{head}.init: model to take it from student.model, or leave it out"
+            )
+
+
+def on_texts(recipe: Recipe) -> list[ResolvedStage]:
+    """The stages that learn from texts."""
+    return [stage for stage in resolve_stages(recipe) if not stage.images]
 
 
 def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
@@ -109,7 +148,7 @@ def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
 
 def uses_teachers(recipe: Recipe) -> bool:
     """Whether any head a stage trains on is taught by teacher vectors (else no vector store is needed)."""
-    return any(recipe.heads[h].target == "teachers" for stage in resolve_stages(recipe) for h in stage.heads)
+    return any(recipe.heads[h].target == "teachers" for stage in on_texts(recipe) for h in stage.heads)
 
 
 _INSTEAD = {"run_dir": ", and the address as mirror", "stores": ", to which the stores are copied first"}
@@ -138,13 +177,16 @@ def check_recipe(recipe: Recipe) -> None:
     for name, head in recipe.heads.items():
         _check_head(recipe, name, head)
     stages = resolve_stages(recipe)
+    if recipe.texts is None and on_texts(recipe):
+        raise UserError(f"texts: this key is required, {on_texts(recipe)[0].name} learns from texts")
     if uses_teachers(recipe) and not recipe.teachers:
         raise UserError("teachers: none is given, but a head's target is teachers; add one or set target: pooled")
     for stage in stages:
         losses = stage.losses
         if not (losses.cosine or losses.similarity or losses.relative):
-            raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
-        for head in stage.heads:
+            if not stage.settings.contrastive:
+                raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
+        for head in stage.heads if not stage.images else ():
             target = recipe.heads[head].target
             if target in recipe.heads and target not in stage.heads:
                 raise UserError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,7 @@ def make_student(
         assert vision is not None
         tokenizer = None if isinstance(source, ModelFolder) else _tokenizer(recipe, source, max_length)
         sight = sight_of(settings.vision, vision, tokenizer, encoder, max_length)
+        sight = dataclasses.replace(sight, contrastive=any(stage.contrastive for stage in recipe.stages))
         encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
     student = Student(
         encoder=encoder,
@@ -142,7 +143,7 @@ def load_student(
         encoder = load_params(folder.encoder_path, stored_encoder(student, folder), layers=layers)
         params = {
             "encoder": grow_words(encoder, student.encoder.vocab_size),
-            "heads": {**student.init_heads(recipe.seed), **_stored_heads(recipe, student, folder)},
+            "heads": {**student.init_heads(recipe.seed), **stored_heads(recipe, student, folder)},
         }
     if student.sight is not None:
         assert recipe.student.vision is not None and vision is not None
@@ -166,7 +167,7 @@ def _tokenizer(recipe: Recipe, source: Path, max_length: int) -> Tokenizer:
     return with_image_tokens(tokenizer) if settings.vision is not None else tokenizer
 
 
-def _stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:
+def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:
     """Heads with ``init: model``: the Dense step of their dimension in the student's own checkpoint.
 
     Raises:
@@ -185,6 +186,8 @@ def _stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict
             )
         kernel, bias, _ = steps[0]
         if kernel.shape[0] != student.width:
-            raise UserError(f"{where}: takes {kernel.shape[0]} dimensions, the student's pooled vector has {student.width}")
+            raise UserError(
+                f"{where}: takes {kernel.shape[0]} dimensions, the student's pooled vector has {student.width}"
+            )
         heads[name] = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
     return heads

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +47,21 @@ class LoadedBatch:
     def padding_share(self) -> float:
         """Share of the encoder's token slots that hold padding."""
         return 1.0 - self.tokens / self.slots
+
+
+def prepared_ahead(
+    load: Callable[[int], LoadedBatch], start: int, steps: int, workers: int = 0
+) -> Iterator[LoadedBatch]:
+    """``load(start) .. load(steps - 1)``, prepared ahead in threads, or in ``workers`` processes."""
+    numbers = grain.MapDataset.range(start, steps)
+    loaded = numbers.map(load).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=6))
+    if workers:
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()
+        loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    return iter(loaded)
 
 
 class TokenCounts:
@@ -155,6 +170,10 @@ class Batches:
         start = number * self.batch_size
         return np.fromiter((self._records[i] for i in range(start, start + self.batch_size)), np.int64)
 
+    def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """Training texts, for people."""
+        return [{"kind": row.kind, "text": row.text} for row in self.texts.read("train", indices)]
+
     def load(self, number: int) -> LoadedBatch:
         """Batch ``number``, read, tokenised and packed."""
         return self._assemble("train", number, self.indices(number))
@@ -166,15 +185,7 @@ class Batches:
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
         """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
-        numbers = grain.MapDataset.range(start, self.steps)
-        loaded = numbers.map(self.load).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=6))
-        if workers:
-            from absl import flags
-
-            if not flags.FLAGS.is_parsed():
-                flags.FLAGS.mark_as_parsed()
-            loaded = loaded.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
-        return iter(loaded)
+        return prepared_ahead(self.load, start, self.steps, workers)
 
     def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
         """A batch of these records, of which only this process's share is read: each encoder's rows, and vectors."""

@@ -21,6 +21,7 @@ from jasper_jax.encoders.tower import Tower
 from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
 
+
 @dataclass(frozen=True, eq=False)
 class Family:
     """One architecture: what a file of ``encoders/`` has to give.

@@ -29,6 +29,19 @@ class Published:
     max_length: int = 512
 
 
+VISION: dict[str, Mapping[str, Any]] = {
+    "google/siglip-so400m-patch14-384": {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 1152,
+        "num_hidden_layers": 27,
+        "num_attention_heads": 16,
+        "intermediate_size": 4304,
+        "image_size": 384,
+        "patch_size": 14,
+    },
+}
+"""Vision encoders: their ``config.json``."""
+
 PUBLISHED = {
     "NovaSearch/stella_en_1.5B_v5": Published(
         config={

@@ -20,6 +20,7 @@ from jasper_jax.data.vectors import concatenate
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
@@ -43,7 +44,7 @@ class Texts(NamedTuple):
 class Tests:
     """The tests of a recipe as lists of texts, and how vectors of those lists are scored."""
 
-    def __init__(self, run: Run, texts: TextStore):
+    def __init__(self, run: Run, texts: TextStore | None):
         from jasper_jax.data.corpora import lee_similarities, read_beir, retrieval_test, subset
 
         self.lists: dict[str, Texts] = {}
@@ -59,8 +60,10 @@ class Tests:
         for name in run.recipe.evaluation.similarity:
             documents, self.human[name] = lee_similarities()
             self.lists[name] = Texts(documents, ["passage"] * len(documents))
-        self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS) if run.recipe.evaluation.agreement else 0
-        if self.held_out:
+        self.held_out = 0
+        if run.recipe.evaluation.agreement and texts is not None:
+            self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
+        if self.held_out and texts is not None:
             rows = texts.read("held_out", range(self.held_out))
             self.lists["held_out"] = Texts([r.text for r in rows], [r.kind for r in rows])
 
@@ -89,12 +92,12 @@ def evaluate(run: Run) -> Evaluation:
     checkpoints = checkpoints_of(run)
     if not checkpoints.has(checkpoints.start()):
         raise UserError(f"{run.folder}: nothing is trained yet; run jasper train first")
-    texts = TextStore.open(run.text_folder)
+    texts = None if run.recipe.texts is None else TextStore.open(run.text_folder)
     tests = Tests(run, texts)
     rows, reference = _teacher_rows(run, texts, tests)
 
     student, template, tokenizer = load_student(
-        run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source()
+        run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source(), run.vision_source()
     )
     from jasper_jax.training.loop import abstract, student_embedder
 
@@ -104,6 +107,7 @@ def evaluate(run: Run) -> Evaluation:
         # Without teachers the model before training is what the student is compared with.
         numbers = [numbers[-1]] if run.needs_vectors else [0, numbers[-1]]
     pooled: dict[str, np.ndarray] = {}
+    seeing = ImageTests(run, student) if run.sees and run.recipe.evaluation.images else None
     encoded: Any = None  # the encoder that ``pooled`` comes from
     for number in numbers:
         path = checkpoints.final(number - 1) if number else checkpoints.start()
@@ -132,7 +136,12 @@ def evaluate(run: Run) -> Evaluation:
             provider = "closed-form start"
         else:
             heads = [h for h in student.heads if any(h in stage.heads for stage in run.stages[:number])]
-        rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference)
+        looks = seeing if _sees_by(run, number) else None
+        if looks:
+            looks.encode(student_embedder(student, params, tokenizer))
+            if number < len(run.stages) and run.stages[number].images:  # as the stage on images finds it
+                heads = heads or list(run.stages[number].heads)
+        rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference, looks)
     return Evaluation(
         rows=rows,
         metadata={
@@ -148,8 +157,8 @@ def _equal(one: Any, other: Any) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)))
 
 
-def _teacher_rows(run: Run, texts: TextStore, tests: Tests) -> tuple[list[EvaluationRow], np.ndarray | None]:
-    if not run.needs_vectors:
+def _teacher_rows(run: Run, texts: TextStore | None, tests: Tests) -> tuple[list[EvaluationRow], np.ndarray | None]:
+    if not run.needs_vectors or texts is None:
         return [], None
     view = run.teachers(texts)
     assert view is not None
@@ -210,11 +219,12 @@ def _head_rows(
     pooled: Mapping[str, np.ndarray],
     tests: Tests,
     reference: np.ndarray | None,
+    seeing: ImageTests | None = None,
 ) -> list[EvaluationRow]:
     rows: list[EvaluationRow] = []
     for head in heads:
         kernel = np.asarray(params["heads"][head]["kernel"])
-        bias = np.asarray(params["heads"][head].get("bias", np.float32(0.0)))
+        bias = np.asarray(params["heads"][head].get("bias", np.zeros(kernel.shape[1], np.float32)))
         full = {name: vectors @ kernel + bias for name, vectors in pooled.items()}
         for dim in student.heads[head].dims:
             cut = {name: truncate(vectors, dim) for name, vectors in full.items()}
@@ -226,6 +236,39 @@ def _head_rows(
                     head=head,
                     stage=number,
                     **tests.score(cut, reference),
+                    images=seeing.score(kernel[:, :dim], bias[:dim]) if seeing else {},
                 )
             )
     return rows
+
+
+def _sees_by(run: Run, number: int) -> bool:
+    """Whether the student after ``number`` stages is one that a stage on images begins with or has taught."""
+    return any(stage.images for stage in run.stages[:number]) or (
+        number < len(run.stages) and run.stages[number].images
+    )
+
+
+class ImageTests:
+    """The pairs that were not trained on, and their vectors under the student as it stands."""
+
+    def __init__(self, run: Run, student: Student):
+        self.run, self.pairs = run, run.pairs()
+        self.pooled: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
+
+    def encode(self, embedder: Embedder) -> None:
+        """Pooled vectors of images and captions with this student."""
+        self.pooled = {}
+        for split in ("test", "held_out"):
+            if size := self.pairs.size(split):
+                rows = self.pairs.read(split, range(size))
+                texts = [row.caption for row in rows]
+                images = embedder.pooled([row.image for row in rows], show_progress=self.run.progress)
+                self.pooled[split] = images, embedder.pooled(texts, "passage"), texts
+
+    def score(self, kernel: np.ndarray, bias: np.ndarray) -> dict[str, ImageScore]:
+        """The scores of one head, by split."""
+        return {
+            split: score_images(images @ kernel + bias, captions @ kernel + bias, texts)
+            for split, (images, captions, texts) in self.pooled.items()
+        }

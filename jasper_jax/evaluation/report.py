@@ -21,6 +21,7 @@ from rich.table import Table
 
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import AgreementScore
+from jasper_jax.evaluation.images import ImageScore
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.files import is_whole, parse_json, sealed, write_atomic
@@ -47,6 +48,8 @@ class EvaluationRow(_Record):
     """By the test's name in the recipe."""
     similarity: dict[str, SimilarityScore] = {}
     agreement: AgreementScore | None = None
+    images: dict[str, ImageScore] = {}
+    """By split of the image-caption pairs."""
 
 
 class Evaluation(_Record):
@@ -223,6 +226,7 @@ class _Column:
     half: Callable[[EvaluationRow], float] | None = None
     form: str = "{:.3f}"
     compact: bool = True
+    least: bool = False
 
     def show(self, row: EvaluationRow, bold: str, best: float | None) -> str:
         """The row's cell, in ``bold`` where it shows the same digits as the ``best``."""
@@ -234,7 +238,8 @@ class _Column:
         return bold.format(text) if digits == self.form.format(best) else text
 
     def best(self, rows: list[EvaluationRow]) -> float | None:
-        return max((v for row in rows if (v := self.value(row)) is not None), default=None)
+        values = [v for row in rows if (v := self.value(row)) is not None]
+        return (min if self.least else max)(values, default=None)
 
 
 def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
@@ -257,6 +262,7 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
     columns += [
         _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),
         _Column("neighbours", lambda row: row.agreement.overlap if row.agreement else None, compact=False),
+        *(column for split in ("test", "held_out") for column in _image_columns(split)),
     ]
     return [column for column in columns if column.best(evaluation.rows) is not None]
 
@@ -270,6 +276,23 @@ def _retrieval(name: str, field: str, title: str, interval: bool = False) -> _Co
         lambda row: score(row).value if name in row.retrieval else None,
         (lambda row: score(row).half) if interval else None,
     )
+
+
+def _image_columns(split: str) -> list[_Column]:
+    """Recall of images by captions and of captions by images; of the held-out pairs only the first number."""
+
+    def score(direction: str, field: str) -> Callable[[EvaluationRow], float | None]:
+        return lambda row: getattr(getattr(row.images[split], direction), field) if split in row.images else None
+
+    said = "" if split == "test" else " held out"
+    columns = [
+        _Column(f"text→image R@10{said}", score("text_to_image", "recall10")),
+        _Column(f"R@1{said}", score("text_to_image", "recall1"), compact=split == "test"),
+        _Column(f"image→text R@10{said}", score("image_to_text", "recall10"), compact=split == "test"),
+        _Column(f"R@1 i→t{said}", score("image_to_text", "recall1"), compact=False),
+        _Column(f"median rank{said}", score("text_to_image", "median_rank"), form="{:.0f}", compact=False, least=True),
+    ]
+    return columns if split == "test" else columns[:1]
 
 
 def _similarity(name: str) -> _Column:

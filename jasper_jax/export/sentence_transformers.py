@@ -70,7 +70,9 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     if not checkpoints.has(checkpoints.final(last)):
         raise UserError(f"{run.folder}: {run.stages[last].name} is not finished; run jasper train first")
     source = run.student_source()
-    student, template, tokenizer = load_student(run.recipe, run.teacher_dim if run.needs_vectors else None, source)
+    student, template, tokenizer = load_student(
+        run.recipe, run.teacher_dim if run.needs_vectors else None, source, run.vision_source()
+    )
     params = checkpoints.load(checkpoints.final(last), abstract(template))
     trained = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
     served = providers(trained, run.recipe.export.dims)

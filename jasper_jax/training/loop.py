@@ -14,6 +14,9 @@ from jax.sharding import Mesh
 
 from jasper_jax import processes
 from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
+from jasper_jax.data.captions import caption_vectors
+from jasper_jax.data.image_batches import ImageBatches
+from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
@@ -30,8 +33,9 @@ from jasper_jax.training.mesh import abstract_params, abstract_state, begin_stat
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Flat, Partition, make_partition
 from jasper_jax.training.stage_log import Compiled, StageLog
-from jasper_jax.training.start import ridge_heads
+from jasper_jax.training.start import ridge_heads, ridge_projector
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
+from jasper_jax.vision.sight import PARTS
 
 Params = dict[str, Any]
 
@@ -48,9 +52,10 @@ class Training:
     student: Student
     tokenizer: Tokenizer
     cutter: Tokenizer
-    texts: TextStore
+    texts: TextStore | None
+    pairs: PairStore | None
     view: TeacherView | None
-    counts: TokenCounts
+    counts: TokenCounts | None
     checkpoints: Checkpoints
     metrics: Metrics
     timings: Timings
@@ -69,7 +74,8 @@ def checkpoints_of(run: Run) -> Checkpoints:
 
 
 def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
-    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from."""
+    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It sees,
+    where the student does."""
     return Embedder(
         encoder=student.encoder,
         params=params["encoder"],
@@ -77,19 +83,30 @@ def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tok
         pooling=student.pooling,
         prompts=dict(student.prompts),
         dtype=student.compute_dtype,
+        sight=student.sight,
+        seeing={name: params[name] for name in PARTS if name in params},
     )
 
 
-def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings, stop: Callable[[int], bool]) -> bool:
+def train(
+    run: Run,
+    texts: TextStore | None,
+    view: TeacherView | None,
+    timings: Timings,
+    stop: Callable[[int], bool],
+    pairs: PairStore | None = None,
+) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
-    ``stop(step)`` is asked once after every step, counted over all stages, and says the same in every process.
+    ``texts`` may be None where no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is asked once after every step, counted over all stages, and says the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
     """
     with jax.default_device(host_device()):
-        student, params, tokenizer = load_student(run.recipe, view.dim if view else None, run.student_source())
+        student, params, tokenizer = load_student(
+            run.recipe, view.dim if view else None, run.student_source(), run.vision_source()
+        )
     mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
     checkpoints = checkpoints_of(run)
     at, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
@@ -103,10 +120,12 @@ def train(run: Run, texts: TextStore, view: TeacherView | None, timings: Timings
         checkpoints.metadata(checkpoints.step(at.stage, at.step))
     # The starts of heads and the evaluations use the student's own length, batches the training's.
     cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
-    counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts")
+    counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts") if texts else None
     sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
     metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
-    context = Training(run, mesh, student, tokenizer, cutter, texts, view, counts, checkpoints, metrics, timings, stop)
+    context = Training(
+        run, mesh, student, tokenizer, cutter, texts, pairs, view, counts, checkpoints, metrics, timings, stop
+    )
     try:
         if not has_start:  # the first command, or a damaged one was deleted
             _keep_start(context, params)
@@ -129,45 +148,31 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     settings = recipe.training
     began = time.monotonic()
 
-    if stage.index:  # the first stage's are in the checkpoint ``start``
-        params = _with_new_heads(context, stage, params)
     active = active_params(stage, params)
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
+    restored = first_step and any(name.startswith("projector/") for name in partition.trained)
+    if stage.index and not restored:  # the first stage's are in the checkpoint ``start``
+        params = _with_new_parts(context, stage, params)
+        active = active_params(stage, params)
     program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view), context.mesh)
     trained, frozen = _split(partition, active, context.mesh)
     if first_step:
         path = context.checkpoints.step(stage.index, first_step)
         _report_environment(context.checkpoints.metadata(path))
         state = abstract_state(program.optimizer, trained, context.mesh)
-        restored = context.checkpoints.load(
-            path, {"trained": abstract_params(trained, context.mesh), "optimizer": state}
-        )
-        trained, opt_state = restored["trained"], restored["optimizer"]
+        found = context.checkpoints.load(path, {"trained": abstract_params(trained, context.mesh), "optimizer": state})
+        trained, opt_state = found["trained"], found["optimizer"]
     else:
         opt_state = begin_state(program.optimizer, trained, context.mesh)
 
-    view = context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None
-    batches = Batches(
-        context.texts,
-        view,
-        context.cutter,
-        context.student.prompts,
-        context.counts,
-        batch_size=stage.batch_size,
-        steps=stage.steps,
-        seed=_stage_seed(recipe.seed, stage.index),
-        shapes=settings.shapes,
-        folder=run.folder / "token_counts",
-        row=settings.row_length,
-        share=share_of(context.mesh),
-        multiple=row_shards(context.mesh) * pieces_of(recipe, stage),
-        tile=1 if jax.default_backend() == "cpu" else TILE,
-    )
+    batches = _image_batches(context, stage, params) if stage.images else _text_batches(context, stage)
     if not batches.held_out_batches:
-        say(f"{stage.name}: {no_held_out_losses(stage, context.texts.size('held_out'))}")
-    teachers = {one.name: put_params(one.params, context.mesh) for one in (view.online if view else ())}
+        held_out = context.pairs if stage.images else context.texts
+        say(f"{stage.name}: {no_held_out_losses(stage, held_out.size('held_out') if held_out else 0)}")
+    online = () if stage.images or context.view is None else context.view.online
+    teachers = {one.name: put_params(one.params, context.mesh) for one in online if one.name in batches.online}
     compiled = Compiled(program, context.mesh)
-    log = StageLog(stage, compiled, context.metrics, context.texts, run.folder)
+    log = StageLog(stage, compiled, context.metrics, batches.shown, run.folder)
     offset = sum(s.steps for s in run.stages[: stage.index])
     pending: tuple[int, LoadedBatch, Any] | None = None
     step = first_step
@@ -204,13 +209,64 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
         say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
         return None
     after = _canonical(partition, trained, frozen, context.mesh)
-    after["heads"] = {h: after["heads"].get(h, params["heads"][h]) for h in params["heads"]}
+    after = {**params, **after, "heads": {**params["heads"], **after["heads"]}}
     context.checkpoints.save_final(stage.index, after, _metadata(run))
     say(
         f"{stage.name}: {stage.steps} steps in {seconds:,.0f} s, {compiled.seconds:,.0f} s of them compiling"
         f" {compiled.count} programs; padding {log.padding_share:.1%}; loss {log.first_loss:.4g} -> {log.last_loss:.4g}"
     )
     return after
+
+
+def _text_batches(context: Training, stage: ResolvedStage) -> Batches:
+    recipe, settings = context.run.recipe, context.run.recipe.training
+    assert context.texts is not None and context.counts is not None
+    return Batches(
+        context.texts,
+        context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None,
+        context.cutter,
+        context.student.prompts,
+        context.counts,
+        batch_size=stage.batch_size,
+        steps=stage.steps,
+        seed=_stage_seed(recipe.seed, stage.index),
+        shapes=settings.shapes,
+        folder=context.run.folder / "token_counts",
+        row=settings.row_length,
+        share=share_of(context.mesh),
+        multiple=row_shards(context.mesh) * pieces_of(recipe, stage),
+        tile=1 if jax.default_backend() == "cpu" else TILE,
+    )
+
+
+def _image_batches(context: Training, stage: ResolvedStage, params: Params) -> ImageBatches:
+    """The stage's images, and their captions' vectors under the text student as it stands."""
+    run, sight = context.run, context.student.sight
+    assert context.pairs is not None and sight is not None and run.recipe.images is not None
+    whole = processes.host_copy({"encoder": params["encoder"]})
+    embedder = student_embedder(
+        context.student, {"encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}, context.tokenizer
+    )
+    captions = caption_vectors(
+        context.pairs,
+        context.student,
+        whole["encoder"],
+        context.tokenizer,
+        run.folder / "captions",
+        embedder.pooled,
+        progress=run.progress,
+    )
+    return ImageBatches(
+        context.pairs,
+        captions,
+        sight.preprocessing,
+        batch_size=stage.batch_size,
+        steps=stage.steps,
+        seed=_stage_seed(run.recipe.seed, stage.index),
+        max_pixels=run.recipe.images.max_pixels,
+        share=share_of(context.mesh),
+        multiple=row_shards(context.mesh) * pieces_of(run.recipe, stage),
+    )
 
 
 def _split(partition: Partition, active: Params, mesh: Mesh) -> tuple[Flat, Flat]:
@@ -225,6 +281,23 @@ def _canonical(partition: Partition, trained: Flat, frozen: Flat, mesh: Mesh) ->
     return jax.jit(partition.canonical, out_shardings=placed)(trained, frozen)
 
 
+def _with_new_parts(context: Training, stage: ResolvedStage, params: Params) -> Params:
+    """The parameters, on the mesh, with the heads that are new in this stage, or the projector, given their start."""
+    if not stage.images:
+        return _with_new_heads(context, stage, params)
+    recipe, vision = context.run.recipe, context.run.recipe.student.vision
+    assert vision is not None and recipe.images is not None and context.pairs is not None
+    first = not any(s.images for s in context.run.stages[: stage.index])
+    if not first or vision.projector == "none" or vision.projector_init != "ridge":
+        return params
+    solved = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["projector"])
+    whole = processes.host_copy(params)
+    if processes.is_first():
+        local = jax.device_put({k: whole[k] for k in ("encoder", *PARTS)}, jax.local_devices()[0])
+        solved = ridge_projector(recipe, context.student, local, context.pairs, context.tokenizer, context.run.progress)
+    return {**params, **put_params({"projector": processes.from_first(solved)}, context.mesh)}
+
+
 def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
     """The parameters, on the mesh, with the heads that are new in this stage given their start."""
     recipe = context.run.recipe
@@ -236,6 +309,7 @@ def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> 
     whole = processes.host_copy(params)
     if processes.is_first():  # one solves, all take its solution: theirs might differ in the last bits
         whole = {**whole, "encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}
+        assert context.texts is not None
         dims = {name: head.dim for name, head in context.student.heads.items()}
         embedder = student_embedder(context.student, whole, context.tokenizer)
         solved = ridge_heads(recipe, new, dims, whole, embedder, context.texts, context.view)
@@ -245,7 +319,7 @@ def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> 
 
 def _keep_start(context: Training, params: Params) -> None:
     """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
-    begun = _with_new_heads(context, context.run.stages[0], put_params(params, context.mesh))
+    begun = _with_new_parts(context, context.run.stages[0], put_params(params, context.mesh))
     metadata = {"stage": 0, "step": 0, **_metadata(context.run)}
     context.checkpoints.save(context.checkpoints.start(), begun, metadata)
     context.checkpoints.wait()

@@ -28,6 +28,7 @@ def mesh_sizes(
     Raises:
       UserError: the product is not the number of devices, or a batch does not divide.
     """
+    stages = [stage for stage in stages if not stage.images]  # rows of images are filled up
     batches = sorted({stage.batch_size for stage in stages})
     if not isinstance(wanted, MeshSizes):
         for fsdp in (d for d in range(devices, 0, -1) if devices % d == 0):
@@ -94,12 +95,16 @@ def begin_state(optimizer: optax.GradientTransformation, trained: Mapping[str, A
     return jax.jit(optimizer.init, out_shardings=placed)(trained)
 
 
+WHOLE = ("slots", "captions", "same")
+"""What of a batch lies on every device: it is small, and has no row for a row of tokens."""
+
+
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Of a step's batch: rows of tokens and of vectors over the devices, ``slots`` on all of them."""
+    """Of a step's batch: rows of tokens, of pixels and of teachers' vectors over the devices, the rest on all of them."""
     rows, whole = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return whole if path[-1] == jax.tree_util.DictKey("slots") else rows
+        return whole if path[-1].key in WHOLE else rows
 
     return jax.tree_util.tree_map_with_path(find, batch)
 

@@ -14,7 +14,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch
-from jasper_jax.data.texts import TextStore
 from jasper_jax.errors import UserError
 from jasper_jax.files import write_atomic
 from jasper_jax.stages import ResolvedStage
@@ -63,11 +62,11 @@ class StageLog:
         stage: ResolvedStage,
         compiled: Compiled,
         metrics: Metrics,
-        texts: TextStore,
+        shown: Callable[[np.ndarray], list[dict[str, Any]]],
         folder: Path,
     ):
-        """``texts`` and ``folder``: where the texts of a batch with a bad loss come from and are written to."""
-        self.stage, self.compiled, self.metrics, self.texts, self.folder = stage, compiled, metrics, texts, folder
+        """``shown(records)`` and ``folder``: what a batch with a bad loss held, and where that is written."""
+        self.stage, self.compiled, self.metrics, self.shown, self.folder = stage, compiled, metrics, shown, folder
         self.note = ""
         self.first_loss = self.last_loss = math.nan
         self._tokens = self._slots = 0
@@ -139,17 +138,17 @@ class StageLog:
 
     def _not_finite(self, bad: list[str], numbers: Mapping[str, float], batch: LoadedBatch) -> None:
         terms = [name for name in bad if "/" in name and not name.endswith("/total")] or bad
-        rows = self.texts.read("train", batch.indices)
+        rows = [{"record": int(i), **row} for i, row in zip(batch.indices, self.shown(batch.indices))]
         path = self.folder / "not_finite.json"
         record = {
             "stage": self.stage.name,
             "step": batch.number + 1,
             "values": {k: str(v) for k, v in numbers.items()},
-            "texts": [{"record": int(i), "kind": r.kind, "text": r.text} for i, r in zip(batch.indices, rows)],
+            "texts": rows,
         }
         write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False))
         raise UserError(
             f"{self.stage.name}, step {batch.number + 1}: {', '.join(terms)} (head/term) not finite; the batch's"
-            f" {len(rows)} texts are in {path}, the first is {rows[0].text[:60]!r}; the last checkpoint is intact:"
+            f" {len(rows)} texts are in {path}, the first is {rows[0]['text'][:60]!r}; the last checkpoint is intact:"
             f" lower stages[{self.stage.index}].learning_rate or remove the texts"
         )

@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from jasper_jax.config import Recipe
+from jasper_jax.data.image_batches import decode_all
+from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
 from jasper_jax.heads import ridge_head
+from jasper_jax.progress import bar
+from jasper_jax.student import Student
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.words import word_table
 
 
 def ridge_heads(
@@ -57,6 +64,38 @@ def ridge_heads(
             pooled, target, dims[name], recipe.training.ridge_penalty, recipe.heads[name].bias
         )
     return solved
+
+
+def ridge_projector(
+    recipe: Recipe, student: Student, params: Mapping[str, Any], pairs: PairStore, tokenizer: Tokenizer, progress: bool
+) -> dict[str, np.ndarray]:
+    """The projector's closed-form start: the ridge regression from the mean of an image's pooled vision tokens to the
+    mean input embedding of its caption's words. An image then enters the text student as an average of such words.
+
+    Args:
+      params: ``encoder`` and ``vision`` on this process's device.
+      pairs: up to ``training.ridge_texts`` training pairs are taken.
+    """
+    sight, images = student.sight, recipe.images
+    assert sight is not None and images is not None
+    number = min(recipe.training.ridge_texts, pairs.size("train"))
+    indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
+    features = jax.jit(lambda vision, pixels: sight.features({"vision": vision}, pixels).mean(axis=1))
+    table, size = np.asarray(word_table(params["encoder"]), np.float32), 32
+    x, y = np.empty((number, sight.encoder.hidden_size), np.float32), np.empty((number, sight.width), np.float32)
+    with bar("projector's start", number, "images", enabled=progress) as shown:
+        for start in range(0, number, size):
+            here = indices[start : start + size]
+            pixels = decode_all(pairs, "train", sight.preprocessing, here, images.max_pixels)
+            padded = np.zeros((size, *pixels.shape[1:]), np.uint8)
+            padded[: len(here)] = pixels
+            x[start : start + len(here)] = np.asarray(features(params["vision"], padded))[: len(here)]
+            captions = [pair.caption for pair in pairs.read("train", here)]
+            for i, ids in enumerate(tokenizer.encode(captions), start):
+                words = tokenizer.without_special(ids)
+                y[i] = table[words if len(words) else ids].mean(axis=0)
+            shown.advance(len(here))
+    return ridge_head(x, y, sight.width, recipe.training.ridge_penalty)
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:

@@ -24,13 +24,16 @@ from jasper_jax.sharding import WIDE, constrain, shardings
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import cosine_applies
+from jasper_jax.training.image_loss import make_image_loss
 from jasper_jax.training.mesh import abstract_state
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
 from jasper_jax.training.partition import Flat, Partition
+from jasper_jax.vision.sight import CONTRASTIVE, PARTS
 
 Batch = Mapping[str, Any]
 """``jasper_jax.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
-in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}."""
+in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}. Of a stage on
+images: ``jasper_jax.training.image_loss``."""
 Metrics = dict[str, jax.Array]
 
 
@@ -130,7 +133,10 @@ def make_program(
 ) -> StageProgram:
     """The train step and the evaluation of a stage, jitted; on a ``mesh`` they are to be lowered within
     ``jax.set_mesh``, with arguments that lie as ``jasper_jax.training.mesh`` lays them."""
-    loss = make_loss(recipe, stage, student, teaching)
+    if stage.images:
+        loss = make_image_loss(recipe, stage, student, pieces_of(recipe, stage))
+    else:
+        loss = make_loss(recipe, stage, student, teaching)
     optimizer = make_optimizer(stage.settings)
     rate = learning_rate(stage.settings)
     drops = bool(student.dropout or student.vector_dropout)
@@ -175,5 +181,8 @@ def pieces_of(recipe: Recipe, stage: ResolvedStage) -> int:
 
 
 def active_params(stage: ResolvedStage, params: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that a stage sees: the encoder's and its own heads'."""
-    return {**params, "heads": {head: params["heads"][head] for head in stage.heads}}
+    """The parameters that a stage sees: the encoder's and its own heads', and what sees where it learns from images."""
+    heads = {head: params["heads"][head] for head in stage.heads}
+    if not stage.images:
+        return {"encoder": params["encoder"], "heads": heads}
+    return {**{name: params[name] for name in ("encoder", *PARTS, CONTRASTIVE) if name in params}, "heads": heads}

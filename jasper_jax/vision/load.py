@@ -10,13 +10,14 @@ import jax.numpy as jnp
 
 from jasper_jax.config import Vision
 from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.errors import UserError
 from jasper_jax.progress import say
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.preprocess import Preprocessing
-from jasper_jax.vision.registry import vision_from_folder
+from jasper_jax.vision.registry import vision_from_config, vision_from_folder
 from jasper_jax.vision.sight import Sight, make_sight
 
 
@@ -36,8 +37,20 @@ def read_vision(settings: Vision, path: Path) -> VisionFolder:
         preprocessing = Preprocessing.read(path)
     else:
         preprocessing = Preprocessing.default_for(encoder.family.model_type)
-        say(f"{path}: has no preprocessor_config.json; images are prepared as {encoder.family.model_type} usually does.")
+        say(
+            f"{path}: has no preprocessor_config.json; images are prepared as {encoder.family.model_type} usually does."
+        )
     return VisionFolder(path, encoder, preprocessing.with_size(encoder.image_size))
+
+
+def described_vision(settings: Vision) -> VisionFolder | None:
+    """What is published about a vision model (``encoders.published``); None: nothing is known here."""
+    config = VISION.get(settings.model)
+    if config is None:
+        return None
+    encoder = vision_from_config(config, settings.model, settings.image_size)
+    preprocessing = Preprocessing.default_for(encoder.family.model_type).with_size(encoder.image_size)
+    return VisionFolder(None, encoder, preprocessing)
 
 
 def check_vision(settings: Vision, folder: VisionFolder) -> None:

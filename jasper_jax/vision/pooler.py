@@ -26,8 +26,8 @@ def adaptive_pool(x: Float[jax.Array, "*N T C"], tokens: int, width: int) -> Flo
     """``[..., T, C]`` -> ``[..., tokens, width]``, at least float32; an axis of the right size already is left alone."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     T, C = x.shape[-2:]
-    if T != tokens:
+    if tokens != T:
         x = jnp.einsum("...tc,nt->...nc", x, pooling_matrix(T, tokens).astype(x.dtype), precision="highest")
-    if C != width:
+    if width != C:
         x = jnp.einsum("...nc,dc->...nd", x, pooling_matrix(C, width).astype(x.dtype), precision="highest")
     return x

@@ -69,7 +69,9 @@ class VitConfig:
         if image_size % P:
             below = image_size // P * P
             fit = f"{below} or {below + P}" if below else f"{P}"
-            raise UserError(f"{where}: an image of {image_size} pixels is no whole number of {P}-pixel patches; take {fit}")
+            raise UserError(
+                f"{where}: an image of {image_size} pixels is no whole number of {P}-pixel patches; take {fit}"
+            )
         return dataclasses.replace(self, image_size=image_size)
 
 
@@ -133,7 +135,11 @@ class VitFeedForward(nnx.Module):
     """D -> F -> D with one activation between."""
 
     def __init__(self, config: VitConfig, *, dtype: Any, rngs: nnx.Rngs):
-        D, F, made = config.hidden_size, config.intermediate_size, {"std": config.init_std, "dtype": dtype, "rngs": rngs}
+        D, F, made = (
+            config.hidden_size,
+            config.intermediate_size,
+            {"std": config.init_std, "dtype": dtype, "rngs": rngs},
+        )
         self.activation = config.activation
         self.up = dense(D, F, **made)
         self.down = dense(F, D, **made)

@@ -83,7 +83,9 @@ def test_weights_go_both_ways(model_type, tmp_path):
     again, report = transformers.AutoModel.from_pretrained(tmp_path / "ours", output_loading_info=True)
     assert not report["unexpected_keys"]
     # What states do not depend on: SigLIP's head, CLIP's norm of the class token, DINOv2's mask token.
-    assert all(name.startswith(("head.", "post_layernorm.", "embeddings.mask_token")) for name in report["missing_keys"])
+    assert all(
+        name.startswith(("head.", "post_layernorm.", "embeddings.mask_token")) for name in report["missing_keys"]
+    )
     x = images(28)
     np.testing.assert_allclose(states_of(again.eval(), x), states_of(model, x), atol=1e-6)
 
@@ -122,10 +124,16 @@ def test_the_last_layers_alone_have_a_gradient(model_type):
         return (encoder.apply({**params, "layers": layers}, x, training=True) ** 2).sum()
 
     grads = jax.jit(jax.grad(loss))(params["layers"][1])
-    assert all(np.isfinite(g).all() and np.abs(g).max() > 0 for name, g in jax.tree.leaves_with_path(grads) if "key" not in str(name))
+    assert all(
+        np.isfinite(g).all() and np.abs(g).max() > 0
+        for name, g in jax.tree.leaves_with_path(grads)
+        if "key" not in str(name)
+    )
 
 
-@pytest.mark.parametrize("shape", [(5, 3, 2, 2), (9, 8, 4, 12), (2, 3, 7, 5), (7, 4, 7, 9), (6, 6, 6, 6), (729, 1152, 300, 1536)])
+@pytest.mark.parametrize(
+    "shape", [(5, 3, 2, 2), (9, 8, 4, 12), (2, 3, 7, 5), (7, 4, 7, 9), (6, 6, 6, 6), (729, 1152, 300, 1536)]
+)
 def test_the_pooler_is_pytorchs(shape):
     T, C, n, D = shape
     x = np.random.default_rng(0).normal(size=(1, T, C)).astype(np.float32)

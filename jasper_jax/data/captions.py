@@ -1,0 +1,113 @@
+"""Vectors of captions under the text student as it stands, once for all steps of a stage on images.
+
+Kept as pooled vectors, from which each head makes its own (Jasper: 1,536 numbers a caption instead of 14,080), in files of
+some thousand captions that a killed run need not make again, under a key of everything they depend on: the pairs, the
+encoder's weights, tokenizer, prompt, length. They are mapped, not held in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jasper_jax import processes
+from jasper_jax.data.pairs import PairStore
+from jasper_jax.data.shards import PAIR_SPLITS
+from jasper_jax.files import mapped_array, read_cached_array, write_cached_array
+from jasper_jax.progress import bar
+from jasper_jax.student import Student
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.trees import flatten
+
+CHUNK = 4096
+VECTORS, NUMBERS = "vectors", "numbers"
+KIND = "passage"
+"""Captions are encoded as passages are: with the student's prompt for them, if it has one."""
+
+
+class CaptionVectors:
+    """Pooled caption vectors ``[n, D]`` float32 of each split; picklable."""
+
+    def __init__(self, pairs: PairStore, folder: Path, width: int):
+        self.pairs, self.folder, self.width = pairs, folder, width
+
+    def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``[n, D]`` float32."""
+        return self._read(VECTORS, split, indices, np.empty((len(indices), self.width), np.float32))
+
+    def numbers(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+        """``[n]`` int32, equal where captions are."""
+        return self._read(NUMBERS, split, indices, np.empty(len(indices), np.int32))
+
+    def _read(self, what: str, split: str, indices: Sequence[int] | np.ndarray, out: np.ndarray) -> np.ndarray:
+        wanted = np.asarray(indices, np.int64)
+        for chunk in np.unique(wanted // CHUNK):
+            here = wanted // CHUNK == chunk
+            out[here] = mapped_array(self.folder / file_name(what, split, int(chunk)))[wanted[here] % CHUNK]
+        return out
+
+
+def file_name(what: str, split: str, chunk: int) -> str:
+    return f"{what}-{split}-{chunk:05d}.npy"
+
+
+def _number(caption: str) -> int:
+    return int.from_bytes(hashlib.sha256(caption.encode()).digest()[:4], "little", signed=True)
+
+
+def caption_vectors(
+    pairs: PairStore,
+    student: Student,
+    encoder: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    folder: Path,
+    pooled: Callable[[list[str], str], np.ndarray],
+    *,
+    progress: bool = True,
+) -> CaptionVectors:
+    """The captions' vectors in ``folder``; what is missing or damaged is made, each process its share.
+
+    Args:
+      pairs: the captions.
+      student: for its prompts.
+      encoder: the text encoder's parameters on the host, for the key.
+      tokenizer: the student's, at the length at which captions are cut.
+      folder: a subfolder of it, named for the key, gets the files.
+      pooled: ``(texts, kind) -> [n, D]``.
+    """
+    key = hashlib.sha256()
+    said = (pairs.fingerprint, tokenizer.fingerprint(), tokenizer.max_length, student.prompts[KIND], student.pooling)
+    key.update(repr((said, student.compute_dtype, jax.default_backend())).encode())
+    for name, leaf in flatten(encoder).items():
+        key.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
+    place = folder / key.hexdigest()[:16]
+    chunks = [(s, c) for s in PAIR_SPLITS for c in range(-(-pairs.size(s) // CHUNK))]
+    own = chunks[processes.index() :: processes.count()]
+    place.mkdir(parents=True, exist_ok=True)
+
+    def rows(split: str, chunk: int) -> int:
+        return min(CHUNK, pairs.size(split) - chunk * CHUNK)
+
+    missing = [
+        (s, c) for s, c in own if not all(_is_whole(place / file_name(w, s, c), rows(s, c)) for w in (VECTORS, NUMBERS))
+    ]
+    if missing:
+        with bar("captions", sum(rows(s, c) for s, c in missing), "texts", enabled=progress) as shown:
+            for split, chunk in missing:
+                texts = pairs.captions(split, chunk * CHUNK, chunk * CHUNK + rows(split, chunk))
+                numbers = np.array([_number(text) for text in texts], np.int32)
+                write_cached_array(place / file_name(NUMBERS, split, chunk), numbers)
+                write_cached_array(place / file_name(VECTORS, split, chunk), pooled(texts, KIND))
+                shown.advance(len(texts))
+    processes.barrier("captions")
+    return CaptionVectors(pairs, place, student.width)
+
+
+def _is_whole(path: Path, rows: int) -> bool:
+    found = read_cached_array(path)
+    return found is not None and len(found) == rows

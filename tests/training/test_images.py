@@ -1,0 +1,148 @@
+"""Stage 4 at tiny size, through the real loop: it learns to see, and nothing of the text student moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jasper_jax.errors import UserError
+from jasper_jax.run import Run
+from jasper_jax.student_start import load_student
+from jasper_jax.timings import Timings
+from jasper_jax.training.loop import abstract, checkpoints_of, train
+from jasper_jax.training.metrics import read_events
+from jasper_jax.trees import flatten
+from tests.seeing import seeing
+from tests.tiny import recipe, recipe_tree
+from tests.training.runs import fill
+
+HEADS = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
+
+
+def stages(**changes):
+    shared = {"batch_size": 16, "learning_rate": 5e-3}
+    return [{"stage": 3, "steps": 6, **shared}, {"stage": 4, "steps": 24, "batch_size": 12, "learning_rate": 2e-2, **changes}]
+
+
+def seeing_run(place, changes=None, model_type="dinov2", name="run", **vision) -> Run:
+    extra = seeing(place, model_type, **vision)
+    student = {**recipe_tree(place)["student"], "vision": extra["vision"]}
+    return Run(
+        recipe(
+            place,
+            student=student,
+            images=extra["images"],
+            stages=stages(**(changes or {})),
+            heads=HEADS,
+            run_dir=str(place / name),
+            stores=str(place / "stores"),
+        ),
+        progress=False,
+    )
+
+
+def run_training(run: Run, stop=lambda step: False) -> bool:
+    run.claim()
+    texts, view = fill(run)
+    return train(run, texts, view, Timings(run.folder), stop, run.pairs())
+
+
+def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
+    checkpoints = checkpoints_of(run)
+    _, template, _ = load_student(run.recipe, run.teacher_dim, run.student_source(), run.vision_source())
+    path = checkpoints.start() if stage < 0 else checkpoints.final(stage)
+    return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, abstract(template))).items()}
+
+
+def losses(run: Run, event: str = "step") -> list[float]:
+    events = read_events(run.folder / "metrics.jsonl")
+    return [e["loss"] for e in events if e["event"] == event and e["stage_index"] == 1]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.mark.parametrize("projector", ["none", "linear"])
+@pytest.mark.parametrize("model_type", ["dinov2", "siglip_vision_model", "clip_vision_model"])
+def test_the_student_learns_to_see_and_its_texts_stay(place, model_type, projector) -> None:
+    run = seeing_run(place, model_type=model_type, name=f"{model_type}-{projector}", projector=projector)
+    assert run_training(run)
+    found = losses(run)
+    assert len(found) == 24
+    assert np.mean(found[-3:]) < 0.97 * np.mean(found[:3])
+    assert losses(run, "evaluation")[-1] < losses(run, "evaluation")[0] if len(losses(run, "evaluation")) > 1 else True
+    before, after = parameters(run, 0), parameters(run, 1)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert {name.split("/")[0] for name in moved} == ({"vision", "projector"} if projector == "linear" else {"vision"})
+    # An attention key's bias has no gradient: the softmax does not see it.
+    still = {name for name in before if name.startswith(("vision/", "projector/"))} - moved
+    assert all("key/bias" in name for name in still)
+
+
+def test_the_last_layers_alone(place) -> None:
+    run = seeing_run(place, {"last_layers": 1}, name="last")
+    assert run_training(run)
+    before, after = parameters(run, 0), parameters(run, 1)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("vision/layers/") for name in moved)
+    assert all(np.array_equal(before[name][0], after[name][0]) for name in moved)
+
+
+def test_the_sigmoid_loss_learns_its_two_numbers(place) -> None:
+    run = seeing_run(place, {"contrastive": 1.0}, name="contrastive")
+    assert run_training(run)
+    before, after = parameters(run, 0), parameters(run, 1)
+    assert before["contrastive/log_scale"] != after["contrastive/log_scale"]
+    assert before["contrastive/bias"] != after["contrastive/bias"]
+    terms = next(e for e in read_events(run.folder / "metrics.jsonl") if e.get("stage_index") == 1)["terms"]
+    assert {"fc1/contrastive", "fc1@12/cosine", "fc2/relative"} <= set(terms)
+
+
+def test_stopped_and_continued_it_ends_the_same(place) -> None:
+    whole = seeing_run(place, name="whole", projector="linear")
+    assert run_training(whole)
+    parts = seeing_run(place, name="parts", projector="linear")
+    assert not run_training(parts, stop=lambda step: step == 14)
+    assert run_training(parts)
+    one, other = parameters(whole, 1), parameters(parts, 1)
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_the_closed_form_start_is_nearer_than_a_random_one(place) -> None:
+    first = {}
+    for init in ("ridge", "random"):
+        run = seeing_run(place, {"steps": 1}, name=f"start-{init}", projector="linear", projector_init=init)
+        assert run_training(run)
+        first[init] = losses(run)[0]
+    assert first["ridge"] < first["random"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"student.vision": None}, "stage 4 needs student.vision"),
+        ({"images": None}, "stage 4 needs images"),
+        ({"stages.1.contrastive": 1.0, "stages.1.stage": 3}, "contrastive: a loss between images and texts"),
+        ({"stages.1.heads": ["fc3"]}, "fc3 stays as it is in stage 4"),
+        ({"student.vision.tokens": 60}, "take at most"),
+        ({"student.vision.image_size": 20}, "14 or 21"),
+        ({"images.sources": []}, "images.sources"),
+    ],
+)
+def test_a_mistake_is_named(place, changes, says) -> None:
+    from jasper_jax.check import validate
+    from jasper_jax.recipe import parse_recipe
+
+    tree = seeing_run(place, name="wrong").recipe.model_dump(mode="json")
+    tree["heads"]["fc3"] = {"dim": 4}
+    for key, value in changes.items():
+        node = tree
+        *path, last = key.split(".")
+        for part in path:
+            node = node[int(part) if part.isdigit() else part]
+        node[int(last) if last.isdigit() else last] = value
+    with pytest.raises(UserError, match=says):
+        validate(Run(parse_recipe(tree, "recipe"), progress=False))
