@@ -43,7 +43,7 @@ def inputs(folder: Path) -> list[Any]:
         "a young doctor finds two questions .",
         one,
         [{"type": "text", "content": "the old river"}, {"type": "image", "content": one}],
-        "a map",
+        "a map <|jasper_img_token|>",
         {"type": "image_path", "content": str(folder / "two.png")},
         [
             {"type": "image_bytes", "content": (folder / "two.png").read_bytes()},
@@ -127,9 +127,9 @@ def refusals(model: Any) -> dict[str, str]:
     bad = {
         "type": ["a", "b c d e f", {"type": "video", "content": "x"}],
         "number": ["a", 3],
-        "content": [[{"type": "image_bytes", "content": "x"}]],
+        "content": [[{"type": "image_bytes", "content": 5}]],
         "empty": ["a", []],
-        "mark": ["the <|jasper_img_token|> of"],
+        "mark": [[{"type": "text", "content": "the <|jasper_img_token|> of"}, {"type": "image", "content": one}]],
         "long": ["a", one, [{"type": "image", "content": one}, {"type": "image", "content": one}] * 9],
     }
     said = {}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -16,11 +18,13 @@ from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.safetensors import TensorFile
 from jasper_jax.encoders.weights import load_params, save
+from jasper_jax.errors import UserError
+from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.pooling import Pooling
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.tokenization import Tokenizer
-from jasper_jax.vision.preprocess import default_for
+from jasper_jax.vision.preprocess import Preprocessing
 from jasper_jax.vision.registry import vision_from_config
 from jasper_jax.vision.sight import make_sight, with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary
@@ -52,7 +56,7 @@ class Case:
         tower = vision_from_config({"model_type": vision, **sizes})
         self.sight = make_sight(
             tower,
-            default_for(vision).with_size(28),
+            Preprocessing.default_for(vision).with_size(28),
             tokens=tokens,
             width=encoder.hidden_size,
             projector=projector,
@@ -233,3 +237,23 @@ def test_half_precision_and_public_names(tmp_path: Path) -> None:
     assert named <= set(tensors)
     np.testing.assert_array_equal(tensors["vector_linear_12.weight"], tensors["vector_linear_24.weight"][:12])
     assert json.loads((case.folder / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: Path) -> None:
+    served = providers(case.student.heads, {})
+    said = check_folder(case.folder, case.student, case.params, case.tokenizer, served, Export())
+    assert "sentence-transformers loads it; vectors agree at 24, 12, 8 dimensions" in said
+    if case.sight.tokens == 9:
+        shutil.copytree(case.folder, tmp_path / "other")
+        other = dataclasses.replace(
+            case.sight, preprocessing=Preprocessing.default_for("clip_vision_model").with_size(28)
+        )
+        with pytest.raises(UserError, match="differ from the student's"):
+            check_folder(
+                tmp_path / "other",
+                dataclasses.replace(case.student, sight=other),
+                case.params,
+                case.tokenizer,
+                served,
+                Export(),
+            )

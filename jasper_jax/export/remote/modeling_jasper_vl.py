@@ -104,15 +104,17 @@ class JasperVL(PreTrainedModel):
             tokens = F.linear(tokens, weight, bias)
         return tokens
 
-    def forward(self, input_ids, attention_mask=None, pixel_values=None, **kwargs):
-        """``pixel_values``: all images of the batch, in the order in which they stand in ``input_ids``."""
+    def forward(self, input_ids, attention_mask=None, pixel_values=None, image_mask=None, **kwargs):
+        """``pixel_values``: all images of the batch, in the order in which they stand in ``input_ids``. ``image_mask``:
+        where they stand, else at every image token."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         given = {"input_ids": input_ids}
         if pixel_values is not None:
             if self.config.is_text_encoder:
                 raise ValueError("images given to a model loaded with is_text_encoder, which has no vision part")
-            tokens, at = self.image_tokens(pixel_values), input_ids == self.config.img_token_id
+            tokens = self.image_tokens(pixel_values)
+            at = input_ids == self.config.img_token_id if image_mask is None else image_mask
             if int(at.sum()) != tokens.shape[0] * tokens.shape[1]:
                 raise ValueError(f"input_ids have {int(at.sum())} image tokens for {len(tokens)} images")
             words = self.get_input_embeddings()(input_ids)

@@ -1,7 +1,8 @@
 """What sentence-transformers needs to give texts, images and mixtures of both to the model, in any order in one call.
 
-An input is a text, an image (Pillow's), one item, or a list of items: ``{"type": "text", "content": ...}``,
-``{"type": "image" | "image_path" | "image_bytes", "content": ...}`` (``text`` and ``image`` may stand for ``content``).
+An input is a text, an image (Pillow's, a ``Path``, a file's bytes), one item, or a list of items: ``{"type": "text",
+"content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}`` (the type, or ``image``, may stand
+for ``content``).
 """
 
 import functools
@@ -41,6 +42,14 @@ def opened(source):
         return upright_rgb(source)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
         return upright_rgb(image)
+
+
+def middle(image, most=32):
+    """The image, or the middle of one many times as long as wide: by its short edge it would be scaled to millions."""
+    width, height = image.size
+    longest = most * min(width, height)
+    left, top = (width - min(width, longest)) // 2, (height - min(height, longest)) // 2
+    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
 
 
 class JasperVLModule(InputModule):
@@ -91,20 +100,18 @@ class JasperVLModule(InputModule):
 
     def items(self, given, where):
         """An input as a list of texts and of images not opened yet."""
-        if isinstance(given, (str, Image.Image)):
-            return [given]
-        parts, found = given if isinstance(given, list) else [given], []
+        parts, found = given if isinstance(given, (list, tuple)) else [given], []
         for part in parts:
+            if isinstance(part, (str, Image.Image, Path, bytes)):
+                found.append(part)
+                continue
             kind = part.get("type") if isinstance(part, dict) else type(part).__name__
             if not isinstance(part, dict) or kind not in ("text", *IMAGES):
                 raise ValueError(f"{where} has an item of type {kind!r}; text, {', '.join(IMAGES)} are known")
-            content = part.get("content", part.get("text" if kind == "text" else "image"))
-            wanted = {"text": str, "image": Image.Image, "image_path": (str, Path), "image_bytes": bytes}[kind]
-            if kind == "image":
-                wanted = (Image.Image, str, Path, bytes)
-            if not isinstance(content, wanted):
+            content = next((part[key] for key in ("content", kind, "image") if key in part), None)
+            if not isinstance(content, str if kind == "text" else (Image.Image, str, Path, bytes)):
                 raise ValueError(f"{where} has a {kind} that is a {type(content).__name__}")
-            found.append(content if kind == "text" or isinstance(content, Image.Image) else Unopened(content))
+            found.append(Path(content) if kind != "text" and isinstance(content, str) else content)
         if not found:
             raise ValueError(f"{where} is empty")
         return found
@@ -117,7 +124,7 @@ class JasperVLModule(InputModule):
             own = [part for part in parts if not isinstance(part, str)]
             if own and self.processor is None:
                 raise ValueError(f"inputs[{i}] has an image, and the model was loaded with is_text_encoder")
-            if any(mark in part for part in parts if isinstance(part, str) for mark in self.marks):
+            if len(parts) > 1 and any(mark in part for part in parts if isinstance(part, str) for mark in self.marks):
                 raise ValueError(f"inputs[{i}]: its text has one of {', '.join(self.marks)}, which stand for images")
             text = "".join(part if isinstance(part, str) else self.image for part in parts)
             texts.append((prompt or "") + text if isinstance(parts[0], str) else text)
@@ -126,7 +133,7 @@ class JasperVLModule(InputModule):
         rows = self.tokenizer(texts, **limit)["input_ids"]
         config = self.model.config
         for i, (row, own) in enumerate(zip(rows, images)):
-            if row.count(config.img_end_token_id) != len(own):
+            if own and row.count(config.img_end_token_id) != len(own):
                 raise ValueError(
                     f"inputs[{i}]: an image does not fit max_seq_length {self.max_seq_length} (an image takes"
                     f" {config.num_img_tokens + 2} tokens); put it first, or shorten the input"
@@ -140,13 +147,16 @@ class JasperVLModule(InputModule):
             "input_ids": torch.tensor([row + [padding] * (length - len(row)) for row in rows]),
             "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
         }
-        whole = [opened(getattr(image, "source", image)) for own in images for image in own]
-        if whole:
+        short = getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None
+        if whole := [middle(opened(image)) if short else opened(image) for own in images for image in own]:
+            seeing = torch.tensor([bool(own) for own in images])[:, None]
+            features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & seeing
             features["pixel_values"] = self.processor(images=whole, return_tensors="pt")["pixel_values"]
         return features
 
     def forward(self, features, **kwargs):
-        out = self.model(**{k: features[k] for k in ("input_ids", "attention_mask", "pixel_values") if k in features})
+        names = ("input_ids", "attention_mask", "pixel_values", "image_mask")
+        out = self.model(**{name: features[name] for name in names if name in features})
         return {**features, "token_embeddings": out.last_hidden_state, "sentence_embedding": out.pooler_output}
 
     def save(self, output_path, *args, safe_serialization=True, **kwargs):
@@ -157,10 +167,3 @@ class JasperVLModule(InputModule):
             self.processor.save_pretrained(output_path)
         for part in (type(self), type(self.model), type(self.model.config)):
             shutil.copy(inspect.getfile(part), output_path)
-
-
-class Unopened:
-    """A path or a file's bytes."""
-
-    def __init__(self, source):
-        self.source = source
