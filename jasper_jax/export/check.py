@@ -71,12 +71,12 @@ def sample_of(student: Student) -> list[Any]:
     """The inputs of the comparison: texts; of a student that sees also two images and two mixtures."""
     if student.sight is None:
         return list(SAMPLE)
-    from jasper_jax.vision.images import pillow
+    from PIL import Image
 
     x, y = np.meshgrid(np.arange(96), np.arange(64))
     waves = np.stack([127 + 127 * np.sin(x / 9 + i) * np.cos(y / (5 + i)) for i in range(3)], axis=-1)
     stripes = np.stack([x * 2, y * 3, 255 * ((x + y) // 12 % 2)], axis=-1)
-    one, two = (pillow().fromarray(pixels.astype(np.uint8)) for pixels in (waves, stripes))
+    one, two = (Image.fromarray(pixels.astype(np.uint8)) for pixels in (waves, stripes))
     first, second = {"type": "image", "content": one}, {"type": "image", "content": two}
     before, after = {"type": "text", "content": SAMPLE[1]}, {"type": "text", "content": SAMPLE[0]}
     # Where an image leaves hardly any room it comes first, and the text after it is cut.

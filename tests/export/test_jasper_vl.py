@@ -209,7 +209,16 @@ def test_it_is_a_text_teacher_again(case: Case, seen: dict) -> None:
             for dim in DIMS:
                 ours = embedder.encode(texts, kind=kind, dim=dim)
                 assert cosines(ours, seen["vectors"][f"{kind}/{dim}"][where]).min() >= 0.99999
+    assert embedder.default_dim == 8  # saved again by a model loaded at 8
     assert Embedder.load(case.folder).default_dim == 12
+
+
+def test_read_back_it_sees(case: Case, seen: dict) -> None:
+    embedder = Embedder.load(case.folder)
+    for kind in ("query", "passage"):
+        for dim in DIMS:
+            ours = embedder.encode(inputs(case.place / "pictures"), kind=kind, dim=dim)
+            assert cosines(ours, seen["vectors"][f"{kind}/{dim}"]).min() >= 0.99999
 
 
 def test_its_parts_are_read_back(case: Case) -> None:

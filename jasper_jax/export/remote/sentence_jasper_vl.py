@@ -1,8 +1,8 @@
 """What sentence-transformers needs to give texts, images and mixtures of both to the model, in any order in one call.
 
 An input is a text, an image (Pillow's, a ``Path``, a file's bytes), one item, or a list of items: ``{"type": "text",
-"content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}`` (the type, or ``image``, may stand
-for ``content``).
+"content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}`` (the type, or ``image``, may
+stand for ``content``).
 """
 
 import functools
