@@ -149,12 +149,14 @@ class Embedder:
         dim: int | None = None,
         causal: bool | None = None,
         append_eos: bool | None = None,
+        images: bool = True,
     ) -> Embedder:
         """From a folder saved by sentence-transformers or transformers (safetensors only).
 
         ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
         override what the folder says; so do ``causal`` (a decoder whose config.json does not say whether its
-        attention is causal) and ``append_eos`` (see ``Tokenizer.load``).
+        attention is causal) and ``append_eos`` (see ``Tokenizer.load``). A model that sees does so, unless ``images``
+        is false or no image fits ``max_length``.
 
         Vectors come out L2-normalised whether or not the folder ends with a Normalize step.
         """
@@ -173,6 +175,11 @@ class Embedder:
         limit = (
             max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
         )
+        sight, seeing = None, None
+        if images and folder.vision is not None and folder.vision.tokens + 4 <= limit:  # its ends, special tokens
+            from jasper_jax.vision.load import load_part
+
+            sight, seeing = load_part(folder.vision, tokenizer, encoder, limit, dtype)
         return cls(
             encoder,
             load_params(folder.encoder_path, encoder, dtype=dtype),
@@ -184,6 +191,8 @@ class Embedder:
             default_prompt_name=folder.default_prompt_name,
             max_length=limit,
             dtype=dtype,
+            sight=sight,
+            seeing=seeing,
         )
 
     @property

@@ -52,6 +52,19 @@ class Dense(NamedTuple):
 
 
 @dataclass(frozen=True)
+class VisionPart:
+    """What a folder in the public Jasper checkpoint's layout sees with; its weights lie under ``vision_model.``."""
+
+    path: Path
+    hf_config: dict[str, Any]
+    tokens: int  # that an image takes among the words
+    start_token: str
+    image_token: str
+    end_token: str
+    projector: tuple[np.ndarray, np.ndarray] | None  # kernel [C, D] and bias [D], float32
+
+
+@dataclass(frozen=True)
 class ModelFolder:
     """What a folder says, except the encoder's weights and the tokenizer."""
 
@@ -67,6 +80,7 @@ class ModelFolder:
     max_length: int | None  # None: the tokenizer's own
     lower_case: bool
     append_eos: bool  # its tokenizer.json lacks the end token that the model's own code appends
+    vision: VisionPart | None = None
     described: bool = False  # known from ``encoders.published``, not from a folder: there are no weights
 
 
@@ -81,6 +95,10 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder saved by sentence-transformers or transformers")
+    if (path / "config.json").is_file() and (whole := read_hf_config(path)).get("model_type") == "jasper_vl":
+        from jasper_jax.encoders.jasper_vl import read_jasper_vl
+
+        return read_jasper_vl(path, whole, causal)
     steps = _steps(path)
     encoder_path = path / steps[0][1]
     hf_config = read_hf_config(encoder_path)
@@ -112,7 +130,7 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
     hidden = encoder.hidden_size
     if size is not None and size != pooling.size(hidden):
         raise UserError(f"{path}: the Pooling step is for {size} dimensions, config.json's hidden_size is {hidden}")
-    settings = _read_settings(encoder_path)
+    settings = read_settings(encoder_path)
     prompts, default_prompt = read_prompts(path)
     return ModelFolder(
         path=path,
@@ -249,7 +267,7 @@ def _read_dense(folder: Path) -> Dense:
     return Dense(np.ascontiguousarray(weight.T), bias, DENSE_ACTIVATIONS[name])
 
 
-def _read_settings(encoder_path: Path) -> dict[str, Any]:
+def read_settings(encoder_path: Path) -> dict[str, Any]:
     """``sentence_bert_config.json`` (older folders name it after another architecture); absent: no settings."""
     files = sorted(encoder_path.glob("sentence_*_config.json"))
     if not files:

@@ -17,9 +17,11 @@ import ml_dtypes
 import numpy as np
 
 from jasper_jax.encoders.encoder import Encoder, Family
+from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint, write_safetensors
 from jasper_jax.encoders.stack import Params, depth, stacks_of
 from jasper_jax.encoders.table import LAYERS, Weight
+from jasper_jax.encoders.tower import Tower
 from jasper_jax.errors import UserError
 from jasper_jax.trees import flatten, unflatten
 
@@ -30,7 +32,7 @@ _DROPPED_CONFIG = ("_name_or_path", "auto_map", "torch_dtype", "transformers_ver
 
 def load_params(
     folder: str | Path,
-    encoder: Encoder,
+    encoder: Tower,
     layers: Sequence[int] | None = None,
     dtype: Any = None,
     place: Callable[[str, np.ndarray], Any] | None = None,
@@ -64,7 +66,7 @@ def load_params(
     return unflatten(flat)
 
 
-def check_params(folder: str | Path, encoder: Encoder, layers: Sequence[int] | None = None) -> None:
+def check_params(folder: str | Path, encoder: Tower, layers: Sequence[int] | None = None) -> None:
     """``load_params`` without its result: raises what it would raise, from the headers alone."""
     _checked(Path(folder), encoder, layers)
 
@@ -74,7 +76,7 @@ Sources = dict[str, list[str | None]]
 
 
 def _checked(
-    folder: Path, encoder: Encoder, layers: Sequence[int] | None
+    folder: Path, encoder: Tower, layers: Sequence[int] | None
 ) -> tuple[Sequence[Weight], dict[str, tuple[TensorFile, str]], Sources]:
     """The table that fits the checkpoint, where each tensor is, and which make each leaf; all there, all used, all of
     shape."""
@@ -82,11 +84,12 @@ def _checked(
     if len(chosen) != encoder.num_layers:
         raise UserError(f"layers {list(chosen)}: {len(chosen)} given, the encoder has {encoder.num_layers}")
     family, shapes, tensors = encoder.family, encoder.shapes(), open_checkpoint(folder)
+    part = _part_of(folder, encoder)
     best: tuple[int, Any] | None = None
     for make in (family.weights, *family.older):
         table = make(encoder.config)
         _check_table(table, shapes, family)
-        found = _known_names(tensors, family, table)
+        found = _known_names(tensors, family, table, part)
         sources: Sources = {weight.path: _source_names(weight, chosen) for weight in table}
         missing = len({name for names in sources.values() for name in names if name} - set(found))
         if best is None or missing < best[0]:
@@ -98,7 +101,7 @@ def _checked(
     return table, found, sources
 
 
-def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
+def state_dict(params: Params, encoder: Tower) -> dict[str, np.ndarray]:
     """The inverse: transformers' tensor names -> host arrays (views where possible), in the parameters' dtype.
 
     ``params["layers"]`` may be one stack or several.
@@ -119,7 +122,7 @@ def state_dict(params: Params, encoder: Encoder) -> dict[str, np.ndarray]:
     return {name: pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for name, pieces in parts.items()}
 
 
-def save(params: Params, encoder: Encoder, folder: str | Path) -> None:
+def save(params: Params, encoder: Tower, folder: str | Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``."""
     folder = Path(folder)
     if encoder.family.architecture is None:
@@ -127,12 +130,17 @@ def save(params: Params, encoder: Encoder, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tensors = state_dict(params, encoder)
     write_safetensors(folder / SINGLE, tensors)
-    config = {key: value for key, value in encoder.hf_config.items() if key not in _DROPPED_CONFIG}
-    config["architectures"] = [encoder.family.architecture]
+    config = config_of(encoder)
     config["dtype"] = str(next(iter(tensors.values())).dtype)
     temporary = folder / "config.json.writing"
     temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     os.replace(temporary, folder / "config.json")
+
+
+def config_of(encoder: Tower) -> dict[str, Any]:
+    """Its ``config.json``, for transformers."""
+    config = {key: value for key, value in encoder.hf_config.items() if key not in _DROPPED_CONFIG}
+    return {**config, "architectures": [encoder.family.architecture]}
 
 
 def _host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
@@ -169,14 +177,24 @@ def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Fam
         raise ValueError(f"weight table of {family.model_type}: {sorted(odd) or 'a path twice'}")
 
 
+def _part_of(folder: Path, encoder: Tower) -> str:
+    """What the names of this encoder's tensors begin with in a folder that holds two (``encoders.jasper_vl``)."""
+    if not (folder / "config.json").is_file() or read_hf_config(folder).get("model_type") != "jasper_vl":
+        return ""
+    return "model." if isinstance(encoder, Encoder) else "vision_model."
+
+
 def _known_names(
-    tensors: Mapping[str, TensorFile], family: Family, table: Sequence[Weight]
+    tensors: Mapping[str, TensorFile], family: Family, table: Sequence[Weight], part: str = ""
 ) -> dict[str, tuple[TensorFile, str]]:
-    """Name as in the table -> (file, name as stored): prefixes off, old endings renamed, ignored names left out."""
+    """Name as in the table -> (file, name as stored): prefixes off, old endings renamed, ignored names left out, and
+    names that do not begin with ``part``."""
     known = [_pattern(weight.name) for weight in table]
     found: dict[str, tuple[TensorFile, str]] = {}
     for stored, file in tensors.items():
-        name = stored
+        if not stored.startswith(part):
+            continue
+        name = stored.removeprefix(part)
         while not any(pattern.fullmatch(name) for pattern in known):
             shorter = _without_prefix(name, family)
             if shorter == name:

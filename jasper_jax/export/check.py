@@ -1,8 +1,8 @@
 """Reload the exported folder and compare its vectors with the trained student's; refuse on a mismatch.
 
-Where torch is installed sentence-transformers reloads it, in a process of its own, and every ``2_Dense_{dim}`` is
-tried. Elsewhere the folder is read back by this library and projected with numpy: that proves the files, not
-PyTorch's reading of them, and the verdict says so.
+Where torch is installed sentence-transformers reloads it, in a process of its own, and every dimension is tried; of a
+student that sees, with images and mixtures of both. Elsewhere the folder is read back by this library and projected
+with numpy: that proves the files, not PyTorch's reading of them, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +57,42 @@ def check_folder(
     from jasper_jax.training.loop import student_embedder
 
     expected: dict[str, np.ndarray] = {}
-    embedder = student_embedder(student, params, tokenizer)
+    embedder, sample = student_embedder(student, params, tokenizer), sample_of(student)
     for kind in ("query", "passage"):
-        pooled = embedder.pooled(list(SAMPLE), kind)
+        pooled = embedder.pooled(sample, kind)
         for dim, provider in served.items():
             head = params["heads"][provider.head]
             vectors = pooled @ np.asarray(head["kernel"]) + np.asarray(head.get("bias", np.float32(0)))
             expected[f"{kind}/{dim}"] = vectors[:, :dim]
+    return compare(folder, expected, sample, list(served), settings)
+
+
+def sample_of(student: Student) -> list[Any]:
+    """The inputs of the comparison: texts; of a student that sees also two images and two mixtures."""
+    if student.sight is None:
+        return list(SAMPLE)
+    from PIL import Image
+
+    x, y = np.meshgrid(np.arange(96), np.arange(64))
+    waves = np.stack([127 + 127 * np.sin(x / 9 + i) * np.cos(y / (5 + i)) for i in range(3)], axis=-1)
+    stripes = np.stack([x * 2, y * 3, 255 * ((x + y) // 12 % 2)], axis=-1)
+    one, two = (Image.fromarray(pixels.astype(np.uint8)) for pixels in (waves, stripes))
+    first, second = {"type": "image", "content": one}, {"type": "image", "content": two}
+    before, after = {"type": "text", "content": SAMPLE[1]}, {"type": "text", "content": SAMPLE[0]}
+    # Where an image leaves hardly any room it comes first, and the text after it is cut.
+    roomy = len(student.sight.alone) + 32 <= student.max_length
+    return [*SAMPLE, one, two, [first, after], [before, second, after] if roomy else [second, before]]
+
+
+def compare(
+    folder: Path, expected: Mapping[str, np.ndarray], sample: Sequence[Any], dims: Sequence[int], settings: Export
+) -> str:
+    """Reload ``folder`` and compare its vectors of ``sample`` with those expected, by ``{kind}/{dim}``, of any length.
+    One line as ``check_folder``, and its error."""
     if importlib.util.find_spec("torch") and importlib.util.find_spec("sentence_transformers"):
-        actual, how = _in_torch(folder, list(served)), "sentence-transformers loads it"
+        actual, how = _in_torch(folder, sample, dims), "sentence-transformers loads it"
     else:
-        actual = _in_numpy(folder, list(served))
+        actual = _in_numpy(folder, sample, dims)
         how = "read back without torch (install the extra 'export' to have sentence-transformers load it)"
     worst, where = 1.0, ""
     for name, vectors in expected.items():
@@ -80,7 +105,7 @@ def check_folder(
             f"{folder}: the exported folder's vectors differ from the student's ({where}: cosine {worst:.6f});"
             f" the export was not put in place, this is a defect worth reporting"
         )
-    return f"{how}; vectors agree at {', '.join(map(str, served))} dimensions (worst cosine {worst:.7f})"
+    return f"{how}; vectors agree at {', '.join(map(str, dims))} dimensions (worst cosine {worst:.7f})"
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -88,22 +113,33 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def _in_numpy(folder: Path, dims: list[int]) -> dict[str, np.ndarray]:
+def _in_numpy(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:
     embedder = Embedder.load(folder)
     out: dict[str, np.ndarray] = {}
     for kind in ("query", "passage"):
-        pooled = embedder.pooled(list(SAMPLE), kind)
+        if not (folder / f"2_Dense_{dims[0]}").is_dir():
+            out |= {f"{kind}/{dim}": embedder.encode(list(sample), kind, dim) for dim in dims}
+            continue
+        pooled = embedder.pooled(list(sample), kind)
         for dim in dims:
             dense = load_file(folder / f"2_Dense_{dim}" / "model.safetensors")
             out[f"{kind}/{dim}"] = pooled @ dense["linear.weight"].T.astype(np.float32) + dense.get("linear.bias", 0.0)
     return out
 
 
-def _in_torch(folder: Path, dims: list[int]) -> dict[str, np.ndarray]:
+def _in_torch(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:
     with tempfile.TemporaryDirectory() as scratch:
         job, result = Path(scratch) / "job.json", Path(scratch) / "vectors.npz"
-        job.write_text(json.dumps({"folder": str(folder.resolve()), "texts": SAMPLE, "dims": dims, "out": str(result)}))
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+        inputs = [_as_json(given, Path(scratch) / f"input-{i}") for i, given in enumerate(sample)]
+        job.write_text(
+            json.dumps({"folder": str(folder.resolve()), "inputs": inputs, "dims": list(dims), "out": str(result)})
+        )
+        environment = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "HF_MODULES_CACHE": str(Path(scratch) / "code"),
+        }
         done = subprocess.run(
             [sys.executable, "-m", "jasper_jax.export.reload_in_torch", str(job)],
             capture_output=True,
@@ -118,3 +154,16 @@ def _in_torch(folder: Path, dims: list[int]) -> dict[str, np.ndarray]:
             )
         with np.load(result) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+
+def _as_json(given: Any, name: Path) -> Any:
+    """An input with its images as files, without loss."""
+    if isinstance(given, str):
+        return given
+    if isinstance(given, list):
+        return [_as_json(part, Path(f"{name}-{i}")) for i, part in enumerate(given)]
+    if isinstance(given, dict):
+        return given if given["type"] == "text" else _as_json(given["content"], name)
+    path = f"{name}.png"
+    given.save(path)
+    return {"type": "image_path", "content": path}

@@ -34,28 +34,14 @@ def model_card(
         "",
         f"# {recipe.name}",
         "",
-        f"A text-embedding model of {student.encoder.num_layers} layers and width {student.encoder.hidden_size},"
+        f"{'An embedding model of texts and images,' if student.sight else 'A text-embedding model of'}"
+        f" {student.encoder.num_layers} layers and width {student.encoder.hidden_size},"
         f" distilled from {teachers} with the Jasper and Stella method (arXiv 2412.19048) by jasper_jax."
         f" Vectors of {', '.join(map(str, served))} dimensions; at most {student.max_length} tokens.",
         "",
         "## Use",
         "",
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        'model = SentenceTransformer("path/to/this/folder")',
-        'queries = model.encode(["..."], prompt_name="query")',
-        'passages = model.encode(["..."], prompt_name="passage")',
-        "```",
-        "",
-        f"`modules.json` points at `2_Dense_{default}`. For another dimension put its folder there"
-        " (`2_Dense_{dim}`), or, with Text Embeddings Inference, give `--dense-path 2_Dense_{dim}`. In JAX:",
-        "",
-        "```python",
-        "from jasper_jax import Embedder",
-        "",
-        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
-        "```",
+        *(_use(served, default) if student.sight is None else _use_seeing(served, default)),
         "",
         "| dimension | made by |",
         "| ---: | --- |",
@@ -67,7 +53,7 @@ def model_card(
         "",
         f"- Student: {start}{layers}; pooling {student.pooling}.",
         f"- Teachers: {teachers}.",
-        f"- Texts: {_texts(recipe.texts.sources)}.",
+        *([f"- Texts: {_texts(recipe.texts.sources)}."] if recipe.texts else []),
         "",
         "| stage | trained | heads | steps | batch | learning rate |",
         "| --- | --- | --- | ---: | ---: | ---: |",
@@ -97,3 +83,51 @@ def _texts(sources: list[TextSource]) -> str:
         value = getattr(source, kind)
         names.append(str(value) if kind in ("asset", "hf", "tfds") else f"a {kind} file")
     return ", ".join(names)
+
+
+def _use(served: Mapping[int, Provider], default: int) -> list[str]:
+    """How a folder of a text encoder is loaded."""
+    return [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("path/to/this/folder")',
+        'queries = model.encode(["..."], prompt_name="query")',
+        'passages = model.encode(["..."], prompt_name="passage")',
+        "```",
+        "",
+        f"`modules.json` points at `2_Dense_{default}`. For another dimension put its folder there"
+        " (`2_Dense_{dim}`), or, with Text Embeddings Inference, give `--dense-path 2_Dense_{dim}`. In JAX:",
+        "",
+        "```python",
+        "from jasper_jax import Embedder",
+        "",
+        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
+        "```",
+    ]
+
+
+def _use_seeing(served: Mapping[int, Provider], default: int) -> list[str]:
+    """How a folder of an encoder of texts and images is loaded."""
+    return [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        "",
+        'model = SentenceTransformer("path/to/this/folder", trust_remote_code=True)',
+        'queries = model.encode(["..."], prompt_name="query")',
+        "vectors = model.encode([",
+        '    "a text",',
+        "    image,  # Pillow's",
+        '    [{"type": "text", "content": "a text, then"}, {"type": "image_path", "content": "an/image.png"}],',
+        "])",
+        "```",
+        "",
+        f'Vectors have {default} dimensions; for others give `config_kwargs={{"vector_dim": {min(served)}}}`, and for'
+        ' texts alone `config_kwargs={"is_text_encoder": True}`, which leaves the vision part out. In JAX:',
+        "",
+        "```python",
+        "from jasper_jax import Embedder",
+        "",
+        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
+        "```",
+    ]

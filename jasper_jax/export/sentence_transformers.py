@@ -1,4 +1,4 @@
-"""Export as a sentence-transformers folder in Stella's layout.
+"""Export as a sentence-transformers folder in Stella's layout; of a student that sees, in Jasper's (``jasper_vl``).
 
 ``Transformer`` at the top, ``1_Pooling``, one ``2_Dense_{dim}`` for every head and nested dimension, and a
 ``Normalize``; ``modules.json`` points at one of the Dense folders, any other is chosen by editing that one line. The
@@ -7,7 +7,6 @@ folder is written under a temporary name, reloaded and compared with the trained
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
 from collections.abc import Mapping
@@ -23,6 +22,8 @@ from jasper_jax.encoders.weights import save
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.check import check_folder
+from jasper_jax.export.files import DTYPES, write_json
+from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.model_card import model_card
 from jasper_jax.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.run import Run
@@ -36,7 +37,7 @@ TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.tx
 WRITTEN = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer)\.json|"
-    + "|".join(map(re.escape, TOKENIZER_FILES))
+    + "|".join(map(re.escape, (*TOKENIZER_FILES, *FILES)))
 )
 """Every file that an export can hold; a folder with any other is not replaced."""
 FORMAT = 1
@@ -51,7 +52,6 @@ POOLING_KEYS = {
     "lasttoken": "lasttoken",
 }
 """Pooling mode -> its ``pooling_mode_`` key, which every version of sentence-transformers reads."""
-DTYPES = {"float32": jnp.float32, "float16": jnp.float16, "bfloat16": jnp.bfloat16}
 
 
 def export(run: Run, output: Path) -> tuple[Path, str]:
@@ -132,44 +132,22 @@ def write_folder(
     default: int,
 ) -> None:
     """Every file of the export; nothing in it depends on time or place, so equal runs give equal bytes."""
-    settings = run.recipe.export
-    dtype = DTYPES[settings.dtype]
-    save(_cast(params["encoder"], dtype), student.encoder, folder)
-    tokenizer.save(folder)
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    for dim, provider in served.items():
-        _write_dense(folder / f"2_Dense_{dim}", params["heads"][provider.head], dim, dtype)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{default}", "Dense")]
-    if settings.normalize:
-        modules.append(("3_Normalize", "Normalize"))
-        (folder / "3_Normalize").mkdir()
-        _write_json(folder / "3_Normalize" / "config.json", {})
-    _write_json(
-        folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
-    )
-    _write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
-    modes = {f"pooling_mode_{old}": new in student.pooling.modes for new, old in POOLING_KEYS.items()}
-    _write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": student.encoder.hidden_size, **modes},
-    )
-    _write_json(
-        folder / "config_sentence_transformers.json",
-        {
-            "prompts": dict(student.prompts),
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
-    )
+    if student.sight is None:
+        _write_stella(folder, run, student, params, tokenizer, source, served, default)
+    else:
+        write_jasper_vl(
+            folder,
+            student=student,
+            params=params,
+            tokenizer=tokenizer,
+            source=source,
+            served=served,
+            default=default,
+            settings=run.recipe.export,
+        )
     evaluation = _evaluation(run)
     (folder / "README.md").write_text(model_card(run, student, served, default, evaluation))
-    _write_json(
+    write_json(
         folder / MARKER,
         sealed(
             {
@@ -188,6 +166,54 @@ def write_folder(
     )
 
 
+def _write_stella(
+    folder: Path,
+    run: Run,
+    student: Student,
+    params: Mapping[str, Any],
+    tokenizer: Tokenizer,
+    source: Path,
+    served: Mapping[int, Provider],
+    default: int,
+) -> None:
+    """Model, tokenizer, steps and prompts of a student of texts."""
+    settings = run.recipe.export
+    dtype = DTYPES[settings.dtype]
+    save(_cast(params["encoder"], dtype), student.encoder, folder)
+    tokenizer.save(folder)
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    for dim, provider in served.items():
+        _write_dense(folder / f"2_Dense_{dim}", params["heads"][provider.head], dim, dtype)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{default}", "Dense")]
+    if settings.normalize:
+        modules.append(("3_Normalize", "Normalize"))
+        (folder / "3_Normalize").mkdir()
+        write_json(folder / "3_Normalize" / "config.json", {})
+    write_json(
+        folder / "modules.json",
+        [
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (path, kind) in enumerate(modules)
+        ],
+    )
+    write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
+    modes = {f"pooling_mode_{old}": new in student.pooling.modes for new, old in POOLING_KEYS.items()}
+    write_json(
+        folder / "1_Pooling" / "config.json",
+        {"word_embedding_dimension": student.encoder.hidden_size, **modes},
+    )
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "prompts": dict(student.prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+
+
 def _write_dense(folder: Path, head: Mapping[str, Any], dim: int, dtype: Any) -> None:
     kernel = np.asarray(jnp.asarray(head["kernel"][:, :dim], dtype))
     tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
@@ -195,7 +221,7 @@ def _write_dense(folder: Path, head: Mapping[str, Any], dim: int, dtype: Any) ->
         tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"][:dim], dtype))
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", tensors)
-    _write_json(
+    write_json(
         folder / "config.json",
         {
             "in_features": int(kernel.shape[0]),
@@ -210,11 +236,6 @@ def _cast(tree: Any, dtype: Any) -> Any:
     import jax
 
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
-
-
-def _write_json(path: Path, content: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _evaluation(run: Run) -> Evaluation | None:

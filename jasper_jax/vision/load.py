@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from jasper_jax.config import Vision
 from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.folder import VisionPart
 from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.errors import UserError
@@ -18,7 +19,7 @@ from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.preprocess import Preprocessing
 from jasper_jax.vision.registry import vision_from_config, vision_from_folder
-from jasper_jax.vision.sight import Sight, make_sight
+from jasper_jax.vision.sight import IMAGE_TOKENS, Sight, make_sight
 
 
 @dataclass(frozen=True)
@@ -103,3 +104,34 @@ def load_vision(settings: Vision, folder: VisionFolder, sight: Sight, seed: int)
             raise UserError(f"student.vision.model: {settings.model} is not here, only its sizes are known")
         params["vision"] = load_params(folder.path, folder.encoder, dtype=jnp.float32)
     return params
+
+
+def load_part(
+    part: VisionPart, tokenizer: Tokenizer, encoder: Encoder, max_length: int, dtype: str = "float32"
+) -> tuple[Sight, dict[str, Any]]:
+    """What a model folder sees with, and its parameters.
+
+    Raises:
+      UserError: other tokens than Jasper's, or none in the tokenizer; weights that do not fit.
+    """
+    where = f"{part.path / 'config.json'}: vision_config"
+    given = (part.start_token, part.image_token, part.end_token)
+    if given != IMAGE_TOKENS or any(tokenizer.token_id(token) is None for token in given):
+        raise UserError(f"{part.path}: its image tokens are {', '.join(given)}; {', '.join(IMAGE_TOKENS)} are needed")
+    preprocessing, own = Preprocessing.read(part.path), vision_from_config(part.hf_config, where)
+    patch = own.config.patch_size
+    vision = vision_from_config(part.hf_config, where, preprocessing.size // patch * patch)
+    sight = make_sight(
+        vision,
+        preprocessing.with_size(vision.image_size),
+        tokens=part.tokens,
+        width=encoder.hidden_size,
+        projector=part.projector is not None,
+        tokenizer=tokenizer,
+        max_length=max_length,
+    )
+    params: dict[str, Any] = {"vision": load_params(part.path, vision, dtype=dtype)}
+    if part.projector is not None:
+        kernel, bias = part.projector
+        params["projector"] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
+    return sight, params

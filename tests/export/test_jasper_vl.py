@@ -1,0 +1,268 @@
+"""The folder of a student that sees: sentence-transformers and transformers load it, and give what its parts give."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jasper_jax.config import Export
+from jasper_jax.dimensions import providers
+from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.safetensors import TensorFile
+from jasper_jax.encoders.weights import load_params, save
+from jasper_jax.errors import UserError
+from jasper_jax.export.check import check_folder
+from jasper_jax.export.jasper_vl import write_jasper_vl
+from jasper_jax.pooling import Pooling
+from jasper_jax.student import HeadShape, Student
+from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.registry import vision_from_config
+from jasper_jax.vision.sight import make_sight, with_image_tokens
+from jasper_jax.vision.words import grow_words, with_vocabulary
+from tests.export.seeing import DIMS, QUERY, VISION, inputs, parts_of, run_torch
+from tests.tiny import write_model
+
+pytest.importorskip("torch")
+pytest.importorskip("PIL")
+
+CASES = {
+    "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, False),
+    "dinov2": ("bert", "dinov2", 9, True),
+    "clip": ("bert", "clip_vision_model", 20, True),
+    "mpnet": ("mpnet", "siglip_vision_model", 6, False),
+}
+
+
+class Case:
+    """A student with random weights, its folder, and what torch made of it."""
+
+    def __init__(self, name: str, place: Path, dtype: str = "float32"):
+        text, vision, tokens, projector = CASES[name]
+        source = write_model(place / "text-source", model_type=text, layers=2)
+        folder = read_model_folder(source)
+        longest = 700 if text.startswith("qwen2") else 60
+        tokenizer = with_image_tokens(Tokenizer.load(source, longest))
+        encoder = encoder_from_config({**folder.hf_config, "max_position_embeddings": max(longest, 64)})
+        sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, **VISION[vision]}
+        tower = vision_from_config({"model_type": vision, **sizes})
+        self.sight = make_sight(
+            tower,
+            Preprocessing.default_for(vision).with_size(28),
+            tokens=tokens,
+            width=encoder.hidden_size,
+            projector=projector,
+            tokenizer=tokenizer,
+            max_length=longest,
+        )
+        rows = max(encoder.vocab_size, self.sight.end_id + 1)
+        heads = {"fc1": HeadShape(24, (24, 12), True), "fc2": HeadShape(8, (8,), False)}
+        self.student = Student(
+            encoder=with_vocabulary(encoder, rows),
+            pooling=Pooling(),
+            heads=heads,
+            prompts={"query": QUERY, "passage": ""},
+            max_length=longest,
+            compute_dtype="float32",
+            remat=False,
+            dropout=0.0,
+            vector_dropout=0.2,
+            sight=self.sight,
+        )
+        noise = jax.random.key(5)
+        drawn = self.student.init(1)
+        drawn = jax.tree.map(lambda x: x + 0.05 * jax.random.normal(jax.random.fold_in(noise, x.size), x.shape), drawn)
+        self.params = {**drawn, "encoder": grow_words(drawn["encoder"], rows)}
+        self.tokenizer, self.folder, self.source = tokenizer, place / "export", source
+        self.write(self.folder, dtype)
+        save(self.params["encoder"], self.student.encoder, place / "text")
+        save(self.params["vision"], tower, place / "vision")
+        self.place = place
+
+    def write(self, folder: Path, dtype: str = "float32") -> None:
+        write_jasper_vl(
+            folder,
+            student=self.student,
+            params=self.params,
+            tokenizer=self.tokenizer,
+            source=self.source,
+            served=providers(self.student.heads, {}),
+            default=12,
+            settings=Export(dtype=dtype),
+        )
+
+    def torch(self) -> dict:
+        """What ``tests.export.seeing`` makes of it."""
+        given = inputs(self.place / "pictures")
+        arrays: dict[str, np.ndarray] = {}
+        for i, one in enumerate(map(parts_of, given)):
+            text = "".join(part if isinstance(part, str) else self.sight.written for part in one)
+            for kind, prompt in (("query", QUERY), ("passage", "")):
+                prompt = prompt if isinstance(one[0], str) else ""
+                (arrays[f"{kind}/ids/{i}"],) = (x.astype(np.int64) for x in self.tokenizer.encode([prompt + text]))
+            if pixels := [self.pixels(part) for part in one if not isinstance(part, str)]:
+                arrays[f"pixels/{i}"] = np.stack(pixels)
+        for dim, head in ((24, "fc1"), (12, "fc1"), (8, "fc2")):
+            arrays[f"kernel/{dim}"] = np.asarray(self.params["heads"][head]["kernel"])[:, :dim]
+            bias = self.params["heads"][head].get("bias", np.zeros(dim, np.float32))
+            arrays[f"bias/{dim}"] = np.asarray(bias)[:dim]
+        for name, x in self.params.get("projector", {}).items():
+            arrays[f"projector/{name}"] = np.asarray(x)
+        np.savez(self.place / "given.npz", allow_pickle=False, **arrays)
+        return run_torch(
+            self.place,
+            folder=str(self.folder),
+            text=str(self.place / "text"),
+            vision=str(self.place / "vision"),
+            given=str(self.place / "given.npz"),
+            inputs=len(given),
+            tokens=self.sight.tokens,
+            projector=self.sight.projector,
+            image_id=self.sight.image_id,
+        )
+
+    def pixels(self, image) -> np.ndarray:
+        """[3, S, S], as transformers wants them."""
+        from jasper_jax.vision.images import open_image
+
+        levels = self.sight.preprocessing.prepare(open_image(image, "test"))
+        return np.asarray(self.sight.preprocessing.normalise(levels)).transpose(2, 0, 1)
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def seen(case: Case) -> dict:
+    return case.torch()
+
+
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def test_texts_images_and_mixtures_at_every_dimension(case: Case, seen: dict) -> None:
+    vectors = seen["vectors"]
+    for kind in ("query", "passage"):
+        for dim in DIMS:
+            assert vectors[f"{kind}/{dim}"].shape == (7, dim)
+            assert cosines(vectors[f"{kind}/{dim}"], vectors[f"reference/{kind}/{dim}"]).min() >= 0.99999
+            np.testing.assert_allclose(np.linalg.norm(vectors[f"{kind}/{dim}"], axis=1), 1.0, atol=1e-5)
+    # Unlike inputs have unlike vectors: the comparison above is not one of constants.
+    assert np.abs(np.triu(cosines(vectors["query/24"][:, None], vectors["query/24"][None]), 1)).max() < 0.999999
+    np.testing.assert_allclose(vectors["alone"], vectors["of many"], atol=1e-5)
+    np.testing.assert_allclose(vectors["resaved"], vectors["query/8"], atol=1e-5)
+
+
+def test_the_jax_student_gives_the_same_image_vectors(case: Case, seen: dict) -> None:
+    given = [parts_of(one) for one in inputs(case.place / "pictures")]
+    from jasper_jax.vision.images import open_image
+
+    levels = np.stack([case.sight.preprocessing.prepare(open_image(given[i][0], "test")) for i in (1, 4)])
+    pooled = case.student.pooled_images(case.params, levels)
+    ours = np.asarray(case.student.project(case.params, pooled, ["fc1"])["fc1"])
+    assert cosines(ours, seen["vectors"]["passage/24"][[1, 4]]).min() >= 0.99999
+
+
+def test_loading_misses_nothing_and_names_nothing_unknown(seen: dict) -> None:
+    assert seen["loading"] == {}
+
+
+def test_a_text_encoder_leaves_the_vision_part_out(seen: dict) -> None:
+    assert not seen["vision built"]
+    expected = seen["vectors"]["passage/12"][[0, 3]]
+    np.testing.assert_allclose(seen["vectors"]["text encoder"], expected, atol=1e-5)
+    assert "not support image" in seen["text encoder refused image"] or "image" in seen["text encoder refused image"]
+    assert "inputs[1]" in seen["text encoder refused item"]
+
+
+def test_refusals_name_the_input(seen: dict) -> None:
+    said = seen["refused"]
+    assert "inputs[2]" in said["type"]
+    assert "'video'" in said["type"]
+    assert "inputs[1]" in said["number"]
+    assert "inputs[0]" in said["content"]
+    assert "inputs[1]" in said["empty"]
+    assert "inputs[0]" in said["mark"]
+    assert "inputs[2]" in said["long"]
+    assert "does not fit" in said["long"]
+
+
+def test_it_is_a_text_teacher_again(case: Case, seen: dict) -> None:
+    texts = [one for one in inputs(case.place / "pictures") if isinstance(one, str)]
+    where = [i for i, one in enumerate(inputs(case.place / "pictures")) if isinstance(one, str)]
+    for folder in (case.folder, Path(seen["resaved"])):
+        embedder = Embedder.load(folder)
+        assert embedder.dims == sorted(DIMS)
+        for kind in ("query", "passage"):
+            for dim in DIMS:
+                ours = embedder.encode(texts, kind=kind, dim=dim)
+                assert cosines(ours, seen["vectors"][f"{kind}/{dim}"][where]).min() >= 0.99999
+    assert embedder.default_dim == 8  # saved again by a model loaded at 8
+    assert Embedder.load(case.folder).default_dim == 12
+
+
+def test_read_back_it_sees(case: Case, seen: dict) -> None:
+    embedder = Embedder.load(case.folder)
+    for kind in ("query", "passage"):
+        for dim in DIMS:
+            ours = embedder.encode(inputs(case.place / "pictures"), kind=kind, dim=dim)
+            assert cosines(ours, seen["vectors"][f"{kind}/{dim}"]).min() >= 0.99999
+
+
+def test_its_parts_are_read_back(case: Case) -> None:
+    folder = read_model_folder(case.folder)
+    part = folder.vision
+    assert part is not None
+    assert (part.tokens, part.image_token) == (case.sight.tokens, "<|jasper_img_token|>")
+    tower = vision_from_config(part.hf_config)
+    assert tower.config == case.sight.encoder.config
+    for encoder, ours in ((tower, case.params["vision"]), (case.student.encoder, case.params["encoder"])):
+        back = load_params(case.folder, encoder)
+        assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), back, ours))
+    if case.sight.projector:
+        assert part.projector is not None
+        np.testing.assert_array_equal(part.projector[0], case.params["projector"]["kernel"])
+    else:
+        assert part.projector is None
+
+
+def test_half_precision_and_public_names(tmp_path: Path) -> None:
+    case = Case("siglip", tmp_path, "float16")
+    tensors = TensorFile(case.folder / "model.safetensors")
+    assert {x.dtype for x in tensors.values()} == {np.dtype(np.float16)}
+    named = {"model.embed_tokens.weight", "vector_linear_12.bias", "vision_model.vision_model.post_layernorm.weight"}
+    assert named <= set(tensors)
+    np.testing.assert_array_equal(tensors["vector_linear_12.weight"], tensors["vector_linear_24.weight"][:12])
+    assert json.loads((case.folder / "config.json").read_text())["dtype"] == "float16"
+
+
+def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: Path) -> None:
+    served = providers(case.student.heads, {})
+    said = check_folder(case.folder, case.student, case.params, case.tokenizer, served, Export())
+    assert "sentence-transformers loads it; vectors agree at 24, 12, 8 dimensions" in said
+    if case.sight.tokens == 9:
+        shutil.copytree(case.folder, tmp_path / "other")
+        other = dataclasses.replace(
+            case.sight, preprocessing=Preprocessing.default_for("clip_vision_model").with_size(28)
+        )
+        with pytest.raises(UserError, match="differ from the student's"):
+            check_folder(
+                tmp_path / "other",
+                dataclasses.replace(case.student, sight=other),
+                case.params,
+                case.tokenizer,
+                served,
+                Export(),
+            )
