@@ -11,7 +11,7 @@ import jax
 from PIL import Image, ImageDraw
 
 from jasper_jax.encoders.weights import save
-from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.preprocess import default_for
 from jasper_jax.vision.registry import vision_from_config
 
 VISION = {
@@ -38,7 +38,7 @@ def write_vision(folder: Path, model_type: str = "dinov2", *, layers: int = 2, h
     encoder = vision_from_config(config)
     folder.mkdir(parents=True, exist_ok=True)
     save(encoder.init(jax.random.key(seed)), encoder, folder)
-    preprocessing = Preprocessing.default_for(model_type).with_size(28)
+    preprocessing = default_for(model_type).with_size(28)
     (folder / "preprocessor_config.json").write_text(json.dumps(preprocessing.to_hf()))
     return folder
 

@@ -14,10 +14,9 @@ from jasper_jax.encoders.folder import VisionPart
 from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.errors import UserError
-from jasper_jax.progress import say
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
-from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.preprocess import Preprocessing, default_for, preprocessing_from_folder
 from jasper_jax.vision.registry import vision_from_config, vision_from_folder
 from jasper_jax.vision.sight import IMAGE_TOKENS, Sight, make_sight
 
@@ -34,13 +33,7 @@ class VisionFolder:
 def read_vision(settings: Vision, path: Path) -> VisionFolder:
     """The folder of ``student.vision.model``. UserError: a family that is not implemented, a size that does not fit."""
     encoder = vision_from_folder(path, settings.image_size)
-    if (path / "preprocessor_config.json").is_file():
-        preprocessing = Preprocessing.read(path)
-    else:
-        preprocessing = Preprocessing.default_for(encoder.family.model_type)
-        say(
-            f"{path}: has no preprocessor_config.json; images are prepared as {encoder.family.model_type} usually does."
-        )
+    preprocessing = preprocessing_from_folder(path, encoder.family.model_type)
     return VisionFolder(path, encoder, preprocessing.with_size(encoder.image_size))
 
 
@@ -50,7 +43,7 @@ def described_vision(settings: Vision) -> VisionFolder | None:
     if config is None:
         return None
     encoder = vision_from_config(config, settings.model, settings.image_size)
-    preprocessing = Preprocessing.default_for(encoder.family.model_type).with_size(encoder.image_size)
+    preprocessing = default_for(encoder.family.model_type).with_size(encoder.image_size)
     return VisionFolder(None, encoder, preprocessing)
 
 
@@ -118,7 +111,7 @@ def load_part(
     given = (part.start_token, part.image_token, part.end_token)
     if given != IMAGE_TOKENS or any(tokenizer.token_id(token) is None for token in given):
         raise UserError(f"{part.path}: its image tokens are {', '.join(given)}; {', '.join(IMAGE_TOKENS)} are needed")
-    preprocessing, own = Preprocessing.read(part.path), vision_from_config(part.hf_config, where)
+    preprocessing, own = preprocessing_from_folder(part.path, FAMILIES[str(part.hf_config.get("model_type"))].model_type), vision_from_config(part.hf_config, where)
     patch = own.config.patch_size
     vision = vision_from_config(part.hf_config, where, preprocessing.size // patch * patch)
     sight = make_sight(

@@ -64,7 +64,7 @@ class VitConfig:
     def at_size(self, image_size: int | None, where: str) -> VitConfig:
         """To be run at another image size. UserError: no whole number of patches."""
         if image_size is None or image_size == self.image_size:
-            return self
+            return self  # even where the patches leave a rest, as SigLIP's of 14 do in 384: it is not looked at
         P = self.patch_size
         if image_size % P:
             below = image_size // P * P
@@ -86,7 +86,7 @@ def read_sizes(read: Reader, *, image_size: int, patch_size: int, hidden_size: i
         "hidden_size": hidden,
         "num_layers": read.integer("num_hidden_layers", layers),
         "num_heads": read.heads(hidden, 12),
-        "image_size": image // patch * patch,
+        "image_size": image,
         "patch_size": patch,
         "table_side": image // patch,
     }
@@ -181,10 +181,10 @@ class Patches(nnx.Module):
             self.bias = nnx.Param(jnp.zeros((D,), jnp.float32))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """``[N, S, S, 3]`` -> ``[N, (S/P)², D]``, row by row."""
+        """``[N, S, S, 3]`` -> ``[N, ⌊S/P⌋², D]``, row by row."""
         N, S, _, _ = images.shape
         P, side = self.patch, S // self.patch
-        x = images.astype(self.dtype).reshape(N, side, P, side, P, 3).transpose(0, 1, 3, 4, 2, 5)
+        x = images[:, : side * P, : side * P].astype(self.dtype).reshape(N, side, P, side, P, 3).transpose(0, 1, 3, 4, 2, 5)
         kernel = self.kernel[...].astype(self.dtype)
         x = x.reshape(N, side * side, P * P * 3) @ kernel.reshape(P * P * 3, -1)
         return x + self.bias[...].astype(self.dtype) if self.biased else x

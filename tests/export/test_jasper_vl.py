@@ -24,7 +24,7 @@ from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.pooling import Pooling
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.tokenization import Tokenizer
-from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.preprocess import default_for
 from jasper_jax.vision.registry import vision_from_config
 from jasper_jax.vision.sight import make_sight, with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary
@@ -56,7 +56,7 @@ class Case:
         tower = vision_from_config({"model_type": vision, **sizes})
         self.sight = make_sight(
             tower,
-            Preprocessing.default_for(vision).with_size(28),
+            default_for(vision).with_size(28),
             tokens=tokens,
             width=encoder.hidden_size,
             projector=projector,
@@ -255,7 +255,7 @@ def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: P
     if case.sight.tokens == 9:
         shutil.copytree(case.folder, tmp_path / "other")
         other = dataclasses.replace(
-            case.sight, preprocessing=Preprocessing.default_for("clip_vision_model").with_size(28)
+            case.sight, preprocessing=default_for("clip_vision_model").with_size(28)
         )
         with pytest.raises(UserError, match="differ from the student's"):
             check_folder(

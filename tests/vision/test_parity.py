@@ -16,7 +16,7 @@ from jasper_jax.vision.registry import vision_from_config, vision_from_folder
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 28, "patch_size": 7}
+SMALL = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4, "image_size": 30, "patch_size": 7}
 CASES = {
     "siglip_vision_model": {**SMALL, "intermediate_size": 48},
     "clip_vision_model": {**SMALL, "intermediate_size": 48},
@@ -51,7 +51,7 @@ def test_states_equal_transformers(model_type, tmp_path):
     model.save_pretrained(tmp_path)
     encoder = vision_from_folder(tmp_path)
     params = load_params(tmp_path, encoder)
-    x = images(28)
+    x = images(30)
     ours = np.asarray(encoder.apply(params, x))
     assert ours.shape == (2, encoder.num_tokens, 32)
     np.testing.assert_allclose(ours, states_of(model, x), atol=TOLERANCE, rtol=TOLERANCE)
@@ -86,7 +86,7 @@ def test_weights_go_both_ways(model_type, tmp_path):
     assert all(
         name.startswith(("head.", "post_layernorm.", "embeddings.mask_token")) for name in report["missing_keys"]
     )
-    x = images(28)
+    x = images(30)
     np.testing.assert_allclose(states_of(again.eval(), x), states_of(model, x), atol=1e-6)
 
 
@@ -96,7 +96,7 @@ def test_a_whole_siglip_gives_its_vision_tower(tmp_path):
     model = transformers.SiglipModel(config).eval()
     model.save_pretrained(tmp_path)
     encoder = vision_from_folder(tmp_path)
-    x = images(28)
+    x = images(30)
     ours = np.asarray(encoder.apply(load_params(tmp_path, encoder), x))
     np.testing.assert_allclose(ours, states_of(model.vision_model, x), atol=TOLERANCE, rtol=TOLERANCE)
 
@@ -117,7 +117,7 @@ def test_the_old_names_of_a_checkpoint_are_read(tmp_path):
 def test_the_last_layers_alone_have_a_gradient(model_type):
     encoder = vision_from_config({"model_type": model_type, **CASES[model_type]})
     params = split_layers(encoder.init(jax.random.key(0)), 1)
-    x = jnp.asarray(images(28))
+    x = jnp.asarray(images(30))
 
     def loss(last):
         layers = (params["layers"][0], last)
