@@ -135,7 +135,7 @@ def _evaluate(run, timings):  # type: ignore[no-untyped-def]
     from jasper_jax.evaluation.report import console_table, to_json
 
     with timings.phase("evaluation"):
-        evaluation = evaluate(run)
+        evaluation = evaluate(run, run.folder / "contact-sheet.png" if _can_draw() else None)
         to_json(evaluation, run.folder / "evaluation.json")
         _draw(run, evaluation)
     # Eleven columns: a log file takes them whole, a narrow terminal folds them.
@@ -143,11 +143,15 @@ def _evaluate(run, timings):  # type: ignore[no-untyped-def]
     return evaluation
 
 
-def _draw(run, evaluation):  # type: ignore[no-untyped-def]
-    """The two pictures, where matplotlib is installed."""
+def _can_draw() -> bool:
     import importlib.util
 
-    if importlib.util.find_spec("matplotlib") is None:
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def _draw(run, evaluation):  # type: ignore[no-untyped-def]
+    """The two pictures, where matplotlib is installed."""
+    if not _can_draw():
         say("Pictures are not drawn: pip install 'jasper-jax[plot]'")
         return
     from jasper_jax.evaluation.plots import plot_dimensions, plot_training

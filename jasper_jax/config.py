@@ -143,7 +143,8 @@ class ImageSource(Section):
     caption: str | None = None
     """Column (or extension) of the caption; None: ``caption`` (WebDataset: txt)."""
     group: str | None = None
-    """Column that tells which images belong together; those of one group never lie on both sides of a split."""
+    """Column that tells which images belong together; those of one group never lie on both sides of a split. Of openmoji:
+    ``tone`` for emoji that differ in skin tone alone, None for those that differ in hair, gender or direction too."""
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -159,6 +160,8 @@ class ImageSource(Section):
         for key in _NOT_FOR_IMAGES[given[0]]:
             if getattr(self, key) is not None:
                 raise ValueError(f"{key} has no meaning for a source of {given[0]}; leave it out")
+        if self.asset and self.group not in (None, "tone"):
+            raise ValueError(f"group {self.group!r} is no grouping of {self.asset}; tone is, or leave it out")
         return self
 
 
@@ -168,7 +171,7 @@ _NOT_FOR_IMAGES = {
     "webdataset": ("split", "config", "group"),
     "tfds": ("config",),
     "hf": (),
-    "asset": ("split", "config", "image", "caption", "group"),
+    "asset": ("split", "config", "image", "caption"),
 }
 
 

@@ -90,9 +90,8 @@ def _item(item: Any, where: str) -> tuple[str, Any]:
 
 def check_images(ids: Sequence[int], mixture: Mixture, sight: Sight, where: str, limit: int) -> None:
     """UserError when not every token of every image came through the tokenizer: the input was cut within one."""
-    tokens = sum(1 for token in ids if token == sight.image_id)
-    wanted = sight.tokens * len(mixture.images)
-    if tokens != wanted:
+    found = [sum(1 for token in ids if token == one) for one in (sight.image_id, sight.end_id)]
+    if found != [sight.tokens * len(mixture.images), len(mixture.images)]:
         most = max(0, (limit - 2) // (sight.tokens + 2))
         raise UserError(
             f"{where}: {len(mixture.images)} images of {sight.tokens + 2} tokens do not fit what the model reads,"

@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
 # Set up and run the quickstart: two real teachers into three layers of MiniLM, on a CPU.
 #
-#   scripts/quickstart.sh [--no-torch] [key=value ...]
+#   scripts/quickstart.sh [--vision] [--no-torch] [key=value ...]
 #
 # Makes a virtual environment in .venv (or uses $VENV), installs the package, runs configs/quickstart.yaml.
 # Killed or interrupted, the same command continues. --no-torch leaves PyTorch out: the exported folder is then
 # checked without it. key=value changes the recipe, e.g. 'texts.sources=[{jsonl: my.jsonl}]' run_dir=runs/mine.
+# --vision then teaches that student to see (configs/quickstart_vision.yaml, to which key=value then belongs).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 extra=quickstart
 overrides=()
+vision=
 for argument in "$@"; do
   case "$argument" in
-    --no-torch) extra=plot ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
+    --no-torch) extra=plot,vision ;;
+    --vision) vision=yes ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
     *=*) overrides+=("$argument") ;;
-    *) echo "quickstart.sh: unknown argument '$argument'; allowed: --no-torch, key=value" >&2; exit 2 ;;
+    *) echo "quickstart.sh: unknown argument '$argument'; allowed: --vision, --no-torch, key=value" >&2; exit 2 ;;
   esac
 done
 
@@ -24,4 +27,8 @@ done
 source scripts/environment.sh
 set_up "$extra"
 
+if [[ -n $vision ]]; then
+  [[ -e runs/quickstart/export/jasper.json ]] || "$VENV/bin/jasper" run configs/quickstart.yaml
+  exec "$VENV/bin/jasper" run configs/quickstart_vision.yaml ${overrides[@]+"${overrides[@]}"}
+fi
 exec "$VENV/bin/jasper" run configs/quickstart.yaml ${overrides[@]+"${overrides[@]}"}

@@ -262,7 +262,9 @@ DINOV2 = Asset(
     },
 )
 
-CATALOGUE: dict[str, Asset] = {asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI, DINOV2)}
+CATALOGUE: dict[str, Asset] = {
+    asset.name: asset for asset in (MINILM, MPNET, SQUAD_SHIFTS, LEE, RANDFACTS, OPENMOJI, DINOV2)
+}
 
 
 def named(name: str) -> Asset:

@@ -69,7 +69,9 @@ def convert(folder: Path) -> None:
         and node.name.startswith("/backbone/embeddings/")
     ]  # fmt: skip
     if len(patches) != 1 or len(first) != 1:
-        raise ValueError(f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed")
+        raise ValueError(
+            f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed"
+        )
     tensors["embeddings.position_embeddings"] = np.concatenate([first[0], patches[0]], axis=1)
     write_safetensors(folder / "model.safetensors", {n: np.ascontiguousarray(x) for n, x in sorted(tensors.items())})
     for name, content in (("config.json", CONFIG), ("preprocessor_config.json", PROCESSOR)):

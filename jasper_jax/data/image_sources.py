@@ -120,7 +120,8 @@ def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
 
     for drawing in drawings():
         named = drawing.named
-        yield Example(rendered(drawing.svg, log.key), named.caption, drawing.stem, named.group, not named.toned)
+        group = named.alike if source.group == "tone" else named.group
+        yield Example(rendered(drawing.svg, log.key), named.caption, drawing.stem, group, not named.toned)
 
 
 _READERS = {

@@ -35,12 +35,14 @@ _ONE = {
 
 
 class Named(NamedTuple):
-    """What an emoji is called; ``group`` is the same for emoji that differ in skin tone, hair, gender or direction."""
+    """What an emoji is called; ``group`` is the same for emoji that differ in skin tone, hair, gender or direction,
+    ``alike`` for those that differ in skin tone alone."""
 
     caption: str
     group: str
     toned: bool
     """Whether the skin has another colour than yellow."""
+    alike: str
 
 
 def named(characters: str, name: str) -> Named:
@@ -61,8 +63,8 @@ def named(characters: str, name: str) -> Named:
         base, details = "keycap", [base.removeprefix("keycap ")]
     caption = f"{base}: {', '.join(details)}" if details else base
     if base in ("flag", "keycap"):
-        return Named(caption, caption, False)
-    return Named(caption, _group(base), bool(_TONE.search(name)))
+        return Named(caption, caption, False, caption)
+    return Named(caption, _group(base), bool(_TONE.search(name)), _TONE.sub("", name).replace("_", " "))
 
 
 def _group(base: str) -> str:

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +21,7 @@ from jasper_jax.data.vectors import concatenate
 from jasper_jax.embedder import Embedder
 from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.contact_sheet import contact_sheet
 from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
@@ -81,8 +83,9 @@ class Tests:
         return scores
 
 
-def evaluate(run: Run) -> Evaluation:
-    """Score everything that is there: the teachers, and the student as far as it has been trained.
+def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
+    """Score everything that is there: the teachers, and the student as far as it has been trained; with ``sheet``, draw
+    there what it sees, where it does.
 
     Raises:
       UserError: nothing was trained yet, or the recipe names a test that does not exist.
@@ -142,6 +145,8 @@ def evaluate(run: Run) -> Evaluation:
             if number < len(run.stages) and run.stages[number].images:  # as the stage on images finds it
                 heads = heads or list(run.stages[number].heads)
         rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference, looks)
+    if seeing and sheet:
+        seeing.draw(sheet)
     return Evaluation(
         rows=rows,
         metadata={
@@ -255,6 +260,7 @@ class ImageTests:
     def __init__(self, run: Run, student: Student):
         self.run, self.pairs = run, run.pairs()
         self.pooled: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
+        self.largest = np.zeros((0, 0)), np.zeros(0)
 
     def encode(self, embedder: Embedder) -> None:
         """Pooled vectors of images and captions with this student."""
@@ -266,8 +272,20 @@ class ImageTests:
                 images = embedder.pooled([row.image for row in rows], show_progress=self.run.progress)
                 self.pooled[split] = images, embedder.pooled(texts, "passage"), texts
 
+    def draw(self, path: Path) -> None:
+        """The contact sheet, by the last student that was encoded and scored, at its largest dimension."""
+        if (split := next((s for s in ("test", "held_out") if s in self.pooled), None)) is None:
+            return
+        images, captions, _ = self.pooled[split]
+        kernel, bias = self.largest
+        rows = self.pairs.read(split, range(self.pairs.size(split)))
+        title = f"{len(rows)} pictures that were not trained on, {kernel.shape[1]} dimensions; green: the right one"
+        contact_sheet(images @ kernel + bias, captions @ kernel + bias, rows, path, title=title)
+
     def score(self, kernel: np.ndarray, bias: np.ndarray) -> dict[str, ImageScore]:
         """The scores of one head, by split."""
+        if kernel.shape[1] >= self.largest[0].shape[1]:
+            self.largest = kernel, bias
         return {
             split: score_images(images @ kernel + bias, captions @ kernel + bias, texts)
             for split, (images, captions, texts) in self.pooled.items()

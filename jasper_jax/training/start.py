@@ -69,8 +69,11 @@ def ridge_heads(
 def ridge_projector(
     recipe: Recipe, student: Student, params: Mapping[str, Any], pairs: PairStore, tokenizer: Tokenizer, progress: bool
 ) -> dict[str, np.ndarray]:
-    """The projector's closed-form start: the ridge regression from the mean of an image's pooled vision tokens to the
-    mean input embedding of its caption's words. An image then enters the text student as an average of such words.
+    """The projector's closed-form start: the ridge regression from each of an image's pooled vision tokens to the mean
+    input embedding of its caption's words. An image then enters the text student as so many guesses at its words.
+
+    A regression guesses near the mean; the guesses' deviations from it are scaled to vary as the words do, or the
+    norm after the embeddings would see hardly more than positions.
 
     Args:
       params: ``encoder`` and ``vision`` on this process's device.
@@ -80,9 +83,10 @@ def ridge_projector(
     assert sight is not None and images is not None
     number = min(recipe.training.ridge_texts, pairs.size("train"))
     indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
-    features = jax.jit(lambda vision, pixels: sight.features({"vision": vision}, pixels).mean(axis=1))
+    features = jax.jit(lambda vision, pixels: sight.features({"vision": vision}, pixels))
     table, size = np.asarray(word_table(params["encoder"]), np.float32), 32
-    x, y = np.empty((number, sight.encoder.hidden_size), np.float32), np.empty((number, sight.width), np.float32)
+    x = np.empty((number, sight.tokens, sight.encoder.hidden_size), np.float32)
+    y = np.empty((number, sight.width), np.float32)
     with bar("projector's start", number, "images", enabled=progress) as shown:
         for start in range(0, number, size):
             here = indices[start : start + size]
@@ -95,7 +99,13 @@ def ridge_projector(
                 words = tokenizer.without_special(ids)
                 y[i] = table[words if len(words) else ids].mean(axis=0)
             shown.advance(len(here))
-    return ridge_head(x, y, sight.width, recipe.training.ridge_penalty)
+    every = x.reshape(-1, x.shape[-1])
+    solved = ridge_head(every, np.repeat(y, sight.tokens, axis=0), sight.width, recipe.training.ridge_penalty)
+    middle = every.mean(axis=0, dtype=np.float64)
+    guessed = (every - middle.astype(np.float32)) @ solved["kernel"]
+    scale = np.sqrt(y.var(axis=0).sum() / max(float(guessed.var(axis=0).sum()), 1e-12))
+    bias = solved["bias"] + middle @ solved["kernel"] * (1 - scale)
+    return {"kernel": (solved["kernel"] * scale).astype(np.float32), "bias": bias.astype(np.float32)}
 
 
 def _normalized(vectors: np.ndarray) -> np.ndarray:

@@ -111,12 +111,11 @@ def load_part(
     given = (part.start_token, part.image_token, part.end_token)
     if given != IMAGE_TOKENS or any(tokenizer.token_id(token) is None for token in given):
         raise UserError(f"{part.path}: its image tokens are {', '.join(given)}; {', '.join(IMAGE_TOKENS)} are needed")
-    preprocessing, own = preprocessing_from_folder(part.path, FAMILIES[str(part.hf_config.get("model_type"))].model_type), vision_from_config(part.hf_config, where)
-    patch = own.config.patch_size
-    vision = vision_from_config(part.hf_config, where, preprocessing.size // patch * patch)
+    preprocessing = preprocessing_from_folder(part.path, vision_from_config(part.hf_config, where).family.model_type)
+    vision = vision_from_config(part.hf_config, where, preprocessing.size)
     sight = make_sight(
         vision,
-        preprocessing.with_size(vision.image_size),
+        preprocessing,
         tokens=part.tokens,
         width=encoder.hidden_size,
         projector=part.projector is not None,

@@ -184,7 +184,12 @@ class Patches(nnx.Module):
         """``[N, S, S, 3]`` -> ``[N, ⌊S/P⌋², D]``, row by row."""
         N, S, _, _ = images.shape
         P, side = self.patch, S // self.patch
-        x = images[:, : side * P, : side * P].astype(self.dtype).reshape(N, side, P, side, P, 3).transpose(0, 1, 3, 4, 2, 5)
+        x = (
+            images[:, : side * P, : side * P]
+            .astype(self.dtype)
+            .reshape(N, side, P, side, P, 3)
+            .transpose(0, 1, 3, 4, 2, 5)
+        )
         kernel = self.kernel[...].astype(self.dtype)
         x = x.reshape(N, side * side, P * P * 3) @ kernel.reshape(P * P * 3, -1)
         return x + self.bias[...].astype(self.dtype) if self.biased else x

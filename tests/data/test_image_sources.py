@@ -347,7 +347,9 @@ def test_hugging_face_images_stay_encoded(tmp_path):
     ],
 )
 def test_names_of_emoji(characters, name, caption, group, toned):
-    assert named(characters, name) == (caption, group, toned)
+    found = named(characters, name)
+    assert found[:3] == (caption, group, toned)
+    assert "skin tone" not in found.alike or name.startswith(":dark_skin")
 
 
 @pytest.mark.skipif(not openmoji_is_cached(), reason="32 MB to download: read where it is cached")

@@ -254,9 +254,7 @@ def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: P
     assert "sentence-transformers loads it; vectors agree at 24, 12, 8 dimensions" in said
     if case.sight.tokens == 9:
         shutil.copytree(case.folder, tmp_path / "other")
-        other = dataclasses.replace(
-            case.sight, preprocessing=default_for("clip_vision_model").with_size(28)
-        )
+        other = dataclasses.replace(case.sight, preprocessing=default_for("clip_vision_model").with_size(28))
         with pytest.raises(UserError, match="differ from the student's"):
             check_folder(
                 tmp_path / "other",

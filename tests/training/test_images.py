@@ -21,7 +21,10 @@ HEADS = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
 
 def stages(**changes):
     shared = {"batch_size": 16, "learning_rate": 5e-3}
-    return [{"stage": 3, "steps": 6, **shared}, {"stage": 4, "steps": 24, "batch_size": 12, "learning_rate": 2e-2, **changes}]
+    return [
+        {"stage": 3, "steps": 6, **shared},
+        {"stage": 4, "steps": 24, "batch_size": 12, "learning_rate": 2e-2, **changes},
+    ]
 
 
 def seeing_run(place, changes=None, model_type="dinov2", name="run", **vision) -> Run:
