@@ -122,7 +122,7 @@ class Texts(Section):
 
 
 class ImageSource(Section):
-    """One source of image-caption pairs. Exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset`` is set."""
+    """One source of image-caption pairs: exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset``."""
 
     folder: str | None = None
     """A folder of image files; ``captions`` names the file that pairs them with texts."""
@@ -143,8 +143,8 @@ class ImageSource(Section):
     caption: str | None = None
     """Column (or extension) of the caption; None: ``caption`` (WebDataset: txt)."""
     group: str | None = None
-    """Column that tells which images belong together; those of one group never lie on both sides of a split. Of openmoji:
-    ``tone`` for emoji that differ in skin tone alone, None for those that differ in hair, gender or direction too."""
+    """Column that tells which images belong together; those of one group never lie on both sides of a split. Of
+    openmoji: ``tone`` for emoji that differ in skin tone alone, None where hair, gender or direction may differ too."""
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")

@@ -232,12 +232,13 @@ class Embedder:
         batch_tokens: int | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text alone (a str), or one image, gives ``[dim]``.
+        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text (a str) or image alone gives ``[dim]``.
 
         Each of ``texts`` is a text, or with a model that sees an image or a list of both (``jasper_jax.mixtures``);
-        UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``), for all texts or one per
-        text. ``dim``: one of ``dims``. ``batch_tokens``: tokens per batch, padding included (1024 on CPU). A text
-        longer than ``max_length`` tokens is cut, and counted in ``truncated``.
+        UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's
+        name or None (see ``prompt``), for all texts or one per text. ``dim``: one of ``dims``. ``batch_tokens``: tokens
+        per batch, padding included (1024 on CPU). A text longer than ``max_length`` tokens is cut, and counted in
+        ``truncated``.
         """
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:

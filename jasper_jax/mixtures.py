@@ -53,7 +53,7 @@ def read_mixture(item: Any, sight: Sight | None, where: str, prompt: Callable[[]
             raise UserError(f"{here}: is an image, and this model takes texts only; export one with student.vision")
         parts.append(sight.written)
         images.append(content)
-    begins = "" if _item(items[0], where)[0] != "text" else prompt()
+    begins = prompt() if parts[0] != (sight.written if sight and images else None) else ""
     return Mixture(begins + "".join(parts), tuple(images))
 
 

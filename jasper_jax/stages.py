@@ -183,9 +183,8 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError("teachers: none is given, but a head's target is teachers; add one or set target: pooled")
     for stage in stages:
         losses = stage.losses
-        if not (losses.cosine or losses.similarity or losses.relative):
-            if not stage.settings.contrastive:
-                raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
+        if not (losses.cosine or losses.similarity or losses.relative or stage.settings.contrastive):
+            raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
         for head in stage.heads if not stage.images else ():
             target = recipe.heads[head].target
             if target in recipe.heads and target not in stage.heads:

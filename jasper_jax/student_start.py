@@ -146,7 +146,8 @@ def load_student(
             "heads": {**student.init_heads(recipe.seed), **stored_heads(recipe, student, folder)},
         }
     if student.sight is not None:
-        assert recipe.student.vision is not None and vision is not None
+        assert recipe.student.vision is not None
+        assert vision is not None
         params |= load_vision(recipe.student.vision, vision, student.sight, recipe.seed)
     tokenizer.check_vocabulary(student.encoder.vocab_size)
     return student, params, tokenizer

@@ -1,8 +1,8 @@
 """Vectors of captions under the text student as it stands, once for all steps of a stage on images.
 
-Kept as pooled vectors, from which each head makes its own (Jasper: 1,536 numbers a caption instead of 14,080), in files of
-some thousand captions that a killed run need not make again, under a key of everything they depend on: the pairs, the
-encoder's weights, tokenizer, prompt, length. They are mapped, not held in memory.
+Kept as pooled vectors, from which each head makes its own (Jasper: 1,536 numbers a caption instead of 14,080), in files
+of some thousand captions that a killed run need not make again, under a key of everything they depend on: the pairs,
+the encoder's weights, tokenizer, prompt, length. They are mapped, not held in memory.
 """
 
 from __future__ import annotations

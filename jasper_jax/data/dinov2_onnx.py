@@ -46,7 +46,7 @@ PROCESSOR = {
     "image_std": [0.229, 0.224, 0.225],
     "do_convert_rgb": True,
 }
-_BACKBONE, _POSITIONS = "backbone.", (1, 37 * 37, 384)
+_BACKBONE, _FIRST, _POSITIONS = "backbone.", (1, 1, 384), (1, 37 * 37, 384)
 
 
 def convert(folder: Path) -> None:
@@ -62,12 +62,8 @@ def convert(folder: Path) -> None:
             name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
             tensors[f"{name}.weight"] = weights[node.inputs[1]].T
     patches = [x for x in weights.values() if x.shape == _POSITIONS]
-    first = [
-        weights[node.inputs[0]]
-        for node in nodes
-        if node.kind == "Concat" and len(node.inputs) == 2 and getattr(weights.get(node.inputs[0]), "shape", 0) == (1, 1, 384)
-        and node.name.startswith("/backbone/embeddings/")
-    ]  # fmt: skip
+    joined = [n for n in nodes if n.kind == "Concat" and n.name.startswith("/backbone/embeddings/")]
+    first = [weights[n.inputs[0]] for n in joined if n.inputs[0] in weights and weights[n.inputs[0]].shape == _FIRST]
     if len(patches) != 1 or len(first) != 1:
         raise ValueError(
             f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed"

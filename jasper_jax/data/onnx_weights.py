@@ -25,7 +25,7 @@ class Node(NamedTuple):
 
 
 def read_onnx(path: Path) -> tuple[dict[str, np.ndarray], list[Node]]:
-    """``{name: float32 array}`` of the file's weights, and its operations in order. ValueError when it is no ONNX file."""
+    """``{name: float32 array}`` of the file's weights, and its operations in order. ValueError: it is no ONNX file."""
     try:
         graph = next(value for number, value in _fields(memoryview(path.read_bytes())) if number == _GRAPH)
         weights: dict[str, np.ndarray] = {}

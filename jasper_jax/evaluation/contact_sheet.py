@@ -18,7 +18,7 @@ RIGHT = "#1a7f37"
 def contact_sheet(
     images: np.ndarray, captions: np.ndarray, pairs: Sequence[Any], path: Path, *, title: str, seed: int = 0
 ) -> None:
-    """Draw ``path``: ``images``, ``captions`` ``[n, E]`` of ``pairs`` that were not trained on, each ranked among all n.
+    """Draw ``path``: ``images``, ``captions`` ``[n, E]`` of ``pairs`` that were not trained on, each ranked among all.
     Which are shown is drawn from ``seed``, not chosen."""
     import matplotlib
 
@@ -29,7 +29,8 @@ def contact_sheet(
     shown = np.random.default_rng(seed).choice(len(pairs), min(2 * QUERIES, len(pairs)), replace=False)
     by_text, by_image = shown[: len(shown) // 2], shown[len(shown) // 2 :]
     figure = plt.figure(figsize=(13, 1.25 * max(len(by_text), 1) + 0.9), dpi=110)
-    left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])
+    parts: Any = figure.subfigures(1, 2, width_ratios=[1.25, 1])
+    left, right = parts
     figure.suptitle(title, fontsize=11)
     left.suptitle("caption → pictures", fontsize=10, y=0.93)
     right.suptitle("picture → captions", fontsize=10, y=0.93)

@@ -102,7 +102,8 @@ def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
     student, template, tokenizer = load_student(
         run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source(), run.vision_source()
     )
-    from jasper_jax.training.loop import abstract, student_embedder
+    from jasper_jax.training.loop import abstract
+    from jasper_jax.training.prepare import student_embedder
 
     finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
     numbers = [0, *(number + 1 for number in finished)]

@@ -43,8 +43,12 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
     """
     form = platform if platform in ("tpu", "gpu") else "auto"
     student = dataclasses.replace(student, encoder=dataclasses.replace(student.encoder, attention=form))
+    if (sight := student.sight) is not None:
+        vision = dataclasses.replace(sight.encoder, attention=form)
+        student = dataclasses.replace(student, sight=dataclasses.replace(sight, encoder=vision))
     length = min(run.recipe.training.max_length or student.max_length, student.max_length)
-    online = {t.name: _online(run, t, form) for t in run.recipe.teachers if t.mode == "online" and run.needs_vectors}
+    taking = run.recipe.teachers if run.needs_vectors and not stage.images else ()
+    online = {t.name: _online(run, t, form) for t in taking if t.mode == "online"}
     dim = run.teacher_dim if run.needs_vectors else None
     teaching = Teaching(dim, tuple(t.name for t in run.recipe.teachers), {n: one for n, (one, _) in online.items()})
     active = active_params(stage, student.shapes())
@@ -56,7 +60,10 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
     multiple = row_shards(mesh) * pieces_of(run.recipe, stage)
     rows = -(-stage.batch_size // multiple) * multiple
     taught = any(run.recipe.heads[h].target == "teachers" for h in stage.heads)
-    batch = _abstract_batch(run, stage.batch_size, rows, length, taught, online)
+    if stage.images and student.sight is not None:
+        batch, length = _abstract_images(student, stage.batch_size, rows), len(student.sight.alone)
+    else:
+        batch = _abstract_batch(run, stage.batch_size, rows, length, taught, online)
     batch = laid(batch, batch_shardings(batch, mesh))
     with jax.set_mesh(mesh):
         lowered = program.step.lower(trained, optimizer, frozen, teachers, batch, jax.ShapeDtypeStruct((), jnp.int32))
@@ -90,6 +97,17 @@ def _abstract_batch(run: Run, texts: int, rows: int, length: int, taught: bool, 
             name: _packed(texts, rows, by_name[name].max_length or length, not one.pooling.include_prompt)
             for name, (one, _) in online.items()
         },
+    }
+
+
+def _abstract_images(student: Student, images: int, rows: int) -> dict[str, Any]:
+    """As ``jasper_jax.data.image_batches`` makes them."""
+    assert student.sight is not None
+    size = student.sight.preprocessing.size
+    return {
+        "pixels": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
+        "captions": jax.ShapeDtypeStruct((images, student.width), jnp.float32),
+        "same": jax.ShapeDtypeStruct((images,), jnp.int32),
     }
 
 

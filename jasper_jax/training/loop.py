@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -12,54 +11,25 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax import processes
-from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
-from jasper_jax.data.captions import caption_vectors
-from jasper_jax.data.image_batches import ImageBatches
+from jasper_jax.data.batches import LoadedBatch, TokenCounts
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
-from jasper_jax.embedder import Embedder
 from jasper_jax.progress import bar, say
 from jasper_jax.run import Run, environment, recipe_changes
-from jasper_jax.sharding import make_mesh, row_shards, shardings
+from jasper_jax.sharding import make_mesh, shardings
 from jasper_jax.stages import ResolvedStage, no_held_out_losses
-from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 from jasper_jax.timings import Timings
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints, Position
-from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params, share_of
+from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Flat, Partition, make_partition
+from jasper_jax.training.prepare import Training, image_batches, text_batches, with_new_parts
 from jasper_jax.training.stage_log import Compiled, StageLog
-from jasper_jax.training.start import ridge_heads, ridge_projector
-from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
-from jasper_jax.vision.sight import PARTS
+from jasper_jax.training.step import Teaching, active_params, make_program
 
 Params = dict[str, Any]
-
-TILE = 128
-"""Tokens: the kernels of accelerators take rows of a multiple of this (``encoders.splash``)."""
-
-
-@dataclasses.dataclass
-class Training:
-    """What every stage needs."""
-
-    run: Run
-    mesh: Mesh
-    student: Student
-    tokenizer: Tokenizer
-    cutter: Tokenizer
-    texts: TextStore | None
-    pairs: PairStore | None
-    view: TeacherView | None
-    counts: TokenCounts | None
-    checkpoints: Checkpoints
-    metrics: Metrics
-    timings: Timings
-    stop: Callable[[int], bool]
 
 
 def checkpoints_of(run: Run) -> Checkpoints:
@@ -73,21 +43,6 @@ def checkpoints_of(run: Run) -> Checkpoints:
     )
 
 
-def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
-    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It sees,
-    where the student does."""
-    return Embedder(
-        encoder=student.encoder,
-        params=params["encoder"],
-        tokenizer=tokenizer,
-        pooling=student.pooling,
-        prompts=dict(student.prompts),
-        dtype=student.compute_dtype,
-        sight=student.sight,
-        seeing={name: params[name] for name in PARTS if name in params},
-    )
-
-
 def train(
     run: Run,
     texts: TextStore | None,
@@ -98,7 +53,8 @@ def train(
 ) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
-    ``texts`` may be None where no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is asked once after every step, counted over all stages, and says the same in every process.
+    ``texts`` may be None where no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is
+    asked once after every step, counted over all stages, and says the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
@@ -152,7 +108,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
     restored = first_step and any(name.startswith("projector/") for name in partition.trained)
     if stage.index and not restored:  # the first stage's are in the checkpoint ``start``
-        params = _with_new_parts(context, stage, params)
+        params = with_new_parts(context, stage, params)
         active = active_params(stage, params)
     program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view), context.mesh)
     trained, frozen = _split(partition, active, context.mesh)
@@ -165,7 +121,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     else:
         opt_state = begin_state(program.optimizer, trained, context.mesh)
 
-    batches = _image_batches(context, stage, params) if stage.images else _text_batches(context, stage)
+    batches = image_batches(context, stage, params) if stage.images else text_batches(context, stage)
     if not batches.held_out_batches:
         held_out = context.pairs if stage.images else context.texts
         say(f"{stage.name}: {no_held_out_losses(stage, held_out.size('held_out') if held_out else 0)}")
@@ -218,57 +174,6 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     return after
 
 
-def _text_batches(context: Training, stage: ResolvedStage) -> Batches:
-    recipe, settings = context.run.recipe, context.run.recipe.training
-    assert context.texts is not None and context.counts is not None
-    return Batches(
-        context.texts,
-        context.view if any(recipe.heads[h].target == "teachers" for h in stage.heads) else None,
-        context.cutter,
-        context.student.prompts,
-        context.counts,
-        batch_size=stage.batch_size,
-        steps=stage.steps,
-        seed=_stage_seed(recipe.seed, stage.index),
-        shapes=settings.shapes,
-        folder=context.run.folder / "token_counts",
-        row=settings.row_length,
-        share=share_of(context.mesh),
-        multiple=row_shards(context.mesh) * pieces_of(recipe, stage),
-        tile=1 if jax.default_backend() == "cpu" else TILE,
-    )
-
-
-def _image_batches(context: Training, stage: ResolvedStage, params: Params) -> ImageBatches:
-    """The stage's images, and their captions' vectors under the text student as it stands."""
-    run, sight = context.run, context.student.sight
-    assert context.pairs is not None and sight is not None and run.recipe.images is not None
-    whole = processes.host_copy({"encoder": params["encoder"]})
-    embedder = student_embedder(
-        context.student, {"encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}, context.tokenizer
-    )
-    captions = caption_vectors(
-        context.pairs,
-        context.student,
-        whole["encoder"],
-        context.tokenizer,
-        run.folder / "captions",
-        embedder.pooled,
-        progress=run.progress,
-    )
-    return ImageBatches(
-        context.pairs,
-        captions,
-        sight.preprocessing,
-        batch_size=stage.batch_size,
-        steps=stage.steps,
-        seed=_stage_seed(run.recipe.seed, stage.index),
-        max_pixels=run.recipe.images.max_pixels,
-        share=share_of(context.mesh),
-        multiple=row_shards(context.mesh) * pieces_of(run.recipe, stage),
-    )
-
-
 def _split(partition: Partition, active: Params, mesh: Mesh) -> tuple[Flat, Flat]:
     """The stage's trained and frozen leaves, copied: the step donates its arguments, ``active`` is still needed."""
     placed = tuple(shardings(part, mesh) for part in jax.eval_shape(partition.split, active))
@@ -281,45 +186,9 @@ def _canonical(partition: Partition, trained: Flat, frozen: Flat, mesh: Mesh) ->
     return jax.jit(partition.canonical, out_shardings=placed)(trained, frozen)
 
 
-def _with_new_parts(context: Training, stage: ResolvedStage, params: Params) -> Params:
-    """The parameters, on the mesh, with the heads that are new in this stage, or the projector, given their start."""
-    if not stage.images:
-        return _with_new_heads(context, stage, params)
-    recipe, vision = context.run.recipe, context.run.recipe.student.vision
-    assert vision is not None and recipe.images is not None and context.pairs is not None
-    first = not any(s.images for s in context.run.stages[: stage.index])
-    if not first or vision.projector == "none" or vision.projector_init != "ridge":
-        return params
-    solved = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["projector"])
-    whole = processes.host_copy(params)
-    if processes.is_first():
-        local = jax.device_put({k: whole[k] for k in ("encoder", *PARTS)}, jax.local_devices()[0])
-        solved = ridge_projector(recipe, context.student, local, context.pairs, context.tokenizer, context.run.progress)
-    return {**params, **put_params({"projector": processes.from_first(solved)}, context.mesh)}
-
-
-def _with_new_heads(context: Training, stage: ResolvedStage, params: Params) -> Params:
-    """The parameters, on the mesh, with the heads that are new in this stage given their start."""
-    recipe = context.run.recipe
-    seen = {h for s in context.run.stages[: stage.index] for h in s.heads}
-    new = [h for h in stage.heads if h not in seen and recipe.heads[h].init == "ridge"]
-    if not new:
-        return params
-    solved: Params = {h: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["heads"][h]) for h in new}
-    whole = processes.host_copy(params)
-    if processes.is_first():  # one solves, all take its solution: theirs might differ in the last bits
-        whole = {**whole, "encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}
-        assert context.texts is not None
-        dims = {name: head.dim for name, head in context.student.heads.items()}
-        embedder = student_embedder(context.student, whole, context.tokenizer)
-        solved = ridge_heads(recipe, new, dims, whole, embedder, context.texts, context.view)
-    placed = put_params({"heads": processes.from_first(solved)}, context.mesh)["heads"]
-    return {**params, "heads": {**params["heads"], **placed}}
-
-
 def _keep_start(context: Training, params: Params) -> None:
     """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
-    begun = _with_new_parts(context, context.run.stages[0], put_params(params, context.mesh))
+    begun = with_new_parts(context, context.run.stages[0], put_params(params, context.mesh))
     metadata = {"stage": 0, "step": 0, **_metadata(context.run)}
     context.checkpoints.save(context.checkpoints.start(), begun, metadata)
     context.checkpoints.wait()
@@ -331,11 +200,6 @@ def host_device() -> Any:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS names no cpu
         return jax.local_devices()[0]
-
-
-def _stage_seed(seed: int, index: int) -> int:
-    """A seed of its own for the data order of each stage."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0] >> 1)
 
 
 def _metadata(run: Run) -> dict[str, Any]:

@@ -100,7 +100,7 @@ WHOLE = ("slots", "captions", "same")
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Of a step's batch: rows of tokens, of pixels and of teachers' vectors over the devices, the rest on all of them."""
+    """Of a step's batch: rows of tokens, of pixels and of teachers' vectors over the devices, the rest on all."""
     rows, whole = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:

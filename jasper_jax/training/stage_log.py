@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch
+from jasper_jax.data.image_batches import ImageBatches
 from jasper_jax.errors import UserError
 from jasper_jax.files import write_atomic
 from jasper_jax.stages import ResolvedStage
@@ -112,7 +113,11 @@ class StageLog:
         )
 
     def evaluation(
-        self, global_step: int, step: int, batches: Batches, evaluate: Callable[[Any], Mapping[str, jax.Array]]
+        self,
+        global_step: int,
+        step: int,
+        batches: Batches | ImageBatches,
+        evaluate: Callable[[Any], Mapping[str, jax.Array]],
     ) -> None:
         """The stage's losses on the held-out texts, averaged over their batches."""
         if not batches.held_out_batches:

@@ -80,7 +80,8 @@ def ridge_projector(
       pairs: up to ``training.ridge_texts`` training pairs are taken.
     """
     sight, images = student.sight, recipe.images
-    assert sight is not None and images is not None
+    assert sight is not None
+    assert images is not None
     number = min(recipe.training.ridge_texts, pairs.size("train"))
     indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
     features = jax.jit(lambda vision, pixels: sight.features({"vision": vision}, pixels))

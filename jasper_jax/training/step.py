@@ -32,8 +32,8 @@ from jasper_jax.vision.sight import CONTRASTIVE, PARTS
 
 Batch = Mapping[str, Any]
 """``jasper_jax.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
-in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}. Of a stage on
-images: ``jasper_jax.training.image_loss``."""
+in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}.
+Of a stage on images: ``jasper_jax.training.image_loss``."""
 Metrics = dict[str, jax.Array]
 
 

@@ -1,4 +1,4 @@
-"""A vision encoder: normalised images -> one state per patch (and class token), by the machinery of the text encoders."""
+"""A vision encoder: normalised images -> a state per patch (and class token), by the machinery of text encoders."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def pooling_matrix(inputs: int, outputs: int) -> Float[np.ndarray, "n T"]:
 
 
 def adaptive_pool(x: Float[jax.Array, "*N T C"], tokens: int, width: int) -> Float[jax.Array, "*N n D"]:
-    """``[..., T, C]`` -> ``[..., tokens, width]``, at least float32; an axis of the right size already is left alone."""
+    """``[..., T, C]`` -> ``[..., tokens, width]``, at least float32; an axis that has its size is left alone."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     T, C = x.shape[-2:]
     if tokens != T:

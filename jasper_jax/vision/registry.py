@@ -20,8 +20,8 @@ FAMILIES = {
     "siglip": siglip.FAMILY,
     "siglip_vision_model": siglip.FAMILY,
 }
-"""``model_type`` of a config.json; one that names two towers stands for its vision tower. SigLIP 2 at a fixed resolution
-calls itself ``siglip``; ``siglip2`` is its form with native resolutions, which is not here."""
+"""``model_type`` of a config.json; one that names two towers stands for its vision tower. SigLIP 2 at a fixed
+resolution calls itself ``siglip``; ``siglip2`` is its form with native resolutions, which is not here."""
 
 
 def vision_from_config(

@@ -86,7 +86,7 @@ class Sight:
         return jnp.matmul(x, projector["kernel"], precision=jax.lax.Precision.HIGHEST) + projector["bias"]
 
     def insert_alone(self, tokens: jax.Array) -> tuple[jax.Array, Inserted]:
-        """``[N, n, D]`` tokens of images that are each an input of their own -> ids ``[N, L]``, and what is inserted."""
+        """``[N, n, D]`` tokens of images, each an input of its own -> ids ``[N, L]``, and what is inserted."""
         ids = np.array(self.alone, np.int32)
         at = ids == self.image_id
         N = tokens.shape[0]
@@ -117,7 +117,9 @@ def make_sight(
       UserError: an image does not fit the student's longest input.
     """
     start, image, end = (tokenizer.token_id(token) for token in IMAGE_TOKENS)
-    assert start is not None and image is not None and end is not None
+    assert start is not None
+    assert image is not None
+    assert end is not None
     (ids,) = tokenizer.with_max_length(None).encode([START + IMAGE * tokens + END])
     if len(ids) > max_length:
         raise UserError(

@@ -23,7 +23,7 @@ from jasper_jax.evaluation.similarity import truncate, unit
 from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run, cache_programs
 from jasper_jax.student_start import load_student
-from jasper_jax.training.loop import student_embedder
+from jasper_jax.training.prepare import student_embedder
 
 
 def main() -> int:

@@ -10,7 +10,8 @@ from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.run import Run
 from jasper_jax.student_start import load_student
-from jasper_jax.training.loop import abstract, checkpoints_of, student_embedder
+from jasper_jax.training.loop import abstract, checkpoints_of
+from jasper_jax.training.prepare import student_embedder
 from tests.tiny import recipe
 from tests.training.runs import fill, run_training
 

@@ -27,7 +27,7 @@ from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer
-from jasper_jax.training.loop import _stage_seed
+from jasper_jax.training.prepare import _stage_seed
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
