@@ -210,7 +210,10 @@ def test_every_row_of_the_catalogue_is_complete():
         if asset.hub is not None:
             assert re.fullmatch("[0-9a-f]{40}", asset.revision or "")
         if asset.kind == "model":
-            assert {"model.safetensors", "tokenizer.json", "config.json", "modules.json"} <= set(asset.members)
+            assert {"model.safetensors", "config.json"} <= set(asset.files)
+            of_texts, of_images = {"tokenizer.json", "modules.json"}, {"preprocessor_config.json"}
+            assert of_texts <= set(asset.files) or of_images <= set(asset.files)
+        assert (asset.convert is None) == (not asset.made)
 
 
 def test_the_list_of_assets(server):

@@ -27,10 +27,10 @@ from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer
-from jasper_jax.training.prepare import _stage_seed
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
+from jasper_jax.training.prepare import _stage_seed
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import StageProgram, Teaching, head_losses, make_program
 
