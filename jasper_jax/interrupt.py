@@ -1,5 +1,8 @@
 """Being asked to stop: the first SIGTERM or Ctrl-C is obeyed at the next safe point, a second ends the process at once.
 
+Batch systems and launchers may deliver one request twice, to the process and through its parent (SLURM signals a job's
+processes, and srun passes its own signal on): a SIGTERM that follows another within ``ECHO`` seconds is the same one.
+
 Training stops between two steps and saves. Work that is whole or not there in any case (a shard, an evaluation, an
 export) is left where it stands.
 
@@ -16,6 +19,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -25,6 +29,8 @@ from jasper_jax.errors import Interrupted
 EXIT_CODE = 75
 """EX_TEMPFAIL: stopped with everything saved; run the command again to continue."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO = 5.0
+"""Seconds in which a second SIGTERM says nothing new."""
 
 
 class Stop:
@@ -96,9 +102,12 @@ def _end_at_the_second(hear: int) -> None:
 
     Writes still under way are abandoned; their temporary names are cleaned up by the next start.
     """
-    asked = 0
+    first: tuple[int, float] | None = None
     while data := os.read(hear, 64):
         for signum in data:
-            asked += signum in SIGNALS
-            if asked == 2:
+            if signum not in SIGNALS:
+                continue
+            if first is None:
+                first = signum, time.monotonic()
+            elif not (signum == first[0] == signal.SIGTERM and time.monotonic() - first[1] < ECHO):
                 os._exit(128 + signum)

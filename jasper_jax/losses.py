@@ -21,6 +21,7 @@ from jax import lax
 from jaxtyping import Float
 
 from jasper_jax.relative import PairOrder, pair_order, pairs, relative_from_similarities
+from jasper_jax.sharding import constrain
 
 Arrays = jax.Array | np.ndarray
 REDUCTIONS = ("sum", "mean")
@@ -230,7 +231,8 @@ def _upcast(x: Arrays) -> jax.Array:
 
 def _gram(x: Float[Arrays, "B E"]) -> Float[jax.Array, "B B"]:
     x = _upcast(x)
-    return jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST)
+    # The same on every device of a mesh, where the dimensions of x are divided and their products summed.
+    return constrain(jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST))
 
 
 def _cosines(grams: jax.Array, eps: float = 1e-12) -> jax.Array:

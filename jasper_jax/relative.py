@@ -25,15 +25,21 @@ from jax import lax
 
 from jasper_jax.relative_partitioned import argsort, partitioned
 from jasper_jax.relative_tiled import CPU_COLUMNS, tiled
+from jasper_jax.sharding import devices
 
 METHODS = ("auto", "tiled", "partitioned")
 
 # `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
 # with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
 # at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. Accelerators: not measured; an estimate from
-# the number of comparisons (2^34 at this bound) against the slow gathers and sorts of TPUs.
-# `scripts/bench/relative.py` measures both.
+# the number of comparisons (2^34 at this bound) against the slow gathers and sorts of TPUs, for one device: the
+# devices of a mesh share the comparisons out, while each does all of the partitioned form, so there it is this bound
+# times their number. `scripts/bench/relative.py` measures both.
 TILED_UP_TO = {"cpu": 1 << 10, "accelerator": 1 << 17}
+
+DIVIDED_FROM = 1 << 12
+"""Pairs from which on the devices of a mesh share the comparisons out (B = 92). Below, each makes all of them, at most
+2^24: tens of microseconds on an accelerator, which is what collecting the counts would take."""
 
 
 @partial(
@@ -175,13 +181,15 @@ def _value_and_push(
 
 
 def _form(platform: str, method: str, count: int):
-    if method == "auto":
-        method = "tiled" if count <= TILED_UP_TO[platform] else "partitioned"
     on_cpu = platform == "cpu"
+    if method == "auto":
+        sharing = 1 if on_cpu else devices()  # Simulated devices share the same cores.
+        method = "tiled" if count <= TILED_UP_TO[platform] * sharing else "partitioned"
 
     def run_tiled(similarities: jax.Array, margin: jax.Array, order: PairOrder):
         columns = CPU_COLUMNS if on_cpu else None
-        return tiled(similarities, margin, order.similarities, columns=columns)
+        divided = devices() > 1 and count >= DIVIDED_FROM
+        return tiled(similarities, margin, order.similarities, columns=columns, divided=divided)
 
     def run_partitioned(similarities: jax.Array, margin: jax.Array, order: PairOrder):
         places = (order.order, order.place, order.first, order.last)

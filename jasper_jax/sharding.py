@@ -163,6 +163,12 @@ def like_leaves(tree: Any, known: Mapping[str, NamedSharding], mesh: Mesh) -> An
     return jax.tree_util.tree_map_with_path(find, tree)
 
 
+def devices() -> int:
+    """How many devices the mesh has that the program is compiled for; 1 without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
     """``x`` with its dimensions over these axes of the mesh that the program is compiled for; as it is without one.
 

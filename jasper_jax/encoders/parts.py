@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jasper_jax.sharding import DATA, ROWS, TENSOR, WIDE, constrain
+
 
 @jax.custom_jvp
 def gelu(x: jax.Array) -> jax.Array:
@@ -53,7 +55,11 @@ Dropout = Callable[[jax.Array, int], jax.Array]
 
 
 class Embedding(nnx.Module):
-    """A table ``[V, D]``; rows are taken first and cast after (nnx.Embed casts the whole table at each call)."""
+    """A table ``[V, D]``; rows are taken first and cast after (nnx.Embed casts the whole table at each call).
+
+    On a mesh its width is divided: every device takes its part of the vectors of all ids ``[B, L]``, and the parts are
+    then exchanged for whole vectors of the device's own rows. The two steps are said one by one: left to itself, XLA's
+    partitioner may gather the vectors of the whole batch on every device."""
 
     def __init__(self, rows: int, width: int, *, std: float, dtype: Any, rngs: nnx.Rngs, padding: int | None = None):
         table = std * jax.random.normal(rngs.params(), (rows, width), jnp.float32)
@@ -63,7 +69,11 @@ class Embedding(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, ids: jax.Array) -> jax.Array:
-        return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+        if ids.ndim != 2:
+            return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
+        parts = jnp.take(self.embedding[...], constrain(ids, DATA), axis=0).astype(self.dtype)
+        by_row = constrain(constrain(parts, DATA, None, WIDE), ROWS, None, TENSOR)
+        return constrain(by_row, ROWS)
 
 
 def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:

@@ -26,11 +26,11 @@ from tests.tiny import recipe
 ONE = (1, 1, 1)
 CASES: dict[str, dict] = {
     **{f"stage {n}": {"mesh": ONE, "stage": n} for n in (1, 2, 3)},
-    "stage 1, 1x8x1": {"mesh": (1, 8, 1), "stage": 1},
-    "stage 2, 2x2x2": {"mesh": (2, 2, 2), "stage": 2},
+    "stage 1, 1x8x1": {"mesh": (1, 8, 1), "stage": 1, "count": True},
+    "stage 2, 2x2x2": {"mesh": (2, 2, 2), "stage": 2, "count": True},
     "stage 3, 1x2x1": {"mesh": (1, 2, 1), "stage": 3},
     "stage 3, 8x1x1": {"mesh": (8, 1, 1), "stage": 3},
-    "stage 3, 1x8x1": {"mesh": (1, 8, 1), "stage": 3},
+    "stage 3, 1x8x1": {"mesh": (1, 8, 1), "stage": 3, "count": True},
     "stage 3, 2x2x2": {"mesh": (2, 2, 2), "stage": 3},
     "stage 3, micro": {"mesh": ONE, "stage": 3, "micro": 4},
     "stage 3, 1x4x2, micro": {"mesh": (1, 4, 2), "stage": 3, "micro": 8},
@@ -38,6 +38,11 @@ CASES: dict[str, dict] = {
     "online, 2x2x2, micro": {"mesh": (2, 2, 2), "stage": 3, "online": True, "micro": 8},
     "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
+    "relative": {"sizes": ONE, "method": "partitioned"},
+    **{
+        f"relative, {name}": {"sizes": sizes, "method": "tiled"}
+        for name, sizes in {"8": (1, 8, 1), "2x2x2": (2, 2, 2)}.items()
+    },
 }
 ZERO_GRADIENT = "attention/key/bias"
 """Adds the same to all scores of a query: its true gradient is zero, and Adam makes steps of the rounding."""
@@ -64,7 +69,7 @@ def base_of(name: str) -> str:
     return name.partition(",")[0]
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "," in name])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "," in name and "stage" in case])
 def test_a_mesh_changes_nothing(found, name: str) -> None:
     run, base = found[name], found[base_of(name)]
     loss, leaf = (1e-5, 1e-4) if name.startswith("float32") else (1e-9, 1e-9)
@@ -85,6 +90,32 @@ def test_devices_hold_their_part_alone(found) -> None:
     moments = [share for path, share in eight["moments"].items() if path.endswith(("kernel']", "embedding']"))]
     assert set(moments) == {1 / 8}
     assert len(moments) == 2 * len(large)
+
+
+@pytest.mark.parametrize(("name", "trained"), [("stage 1, 1x8x1", 0), ("stage 2, 2x2x2", 1), ("stage 3, 1x8x1", 2)])
+def test_divided_programs_hold_no_backward_pass_of_what_is_frozen(found, name: str, trained: int) -> None:
+    """A layer's backward pass costs two forward ones: of two layers, the step of a stage that trains k of them takes
+    the operations of 1 + k forward passes; heads and losses are small beside them. The optimizer has moments of trained
+    leaves alone."""
+    flops = found[name]["flops"]
+    assert flops["step"] / flops["forward"] == pytest.approx(1 + trained, rel=0.1)
+    moved = found[name]["moved"]
+    assert len([path for path in found[name]["moments"] if any(f"'{leaf}'" in path for leaf in moved)]) == 2 * len(
+        moved
+    )
+    assert len([path for path in found[name]["moments"] if "encoder" in path]) == 2 * len(
+        [n for n in moved if "encoder" in n]
+    )
+
+
+@pytest.mark.parametrize("name", ["relative, 8", "relative, 2x2x2"])
+def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) -> None:
+    """Counts are whole numbers: the gradient has the same bits. A device compares an eighth of 4,371 pairs with all."""
+    one, eight = found["relative"], found[name]
+    assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
+    np.testing.assert_array_equal(eight["gradient"], one["gradient"])
+    assert "s32[1,547]" in eight["program"]
+    assert "s32[1,4376]{1,0} all-gather" in eight["program"]
 
 
 @pytest.mark.parametrize("case", FAMILIES)
