@@ -23,7 +23,7 @@ from jasper_jax.patterns import trained_leaves
 from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
-from jasper_jax.sharding import AXES, parts
+from jasper_jax.sharding import mesh_axes, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
@@ -266,7 +266,8 @@ def _mesh(run: Run, student: Student) -> AbstractMesh | None:
     if wanted == "auto":
         return None
     devices = wanted.data * wanted.fsdp * wanted.tensor
-    return AbstractMesh(mesh_sizes(wanted, devices, run.stages, student.encoder.config.num_heads), AXES)
+    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, student.encoder.config.num_heads))
+    return AbstractMesh(tuple(axes.values()), tuple(axes))
 
 
 def _parameters(tree: dict) -> int:

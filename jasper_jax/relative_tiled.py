@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jasper_jax.sharding import AXES, constrain, devices
+from jasper_jax.sharding import ALL, constrain, devices
 
 # Columns per tile. A CPU writes the tile to memory, so it has to stay in the cache; elsewhere the
 # comparison is fused into the sum, and wide tiles spare launches, up to a bound on what one tile could hold.
@@ -49,17 +49,20 @@ def tiled(
         columns = min(MAX_COLUMNS, max(CPU_COLUMNS, MAX_TILE // (heads * rows)))
     columns = min(columns, pairs)
     tiles = -(-pairs // columns)
+    if divided:  # The columns are the same on every device.
+        similarities, teacher = constrain(similarities), constrain(teacher)
     floor = similarities - margin[:, None]
 
     def share(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [..., rows * parts]
         if not divided:
             return x
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, rows * parts - pairs)], constant_values=fill)
-        return constrain(x, *(None,) * (x.ndim - 1), AXES)
+        return constrain(x, *(None,) * (x.ndim - 1), ALL)
 
     def tile(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [tiles, ..., columns]
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * columns - pairs)], constant_values=fill)
-        return jnp.moveaxis(x.reshape(*x.shape[:-1], tiles, columns), -2, 0)
+        x = jnp.moveaxis(x.reshape(*x.shape[:-1], tiles, columns), -2, 0)
+        return constrain(x) if divided else x
 
     # A NaN is neither above nor below: the padding of rows and of columns never counts.
     row, row_floor, row_teacher = share(similarities, 0.0), share(floor, 0.0), share(teacher, jnp.nan)

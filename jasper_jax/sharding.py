@@ -3,6 +3,9 @@
 The mesh has three axes. ``data`` repeats the parameters, ``fsdp`` divides them and the optimizer state (arXiv
 1910.02054, stage 3), ``tensor`` divides the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
 ``data`` and ``fsdp``. The step is one program on global arrays; XLA's partitioner puts in the communication.
+
+A long ``fsdp`` is two axes of the mesh (:func:`mesh_axes`), and gradients are summed over one after the other
+(:func:`sum_in_steps`): for 256 chips at once the TPU compiler sends whole sums to every chip, twice the bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,10 +23,21 @@ from jasper_jax.errors import UserError
 from jasper_jax.patterns import first_match
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
-ROWS = (DATA, FSDP)
+FSDP2 = "fsdp2"
+"""The second part of a long ``fsdp``; an axis that a mesh lacks is passed over wherever it is named."""
+ALL = (DATA, FSDP, FSDP2, TENSOR)
+"""Every device."""
+ROWS = (DATA, FSDP, FSDP2)
 """The axes over which the rows of a batch lie."""
-WIDE = (FSDP, TENSOR)
+SHARDS = (FSDP, FSDP2)
+"""The axes that divide parameters."""
+WIDE = (FSDP, FSDP2, TENSOR)
 """The axes over which the dimensions of vectors lie."""
+
+LONG, RING = 32, 16
+"""An ``fsdp`` of more than LONG devices is made of two axes, the first of at most RING. Measured on programs of the TPU
+compiler (libtpu 0.0.42, v5e): of a gradient [1536, 8960] it makes a reduce-scatter over 16 and 32 chips; over 64 only
+where the shards have whole tiles, over 256 never, but an all-reduce. A side of v5e's torus has 16 chips."""
 
 Axes = str | tuple[str, ...] | None
 
@@ -35,22 +50,22 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     ("dense/*/1", (WIDE,)),
     # A lookup takes rows: with the width divided it needs no communication of the table.
     ("encoder/**/embedding", (None, WIDE)),
-    ("encoder/**/latents", (None, FSDP)),
+    ("encoder/**/latents", (None, SHARDS)),
     # What follows a matrix divided by columns is divided by rows: one sum over ``tensor`` for the two of them.
-    ("encoder/**/attention/output/kernel", (TENSOR, FSDP)),
-    ("encoder/**/feed_forward/down/kernel", (TENSOR, FSDP)),
-    ("encoder/**/kernel", (FSDP, TENSOR)),
-    ("vision/**/attention/output/kernel", (TENSOR, FSDP)),
-    ("vision/**/feed_forward/down/kernel", (TENSOR, FSDP)),
+    ("encoder/**/attention/output/kernel", (TENSOR, SHARDS)),
+    ("encoder/**/feed_forward/down/kernel", (TENSOR, SHARDS)),
+    ("encoder/**/kernel", (SHARDS, TENSOR)),
+    ("vision/**/attention/output/kernel", (TENSOR, SHARDS)),
+    ("vision/**/feed_forward/down/kernel", (TENSOR, SHARDS)),
     ("vision/patches/kernel", (None, WIDE)),
-    ("vision/**/kernel", (FSDP, TENSOR)),
+    ("vision/**/kernel", (SHARDS, TENSOR)),
     ("vision/positions", (None, WIDE)),
     ("vision/class_token", ()),
     ("vision/**/query/bias", (TENSOR,)),
     ("vision/**/key/bias", (TENSOR,)),
     ("vision/**/value/bias", (TENSOR,)),
     ("vision/**/up/bias", (TENSOR,)),
-    ("projector/kernel", (FSDP, TENSOR)),
+    ("projector/kernel", (SHARDS, TENSOR)),
     ("contrastive/log_scale", ()),
     ("encoder/**/query/bias", (TENSOR,)),
     ("encoder/**/key/bias", (TENSOR,)),
@@ -78,7 +93,7 @@ class Placed:
 
     def shard(self, mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, ...]:
         """The shape of one device's part."""
-        sizes = [math.prod(mesh.shape[a] for a in _tuple(axes)) for axes in self.spec]
+        sizes = [math.prod(mesh.shape[a] for a in _present(axes, mesh)) for axes in self.spec]
         return tuple(n // size for n, size in zip(self.shape, sizes + [1] * len(self.shape)))
 
 
@@ -100,7 +115,7 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
     axes: list[tuple[str, ...]] = [() for _ in shape]
     left: list[str] = []
     for i, group in enumerate(wanted, first):
-        for axis in _tuple(group):
+        for axis in _present(group, mesh):
             if not _give(axes, shape, axis, i, mesh):
                 left.append(axis)
     homeless = [a for a in left if not any(_give(axes, shape, a, i, mesh) for i in reversed(range(first, len(shape))))]
@@ -122,8 +137,10 @@ def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int
     return True
 
 
-def _tuple(axes: Axes) -> tuple[str, ...]:
-    return axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+def _present(axes: Axes, mesh: Any) -> tuple[str, ...]:
+    """Those of ``axes`` that the mesh has."""
+    named = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
+    return tuple(axis for axis in named if axis in mesh.shape)
 
 
 def parts(
@@ -178,21 +195,69 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
         return x
     taken: list[tuple[str, ...]] = [() for _ in x.shape]
     for i, group in enumerate(axes):
-        for axis in _tuple(group):
+        for axis in _present(group, mesh):
             _give(taken, x.shape, axis, i, mesh)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*(a or None for a in taken)))
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch: their first dimension over ``data`` and ``fsdp``."""
-    return NamedSharding(mesh, PartitionSpec(ROWS))
+    return NamedSharding(mesh, PartitionSpec(_present(ROWS, mesh)))
 
 
 def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     """Into how many parts the rows of a batch are divided."""
-    return mesh.shape[DATA] * mesh.shape[FSDP]
+    return math.prod(mesh.shape[axis] for axis in _present(ROWS, mesh))
+
+
+def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
+    """The axes of a mesh whose recipe says ``sizes`` (data, fsdp, tensor), the slowest first."""
+    data, fsdp, tensor = sizes
+    if fsdp <= LONG:
+        return {DATA: data, FSDP: fsdp, TENSOR: tensor}
+    first = next(n for n in range(RING, 0, -1) if fsdp % n == 0)
+    return {DATA: data, FSDP: first, FSDP2: fsdp // first, TENSOR: tensor}
+
+
+def mesh_sizes_of(mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, int, int]:
+    """(data, fsdp, tensor) of a mesh, as a recipe says them."""
+    return mesh.shape[DATA], math.prod(mesh.shape[axis] for axis in _present(SHARDS, mesh)), mesh.shape[TENSOR]
 
 
 def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
-    """The mesh of these sizes over all devices of all processes (or ``devices``)."""
-    return jax.make_mesh(sizes, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
+    """The mesh of these sizes (data, fsdp, tensor) over all devices of all processes (or ``devices``)."""
+    axes = mesh_axes(sizes)
+    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+
+
+def sum_in_steps(layer: Any) -> Any:
+    """One layer's parameters as they are; where ``fsdp`` is two axes, their gradients are summed over the first, each
+    device keeping its part, and then over the second."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if FSDP2 not in mesh.shape:
+        return layer
+
+    def mark(path: tuple[Any, ...], leaf: Any) -> Any:
+        return _summed_in_steps(leaf, place(f"encoder/layers/{_name(path)}", leaf.shape, mesh).spec)
+
+    return jax.tree_util.tree_map_with_path(mark, layer)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _summed_in_steps(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
+    return leaf
+
+
+def _summed_forward(leaf: jax.Array, spec: PartitionSpec) -> tuple[jax.Array, None]:
+    return leaf, None
+
+
+def _summed_backward(spec: PartitionSpec, _: None, gradient: jax.Array) -> tuple[jax.Array]:
+    first = [
+        tuple(a for a in (axes if isinstance(axes, tuple) else (axes,)) if a not in (None, FSDP2)) for axes in spec
+    ]
+    gradient = jax.lax.with_sharding_constraint(gradient, PartitionSpec(*(axes or None for axes in first)))
+    return (jax.lax.with_sharding_constraint(gradient, spec),)
+
+
+_summed_in_steps.defvjp(_summed_forward, _summed_backward)

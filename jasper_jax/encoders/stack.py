@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from jasper_jax.errors import UserError
+from jasper_jax.sharding import sum_in_steps
 
 Params = dict[str, Any]
 
@@ -43,7 +44,7 @@ def scan_layers(
     """
 
     def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
-        return layer(item[0], x, item[1]), None
+        return layer(sum_in_steps(item[0]), x, item[1]), None
 
     if remat:
         step = jax.checkpoint(step, prevent_cse=False)  # inside a scan nothing can be merged across steps

@@ -16,6 +16,7 @@ from flax import nnx
 from jasper_jax.encoders import attention
 from jasper_jax.encoders.parts import Dropout, make_dropout
 from jasper_jax.encoders.stack import Params, scan_layers
+from jasper_jax.sharding import ROWS, constrain
 from jasper_jax.trees import flatten
 
 UNROLLED = 12
@@ -98,6 +99,7 @@ class Tower:
         backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
         with attention.using(self.attention, grouped=not backward_on_cpu):
             x, shared = start(ends, drop_at(0))
+            x = constrain(x, ROWS)  # Else the partitioner may divide the width, and sum whole states in every layer.
 
             def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
                 return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))

@@ -20,7 +20,7 @@ from jasper_jax.planning.topology import Topology, topology_mesh
 from jasper_jax.planning.work import Analysis, analyse
 from jasper_jax.progress import say
 from jasper_jax.run import Run
-from jasper_jax.sharding import AXES, Placed, parts, row_shards
+from jasper_jax.sharding import Placed, mesh_axes, mesh_sizes_of, parts, row_shards
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.training.mesh import mesh_sizes
@@ -59,7 +59,7 @@ def plan_stages(run: Run, student: Student, topology: Topology | Machine) -> Ite
       UserError: the mesh or a batch does not divide over the slice's devices.
     """
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
-    mesh = topology.mesh(sizes) if isinstance(topology, Machine) else topology_mesh(topology, dict(zip(AXES, sizes)))
+    mesh = topology.mesh(sizes) if isinstance(topology, Machine) else topology_mesh(topology, mesh_axes(sizes))
     for stage in run.stages:
         say(f"{topology}: compiling {stage.name}")
         found = plan_stage(run, stage, student, mesh, topology)
@@ -72,8 +72,12 @@ def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, top
     """One stage, compiled."""
     step = lower_step(run, stage, student, mesh, "gpu" if isinstance(topology, Machine) else "tpu")
     began = time.monotonic()
-    sizes = (mesh.shape[AXES[0]], mesh.shape[AXES[1]], mesh.shape[AXES[2]])
-    known: dict[str, Any] = {"stage": stage, "sizes": sizes, "state": state_bytes(step), "leaves": leaves(step, mesh)}
+    known: dict[str, Any] = {
+        "stage": stage,
+        "sizes": mesh_sizes_of(mesh),
+        "state": state_bytes(step),
+        "leaves": leaves(step, mesh),
+    }
     try:
         compiled = step.lowered.compile()
     except jax.errors.JaxRuntimeError as error:

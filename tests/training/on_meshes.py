@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax import sharding
 from jasper_jax.data.batches import Batches, TokenCounts
 from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.planning import analyse
@@ -33,7 +34,9 @@ STEPS = 20
 
 
 def steps(place: Path, case: dict) -> dict:
-    """``case``: ``mesh`` sizes, ``stage``, ``online`` teachers, ``micro`` batch, ``dtype``, ``count`` operations."""
+    """``case``: ``mesh`` sizes, ``stage``, ``online`` teachers, ``micro`` batch, ``dtype``, ``count`` operations,
+    ``two`` axes for fsdp."""
+    sharding.LONG, sharding.RING = (4, 2) if case.get("two") else (32, 16)
     teachers = [
         {**t, "dtype": "float32", "mode": "online" if case.get("online") else "cached"}
         for t in recipe_tree(place)["teachers"]
@@ -98,6 +101,7 @@ def steps(place: Path, case: dict) -> dict:
         flops = {"step": analyse(step, mesh).flops, "forward": analyse(forward, mesh).flops}
     laid = {name: tuple(x.sharding.spec) for name, x in trained.items()}
     return {
+        "axes": dict(mesh.shape),
         "losses": np.array(losses),
         "norms": np.array(norms),
         "parameters": {name: np.asarray(x) for name, x in flatten(partition.canonical(trained, frozen)).items()},
