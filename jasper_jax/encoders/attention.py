@@ -45,6 +45,11 @@ def platform_of(implementation: str) -> str:
     return implementation if implementation in ("gpu", "tpu") else jax.default_backend()
 
 
+def platform() -> str:
+    """The platform that what is being traced is compiled for (see ``using``)."""
+    return platform_of(_chosen.get()[0])
+
+
 def form_of(implementation: str, query: Any, key: Any, *, biased: bool = False) -> str:
     """How attention is computed: ``heads_first``, ``dot_product``, or with a fused kernel, ``splash`` (TPU) or
     ``cudnn`` (GPU). Of ``query [B, L, H, d]`` and ``key [B, M, K, d]`` shape and dtype decide.

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jasper_jax.encoders import attention, gradients
 from jasper_jax.sharding import DATA, ROWS, TENSOR, WIDE, constrain
 
 
@@ -76,9 +77,43 @@ class Embedding(nnx.Module):
         return constrain(by_row, ROWS)
 
 
-def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.Linear:
+class Linear(nnx.Linear):
+    """nnx.Linear, with the backward pass of ``gradients`` on CPU."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if attention.platform() != "cpu":
+            return super().__call__(x)
+        x, kernel, bias = self.promote_dtype((x, self.kernel[...], _value(self.bias)), dtype=self.dtype)
+        return gradients.linear(x, kernel, bias)
+
+
+class LayerNorm(nnx.LayerNorm):
+    """nnx.LayerNorm, with the backward pass of ``gradients`` on CPU."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if attention.platform() != "cpu":
+            return super().__call__(x)
+        x, scale, bias = self.promote_dtype((x, self.scale[...], _value(self.bias)), dtype=self.dtype)
+        return gradients.layer_norm(x, scale, bias, self.epsilon)
+
+
+class RMSNorm(nnx.RMSNorm):
+    """nnx.RMSNorm, with the backward pass of ``gradients`` on CPU."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if attention.platform() != "cpu":
+            return super().__call__(x)
+        x, scale = self.promote_dtype((x, self.scale[...]), dtype=self.dtype)
+        return gradients.rms_norm(x, scale, self.epsilon)
+
+
+def _value(parameter: nnx.Param | None) -> jax.Array | None:
+    return None if parameter is None else parameter[...]
+
+
+def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> Linear:
     """``x @ kernel + bias``: kernel ``[d_in, d_out]`` drawn from N(0, std²), bias zero."""
-    return nnx.Linear(
+    return Linear(
         d_in,
         d_out,
         use_bias=bias,
@@ -89,14 +124,14 @@ def dense(d_in: int, d_out: int, *, std: float, dtype: Any, rngs: nnx.Rngs, bias
     )
 
 
-def layer_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> nnx.LayerNorm:
+def layer_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs, bias: bool = True) -> LayerNorm:
     """LayerNorm with float32 statistics; the two-pass variance, as ``E[x²] - E[x]²`` cancels for large means."""
-    return nnx.LayerNorm(width, epsilon=epsilon, dtype=dtype, use_bias=bias, use_fast_variance=False, rngs=rngs)
+    return LayerNorm(width, epsilon=epsilon, dtype=dtype, use_bias=bias, use_fast_variance=False, rngs=rngs)
 
 
-def rms_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs) -> nnx.RMSNorm:
+def rms_norm(width: int, epsilon: float, *, dtype: Any, rngs: nnx.Rngs) -> RMSNorm:
     """``scale · x / √(mean x² + epsilon)`` with float32 statistics (arXiv 1910.07467)."""
-    return nnx.RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
+    return RMSNorm(width, epsilon=epsilon, dtype=dtype, rngs=rngs)
 
 
 def make_dropout(rate: float, key: jax.Array | None) -> Dropout:

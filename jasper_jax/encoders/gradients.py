@@ -1,0 +1,113 @@
+"""Linear maps and norms whose backward pass is written out for XLA's CPU backend.
+
+What JAX derives is right and, on CPU, slow: XLA folds the transposition that JAX's rule for a weight gradient ends with
+into the product and then copies the incoming gradient transposed, computes what leads to that gradient once for each of
+its three readers (input, weight and bias gradient), and writes out norms' scales at the size of the states.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+_ROWS = (((0,), (0,)), ((), ()))  # contract the rows of both: [T, n], [T, m] -> [n, m]
+
+
+@jax.custom_vjp
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
+    """``x @ kernel + bias``: ``[..., n]``, ``[n, m]``, ``[m]`` or None -> ``[..., m]``."""
+    y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else y + bias
+
+
+def _linear_forward(x, kernel, bias):
+    return linear(x, kernel, bias), (x, kernel, bias is not None)
+
+
+def _linear_backward(kept, dy):
+    x, kernel, has_bias = kept
+    rows = x.reshape(-1, x.shape[-1])
+    above = jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))  # read three times: computed once
+    dx = jax.lax.dot_general(above, kernel, (((1,), (1,)), ((), ())))
+    return dx.reshape(x.shape), jax.lax.dot_general(rows, above, _ROWS), above.sum(axis=0) if has_bias else None
+
+
+linear.defvjp(_linear_forward, _linear_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3,))
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array | None, epsilon: float) -> jax.Array:
+    """``scale · (x - mean x) / √(var x + epsilon) + bias`` over the last axis, in float32 or wider inside, in x's dtype
+    outside; the two-pass variance."""
+    return _layer_norm(x, scale, bias, epsilon)[0]
+
+
+def _layer_norm(x, scale, bias, epsilon):
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    mean = x.astype(wide).mean(axis=-1, keepdims=True)
+    centred = x.astype(wide) - mean
+    inverse = jax.lax.rsqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon)
+    y = centred * (inverse * scale.astype(wide))
+    return (y if bias is None else y + bias.astype(wide)).astype(x.dtype), mean, inverse
+
+
+def _layer_norm_forward(x, scale, bias, epsilon):
+    y, mean, inverse = _layer_norm(x, scale, bias, epsilon)
+    return y, (x, scale, bias is not None, mean, inverse)
+
+
+def _layer_norm_backward(epsilon, kept, dy):
+    x, scale, has_bias, mean, inverse = kept
+    above, normed, weight = _rows(dy, mean.dtype), _rows(x, mean.dtype), scale.astype(mean.dtype)
+    inverse = inverse.reshape(-1, 1)
+    normed = (normed - mean.reshape(-1, 1)) * inverse
+    product = above * normed
+    dx = inverse * (above * weight - _mean_with(above, weight) - normed * _mean_with(product, weight))
+    d_bias = above.sum(axis=0).astype(dy.dtype) if has_bias else None
+    return dx.reshape(x.shape).astype(x.dtype), product.sum(axis=0).astype(scale.dtype), d_bias
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def rms_norm(x: jax.Array, scale: jax.Array, epsilon: float) -> jax.Array:
+    """``scale · x / √(mean x² + epsilon)`` over the last axis, in float32 or wider inside, in x's dtype outside."""
+    return _rms_norm(x, scale, epsilon)[0]
+
+
+def _rms_norm(x, scale, epsilon):
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    inverse = jax.lax.rsqrt((wide * wide).mean(axis=-1, keepdims=True) + epsilon)
+    return (wide * (inverse * scale.astype(wide.dtype))).astype(x.dtype), inverse
+
+
+def _rms_norm_forward(x, scale, epsilon):
+    y, inverse = _rms_norm(x, scale, epsilon)
+    return y, (x, scale, inverse)
+
+
+def _rms_norm_backward(epsilon, kept, dy):
+    x, scale, inverse = kept
+    above, normed, weight = _rows(dy, inverse.dtype), _rows(x, inverse.dtype), scale.astype(inverse.dtype)
+    inverse = inverse.reshape(-1, 1)
+    normed = normed * inverse
+    product = above * normed
+    dx = inverse * (above * weight - normed * _mean_with(product, weight))
+    return dx.reshape(x.shape).astype(x.dtype), product.sum(axis=0).astype(scale.dtype)
+
+
+rms_norm.defvjp(_rms_norm_forward, _rms_norm_backward)
+
+
+def _rows(x: jax.Array, dtype) -> jax.Array:
+    """``[..., n]`` -> ``[T, n]``."""
+    return x.reshape(-1, x.shape[-1]).astype(dtype)
+
+
+def _mean_with(rows: jax.Array, weight: jax.Array) -> jax.Array:
+    """The mean of ``rows · weight`` over the last axis as a product, ``[T, n]`` -> ``[T, 1]``: as a sum, XLA would
+    first write out ``rows · weight``."""
+    return (rows @ weight)[:, None] / weight.size
