@@ -24,6 +24,7 @@ from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.pooling import Pooling
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.tokenization import Tokenizer
+from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import default_for
 from jasper_jax.vision.registry import vision_from_config
 from jasper_jax.vision.sight import make_sight, with_image_tokens
@@ -264,3 +265,14 @@ def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: P
                 served,
                 Export(),
             )
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32])
+def test_grey_of_16_bits_is_read_alike_at_every_level(dtype: type) -> None:
+    pytest.importorskip("sentence_transformers")
+    from PIL import Image
+
+    from jasper_jax.export.remote.sentence_jasper_vl import opened
+
+    image = Image.fromarray(np.arange(1 << 16, dtype=dtype).reshape(256, 256))
+    np.testing.assert_array_equal(np.asarray(opened(image)), np.asarray(open_image(image, "levels")))

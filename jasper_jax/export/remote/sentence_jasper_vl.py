@@ -29,7 +29,7 @@ def upright_rgb(image):
     """An image as RGB: turned as its EXIF data says, transparency over white, 16-bit grey scaled to 8."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
-        image = image.convert("I").point(lambda level: level / 257).convert("L")
+        image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
     if image.has_transparency_data:
         over = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", over.size, "white"), over)
