@@ -145,6 +145,8 @@ class ImageSource(Section):
     group: str | None = None
     """Column that tells which images belong together; those of one group never lie on both sides of a split. Of
     openmoji: ``tone`` for emoji that differ in skin tone alone, None where hair, gender or direction may differ too."""
+    tones: bool | None = None
+    """Of openmoji: false leaves out the emoji whose skin has another colour than yellow, half of all training pairs."""
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -167,10 +169,10 @@ class ImageSource(Section):
 
 IMAGE_SOURCE_KINDS = ("folder", "webdataset", "tfds", "hf", "asset")
 _NOT_FOR_IMAGES = {
-    "folder": ("split", "config"),
-    "webdataset": ("split", "config", "group"),
-    "tfds": ("config",),
-    "hf": (),
+    "folder": ("split", "config", "tones"),
+    "webdataset": ("split", "config", "group", "tones"),
+    "tfds": ("config", "tones"),
+    "hf": ("tones",),
     "asset": ("split", "config", "image", "caption"),
 }
 
@@ -249,11 +251,15 @@ class Vision(Section):
     """Pixels of a side; None: the checkpoint's. Another size interpolates the table of positions."""
     tokens: PositiveInt = 300
     """Tokens that an image takes in the student's input (Jasper: 300)."""
-    projector: Literal["none", "linear"] = "none"
+    projector: Literal["none", "linear", "joint"] = "none"
     """none: vision tokens are pooled to the student's width, without parameters (Jasper); linear: pooled to ``tokens``
-    alone, then mapped by a learned matrix."""
+    alone, then each mapped by one learned matrix; joint: pooled likewise, then side by side mapped by a learned matrix
+    to all of an image's tokens at once (``(tokens · C) x (tokens · D)`` numbers: for few tokens)."""
     projector_init: Literal["ridge", "random"] = "ridge"
-    """ridge: the closed-form map from an image's mean token to the mean input embedding of its caption."""
+    """ridge: the closed-form map from an image to its caption's vector, taken back through the text encoder
+    (``training.projector_start``)."""
+    projector_penalty: PositiveFloat = 0.2
+    """Ridge penalty of that map, relative to the mean eigenvalue of the covariance of the vision tokens."""
     remat: bool = False
     """Recompute the vision layers' activations in the backward pass: memory for time."""
 

@@ -153,23 +153,29 @@ class Student:
 
         def encode(rows: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
             tokens = sight.image_tokens(params, rows["pixels"], training=True, compute_dtype=dtype)
-            ids, inserted = sight.insert_alone(tokens)
-            states = self.encoder.apply(
-                params["encoder"],
-                ids,
-                jnp.ones(ids.shape, jnp.int32),
-                inserted=inserted,
-                training=True,
-                compute_dtype=dtype,
-                remat=self.remat,
-                dropout=self.dropout if key is not None else 0.0,
-                dropout_key=key,
-            )
-            return self.pooling(states, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+            return self.pooled_tokens(params["encoder"], tokens, key)
 
         rows = {"pixels": constrain(pixels, ROWS)}
         by_row = encode(rows, key) if pieces == 1 else _in_pieces(encode, rows, key, pieces)
         return self._dropped(constrain(by_row), key)
+
+    def pooled_tokens(self, encoder: Any, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """Pooled vectors ``[N, D]`` of images, each an input of its own, given as the tokens ``[N, n, D]`` that stand
+        in the text encoder's input. ``encoder``: its parameters."""
+        assert self.sight is not None
+        ids, inserted = self.sight.insert_alone(tokens)
+        states = self.encoder.apply(
+            encoder,
+            ids,
+            jnp.ones(ids.shape, jnp.int32),
+            inserted=inserted,
+            training=True,
+            compute_dtype=jnp.dtype(self.compute_dtype),
+            remat=self.remat,
+            dropout=self.dropout if key is not None else 0.0,
+            dropout_key=key,
+        )
+        return self.pooling(states, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
 
     def _dropped(self, vectors: jax.Array, key: jax.Array | None) -> jax.Array:
         if key is None or not self.vector_dropout:

@@ -120,6 +120,8 @@ def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
 
     for drawing in drawings():
         named = drawing.named
+        if named.toned and source.tones is False:
+            continue
         group = named.alike if source.group == "tone" else named.group
         yield Example(rendered(drawing.svg, log.key), named.caption, drawing.stem, group, not named.toned)
 

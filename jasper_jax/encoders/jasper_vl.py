@@ -93,17 +93,20 @@ def _outputs(path: Path, tensors: Mapping[str, TensorFile], width: int) -> dict[
 def _vision(path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorFile], width: int) -> VisionPart:
     where = str(path / "config.json")
     read = Reader(config, "jasper_vl", where)
-    projector = read.choice("projector", ("none", "linear"), "none")
+    projector = read.choice("projector", ("none", "linear", "joint"), "none")
     tokens = [config.get(key, f"<|jasper_{key}|>") for key in ("img_start_token", "img_token", "img_end_token")]
     if not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{where}: img_start_token, img_token, img_end_token are {tokens!r}; strings are needed")
-    dense = _linear(path, tensors, "vision_projector", width, None) if projector == "linear" else None
+    number = read.integer("num_img_tokens", 300)
+    rows = number * width if projector == "joint" else width
+    dense = _linear(path, tensors, "vision_projector", rows, None) if projector != "none" else None
     return VisionPart(
         path=path,
         hf_config={"model_type": "siglip_vision_model", **_object(config, "vision_config", where)},
-        tokens=read.integer("num_img_tokens", 300),
+        tokens=number,
         start_token=tokens[0],
         image_token=tokens[1],
         end_token=tokens[2],
         projector=None if dense is None or dense.bias is None else (dense.kernel, dense.bias),
+        joint=projector == "joint",
     )

@@ -127,7 +127,7 @@ def _config(student: Student, sight: Sight, dims: list[int], default: int, setti
         "img_start_token_id": sight.start_id,
         "img_token_id": sight.image_id,
         "img_end_token_id": sight.end_id,
-        "projector": "linear" if sight.projector else "none",
+        "projector": ("joint" if sight.joint else "linear") if sight.projector else "none",
         "pooling_mode": modes[0] if len(modes) == 1 else list(modes),
         "normalize": settings.normalize,
     }

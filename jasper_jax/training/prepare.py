@@ -27,7 +27,8 @@ from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.metrics import Metrics
-from jasper_jax.training.start import ridge_heads, ridge_projector
+from jasper_jax.training.projector_start import ridge_projector
+from jasper_jax.training.start import ridge_heads
 from jasper_jax.training.step import pieces_of
 from jasper_jax.vision.sight import PARTS
 

@@ -68,10 +68,11 @@ def sight_of(
             folder.preprocessing,
             tokens=settings.tokens,
             width=encoder.hidden_size,
-            projector=settings.projector == "linear",
+            projector=settings.projector != "none",
             tokenizer=tokenizer,
             max_length=max_length,
             remat=settings.remat,
+            joint=settings.projector == "joint",
         )
     start = encoder.vocab_size
     return Sight(
@@ -79,12 +80,13 @@ def sight_of(
         preprocessing=folder.preprocessing,
         tokens=settings.tokens,
         width=encoder.hidden_size,
-        projector=settings.projector == "linear",
+        projector=settings.projector != "none",
         start_id=start,
         image_id=start + 1,
         end_id=start + 2,
         alone=(start, *[start + 1] * settings.tokens, start + 2),
         remat=settings.remat,
+        joint=settings.projector == "joint",
     )
 
 
@@ -119,6 +121,7 @@ def load_part(
         tokens=part.tokens,
         width=encoder.hidden_size,
         projector=part.projector is not None,
+        joint=part.joint,
         tokenizer=tokenizer,
         max_length=max_length,
     )

@@ -34,7 +34,8 @@ FIRST_SCALE, FIRST_BIAS = 10.0, -10.0
 @dataclasses.dataclass(frozen=True)
 class Sight:
     """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
-    image, special tokens included. ``contrastive``: some stage learns the two numbers of a sigmoid loss too."""
+    image, special tokens included. ``contrastive``: some stage learns the two numbers of a sigmoid loss too. ``joint``:
+    the projector maps all tokens of an image at once."""
 
     encoder: VisionEncoder
     preprocessing: Preprocessing
@@ -47,20 +48,27 @@ class Sight:
     alone: tuple[int, ...]
     remat: bool = False
     contrastive: bool = False
+    joint: bool = False
 
     @property
     def written(self) -> str:
         """An image in a text, for the tokenizer."""
         return START + IMAGE * self.tokens + END
 
+    @property
+    def projected(self) -> tuple[int, int]:
+        """The shape of the projector's matrix: ``[C, D]``, joint ``[n·C, n·D]``."""
+        times = self.tokens if self.joint else 1
+        return times * self.encoder.hidden_size, times * self.width
+
     def init(self, seed: int) -> dict[str, Any]:
         """Random parameters, a function of the seed alone; the projector's columns have the variance of a word's."""
         key = jax.random.key(seed)
         params: dict[str, Any] = {"vision": self.encoder.init(jax.random.fold_in(key, 1 << 16))}
         if self.projector:
-            C = self.encoder.hidden_size
-            kernel = jax.random.normal(jax.random.fold_in(key, 1 << 17), (C, self.width), jnp.float32)
-            params["projector"] = {"kernel": kernel * (0.02 * C**-0.5), "bias": jnp.zeros((self.width,), jnp.float32)}
+            C, D = self.projected
+            kernel = jax.random.normal(jax.random.fold_in(key, 1 << 17), (C, D), jnp.float32)
+            params["projector"] = {"kernel": kernel * (0.02 * C**-0.5), "bias": jnp.zeros((D,), jnp.float32)}
         if self.contrastive:
             params[CONTRASTIVE] = {"log_scale": jnp.log(jnp.float32(FIRST_SCALE)), "bias": jnp.float32(FIRST_BIAS)}
         return params
@@ -83,7 +91,9 @@ class Sight:
         if not self.projector:
             return x
         projector = params["projector"]
-        return jnp.matmul(x, projector["kernel"], precision=jax.lax.Precision.HIGHEST) + projector["bias"]
+        x = x.reshape(len(x), -1, self.projected[0])
+        x = jnp.matmul(x, projector["kernel"], precision=jax.lax.Precision.HIGHEST) + projector["bias"]
+        return x.reshape(len(x), self.tokens, self.width)
 
     def insert_alone(self, tokens: jax.Array) -> tuple[jax.Array, Inserted]:
         """``[N, n, D]`` tokens of images, each an input of its own -> ids ``[N, L]``, and what is inserted."""
@@ -110,6 +120,7 @@ def make_sight(
     tokenizer: Tokenizer,
     max_length: int,
     remat: bool = False,
+    joint: bool = False,
 ) -> Sight:
     """The sight of a student whose ``tokenizer`` has the image tokens.
 
@@ -137,4 +148,5 @@ def make_sight(
         end_id=end,
         alone=tuple(int(i) for i in ids),
         remat=remat,
+        joint=joint,
     )

@@ -368,3 +368,14 @@ def test_the_numbers_of_openmoji():
 def test_an_empty_list_of_sources_is_no_recipe():
     with pytest.raises(ValidationError):
         Images.model_validate(json.loads('{"sources": []}'))
+
+
+@pytest.mark.skipif(not openmoji_is_cached(), reason="32 MB to download: read where it is cached")
+def test_emoji_without_those_of_another_skin_tone():
+    every, _ = read(ImageSource(asset="openmoji", limit=800))
+    yellow, _ = read(ImageSource(asset="openmoji", limit=800, tones=False))
+    assert any("skin tone" in e.caption for e in every)
+    assert not any(": " in e.caption and "skin tone" in e.caption for e in yellow)
+    assert {e.name for e in every if e.eligible} <= {e.name for e in yellow}
+    with pytest.raises(ValidationError, match="tones has no meaning"):
+        ImageSource(hf="x", tones=False)

@@ -111,7 +111,9 @@ def reference(job: dict[str, Any]) -> dict[str, np.ndarray]:
                 size = (job["tokens"], states.shape[-1] if job["projector"] else width)
                 tokens = torch.nn.AdaptiveAvgPool2d(size)(states)
                 if job["projector"]:
-                    tokens = tokens @ torch.tensor(given["projector/kernel"]) + torch.tensor(given["projector/bias"])
+                    kernel, bias = torch.tensor(given["projector/kernel"]), torch.tensor(given["projector/bias"])
+                    shape = tokens.shape[:-1]
+                    tokens = (tokens.reshape(-1, len(kernel)) @ kernel + bias).reshape(*shape, width)
                 words = words.clone()
                 words[ids == job["image_id"]] = tokens.reshape(-1, width)
             pooled = text(inputs_embeds=words).last_hidden_state[0].mean(0)

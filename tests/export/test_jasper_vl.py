@@ -40,6 +40,7 @@ CASES = {
     "dinov2": ("bert", "dinov2", 9, True),
     "clip": ("bert", "clip_vision_model", 20, True),
     "mpnet": ("mpnet", "siglip_vision_model", 6, False),
+    "joint": ("bert", "dinov2", 5, "joint"),
 }
 
 
@@ -60,7 +61,8 @@ class Case:
             default_for(vision).with_size(28),
             tokens=tokens,
             width=encoder.hidden_size,
-            projector=projector,
+            projector=bool(projector),
+            joint=projector == "joint",
             tokenizer=tokenizer,
             max_length=longest,
         )

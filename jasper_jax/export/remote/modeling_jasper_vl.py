@@ -78,8 +78,9 @@ class JasperVL(PreTrainedModel):
             self._keys_to_ignore_on_load_unexpected = [r"^vision_model\.", r"^vision_projector\."]
         else:
             self.vision_model = vision_model(config.vision_config)
-            if config.projector == "linear":
-                self.vision_projector = nn.Linear(config.vision_config.hidden_size, width)
+            if config.projector != "none":
+                times = config.num_img_tokens if config.projector == "joint" else 1
+                self.vision_projector = nn.Linear(times * config.vision_config.hidden_size, times * width)
         self.post_init()
 
     def get_input_embeddings(self):
@@ -96,12 +97,13 @@ class JasperVL(PreTrainedModel):
             options["interpolate_pos_encoding"] = True  # DINOv2 does so by itself
         pixel_values = pixel_values.to(next(self.vision_model.parameters()).dtype)
         states = self.vision_model(pixel_values=pixel_values, **options).last_hidden_state.float()
-        projected = self.config.projector == "linear"
+        projected = self.config.projector != "none"
         width = states.shape[-1] if projected else self.config.text_config.hidden_size
         tokens = F.adaptive_avg_pool2d(states[:, None], (self.config.num_img_tokens, width))[:, 0]
         if projected:
             weight, bias = self.vision_projector.weight.float(), self.vision_projector.bias.float()
-            tokens = F.linear(tokens, weight, bias)
+            out = F.linear(tokens.reshape(len(tokens), -1, weight.shape[1]), weight, bias)
+            tokens = out.reshape(len(tokens), self.config.num_img_tokens, -1)
         return tokens
 
     def forward(self, input_ids, attention_mask=None, pixel_values=None, image_mask=None, **kwargs):

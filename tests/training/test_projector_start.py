@@ -1,0 +1,67 @@
+"""The projector's closed-form start does, through the text encoder, what the regression onto captions' vectors does."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jasper_jax.student_start import load_student
+from jasper_jax.training.projector_start import through
+from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, seeing_run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("starts")
+
+
+@pytest.mark.parametrize("projector", ["linear", "joint"])
+def test_small_changes_of_an_image_move_its_vector_as_the_regression_says(place, projector) -> None:
+    run = seeing_run(place, name=f"through-{projector}", projector=projector)
+    student, params, _ = load_student(run.recipe, run.teacher_dim, run.student_source(), run.vision_source())
+    sight, rng = student.sight, np.random.default_rng(0)
+    assert sight is not None
+    X, D = sight.projected[0], student.width
+    x, y, kernel = rng.normal(size=X), rng.normal(size=D), rng.normal(size=(X, D)) / X**0.5
+    y = np.asarray(student.pooled_tokens(params["encoder"], jnp.full((1, sight.tokens, sight.width), 0.01))[0]) + y / 20
+    solved = through(student, params, x, y, kernel, np.full(sight.width, 0.01, np.float32))
+    assert solved["kernel"].shape == sight.projected
+
+    def pooled(features: np.ndarray) -> np.ndarray:
+        tokens = (features @ solved["kernel"] + solved["bias"]).reshape(len(features), -1, sight.width)
+        tokens = jnp.broadcast_to(tokens, (len(features), sight.tokens, sight.width))
+        return np.asarray(student.pooled_tokens(params["encoder"], tokens), np.float64)
+
+    middle = pooled(x[None])[0]
+    assert middle @ y / np.linalg.norm(middle) / np.linalg.norm(y) > 0.95
+    change = rng.normal(size=(20, X)) * 1e-3
+    found, wanted = pooled(x + change) - middle, change @ kernel
+    cosine = (found * wanted).sum(1) / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+    assert cosine.min() > 0.4  # damped: directions that the encoder hardly answers to are left
+    assert cosine.mean() > 0.7
+
+
+def test_a_joint_projector_learns_with_the_vision_encoder_and_without(place) -> None:
+    run = seeing_run(place, name="joint", projector="joint")
+    assert run_training(run)
+    assert falls(run)
+    assert moved_parts(run) == {"vision", "projector"}
+    assert parameters(run, 1)["projector/kernel"].shape == (4 * 12, 4 * 16)
+    still = seeing_run(place, {"train": ["vision/layers[-1:]/**"], "steps": 6}, name="still", projector="joint")
+    assert run_training(still)
+    before, after = parameters(still, 0), parameters(still, 1)
+    moved = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("vision/layers/") for name in moved)
+
+
+def test_the_penalty_changes_the_start(place) -> None:
+    starts = []
+    for penalty in (0.01, 10.0):
+        run = seeing_run(place, {"steps": 1}, name=f"penalty-{penalty}", projector="joint", projector_penalty=penalty)
+        assert run_training(run)
+        starts.append(losses(run)[0])
+    assert starts[0] != starts[1]
+    assert jax.tree.all(jax.tree.map(np.isfinite, starts))
