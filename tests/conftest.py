@@ -22,6 +22,24 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+@pytest.fixture(scope="module")
+def quick_programs():
+    """Of a module whose tests would say the same of slower programs: XLA compiles them with little optimisation.
+
+    Nearly all the time of such tests is compilation. Not for tests of arithmetic, of programs, or of equal bits: those
+    are of the programs that users run.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.clear_caches()
+    jax.config.update(name, True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "1")  # processes that tests start
+        yield
+    jax.config.update(name, before)
+    jax.clear_caches()
+
+
 MAPS = Path("/proc/self/maps")
 
 

@@ -149,7 +149,7 @@ def recipe_tree(place: Path, **changes: Any) -> dict[str, Any]:
         "texts": {
             "sources": [{"jsonl": str(place / "texts.jsonl"), "kind_column": "kind"}],
             "held_out": 32,
-            "shard_rows": 48,
+            "shard_rows": 32,
         },
         "teachers": [
             {"name": "a", "model": str(place / "teacher-a")},

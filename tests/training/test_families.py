@@ -13,6 +13,8 @@ from tests.families import CASES
 from tests.tiny import recipe, sentences, write_model
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 ELSEWHERE = ("bert", "mpnet", "xlm-roberta", "qwen2-causal")
 """Students of the other training and export tests, and cases whose code is another's."""
 
@@ -27,7 +29,7 @@ def trained(request, tmp_path_factory: pytest.TempPathFactory) -> Run:
         {"stage": 2, "steps": 8, "last_layers": 1, **stage},
         {"stage": 3, "steps": 12, **stage},
     ]
-    heads = {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8, "nested": [4]}}
+    heads = {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8}}
     settings = {"stages": stages, "heads": heads, "evaluation": {"agreement": False}, "name": request.param}
     run = Run(recipe(place, **settings), progress=False)
     assert run_training(run)

@@ -13,6 +13,8 @@ from tests.encoders.hub import NvEmbed
 from tests.tiny import recipe, recipe_tree, write_tokenizer
 from tests.training.runs import fill, parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 def losses(run: Run) -> np.ndarray:
     assert run_training(run)
