@@ -93,7 +93,7 @@ class LayerNorm(nnx.LayerNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if attention.platform() != "cpu":
             return super().__call__(x)
-        x, scale, bias = self.promote_dtype((x, self.scale[...], _value(self.bias)), dtype=self.dtype)
+        x, scale, bias = self.promote_dtype((x, _value(self.scale), _value(self.bias)), dtype=self.dtype)
         return gradients.layer_norm(x, scale, bias, self.epsilon)
 
 
@@ -103,7 +103,7 @@ class RMSNorm(nnx.RMSNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         if attention.platform() != "cpu":
             return super().__call__(x)
-        x, scale = self.promote_dtype((x, self.scale[...]), dtype=self.dtype)
+        x, scale = self.promote_dtype((x, _value(self.scale)), dtype=self.dtype)
         return gradients.rms_norm(x, scale, self.epsilon)
 
 
