@@ -31,11 +31,11 @@ METHODS = ("auto", "tiled", "partitioned")
 
 # `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
 # with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
-# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. Accelerators: not measured; an estimate from
-# the number of comparisons (2^34 at this bound) against the slow gathers and sorts of TPUs, for one device: the
-# devices of a mesh share the comparisons out, while each does all of the partitioned form, so there it is this bound
-# times their number. `scripts/bench/relative.py` measures both.
-TILED_UP_TO = {"cpu": 1 << 10, "accelerator": 1 << 17}
+# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. Accelerators: not measured; estimates
+# for one device. A TPU makes some 10^12 comparisons a second and 10^8 gathers: at 2^19 pairs (B = 1024) both forms take
+# 0.4 s a head. A GPU is better at gathers. The devices of a mesh share the comparisons out, while each does all of the
+# partitioned form, so there it is this bound times their number. `scripts/bench/relative.py` measures both.
+TILED_UP_TO = {"cpu": 1 << 10, "tpu": 1 << 19, "gpu": 1 << 17}
 
 DIVIDED_FROM = 1 << 12
 """Pairs from which on the devices of a mesh share the comparisons out (B = 92). Below, each makes all of them, at most
@@ -170,7 +170,8 @@ def _value_and_push(
         margin,
         order,
         cpu=_form("cpu", method, count),
-        default=_form("accelerator", method, count),
+        tpu=_form("tpu", method, count),
+        default=_form("gpu", method, count),
     )
     push, lower = push.astype(similarities.dtype), lower.astype(similarities.dtype)
     violations = jnp.sum(lower, axis=1)

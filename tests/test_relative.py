@@ -364,5 +364,6 @@ def test_auto_chooses_by_the_platform_it_is_lowered_for():
     assert form(47, "cpu") == "partitioned"
     assert form(128, "cpu") == "partitioned"
     assert form(128, "tpu") == form(128, "cuda") == "tiled"
-    assert form(1024, "tpu") == form(1024, "cuda") == "partitioned"
+    assert (form(1024, "tpu"), form(1024, "cuda")) == ("tiled", "partitioned")
+    assert form(2048, "tpu") == "partitioned"
     assert 45 * 44 // 2 <= TILED_UP_TO["cpu"] < 47 * 46 // 2

@@ -27,7 +27,7 @@ from jasper_jax.sharding import WIDE, constrain, mesh_axes  # noqa: E402
 
 HEADS, WIDTH = 4, 1024
 BATCHES = (128, 512, 1024, 2048, 4096)
-SLICES = ("v5e:1x1", "v5e:4x4", "v5e:16x16")
+SLICES = ("v5e:4x4", "v5e:16x16")
 
 
 def main() -> None:
@@ -99,8 +99,8 @@ dimensions against one teacher, value and gradient.
 {table}
 
 The tiled form makes P² comparisons a head. On a mesh the devices share them out from B = 92 on; the similarities
-[B, B] themselves are the same on every chip (an explicit constraint). One device takes the partitioned form above 2^17
-pairs (B = 512), n devices above n · 2^17: no batch up to 4,096 on 256 chips.
+[B, B] themselves are the same on every chip (an explicit constraint). One TPU chip takes the partitioned form above
+2^19 pairs (B = 1,024), n chips above n · 2^19: from 16 chips on, no batch up to 4,096.
 """
 
 
