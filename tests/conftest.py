@@ -40,6 +40,14 @@ def quick_programs():
     jax.clear_caches()
 
 
+SLOW = ("test_resume", "test_families", "test_processes", "test_jasper_vl", "test_online", "test_images", "test_faults")
+"""Files that take minutes, the longest first: begun last, one would keep one worker busy while the others idle."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
 MAPS = Path("/proc/self/maps")
 
 
