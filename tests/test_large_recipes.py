@@ -54,11 +54,13 @@ def test_jasper_2b(offline) -> None:
     }
     assert not student.encoder.config.causal
     first, three_layers = 1536 * 12288 + 12288, 3 * 46_797_824
-    for number in (first, first + three_layers, count(shapes)):
+    text_side = count(shapes["encoder"]) + count(shapes["heads"])
+    assert count(shapes["vision"]) == pytest.approx(413e6, rel=0.01)
+    for number in (first, first + three_layers, text_side, count(shapes["vision"]), count(shapes)):
         assert f"{number:,}" in text
     # float16, float32 and int8 of 8 million vectors, and the texts of each stage
     sizes = ("66.2 GB", "131.8 GB", "262.9 GB", "33.4 GB")
-    for cell in ("4,096", "8,192", "12,288", *sizes, "512,000", "896,000", "281,600", "not on this machine"):
+    for cell in ("4,096", "8,192", "12,288", *sizes, "512,000", "896,000", "281,600", "315,000", "not on this machine"):
         assert cell in text, cell
 
 
