@@ -10,7 +10,6 @@ is reported is the median over rounds of the ratio of two neighbours.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from train_bench.world import machine
 
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.weights import load_params
@@ -124,6 +124,14 @@ def seconds(function: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
+def reached(rows: list[tuple[str, ...]], column: int, aim: float) -> str:
+    """How many families keep to ``aim``, by the ratios in ``column``."""
+    ratios = [float(row[column].split("**")[1]) for row in rows]
+    kept = sum(ratio <= aim for ratio in ratios)
+    spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return f"takes {spread} times PyTorch's time, at most {aim} in {kept} of {len(ratios)} families"
+
+
 def page(rows: list[tuple[str, ...]]) -> str:
     import torch
     import transformers
@@ -133,7 +141,7 @@ def page(rows: list[tuple[str, ...]]) -> str:
     lines = [
         "# Encoder families beside PyTorch",
         "",
-        f"`python scripts/bench/encoders.py --output docs/results/encoders.md` on {os.cpu_count()} cores, jax"
+        f"`python scripts/bench/encoders.py --output docs/results/encoders.md` on {machine()}; jax"
         f" {jax.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
         f"Random weights, {LAYERS} layers, {ROWS} texts of up to {LENGTH} tokens (the share of slots that hold one is"
         " given), float32. First the forward pass, then forward and backward. A ratio below 1: faster than PyTorch;"
@@ -142,6 +150,10 @@ def page(rows: list[tuple[str, ...]]) -> str:
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * (len(head) - 1),
         *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+        f"Forward {reached(rows, 4, 1.0)}; forward and backward {reached(rows, 8, 1.3)}. Both sides compute the padding"
+        " here; in training and embedding several texts share a row and there is next to none"
+        " ([train-step](train-step.md)).",
         "",
     ]
     return "\n".join(lines)
