@@ -138,7 +138,7 @@ def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
         ("train", change_json(STORE, lambda m: m.update(format=9)), "format version 9, this program reads up to 1"),
         ("train", change_json(STORE, lambda m: m.update(format="9")), "not the manifest of a vector store (format: "),
         ("train", change_json(STORE, lambda m: m.pop("spec")), "not the manifest of a vector store (spec: Field"),
-        ("train", change_json(STORE, lambda m: m["shards"].pop()), "its 4 shards are not the 5"),
+        ("train", change_json(STORE, lambda m: m["shards"].pop()), "its 5 shards are not the 6"),
         ("train", change_json(TEXTS, lambda m: m["shards"].pop()), "not the manifest of a text store"),
         ("train", change_json(TEXTS, lambda m: m.update(format=9)), "format version 9"),
         ("train", change_json(TEXTS, lambda m: m["shards"][0].update(file="../x")), "shards.0.file: "),
