@@ -49,20 +49,17 @@ def tiled(
         columns = min(MAX_COLUMNS, max(CPU_COLUMNS, MAX_TILE // (heads * rows)))
     columns = min(columns, pairs)
     tiles = -(-pairs // columns)
-    if divided:  # The columns are the same on every device.
-        similarities, teacher = constrain(similarities), constrain(teacher)
+    lay = constrain if divided else lambda x, *axes: x
+    similarities, teacher = lay(similarities), lay(teacher)  # the columns are the same on every device
     floor = similarities - margin[:, None]
 
     def share(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [..., rows * parts]
-        if not divided:
-            return x
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, rows * parts - pairs)], constant_values=fill)
-        return constrain(x, *(None,) * (x.ndim - 1), ALL)
+        return lay(x, *(None,) * (x.ndim - 1), ALL)
 
     def tile(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [tiles, ..., columns]
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * columns - pairs)], constant_values=fill)
-        x = jnp.moveaxis(x.reshape(*x.shape[:-1], tiles, columns), -2, 0)
-        return constrain(x) if divided else x
+        return lay(jnp.moveaxis(x.reshape(*x.shape[:-1], tiles, columns), -2, 0))
 
     # A NaN is neither above nor below: the padding of rows and of columns never counts.
     row, row_floor, row_teacher = share(similarities, 0.0), share(floor, 0.0), share(teacher, jnp.nan)
@@ -83,4 +80,4 @@ def tiled(
     zeros = share(jnp.zeros((heads, pairs), jnp.int32), 0)
     columns_of = (tile(similarities, 0.0), tile(floor, 0.0), tile(teacher, jnp.nan))
     (push, lower), _ = lax.scan(add, (zeros, zeros), columns_of)
-    return (constrain(push)[:, :pairs], constrain(lower)[:, :pairs]) if divided else (push, lower)
+    return lay(push)[:, :pairs], lay(lower)[:, :pairs]

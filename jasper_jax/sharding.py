@@ -93,7 +93,7 @@ class Placed:
 
     def shard(self, mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, ...]:
         """The shape of one device's part."""
-        sizes = [math.prod(mesh.shape[a] for a in _present(axes, mesh)) for axes in self.spec]
+        sizes = [extent(axes, mesh) for axes in self.spec]
         return tuple(n // size for n, size in zip(self.shape, sizes + [1] * len(self.shape)))
 
 
@@ -115,7 +115,7 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
     axes: list[tuple[str, ...]] = [() for _ in shape]
     left: list[str] = []
     for i, group in enumerate(wanted, first):
-        for axis in _present(group, mesh):
+        for axis in present(group, mesh):
             if not _give(axes, shape, axis, i, mesh):
                 left.append(axis)
     homeless = [a for a in left if not any(_give(axes, shape, a, i, mesh) for i in reversed(range(first, len(shape))))]
@@ -137,10 +137,15 @@ def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int
     return True
 
 
-def _present(axes: Axes, mesh: Any) -> tuple[str, ...]:
+def present(axes: Axes, mesh: Any) -> tuple[str, ...]:
     """Those of ``axes`` that the mesh has."""
     named = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
     return tuple(axis for axis in named if axis in mesh.shape)
+
+
+def extent(axes: Axes, mesh: Any) -> int:
+    """Over how many devices ``axes`` divide."""
+    return math.prod(mesh.shape[axis] for axis in present(axes, mesh))
 
 
 def parts(
@@ -195,19 +200,19 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
         return x
     taken: list[tuple[str, ...]] = [() for _ in x.shape]
     for i, group in enumerate(axes):
-        for axis in _present(group, mesh):
+        for axis in present(group, mesh):
             _give(taken, x.shape, axis, i, mesh)
     return jax.lax.with_sharding_constraint(x, PartitionSpec(*(a or None for a in taken)))
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
     """Rows of a batch: their first dimension over ``data`` and ``fsdp``."""
-    return NamedSharding(mesh, PartitionSpec(_present(ROWS, mesh)))
+    return NamedSharding(mesh, PartitionSpec(present(ROWS, mesh)))
 
 
 def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     """Into how many parts the rows of a batch are divided."""
-    return math.prod(mesh.shape[axis] for axis in _present(ROWS, mesh))
+    return extent(ROWS, mesh)
 
 
 def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
@@ -221,7 +226,7 @@ def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
 
 def mesh_sizes_of(mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, int, int]:
     """(data, fsdp, tensor) of a mesh, as a recipe says them."""
-    return mesh.shape[DATA], math.prod(mesh.shape[axis] for axis in _present(SHARDS, mesh)), mesh.shape[TENSOR]
+    return extent(DATA, mesh), extent(SHARDS, mesh), extent(TENSOR, mesh)
 
 
 def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
@@ -253,9 +258,8 @@ def _summed_forward(leaf: jax.Array, spec: PartitionSpec) -> tuple[jax.Array, No
 
 
 def _summed_backward(spec: PartitionSpec, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    first = [
-        tuple(a for a in (axes if isinstance(axes, tuple) else (axes,)) if a not in (None, FSDP2)) for axes in spec
-    ]
+    mesh = jax.sharding.get_abstract_mesh()
+    first = [tuple(axis for axis in present(axes, mesh) if axis != FSDP2) for axes in spec]
     gradient = jax.lax.with_sharding_constraint(gradient, PartitionSpec(*(axes or None for axes in first)))
     return (jax.lax.with_sharding_constraint(gradient, spec),)
 

@@ -7,7 +7,6 @@ gradient is a kernel too.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import jax
@@ -16,7 +15,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import PartitionSpec
 
 from jasper_jax.encoders.seen import Seen
-from jasper_jax.sharding import ROWS, TENSOR
+from jasper_jax.sharding import ROWS, TENSOR, extent, present
 
 INTERPRET = False
 """Run the kernel's steps as ordinary operations: how the tests run it without a TPU."""
@@ -38,7 +37,7 @@ def fits(query: Any, key: Any) -> bool:
         and d % 8 == 0
         and d <= _WIDEST
         and query.dtype in (jnp.bfloat16, jnp.float32)
-        and R % _extent(_present(ROWS)) == 0
+        and R % extent(ROWS, jax.sharding.get_abstract_mesh()) == 0
     )
 
 
@@ -60,10 +59,11 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen | None
         out = jax.lax.switch(kind, kernels, q, k, v, ids) if len(kernels) > 1 else kernels[0](q, k, v, ids)
         return out.transpose(0, 2, 1, 3)
 
-    if not jax.sharding.get_abstract_mesh().empty:
-        rows = _present(ROWS) or None
-        heads = TENSOR if all(n % _extent(_present((TENSOR,))) == 0 for n in (query.shape[2], key.shape[2])) else None
-        across = PartitionSpec(rows, None, heads if _present((TENSOR,)) else None, None)
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        rows = present(ROWS, mesh) or None
+        shared = all(n % extent(TENSOR, mesh) == 0 for n in (query.shape[2], key.shape[2]))
+        across = PartitionSpec(rows, None, TENSOR if shared and present(TENSOR, mesh) else None, None)
         specs = (across, across, across, PartitionSpec(rows), PartitionSpec())
         # Kernels do not say over which axes their results vary, so that this cannot be checked.
         run = jax.shard_map(run, in_specs=specs, out_specs=across, check_vma=False)
@@ -90,12 +90,3 @@ def _kernel(heads: int, L: int, window: int | None, causal: bool) -> Any:
     )
     masks = pallas.MultiHeadMask([mask] * heads)
     return pallas.make_splash_mha(masks, block_sizes=tiles, head_shards=1, q_seq_shards=1, interpret=INTERPRET)
-
-
-def _present(axes: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of ``axes`` that the mesh in force has."""
-    return tuple(axis for axis in axes if axis in jax.sharding.get_abstract_mesh().shape)
-
-
-def _extent(axes: tuple[str, ...]) -> int:
-    return math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)

@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from jasper_jax.losses import HeadLoss, distillation_losses  # noqa: E402
 from jasper_jax.planning import analyse  # noqa: E402
-from jasper_jax.sharding import WIDE, constrain, mesh_axes  # noqa: E402
+from jasper_jax.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
 
 HEADS, WIDTH = 4, 1024
 BATCHES = (128, 512, 1024, 2048, 4096)
@@ -56,7 +56,7 @@ def measure(text: str, mesh: jax.sharding.Mesh, batch: int) -> list[str]:
         terms = distillation_losses(wide, dict.fromkeys(wide, constrain(teacher, None, WIDE)), spec)
         return sum((found["total"] for found in terms.values()), jnp.float32(0))
 
-    wide = NamedSharding(mesh, PartitionSpec(None, tuple(axis for axis in WIDE if axis in mesh.shape)))
+    wide = NamedSharding(mesh, PartitionSpec(None, present(WIDE, mesh)))
     vectors = jax.ShapeDtypeStruct((batch, WIDTH), jnp.float32, sharding=wide)
     with jax.set_mesh(mesh):
         lowered = jax.jit(jax.value_and_grad(loss)).lower(dict.fromkeys(spec, vectors), vectors)

@@ -101,15 +101,10 @@ def test_divided_programs_hold_no_backward_pass_of_what_is_frozen(found, name: s
     """A layer's backward pass costs two forward ones: of two layers, the step of a stage that trains k of them takes
     the operations of 1 + k forward passes; heads and losses are small beside them. The optimizer has moments of trained
     leaves alone."""
-    flops = found[name]["flops"]
+    flops, moved, moments = (found[name][key] for key in ("flops", "moved", "moments"))
     assert flops["step"] / flops["forward"] == pytest.approx(1 + trained, rel=0.1)
-    moved = found[name]["moved"]
-    assert len([path for path in found[name]["moments"] if any(f"'{leaf}'" in path for leaf in moved)]) == 2 * len(
-        moved
-    )
-    assert len([path for path in found[name]["moments"] if "encoder" in path]) == 2 * len(
-        [n for n in moved if "encoder" in n]
-    )
+    assert sum(any(f"'{leaf}'" in path for leaf in moved) for path in moments) == 2 * len(moved)
+    assert sum("encoder" in path for path in moments) == 2 * sum("encoder" in leaf for leaf in moved)
 
 
 @pytest.mark.parametrize("name", ["relative, 8", "relative, 2x2x2"])
