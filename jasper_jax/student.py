@@ -135,11 +135,7 @@ class Student:
             params["encoder"],
             texts,
             pieces=pieces,
-            training=True,
-            compute_dtype=jnp.dtype(self.compute_dtype),
-            remat=self.remat,
-            dropout=self.dropout if key is not None else 0.0,
-            dropout_key=key,
+            **self._training(key),
         )
         return self._dropped(vectors, key)
 
@@ -169,13 +165,19 @@ class Student:
             ids,
             jnp.ones(ids.shape, jnp.int32),
             inserted=inserted,
-            training=True,
-            compute_dtype=jnp.dtype(self.compute_dtype),
-            remat=self.remat,
-            dropout=self.dropout if key is not None else 0.0,
-            dropout_key=key,
+            **self._training(key),
         )
         return self.pooling(states, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+
+    def _training(self, key: jax.Array | None) -> dict[str, Any]:
+        """What the encoder is told in a step: options of ``Encoder.apply``. Without a key nothing is dropped."""
+        return {
+            "training": True,
+            "compute_dtype": jnp.dtype(self.compute_dtype),
+            "remat": self.remat,
+            "dropout": self.dropout if key is not None else 0.0,
+            "dropout_key": key,
+        }
 
     def _dropped(self, vectors: jax.Array, key: jax.Array | None) -> jax.Array:
         if key is None or not self.vector_dropout:

@@ -62,7 +62,7 @@ class VisionPart:
     image_token: str
     end_token: str
     projector: tuple[np.ndarray, np.ndarray] | None  # kernel [C, D] and bias [D], float32
-    joint: bool = False  # it maps all tokens of an image at once: [n·C, n·D], [n·D]
+    projection: str = "none"  # as student.vision.projector; joint: [n·C, n·D] and [n·D]
 
 
 @dataclass(frozen=True)

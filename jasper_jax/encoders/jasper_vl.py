@@ -100,6 +100,7 @@ def _vision(path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorF
     number = read.integer("num_img_tokens", 300)
     rows = number * width if projector == "joint" else width
     dense = _linear(path, tensors, "vision_projector", rows, None) if projector != "none" else None
+    arrays = None if dense is None or dense.bias is None else (dense.kernel, dense.bias)
     return VisionPart(
         path=path,
         hf_config={"model_type": "siglip_vision_model", **_object(config, "vision_config", where)},
@@ -107,6 +108,6 @@ def _vision(path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorF
         start_token=tokens[0],
         image_token=tokens[1],
         end_token=tokens[2],
-        projector=None if dense is None or dense.bias is None else (dense.kernel, dense.bias),
-        joint=projector == "joint",
+        projector=arrays,
+        projection=projector if arrays else "none",
     )

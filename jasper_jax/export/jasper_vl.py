@@ -91,7 +91,7 @@ def _tensors(
         out[f"vector_linear_{dim}.weight"] = np.asarray(head["kernel"])[:, :dim].T
         bias = np.asarray(head["bias"])[:dim] if "bias" in head else np.zeros(dim, np.float32)
         out[f"vector_linear_{dim}.bias"] = bias
-    if sight.projector:
+    if sight.projector != "none":
         out["vision_projector.weight"] = np.asarray(params["projector"]["kernel"]).T
         out["vision_projector.bias"] = np.asarray(params["projector"]["bias"])
     return out
@@ -127,7 +127,7 @@ def _config(student: Student, sight: Sight, dims: list[int], default: int, setti
         "img_start_token_id": sight.start_id,
         "img_token_id": sight.image_id,
         "img_end_token_id": sight.end_id,
-        "projector": ("joint" if sight.joint else "linear") if sight.projector else "none",
+        "projector": sight.projector,
         "pooling_mode": modes[0] if len(modes) == 1 else list(modes),
         "normalize": settings.normalize,
     }

@@ -140,7 +140,8 @@ def with_new_parts(context: Training, stage: ResolvedStage, params: Params) -> P
     whole = processes.host_copy(params)
     if processes.is_first():
         local = jax.device_put({k: whole[k] for k in ("encoder", *PARTS)}, jax.local_devices()[0])
-        solved = ridge_projector(recipe, context.student, local, context.pairs, context.tokenizer, context.run.progress)
+        embedder = student_embedder(context.student, local, context.tokenizer)
+        solved = ridge_projector(recipe, context.student, local, context.pairs, embedder, context.run.progress)
     return {**params, **put_params({"projector": processes.from_first(solved)}, context.mesh)}
 
 

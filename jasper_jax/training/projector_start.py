@@ -26,7 +26,6 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.heads import ridge_head
 from jasper_jax.progress import bar
 from jasper_jax.student import Student
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.sight import Sight
 from jasper_jax.vision.words import word_table
 
@@ -37,12 +36,13 @@ _AT_ONCE = 32
 
 
 def ridge_projector(
-    recipe: Recipe, student: Student, params: Mapping[str, Any], pairs: PairStore, tokenizer: Tokenizer, progress: bool
+    recipe: Recipe, student: Student, params: Mapping[str, Any], pairs: PairStore, embedder: Embedder, progress: bool
 ) -> dict[str, np.ndarray]:
     """The projector's start, ``{"kernel", "bias"}`` float32, from up to ``training.ridge_texts`` training pairs.
 
     Args:
       params: ``encoder`` and ``vision`` on this process's device.
+      embedder: the student as it stands.
     """
     sight, vision = student.sight, recipe.student.vision
     assert sight is not None
@@ -50,16 +50,8 @@ def ridge_projector(
     number = min(recipe.training.ridge_texts, pairs.size("train"))
     indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
     x, captions = _features(recipe, sight, params, pairs, indices, progress)
-    embedder = Embedder(
-        encoder=student.encoder,
-        params=params["encoder"],
-        tokenizer=tokenizer,
-        pooling=student.pooling,
-        prompts=dict(student.prompts),
-        dtype=student.compute_dtype,
-    )
     y = embedder.pooled(captions, "passage")
-    x = x.reshape(number, -1) if sight.joint else x.mean(axis=1)
+    x = x.reshape(number, -1) if sight.projector == "joint" else x.mean(axis=1)
     head = ridge_head(x, y, y.shape[1], vision.projector_penalty)
     words = np.asarray(word_table(params["encoder"]), np.float32).mean(axis=0)
     return through(student, params, x.mean(axis=0, dtype=np.float64), y.mean(axis=0), head["kernel"], words)
@@ -75,19 +67,15 @@ def through(
     pooled, slope = _response(student, params)
     free = np.tile(words, sight.projected[1] // sight.width).astype(np.float32)
     direction = y / np.linalg.norm(y)
-    best = free, -2.0
-    for _ in range(POINT_STEPS):
+    points = []
+    for _ in range(POINT_STEPS + 1):
         now = np.asarray(pooled(free), np.float64)
         norm = np.linalg.norm(now)
-        best = max(best, (free, float(now @ direction / norm)), key=lambda one: one[1])
         back = _inverse(np.asarray(slope(free), np.float64))
+        points.append((now @ direction / norm, free, norm, back))
         free = (free + back @ (direction * norm - now)).astype(np.float32)
-    now = np.asarray(pooled(free), np.float64)
-    if now @ direction / np.linalg.norm(now) < best[1]:
-        free = best[0]
-        now = np.asarray(pooled(free), np.float64)
-    scale = np.linalg.norm(now) / np.linalg.norm(y)
-    solved = scale * np.asarray(kernel, np.float64) @ _inverse(np.asarray(slope(free), np.float64)).T
+    _, free, norm, back = max(points, key=lambda point: point[0])
+    solved = norm / np.linalg.norm(y) * np.asarray(kernel, np.float64) @ back.T
     return {"kernel": solved.astype(np.float32), "bias": (free - x @ solved).astype(np.float32)}
 
 

@@ -68,11 +68,10 @@ def sight_of(
             folder.preprocessing,
             tokens=settings.tokens,
             width=encoder.hidden_size,
-            projector=settings.projector != "none",
+            projector=settings.projector,
             tokenizer=tokenizer,
             max_length=max_length,
             remat=settings.remat,
-            joint=settings.projector == "joint",
         )
     start = encoder.vocab_size
     return Sight(
@@ -80,13 +79,12 @@ def sight_of(
         preprocessing=folder.preprocessing,
         tokens=settings.tokens,
         width=encoder.hidden_size,
-        projector=settings.projector != "none",
+        projector=settings.projector,
         start_id=start,
         image_id=start + 1,
         end_id=start + 2,
         alone=(start, *[start + 1] * settings.tokens, start + 2),
         remat=settings.remat,
-        joint=settings.projector == "joint",
     )
 
 
@@ -120,8 +118,7 @@ def load_part(
         preprocessing,
         tokens=part.tokens,
         width=encoder.hidden_size,
-        projector=part.projector is not None,
-        joint=part.joint,
+        projector=part.projection,
         tokenizer=tokenizer,
         max_length=max_length,
     )

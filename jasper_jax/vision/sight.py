@@ -34,21 +34,20 @@ FIRST_SCALE, FIRST_BIAS = 10.0, -10.0
 @dataclasses.dataclass(frozen=True)
 class Sight:
     """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
-    image, special tokens included. ``contrastive``: some stage learns the two numbers of a sigmoid loss too. ``joint``:
-    the projector maps all tokens of an image at once."""
+    image, special tokens included. ``contrastive``: some stage learns the two numbers of a sigmoid loss too.
+    ``projector``: as in the recipe, ``none``, ``linear``, or ``joint``, which maps all tokens of an image at once."""
 
     encoder: VisionEncoder
     preprocessing: Preprocessing
     tokens: int
     width: int
-    projector: bool
+    projector: str
     start_id: int
     image_id: int
     end_id: int
     alone: tuple[int, ...]
     remat: bool = False
     contrastive: bool = False
-    joint: bool = False
 
     @property
     def written(self) -> str:
@@ -58,14 +57,14 @@ class Sight:
     @property
     def projected(self) -> tuple[int, int]:
         """The shape of the projector's matrix: ``[C, D]``, joint ``[n·C, n·D]``."""
-        times = self.tokens if self.joint else 1
+        times = self.tokens if self.projector == "joint" else 1
         return times * self.encoder.hidden_size, times * self.width
 
     def init(self, seed: int) -> dict[str, Any]:
         """Random parameters, a function of the seed alone; the projector's columns have the variance of a word's."""
         key = jax.random.key(seed)
         params: dict[str, Any] = {"vision": self.encoder.init(jax.random.fold_in(key, 1 << 16))}
-        if self.projector:
+        if self.projector != "none":
             C, D = self.projected
             kernel = jax.random.normal(jax.random.fold_in(key, 1 << 17), (C, D), jnp.float32)
             params["projector"] = {"kernel": kernel * (0.02 * C**-0.5), "bias": jnp.zeros((D,), jnp.float32)}
@@ -81,14 +80,14 @@ class Sight:
         states = self.encoder.apply(
             params["vision"], images, training=training, compute_dtype=compute_dtype, remat=self.remat
         )
-        return adaptive_pool(states, self.tokens, states.shape[-1] if self.projector else self.width)
+        return adaptive_pool(states, self.tokens, self.width if self.projector == "none" else states.shape[-1])
 
     def image_tokens(
         self, params: Mapping[str, Any], pixels: jax.Array, *, training: bool = False, compute_dtype: Any = jnp.float32
     ) -> jax.Array:
         """``[N, S, S, 3]`` uint8 -> ``[N, n, D]`` float32: what stands in the text encoder's input."""
         x = self.features(params, pixels, training=training, compute_dtype=compute_dtype)
-        if not self.projector:
+        if self.projector == "none":
             return x
         projector = params["projector"]
         x = x.reshape(len(x), -1, self.projected[0])
@@ -116,11 +115,10 @@ def make_sight(
     *,
     tokens: int,
     width: int,
-    projector: bool,
+    projector: str,
     tokenizer: Tokenizer,
     max_length: int,
     remat: bool = False,
-    joint: bool = False,
 ) -> Sight:
     """The sight of a student whose ``tokenizer`` has the image tokens.
 
@@ -148,5 +146,4 @@ def make_sight(
         end_id=end,
         alone=tuple(int(i) for i in ids),
         remat=remat,
-        joint=joint,
     )

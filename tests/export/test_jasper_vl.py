@@ -36,10 +36,10 @@ pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
 CASES = {
-    "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, False),
-    "dinov2": ("bert", "dinov2", 9, True),
-    "clip": ("bert", "clip_vision_model", 20, True),
-    "mpnet": ("mpnet", "siglip_vision_model", 6, False),
+    "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, "none"),
+    "dinov2": ("bert", "dinov2", 9, "linear"),
+    "clip": ("bert", "clip_vision_model", 20, "linear"),
+    "mpnet": ("mpnet", "siglip_vision_model", 6, "none"),
     "joint": ("bert", "dinov2", 5, "joint"),
 }
 
@@ -61,8 +61,7 @@ class Case:
             default_for(vision).with_size(28),
             tokens=tokens,
             width=encoder.hidden_size,
-            projector=bool(projector),
-            joint=projector == "joint",
+            projector=projector,
             tokenizer=tokenizer,
             max_length=longest,
         )
@@ -128,7 +127,7 @@ class Case:
             given=str(self.place / "given.npz"),
             inputs=len(given),
             tokens=self.sight.tokens,
-            projector=self.sight.projector,
+            projector=self.sight.projector != "none",
             image_id=self.sight.image_id,
         )
 
@@ -234,7 +233,7 @@ def test_its_parts_are_read_back(case: Case) -> None:
     for encoder, ours in ((tower, case.params["vision"]), (case.student.encoder, case.params["encoder"])):
         back = load_params(case.folder, encoder)
         assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), back, ours))
-    if case.sight.projector:
+    if case.sight.projector != "none":
         assert part.projector is not None
         np.testing.assert_array_equal(part.projector[0], case.params["projector"]["kernel"])
     else:
