@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jasper_jax.check import validate
-from jasper_jax.config import TextSource
+from jasper_jax.config_sources import TextSource
 from jasper_jax.data.embedding import fill_store
 from jasper_jax.data.sources import read_source
 from jasper_jax.data.texts import TextStore, build_text_store

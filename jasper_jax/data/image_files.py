@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from jasper_jax.config import ImageSource
+from jasper_jax.config_sources import ImageSource
 from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, Example, SourceLog
 from jasper_jax.data.libraries import require
 from jasper_jax.data.source_files import matching

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config import IMAGE_SOURCE_KINDS, ImageSource
+from jasper_jax.config_sources import IMAGE_SOURCE_KINDS, ImageSource
 from jasper_jax.data.source_files import SourceFile, as_it_is
 from jasper_jax.errors import UserError
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.config import Images, ImageSource
+from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.catalogue import CATALOGUE
 from jasper_jax.data.image_files import (
     caption_rows,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax import files
-from jasper_jax.config import Images
+from jasper_jax.config_sources import Images
 from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import Example, SourceLog
 from jasper_jax.data.image_sources import check_image_sources, read_image_source, source_key

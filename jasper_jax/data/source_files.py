@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.config import TextSource
+from jasper_jax.config_sources import TextSource
 from jasper_jax.errors import UserError
 from jasper_jax.files import sha256_file
 

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config import SOURCE_KINDS, Texts, TextSource
+from jasper_jax.config_sources import SOURCE_KINDS, Texts, TextSource
 from jasper_jax.data.corpora import Document
 from jasper_jax.data.libraries import hf_splits, require, tfds_splits
 from jasper_jax.data.source_files import matching, pattern_of

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax import files
-from jasper_jax.config import Texts
+from jasper_jax.config_sources import Texts
 from jasper_jax.data import shards as sh
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
 from jasper_jax.data.selection import Selection, Text

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jasper_jax.config import Images, ImageSource
+from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.assets import catalogue
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.config import Augment, Texts, TextSource
+from jasper_jax.config_sources import Augment, Texts, TextSource
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.data.vectors import VectorSpec
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.config import Augment
+from jasper_jax.config_sources import Augment
 from jasper_jax.data.augment import (
     _sentences,
     augment_document,

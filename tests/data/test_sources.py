@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 from store_helpers import lines, recipe
 
-from jasper_jax.config import TextSource
+from jasper_jax.config_sources import TextSource
 from jasper_jax.data.sources import Document, Mix, read_source, shuffled
 from jasper_jax.errors import UserError
 
