@@ -79,7 +79,8 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
 layers are never divided: a scan takes them one by one."""
 
 SMALL = 1 << 18
-"""Leaves of at most so many numbers a layer may be repeated on every device where their shape divides by nothing."""
+"""Where a leaf's shape does not divide by all axes of its rule, at most so many numbers of a layer may be the same on
+several devices."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +105,7 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
     another dimension if they can.
 
     Raises:
-      UserError: a large leaf would have to be repeated on devices that ought to divide it.
+      UserError: a large part would have to be repeated on devices that ought to divide it.
       KeyError: no rule covers the name.
     """
     try:
@@ -119,14 +120,16 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
             if not _give(axes, shape, axis, i, mesh):
                 left.append(axis)
     homeless = [a for a in left if not any(_give(axes, shape, a, i, mesh) for i in reversed(range(first, len(shape))))]
-    note = ""
-    if homeless:
-        sizes = " and ".join(f"{a} = {mesh.shape[a]}" for a in homeless)
-        note = f"{list(shape)} does not divide by {sizes}"
-        if math.prod(shape[first:]) > SMALL:
-            raise UserError(f"mesh: {name} {note}; choose sizes that divide one of its last {len(wanted)} dimensions")
     spec = PartitionSpec(*(a[0] if len(a) == 1 else (a or None) for a in axes))
-    return Placed(name, shape, spec, note)
+    where = Placed(name, shape, spec)
+    if not homeless:
+        return where
+    said = dict.fromkeys(FSDP if a == FSDP2 else a for a in homeless)  # as a recipe says it
+    sizes = " and ".join(f"{a} = {extent(SHARDS if a == FSDP else a, mesh)}" for a in said)
+    note = f"{list(shape)} does not divide by {sizes}"
+    if math.prod(where.shard(mesh)[first:]) > SMALL:
+        raise UserError(f"mesh: {name} {note}; choose sizes that divide one of its last {len(wanted)} dimensions")
+    return dataclasses.replace(where, note=note)
 
 
 def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int, mesh: Any) -> bool:
