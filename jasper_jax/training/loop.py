@@ -121,7 +121,11 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
     else:
         opt_state = begin_state(program.optimizer, trained, context.mesh)
 
-    batches = image_batches(context, stage, params) if stage.images else text_batches(context, stage)
+    if stage.images:
+        assert context.pairs is not None
+        batches = image_batches(run, stage, context.mesh, context.student, context.tokenizer, context.pairs, params)
+    else:
+        batches = text_batches(context, stage)
     if not batches.held_out_batches:
         held_out = context.pairs if stage.images else context.texts
         say(f"{stage.name}: {no_held_out_losses(stage, held_out.size('held_out') if held_out else 0)}")

@@ -94,35 +94,39 @@ def text_batches(context: Training, stage: ResolvedStage) -> Batches:
     )
 
 
-def image_batches(context: Training, stage: ResolvedStage, params: Params) -> ImageBatches:
-    """The stage's images, and their captions' vectors under the text student as it stands."""
-    run, sight = context.run, context.student.sight
-    assert context.pairs is not None
-    assert sight is not None
+def image_batches(
+    run: Run,
+    stage: ResolvedStage,
+    mesh: Mesh,
+    student: Student,
+    tokenizer: Tokenizer,
+    pairs: PairStore,
+    params: Params,
+) -> ImageBatches:
+    """The stage's images, and their captions' vectors under the text student as it stands in ``params``."""
+    assert student.sight is not None
     assert run.recipe.images is not None
     whole = processes.host_copy({"encoder": params["encoder"]})
-    embedder = student_embedder(
-        context.student, {"encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}, context.tokenizer
-    )
+    local = {"encoder": jax.device_put(whole["encoder"], jax.local_devices()[0])}
     captions = caption_vectors(
-        context.pairs,
-        context.student,
+        pairs,
+        student,
         whole["encoder"],
-        context.tokenizer,
+        tokenizer,
         run.folder / "captions",
-        embedder.pooled,
+        student_embedder(student, local, tokenizer).pooled,
         progress=run.progress,
     )
     return ImageBatches(
-        context.pairs,
+        pairs,
         captions,
-        sight.preprocessing,
+        student.sight.preprocessing,
         batch_size=stage.batch_size,
         steps=stage.steps,
         seed=_stage_seed(run.recipe.seed, stage.index),
         max_pixels=run.recipe.images.max_pixels,
-        share=share_of(context.mesh),
-        multiple=row_shards(context.mesh) * pieces_of(run.recipe, stage),
+        share=share_of(mesh),
+        multiple=row_shards(mesh) * pieces_of(run.recipe, stage),
     )
 
 

@@ -23,12 +23,13 @@ def fill(run: Run):
 def run_training(run: Run, stop=lambda step: False) -> bool:
     run.claim()
     texts, view = fill(run)
-    return train(run, texts, view, Timings(run.folder), stop)
+    return train(run, texts, view, Timings(run.folder), stop, run.pairs() if run.sees else None)
 
 
 def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
     """Canonical leaves after a stage; -1 before the first."""
     checkpoints = checkpoints_of(run)
-    _, template, _ = load_student(run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source())
+    dim = run.teacher_dim if run.needs_vectors else None
+    _, template, _ = load_student(run.recipe, dim, run.student_source(), run.vision_source())
     path = checkpoints.start() if stage < 0 else checkpoints.final(stage)
     return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, abstract(template))).items()}

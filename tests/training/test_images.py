@@ -7,14 +7,10 @@ import pytest
 
 from jasper_jax.errors import UserError
 from jasper_jax.run import Run
-from jasper_jax.student_start import load_student
-from jasper_jax.timings import Timings
-from jasper_jax.training.loop import abstract, checkpoints_of, train
 from jasper_jax.training.metrics import read_events
-from jasper_jax.trees import flatten
 from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree
-from tests.training.runs import fill
+from tests.training.runs import parameters, run_training
 
 HEADS = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
 
@@ -42,19 +38,6 @@ def seeing_run(place, changes=None, model_type="dinov2", name="run", **vision) -
         ),
         progress=False,
     )
-
-
-def run_training(run: Run, stop=lambda step: False) -> bool:
-    run.claim()
-    texts, view = fill(run)
-    return train(run, texts, view, Timings(run.folder), stop, run.pairs())
-
-
-def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
-    checkpoints = checkpoints_of(run)
-    _, template, _ = load_student(run.recipe, run.teacher_dim, run.student_source(), run.vision_source())
-    path = checkpoints.start() if stage < 0 else checkpoints.final(stage)
-    return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, abstract(template))).items()}
 
 
 def losses(run: Run, event: str = "step") -> list[float]:

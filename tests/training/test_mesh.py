@@ -38,6 +38,9 @@ CASES: dict[str, dict] = {
     "stage 3, 1x4x2, micro": {"mesh": (1, 4, 2), "stage": 3, "micro": 8},
     "online": {"mesh": ONE, "stage": 3, "online": True},
     "online, 2x2x2, micro": {"mesh": (2, 2, 2), "stage": 3, "online": True, "micro": 8},
+    "stage 4": {"mesh": ONE, "stage": 4},
+    "stage 4, 1x8x1": {"mesh": (1, 8, 1), "stage": 4},
+    "stage 4, 2x2x2, micro": {"mesh": (2, 2, 2), "stage": 4, "micro": 4},
     "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
@@ -156,6 +159,17 @@ def test_a_long_fsdp_is_two_axes() -> None:
     assert where.spec == PartitionSpec(None, ("fsdp", "fsdp2"), "tensor")
     assert where.shard(mesh) == (28, 6, 8960)
     assert mesh_sizes_of(mesh) == (1, 256, 1)
+    with pytest.raises(UserError, match=r"\[1552, 16381\] does not divide by fsdp = 256; choose"):
+        place("heads/fc1/kernel", (1552, 16381), mesh)
+
+
+def test_what_is_left_of_a_divided_leaf_may_be_repeated() -> None:
+    """SigLIP's positions at 384 pixels on 256 chips: fsdp takes all that the width divides by."""
+    axes = mesh_axes((1, 128, 2))
+    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
+    where = place("vision/positions", (729, 1152), mesh)
+    assert where.shard(mesh) == (729, 9)
+    assert where.note == "[729, 1152] does not divide by tensor = 2"
 
 
 def test_a_large_leaf_is_never_repeated() -> None:

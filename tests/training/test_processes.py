@@ -16,6 +16,7 @@ import yaml
 from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
+from tests.seeing import seeing
 from tests.tiny import recipe_tree
 from tests.training.processes import free_port, start
 from tests.training.runs import parameters
@@ -100,6 +101,23 @@ def test_processes_make_the_same_student(alone, place, processes: int, devices: 
     assert not any("stage-3" in text for text in others)  # the first alone speaks
 
 
+def test_processes_learn_to_see_alike(place) -> None:
+    """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all."""
+    sees = seeing(place, projector="linear")
+    found = []
+    for name, processes, devices in (("sees", 1, 1), ("see-together", 2, 2)):
+        recipe = write(place, name, teachers=[], texts=None, images=sees["images"])
+        tree = yaml.safe_load(recipe.read_text())
+        tree["student"]["vision"] = sees["vision"]
+        tree["heads"] = {"fc1": {"dim": 16, "init": "random"}}
+        # 10 images do not divide by 4 devices
+        tree["stages"] = [{"stage": 4, "steps": STEPS, "batch_size": 10, "learning_rate": 1e-4}]
+        recipe.write_text(yaml.safe_dump(tree))
+        assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
+        found.append(recipe)
+    alike(found[1], found[0])
+
+
 def steps_of(recipe: Path) -> int:
     path = Path(yaml.safe_load(recipe.read_text())["run_dir"]) / "metrics.jsonl"
     return path.read_text().count('"event": "step"') if path.is_file() else 0
@@ -136,8 +154,12 @@ def test_asked_to_stop_all_stop_at_the_same_step(alone, place) -> None:
     stopped_after = steps_of(recipe)
     assert stopped_after < steps
     assert (place / "stopped" / "checkpoints" / "00-stage-3" / f"step-{stopped_after:06d}").is_dir()
-    assert finish(recipe, together(recipe, 1, 1, "training.save_every=1000")) == [0]
-    assert steps_of(recipe) == steps
+    alone_now = together(recipe, 1, 1)
+    wait_for_steps(recipe, stopped_after + 6, alone_now)
+    os.killpg(alone_now[0].pid, signal.SIGKILL)  # it goes on; where it would end the other tests see
+    alone_now[0].wait()
+    events = [e for e in read_events(place / "stopped" / "metrics.jsonl") if e["event"] == "step"]
+    assert [e["step"] for e in events[: stopped_after + 5]] == list(range(1, stopped_after + 6))
 
 
 def test_processes_with_different_recipes(place) -> None:
