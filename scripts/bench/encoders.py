@@ -4,22 +4,27 @@
 
 Random weights of a few layers at a width that checkpoints have; B=16, L=128, float32, the padding of real texts.
 PyTorch runs as transformers sets it up: SDPA, eval mode. Compilation is reported apart. The rounds alternate, and what
-is reported is the median over rounds of the ratio of two neighbours.
+is reported is the median over rounds of the ratio of two neighbours. Then one traced pass of each side says where the
+time of forward and backward goes.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from train_bench.report import Section, write
+from train_bench.trace import by_kind
 from train_bench.world import machine
 
 from jasper_jax.encoders.registry import encoder_from_folder
@@ -41,6 +46,8 @@ CASES = {
     "nomic_bert": ("nomic_bert", GATED),
     "modernbert": ("modernbert", {**GATED, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}),
 }
+TORCH_KINDS = (("matmul", r"^aten::(add|badd)?b?mm$"), ("attention", r"scaled_dot_product"))
+"""(kind, pattern over the name of a PyTorch operation)."""
 
 
 def main() -> int:
@@ -49,17 +56,19 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
-    rows = []
+    rows, profiles = [], []
     for name in options.family or CASES:
-        rows.append(measure(name, options.rounds))
-        print(" | ".join(rows[-1]), flush=True)
-    if options.output:
-        options.output.write_text(page(rows))
+        row, profile = measure(name, options.rounds)
+        rows.append(row)
+        profiles.append(profile)
+        print(" | ".join(row), flush=True)
+        print(" | ".join(profile), flush=True)
+    write(options.output, "Encoder families beside PyTorch", introduction(), sections(rows, profiles))
     return 0
 
 
-def measure(name: str, rounds: int) -> tuple[str, ...]:
-    """One line of the table."""
+def measure(name: str, rounds: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """One line of each table."""
     import torch
     import transformers
 
@@ -115,7 +124,34 @@ def measure(name: str, rounds: int) -> tuple[str, ...]:
             f"**{ratio:.2f}** ({low:.2f} to {high:.2f})",
             f"{compiling:.1f}",
         ]
-    return tuple(cells)
+    program = gradient.lower(params, *arrays, direction).compile().as_text() or ""
+    with tempfile.TemporaryDirectory() as folder:
+        shares, _ = by_kind(program, pairs["gradient"][0], Path(folder))
+    times = [float(cells[column].replace(",", "")) for column in (6, 7)]
+    return tuple(cells), profile_line(name, (shares, torch_by_kind(torch_gradient)), times)
+
+
+def torch_by_kind(work: Callable[[], object]) -> dict[str, float]:
+    """Shares of PyTorch's own time in ``work``, by kind of operation."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU]) as traced:
+        work()
+    found: Counter[str] = Counter()
+    for event in traced.key_averages():
+        kind = next((kind for kind, pattern in TORCH_KINDS if re.search(pattern, event.key)), "else")
+        found[kind] += event.self_cpu_time_total
+    return {kind: microseconds / sum(found.values()) for kind, microseconds in found.items()}
+
+
+def profile_line(name: str, shares: Sequence[dict[str, float]], times: Sequence[float]) -> tuple[str, ...]:
+    """Milliseconds in products, attention's among ours, and in all else on each side; then what ours is of."""
+    ours, theirs = shares
+    products = (ours["matmul"], theirs.get("matmul", 0.0) + theirs.get("attention", 0.0))
+    cells = [f"{share * whole:,.0f}" for share, whole in zip(products, times, strict=True)]
+    cells += [f"{(1 - share) * whole:,.0f}" for share, whole in zip(products, times, strict=True)]
+    rest = sorted(((share, kind) for kind, share in ours.items() if kind != "matmul"), reverse=True)
+    return (name, *cells, ", ".join(f"{kind} {share:.0%}" for share, kind in rest[:4]))
 
 
 def seconds(function: Callable[[], object]) -> float:
@@ -132,31 +168,39 @@ def reached(rows: list[tuple[str, ...]], column: int, aim: float) -> str:
     return f"takes {spread} times PyTorch's time, at most {aim} in {kept} of {len(ratios)} families"
 
 
-def page(rows: list[tuple[str, ...]]) -> str:
+def sections(rows: list[tuple[str, ...]], profiles: list[tuple[str, ...]]) -> list[Section]:
+    half = ("ours ms", "torch ms", "ratio", "compile s")
+    reads = (
+        f"Forward {reached(rows, 4, 1.0)}; forward and backward {reached(rows, 8, 1.3)}. Both sides compute the padding"
+        " here; in training and embedding several texts share a row and there is next to none"
+        " ([train-step](train-step.md))."
+    )
+    pieces = (
+        "Shares of one traced pass of each side, times the milliseconds above. PyTorch's products hold its whole fused"
+        " attention, softmax included, ours the matrix products alone. The last column names what our pass does beside"
+        " products, as shares of all of it."
+    )
+    columns = ("products", "products and attention", "all else", "all else")
+    sides = [f"{name}, {side} ms" for name, side in zip(columns, ("ours", "torch", "ours", "torch"), strict=True)]
+    return [
+        Section("Time beside PyTorch's", ("family", "tokens", *half, *half), rows, [reads]),
+        Section("Where forward and backward spend it", ("family", *sides, "ours beside products"), profiles, [pieces]),
+    ]
+
+
+def introduction() -> list[str]:
     import torch
     import transformers
 
-    half = ("ours ms", "torch ms", "ratio", "compile s")
-    head = ("family", "tokens", *half, *half)
-    lines = [
-        "# Encoder families beside PyTorch",
-        "",
-        f"`python scripts/bench/encoders.py --output docs/results/encoders.md` on {machine()}; jax"
-        f" {jax.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}.",
+    versions = (
+        f"jax {jax.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
+    )
+    return [
+        f"{machine()}; {versions}.",
         f"Random weights, {LAYERS} layers, {ROWS} texts of up to {LENGTH} tokens (the share of slots that hold one is"
-        " given), float32. First the forward pass, then forward and backward. A ratio below 1: faster than PyTorch;"
-        " in brackets the range over the rounds.",
-        "",
-        "| " + " | ".join(head) + " |",
-        "| --- |" + " ---: |" * (len(head) - 1),
-        *("| " + " | ".join(row) + " |" for row in rows),
-        "",
-        f"Forward {reached(rows, 4, 1.0)}; forward and backward {reached(rows, 8, 1.3)}. Both sides compute the padding"
-        " here; in training and embedding several texts share a row and there is next to none"
-        " ([train-step](train-step.md)).",
-        "",
+        " given), float32. First the forward pass, then forward and backward. A ratio below 1: faster than PyTorch; in"
+        " brackets the range over the rounds.",
     ]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,161 @@
+"""A recipe's train steps on pods that need not be there: memory, communication, operations, compile time.
+
+    python scripts/bench/pods.py [--only TEXT ...] [--output docs/results/pods.md]
+
+The steps are those of `jasper plan`, compiled by the TPU compiler (extra `plan`), not run. Each case compiles what its
+line says of configs/jasper_2b.yaml; a row is a stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from jasper_jax.planning.topology import Topology, prepare_compiler, topology_mesh
+
+prepare_compiler()
+
+import jax  # noqa: E402
+from rich.console import Console  # noqa: E402
+from train_bench.report import Section, show, write  # noqa: E402
+
+from jasper_jax.check import validate  # noqa: E402
+from jasper_jax.planning import analyse  # noqa: E402
+from jasper_jax.planning.estimate import estimate  # noqa: E402
+from jasper_jax.planning.plan import state_bytes  # noqa: E402
+from jasper_jax.planning.programs import Step, lower_step  # noqa: E402
+from jasper_jax.recipe import load_recipe  # noqa: E402
+from jasper_jax.run import Run  # noqa: E402
+from jasper_jax.sharding import mesh_axes  # noqa: E402
+from jasper_jax.stages import ResolvedStage  # noqa: E402
+from jasper_jax.student import Student  # noqa: E402
+from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
+
+RECIPE = "configs/jasper_2b.yaml"
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Case:
+    """``stages``: their numbers; None for all."""
+
+    title: str
+    topology: str
+    overrides: tuple[str, ...] = ()
+    stages: tuple[int, ...] | None = None
+
+
+TEXT_BATCHES = tuple(f"stages.{stage}.batch_size={{}}" for stage in range(3))
+CASES = (
+    Case("16 chips, the recipe: 8 texts a chip", "v5e:4x4"),
+    Case("256 chips, the recipe", "v5e:16x16"),
+    Case("256 chips, 8 texts a chip", "v5e:16x16", tuple(one.format(2048) for one in TEXT_BATCHES), (1, 2, 3)),
+    Case("256 chips, 4,096 texts", "v5e:16x16", ("stages.2.batch_size=4096",), (3,)),
+    Case("16 chips, NV-Embed-v2 in the step", "v5e:4x4", ("teachers.0.mode=online",), (3,)),
+)
+COLUMNS = (
+    "stage",
+    "batch",
+    "mesh",
+    "state GiB",
+    "peak GiB",
+    "sent GB",
+    "operations",
+    "of the analytic count",
+    "least ms a step",
+    "compile s",
+)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--only", nargs="+", help="parts of the titles of the cases to compile")
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+    console, sections = Console(width=160), []
+    for case in CASES:
+        if options.only and not any(part in case.title for part in options.only):
+            continue
+        run = Run(load_recipe(RECIPE, list(case.overrides)), describe=True)
+        student, _ = validate(run)
+        rows = [
+            row(run, stage, student, Topology.parse(case.topology))
+            for stage in run.stages
+            if case.stages is None or stage.index + 1 in case.stages
+        ]
+        changed = f" ({', '.join(case.overrides)})" if case.overrides else ""
+        sections.append(Section(f"{case.title}: {case.topology}{changed}", COLUMNS, rows))
+        show(sections[-1], console)
+    introduction = [
+        f"{RECIPE}, texts of 512 tokens, jax {jax.__version__}, compiled on this machine without a TPU. All figures",
+        "are of one chip and step: state is parameters, optimizer and teachers; peak is of 15.75 GiB usable; sent is",
+        "what leaves the chip; operations are those of matrix products in the compiled program, then over the count by",
+        "hand (a frozen layer once, a trained one three times, and once more where it is recomputed); the least time",
+        "is the largest floor of compute, memory and links at the chip's published rates.",
+    ]
+    write(options.output, "Many chips, by the TPU compiler", introduction, sections)
+    return 0
+
+
+def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
+    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
+    mesh = topology_mesh(topology, mesh_axes(sizes))
+    step = lower_step(run, stage, student, mesh, "tpu")
+    began = time.monotonic()
+    compiled = step.lowered.compile()
+    seconds = time.monotonic() - began
+    found = analyse(compiled, mesh)
+    guess = estimate(found, topology.chip, stage.batch_size)
+    by_hand = analytic(stage, student, step) / topology.devices
+    return (
+        stage.name,
+        f"{stage.batch_size:,}",
+        "×".join(map(str, sizes)),
+        f"{sum(state_bytes(step).values()) / GIB:.3f}",
+        f"{guess.needed_bytes / GIB:.2f}",
+        f"{sum(one.total_sent for one in found.collectives) / 1e9:.2f}",
+        f"{found.flops:.3e}",
+        "" if step.teachers else f"{found.flops / by_hand:.2f}",
+        f"{guess.step_seconds * 1e3:,.0f}",
+        f"{seconds:.0f}",
+    )
+
+
+def analytic(stage: ResolvedStage, student: Student, step: Step) -> float:
+    """Operations of the step's matrix products over all chips, counted by hand."""
+    text, sight, B = student.encoder.config, student.sight, stage.batch_size
+    trains_text = any(name.startswith("encoder/") for name in step.trained)
+    tokens, total = B * step.length, 0.0
+    # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
+    frozen = (2 + student.remat) if stage.images else 1
+    width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
+    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + student.remat)
+    total += times(step.frozen, "encoder/", tokens, 4 * step.length * width) * frozen
+    if stage.images and sight is not None:
+        vision = sight.encoder.config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        one = times(step.trained, "vision/layers", B * patches, 4 * patches * vision.hidden_size)
+        total += one * (3 + sight.remat)
+        total += 2 * B * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2  # no gradient of the pixels
+    heads = [student.heads[name] for name in stage.heads]
+    pooled = text.hidden_size
+    products = 2 + (trains_text or stage.images)  # forward, the heads' gradient or the caption's vector, and back
+    for head in heads:
+        total += products * 2 * B * pooled * head.dim + sum(3 * 2 * B * B * dim for dim in head.dims)
+    return total
+
+
+def times(leaves: Mapping[str, jax.ShapeDtypeStruct], prefix: str, tokens: int, attention: int) -> float:
+    """One forward pass of the layers among ``leaves``."""
+    kernels = {n: x.shape for n, x in leaves.items() if n.startswith(prefix) and "layers" in n and n.endswith("kernel")}
+    layers = max((shape[0] for name, shape in kernels.items() if "attention/output" in name), default=0)
+    return tokens * (2.0 * sum(math.prod(shape) for shape in kernels.values()) + layers * attention)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

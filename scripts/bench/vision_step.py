@@ -1,0 +1,119 @@
+"""Where the cores' time goes while a stage on images trains: into the step, into reading and decoding, or nowhere.
+
+    python scripts/bench/vision_step.py --run runs/quickstart_vision [--output docs/results/vision-step.md]
+
+RUN is the folder of a run that has begun its stage on images. Its first batches are trained on once more, in memory,
+fed as ``jasper train`` feeds them: decoded ahead by threads of the same process. Each thread that decodes counts its
+own processor time; the rest of the process's is the step's (and its loop's), what is missing to all cores idleness.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from rich.console import Console
+from train_bench.report import Section, show, write
+from train_bench.world import machine
+
+from jasper_jax.data.batches import LoadedBatch, prepared_ahead
+from jasper_jax.data.image_batches import ImageBatches
+from jasper_jax.recipe import load_recipe
+from jasper_jax.run import Run
+from jasper_jax.sharding import make_mesh
+from jasper_jax.student_start import load_student
+from jasper_jax.training.loop import checkpoints_of
+from jasper_jax.training.mesh import abstract_params, begin_state
+from jasper_jax.training.partition import make_partition
+from jasper_jax.training.prepare import image_batches
+from jasper_jax.training.stage_log import Compiled
+from jasper_jax.training.step import Teaching, active_params, make_program
+
+WARM = 8
+"""Steps before the clock starts: the program compiles, and the batches prepared meanwhile are used up."""
+
+
+class Counted:
+    """Batches, and the processor seconds that the threads which load them spend on it."""
+
+    def __init__(self, batches: ImageBatches):
+        self.batches, self.seconds, self._lock = batches, 0.0, threading.Lock()
+
+    def load(self, number: int) -> LoadedBatch:
+        began = time.thread_time()
+        loaded = self.batches.load(number)
+        with self._lock:
+            self.seconds += time.thread_time() - began
+        return loaded
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--run", type=Path, required=True, help="a run folder whose recipe has a stage on images")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, help="Markdown file for the result")
+    options = parser.parse_args()
+    run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]), progress=False)
+    stage = next(stage for stage in run.stages if stage.images)
+    student, params, tokenizer = load_student(run.recipe, None, run.student_source(), run.vision_source())
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    checkpoints = checkpoints_of(run)
+    begun = checkpoints.start() if not stage.index else checkpoints.final(stage.index - 1)
+    params = checkpoints.load(begun, abstract_params(params, mesh))
+    batches = image_batches(run, stage, mesh, student, tokenizer, run.pairs(), params)
+    partition = make_partition(stage.train, active_params(stage, params), "train")
+    program = make_program(run.recipe, stage, student, partition, Teaching.of(None), mesh)
+    compiled = Compiled(program, mesh)
+    cores = len(os.sched_getaffinity(0))
+    rows: list[tuple[str, ...]] = []
+    for number in range(options.rounds):
+        trained, frozen = jax.jit(partition.split)(active_params(stage, params))
+        state = begin_state(program.optimizer, trained, mesh)
+        counted = Counted(batches)
+        began = spent = decoded = 0.0
+        for batch in prepared_ahead(counted.load, 0, min(WARM + options.steps, stage.steps)):
+            step = np.int32(batch.number)
+            trained, state, values = compiled.step(trained, state, frozen, {}, batch.arrays, step)
+            if batch.number + 1 == WARM:
+                jax.block_until_ready(values)
+                began, spent, decoded = time.monotonic(), time.process_time(), counted.seconds
+        jax.block_until_ready(values)
+        steps = batch.number + 1 - WARM
+        wall, busy, decoding = time.monotonic() - began, time.process_time() - spent, counted.seconds - decoded
+        shares = ((busy - decoding) / (cores * wall), decoding / (cores * wall), 1 - busy / (cores * wall))
+        rows.append((str(number + 1), f"{wall / steps * 1e3:,.0f}", *(f"{share:.1%}" for share in shares)))
+    alone = [timed(batches, k) for k in range(4)]
+    vision = run.recipe.student.vision
+    assert vision is not None
+    introduction = [
+        machine(),
+        f"{run.recipe.name}, {stage.name}: {stage.batch_size} images of {vision.image_size} pixels,"
+        f" {len(partition.trained)} leaves trained; {options.rounds} times {steps} steps",
+    ]
+    head = ("round", "ms a step", "in the step", "reading and decoding", "idle")
+    line = (
+        f"Shares of {cores} cores' time. Alone, a batch takes {statistics.median(alone) * 1e3:,.0f} ms to read and"
+        " decode on one core."
+    )
+    section = Section("Where the time of the cores goes", head, rows, [line])
+    show(section, Console(width=120))
+    write(options.output, "A step on images", introduction, [section])
+    return 0
+
+
+def timed(batches: ImageBatches, number: int) -> float:
+    began = time.perf_counter()
+    batches.load(number)
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    sys.exit(main())
