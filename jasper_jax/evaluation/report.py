@@ -255,9 +255,10 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
         ]
     elif names:
         columns.append(_Column("mean nDCG@10", lambda row: ndcg10(row, names)))
-    columns.append(
-        _Column("of better teacher", lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False)
-    )
+    # Without teachers the model before training, which has a head, is what the student is compared with.
+    itself = any(row.role == "teacher" and row.head for row in evaluation.rows)
+    title = "of the model itself" if itself else "of better teacher"
+    columns.append(_Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
     columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
     columns += [
         _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),

@@ -134,26 +134,30 @@ def _in_torch(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[
         job.write_text(
             json.dumps({"folder": str(folder.resolve()), "inputs": inputs, "dims": list(dims), "out": str(result)})
         )
-        environment = {
-            **os.environ,
-            "HF_HUB_OFFLINE": "1",
-            "TRANSFORMERS_OFFLINE": "1",
-            "HF_MODULES_CACHE": str(Path(scratch) / "code"),
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "jasper_jax.export.reload_in_torch", str(job)],
-            capture_output=True,
-            text=True,
-            env=environment,
-            check=False,
-        )
-        if done.returncode:
-            tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise UserError(
-                f"{folder}: sentence-transformers could not load the export (exit code {done.returncode}): {tail}"
-            )
+        failed = reload(job, Path(scratch))
+        if failed:
+            raise UserError(f"{folder}: sentence-transformers could not load the export ({failed})")
         with np.load(result) as arrays:
             return {name: arrays[name] for name in arrays.files}
+
+
+def reload(job: Path, scratch: Path) -> str:
+    """``reload_in_torch`` in a process of its own, so that torch never enters this one; what went wrong, or nothing."""
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(scratch / "code"),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "jasper_jax.export.reload_in_torch", str(job)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    return f"exit code {done.returncode}: {tail}" if done.returncode else ""
 
 
 def _as_json(given: Any, name: Path) -> Any:

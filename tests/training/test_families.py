@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.embedder import Embedder
+from jasper_jax.export import check, reload_in_torch
 from jasper_jax.export.sentence_transformers import export
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
@@ -58,8 +59,11 @@ def test_what_is_frozen_stays_to_the_bit_and_what_is_trained_moves(trained: Run)
                 assert not np.array_equal(old, new), (stage, name)
 
 
-def test_the_export_is_the_student_in_pytorch_and_the_next_teacher(trained: Run, tmp_path) -> None:
-    """``export`` itself compares every dimension with sentence-transformers' vectors, and refuses a difference."""
+def test_the_export_is_the_student_in_pytorch_and_the_next_teacher(trained: Run, tmp_path, monkeypatch) -> None:
+    """``export`` itself compares every dimension with sentence-transformers' vectors, and refuses a difference.
+
+    Here in this process, where torch is imported once for all families."""
+    monkeypatch.setattr(check, "reload", lambda job, scratch: reload_in_torch.main(str(job)) or "")
     folder, verdict = export(trained, tmp_path / "export")
     assert "sentence-transformers" in verdict
     vectors = Embedder.load(folder).encode(sentences(8), dim=8)
