@@ -11,6 +11,7 @@ time of forward and backward goes.
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import sys
@@ -192,11 +193,11 @@ def introduction() -> list[str]:
     import torch
     import transformers
 
-    versions = (
-        f"jax {jax.__version__}, torch {torch.__version__.split('+')[0]}, transformers {transformers.__version__}"
-    )
+    tunables = os.environ.get("GLIBC_TUNABLES", "not set")
+    torch_version = torch.__version__.split("+")[0]
     return [
-        f"{machine()}; {versions}.",
+        f"{machine()}; GLIBC_TUNABLES {tunables}",
+        f"jax {jax.__version__}, torch {torch_version}, transformers {transformers.__version__}.",
         f"Random weights, {LAYERS} layers, {ROWS} texts of up to {LENGTH} tokens (the share of slots that hold one is"
         " given), float32. First the forward pass, then forward and backward. A ratio below 1: faster than PyTorch; in"
         " brackets the range over the rounds.",

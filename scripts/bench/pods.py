@@ -61,6 +61,7 @@ CASES = (
 COLUMNS = (
     "stage",
     "batch",
+    "rows",
     "mesh",
     "state GiB",
     "peak GiB",
@@ -94,9 +95,10 @@ def main() -> int:
     introduction = [
         f"{RECIPE}, texts of 512 tokens, jax {jax.__version__}, compiled on this machine without a TPU. All figures",
         "are of one chip and step: state is parameters, optimizer and teachers; peak is of 15.75 GiB usable; sent is",
-        "what leaves the chip; operations are those of matrix products in the compiled program, then over the count by",
-        "hand (a frozen layer once, a trained one three times, and once more where it is recomputed); the least time",
-        "is the largest floor of compute, memory and links at the chip's published rates.",
+        "what leaves the chip; rows of images are filled up to the devices; operations are those of matrix products in",
+        "the compiled program, then over the count by hand of all rows (a frozen layer once, a trained one three",
+        "times, and once more where it is recomputed); the least time is the largest floor of compute, memory and",
+        "links at the chip's published rates.",
     ]
     write(options.output, "Many chips, by the TPU compiler", introduction, sections)
     return 0
@@ -115,6 +117,7 @@ def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) ->
     return (
         stage.name,
         f"{stage.batch_size:,}",
+        f"{step.rows:,}",
         "×".join(map(str, sizes)),
         f"{sum(state_bytes(step).values()) / GIB:.3f}",
         f"{guess.needed_bytes / GIB:.2f}",
@@ -130,7 +133,7 @@ def analytic(stage: ResolvedStage, student: Student, step: Step) -> float:
     """Operations of the step's matrix products over all chips, counted by hand."""
     text, sight, B = student.encoder.config, student.sight, stage.batch_size
     trains_text = any(name.startswith("encoder/") for name in step.trained)
-    tokens, total = B * step.length, 0.0
+    tokens, total = step.rows * step.length, 0.0
     # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
     frozen = (2 + student.remat) if stage.images else 1
     width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
@@ -139,9 +142,11 @@ def analytic(stage: ResolvedStage, student: Student, step: Step) -> float:
     if stage.images and sight is not None:
         vision = sight.encoder.config
         patches = (vision.image_size // vision.patch_size) ** 2
-        one = times(step.trained, "vision/layers", B * patches, 4 * patches * vision.hidden_size)
+        one = times(step.trained, "vision/layers", step.rows * patches, 4 * patches * vision.hidden_size)
         total += one * (3 + sight.remat)
-        total += 2 * B * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2  # no gradient of the pixels
+        total += (
+            2 * step.rows * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2
+        )  # no gradient of the pixels
     heads = [student.heads[name] for name in stage.heads]
     pooled = text.hidden_size
     products = 2 + (trains_text or stage.images)  # forward, the heads' gradient or the caption's vector, and back

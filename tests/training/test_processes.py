@@ -75,14 +75,15 @@ def losses(recipe: Path) -> np.ndarray:
 
 
 def final(recipe: Path) -> dict[str, np.ndarray]:
-    return parameters(Run(load_recipe(recipe, []), progress=False), 0)
+    run = Run(load_recipe(recipe, []), progress=False)
+    return parameters(run, len(run.stages) - 1)
 
 
-def alike(recipe: Path, base: Path) -> None:
-    np.testing.assert_allclose(losses(recipe), losses(base), rtol=1e-5)
+def alike(recipe: Path, base: Path, loss: float = 1e-5, leaf: float = 1e-4) -> None:
+    np.testing.assert_allclose(losses(recipe), losses(base), rtol=loss)
     found = final(recipe)
-    for name, leaf in final(base).items():
-        assert np.linalg.norm(found[name] - leaf) <= 1e-4 * np.linalg.norm(leaf) or name.endswith("key/bias"), name
+    for name, value in final(base).items():
+        assert np.linalg.norm(found[name] - value) <= leaf * np.linalg.norm(value) or name.endswith("key/bias"), name
 
 
 @pytest.fixture(scope="module")
@@ -101,21 +102,23 @@ def test_processes_make_the_same_student(alone, place, processes: int, devices: 
     assert not any("stage-3" in text for text in others)  # the first alone speaks
 
 
-def test_processes_learn_to_see_alike(place) -> None:
-    """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all."""
+def test_processes_learn_to_see_alike(alone, place) -> None:
+    """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all.
+
+    Of 10 pictures a single comparison that rounding turns makes 5e-4 of the loss; without rounding, see test_mesh.
+    """
     sees = seeing(place, projector="linear")
     found = []
     for name, processes, devices in (("sees", 1, 1), ("see-together", 2, 2)):
-        recipe = write(place, name, teachers=[], texts=None, images=sees["images"])
+        recipe = write(place, name, steps=2, images=sees["images"])
         tree = yaml.safe_load(recipe.read_text())
         tree["student"]["vision"] = sees["vision"]
-        tree["heads"] = {"fc1": {"dim": 16, "init": "random"}}
         # 10 images do not divide by 4 devices
-        tree["stages"] = [{"stage": 4, "steps": STEPS, "batch_size": 10, "learning_rate": 1e-4}]
+        tree["stages"].append({"stage": 4, "steps": STEPS, "batch_size": 10, "learning_rate": 1e-4})
         recipe.write_text(yaml.safe_dump(tree))
         assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
         found.append(recipe)
-    alike(found[1], found[0])
+    alike(found[1], found[0], loss=1e-3, leaf=1e-2)
 
 
 def steps_of(recipe: Path) -> int:
