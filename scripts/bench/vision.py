@@ -148,8 +148,8 @@ def introduction(steps: int) -> list[str]:
         f"{RECIPE} with {steps} steps of 64 pictures, on two cores. Text to image; 500 pictures of the test, 128"
         " held out, neither trained on; 1,152 dimensions. Chance: Recall@10 0.020, Recall@1 0.002. Nothing was chosen"
         " by what the test says: where there are settings to choose, the best Recall@10 of the held-out pairs did."
-        " (The recipe's tokens, penalty and damping were chosen earlier, on 400 held-out pairs.) Where a random start is"
-        " named the closed form is not: what begins at random is trained at its own rate for the same steps."
+        " (The recipe's tokens, penalty and damping were chosen earlier, on 400 held-out pairs.) What begins at"
+        " random is trained at a rate of its own for the same number of steps."
     ]
 
 

@@ -150,6 +150,15 @@ def test_heads_are_named_where_there_are_several():
     assert "| after (fc2) | 64 |" in text
 
 
+def test_without_teachers_the_model_itself_is_compared_with(evaluation):
+    itself = row("the model itself", "teacher", 768, 0.8, head="pooled")
+    short = row("after stage 3", "student", 256, 0.6, head="fc1", stage=1)
+    table = rendered(console_table(Evaluation(rows=[itself, short], metadata={})))
+    assert "of the model itself" in table
+    assert "75.0%" in table
+    assert "of better teacher" in rendered(console_table(evaluation))
+
+
 def test_names_are_not_markup():
     odd = Evaluation(rows=[row("a|b [red]c[/red] {0}", "teacher", 4, 0.5)])
     assert "a|b [red]c[/red] {0}" in rendered(console_table(odd))
