@@ -57,9 +57,9 @@ VARIANTS = (
     Variant(
         "joint projector, random start, trained too",
         ("student.vision.projector_init=random", TRAINED.format("projector")),
-        tries=rates("1e-3"),
+        tries=rates("1e-3", "1e-4"),
     ),
-    Variant("parameter-free pooler", ("student.vision.projector=none",), tries=rates("1e-3")),
+    Variant("parameter-free pooler", ("student.vision.projector=none",), tries=rates("1e-3", "1e-4")),
     Variant("random backbone, closed form", ("student.vision.weights=random",), tries=rates("1e-3")),
 )
 
