@@ -60,7 +60,11 @@ VARIANTS = (
         tries=rates("1e-3", "1e-4"),
     ),
     Variant("parameter-free pooler", ("student.vision.projector=none",), tries=rates("1e-3", "1e-4")),
-    Variant("random backbone, closed form", ("student.vision.weights=random",), tries=rates("1e-3")),
+    Variant(
+        "random backbone, all of it trained, closed form",
+        ("student.vision.weights=random", "stages.0.train=['vision/**']"),
+        tries=rates("1e-3"),
+    ),
 )
 
 
