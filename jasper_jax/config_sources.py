@@ -22,7 +22,26 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class TextSource(Section):
+class Source(Section):
+    """One of several kinds of source: the key that is set says which."""
+
+    def only(self, kinds: tuple[str, ...]) -> str:
+        """The one of ``kinds`` that is set; ValueError where none or several are."""
+        given = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"a source names exactly one of {', '.join(kinds)}; this one names {', '.join(given) or 'none'}"
+            )
+        return given[0]
+
+    def refuse(self, keys: tuple[str, ...], kind: str) -> None:
+        """ValueError where one of ``keys``, which mean nothing for a source of ``kind``, is set."""
+        for key in keys:
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} has no meaning for a source of {kind}; leave it out")
+
+
+class TextSource(Source):
     """One source of texts. Exactly one of ``text``, ``jsonl``, ``parquet``, ``tfds``, ``hf``, ``asset`` is set."""
 
     text: str | None = None
@@ -49,14 +68,8 @@ class TextSource(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> TextSource:
-        given = [k for k in SOURCE_KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"a source names exactly one of {', '.join(SOURCE_KINDS)}; this one names {', '.join(given) or 'none'}"
-            )
-        for key in _NOT_FOR[given[0]]:
-            if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} has no meaning for a source of {given[0]}; leave it out")
+        kind = self.only(SOURCE_KINDS)
+        self.refuse(_NOT_FOR[kind], kind)
         return self
 
 
@@ -114,7 +127,7 @@ class Texts(Section):
     augment: Augment = Augment()
 
 
-class ImageSource(Section):
+class ImageSource(Source):
     """One source of image-caption pairs: exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset``."""
 
     folder: str | None = None
@@ -144,17 +157,10 @@ class ImageSource(Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> ImageSource:
-        given = [k for k in IMAGE_SOURCE_KINDS if getattr(self, k) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"a source names exactly one of {', '.join(IMAGE_SOURCE_KINDS)}; this one names"
-                f" {', '.join(given) or 'none'}"
-            )
+        kind = self.only(IMAGE_SOURCE_KINDS)
         if (self.captions is None) != (self.folder is None):
             raise ValueError("folder and captions belong together: the images, and the file in it that pairs them")
-        for key in _NOT_FOR_IMAGES[given[0]]:
-            if getattr(self, key) is not None:
-                raise ValueError(f"{key} has no meaning for a source of {given[0]}; leave it out")
+        self.refuse(_NOT_FOR_IMAGES[kind], kind)
         if self.asset and self.group not in (None, "tone"):
             raise ValueError(f"group {self.group!r} is no grouping of {self.asset}; tone is, or leave it out")
         return self

@@ -16,7 +16,6 @@ import re
 import statistics
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from train_bench.report import Section, write
 from train_bench.trace import by_kind
-from train_bench.world import machine
+from train_bench.world import machine, seconds
 
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.weights import load_params
@@ -153,12 +152,6 @@ def profile_line(name: str, shares: Sequence[dict[str, float]], times: Sequence[
     cells += [f"{(1 - share) * whole:,.0f}" for share, whole in zip(products, times, strict=True)]
     rest = sorted(((share, kind) for kind, share in ours.items() if kind != "matmul"), reverse=True)
     return (name, *cells, ", ".join(f"{kind} {share:.0%}" for share, kind in rest[:4]))
-
-
-def seconds(function: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
 
 
 def reached(rows: list[tuple[str, ...]], column: int, aim: float) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +24,7 @@ from rich.console import Console  # noqa: E402
 from train_bench.report import Section, show, write  # noqa: E402
 
 from jasper_jax.check import validate  # noqa: E402
-from jasper_jax.planning import analyse  # noqa: E402
-from jasper_jax.planning.estimate import estimate  # noqa: E402
-from jasper_jax.planning.plan import state_bytes  # noqa: E402
+from jasper_jax.planning.plan import plan_stage  # noqa: E402
 from jasper_jax.planning.programs import Step, lower_step  # noqa: E402
 from jasper_jax.recipe import load_recipe  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
@@ -107,25 +104,23 @@ def main() -> int:
 def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
     mesh = topology_mesh(topology, mesh_axes(sizes))
-    step = lower_step(run, stage, student, mesh, "tpu")
-    began = time.monotonic()
-    compiled = step.lowered.compile()
-    seconds = time.monotonic() - began
-    found = analyse(compiled, mesh)
-    guess = estimate(found, topology.chip, stage.batch_size)
+    found = plan_stage(run, stage, student, mesh, topology)
+    assert found.analysis is not None, f"{stage.name} does not fit on {topology}"
+    assert found.estimate is not None
+    step = lower_step(run, stage, student, mesh, "tpu")  # seconds, beside compiling it
     by_hand = analytic(stage, student, step) / topology.devices
     return (
         stage.name,
         f"{stage.batch_size:,}",
         f"{step.rows:,}",
         "×".join(map(str, sizes)),
-        f"{sum(state_bytes(step).values()) / GIB:.3f}",
-        f"{guess.needed_bytes / GIB:.2f}",
-        f"{sum(one.total_sent for one in found.collectives) / 1e9:.2f}",
-        f"{found.flops:.3e}",
-        "" if step.teachers else f"{found.flops / by_hand:.2f}",
-        f"{guess.step_seconds * 1e3:,.0f}",
-        f"{seconds:.0f}",
+        f"{sum(found.state.values()) / GIB:.3f}",
+        f"{found.estimate.needed_bytes / GIB:.2f}",
+        f"{sum(one.total_sent for one in found.analysis.collectives) / 1e9:.2f}",
+        f"{found.analysis.flops:.3e}",
+        "" if step.teachers else f"{found.analysis.flops / by_hand:.2f}",
+        f"{found.estimate.step_seconds * 1e3:,.0f}",
+        f"{found.compile_seconds:.0f}",
     )
 
 

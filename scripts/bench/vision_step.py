@@ -15,13 +15,14 @@ import statistics
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import jax
 import numpy as np
 from rich.console import Console
 from train_bench.report import Section, show, write
-from train_bench.world import machine
+from train_bench.world import machine, seconds
 
 from jasper_jax.data.batches import LoadedBatch, prepared_ahead
 from jasper_jax.data.image_batches import ImageBatches
@@ -90,7 +91,7 @@ def main() -> int:
         wall, busy, decoding = time.monotonic() - began, time.process_time() - spent, counted.seconds - decoded
         shares = ((busy - decoding) / (cores * wall), decoding / (cores * wall), 1 - busy / (cores * wall))
         rows.append((str(number + 1), f"{wall / steps * 1e3:,.0f}", *(f"{share:.1%}" for share in shares)))
-    alone = [timed(batches, k) for k in range(4)]
+    alone = [seconds(partial(batches.load, k)) for k in range(4)]
     vision = run.recipe.student.vision
     assert vision is not None
     introduction = [
@@ -107,12 +108,6 @@ def main() -> int:
     show(section, Console(width=120))
     write(options.output, "A step on images", introduction, [section])
     return 0
-
-
-def timed(batches: ImageBatches, number: int) -> float:
-    began = time.perf_counter()
-    batches.load(number)
-    return time.perf_counter() - began
 
 
 if __name__ == "__main__":
