@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from jasper_jax.commands import embed_teachers, evaluate_run, export_run, run_all, train_stages
     from jasper_jax.config import Recipe
     from jasper_jax.embedder import Embedder
-    from jasper_jax.errors import UserError
     from jasper_jax.losses import cosine_loss, distillation_losses, relative_loss, similarity_loss
     from jasper_jax.recipe import load_recipe
+    from jasper_jax.runtime.errors import UserError
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "Embedder": ("jasper_jax.embedder", "Embedder"),
     "Recipe": ("jasper_jax.config", "Recipe"),
-    "UserError": ("jasper_jax.errors", "UserError"),
+    "UserError": ("jasper_jax.runtime.errors", "UserError"),
     "cosine_loss": ("jasper_jax.losses", "cosine_loss"),
     "distillation_losses": ("jasper_jax.losses", "distillation_losses"),
     "embed_teachers": ("jasper_jax.commands", "embed_teachers"),

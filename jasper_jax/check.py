@@ -18,11 +18,11 @@ from jasper_jax.dimensions import providers
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
-from jasper_jax.errors import UserError
 from jasper_jax.patterns import trained_leaves
 from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.sharding import mesh_axes, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student

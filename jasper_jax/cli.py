@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from jasper_jax.errors import Interrupted, UserError, WriteFailed
-from jasper_jax.interrupt import EXIT_CODE
+from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
+from jasper_jax.runtime.interrupt import EXIT_CODE
 
 app = typer.Typer(
     name="jasper",
@@ -52,7 +52,7 @@ def options(
 
 
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    from jasper_jax.processes import connect
+    from jasper_jax.runtime.processes import connect
 
     connect(coordinator, processes, process)
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from jasper_jax import processes
 from jasper_jax.config import Recipe
-from jasper_jax.errors import Interrupted, UserError
-from jasper_jax.files import refuse_blocked, write_array
-from jasper_jax.interrupt import stop_flag
-from jasper_jax.progress import say
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import Interrupted, UserError
+from jasper_jax.runtime.files import refuse_blocked, write_array
+from jasper_jax.runtime.interrupt import stop_flag
+from jasper_jax.runtime.progress import say
 
 OUT = Console(soft_wrap=True)
 
@@ -52,7 +52,7 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     """``jasper embed``: several processes may do this on one run folder at once."""
     from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.timings import Timings
+    from jasper_jax.runtime.timings import Timings
 
     if process_index >= process_count:
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
@@ -96,7 +96,7 @@ def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
     from jasper_jax.check import validate
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.timings import Timings
+    from jasper_jax.runtime.timings import Timings
 
     processes.refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()
@@ -122,7 +122,7 @@ def _train(run, texts, pairs, timings, stop):  # type: ignore[no-untyped-def]
 def evaluate_run(recipe: Recipe) -> None:
     """``jasper evaluate``."""
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.timings import Timings
+    from jasper_jax.runtime.timings import Timings
 
     cache_programs()
     run = Run(recipe)
@@ -165,7 +165,7 @@ def _draw(run, evaluation):  # type: ignore[no-untyped-def]
 def export_run(recipe: Recipe, output: Path | None) -> None:
     """``jasper export``."""
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.timings import Timings
+    from jasper_jax.runtime.timings import Timings
 
     cache_programs()
     run = Run(recipe)
@@ -186,7 +186,7 @@ def run_all(recipe: Recipe) -> None:
     from jasper_jax.check import validate
     from jasper_jax.export.sentence_transformers import refuse_foreign
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.timings import Timings
+    from jasper_jax.runtime.timings import Timings
 
     processes.refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()

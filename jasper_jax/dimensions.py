@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import HeadShape
 
 

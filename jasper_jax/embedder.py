@@ -23,10 +23,10 @@ from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import load_params
-from jasper_jax.errors import UserError
 from jasper_jax.mixtures import Mixture, check_images, is_image, read_mixture
 from jasper_jax.pooling import Pooling
-from jasper_jax.progress import bar
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.progress import bar
 from jasper_jax.seeing import inserted
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.sight import Sight

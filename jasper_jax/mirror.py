@@ -26,10 +26,10 @@ from typing import Any
 
 import yaml
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
-from jasper_jax.progress import say
-from jasper_jax.remote import Store
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
+from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.remote import Store
 
 SUMS = ".sha256.json"
 CONTINUED = ("metrics.jsonl", "timings.json")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.sight import IMAGE_TOKENS, Sight
 
 TYPES = ("text", "image", "image_path", "image_bytes")

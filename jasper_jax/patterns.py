@@ -11,7 +11,7 @@ import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, nearest
 
 _SLICE = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<start>-?\d+):\]$")
 

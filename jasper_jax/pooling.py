@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 Arrays = jax.Array | np.ndarray
 

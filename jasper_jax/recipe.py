@@ -1,6 +1,6 @@
 """Reading a recipe: YAML, then ``key=value`` overrides, then the typed classes of ``jasper_jax.config``.
 
-Every way a recipe can be wrong ends in one :class:`~jasper_jax.errors.UserError` line that names the key, the value
+Every way a recipe can be wrong ends in one :class:`~jasper_jax.runtime.errors.UserError` line that names the key, the value
 and what is allowed.
 """
 
@@ -18,8 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from jasper_jax.config import Recipe
-from jasper_jax.errors import UserError, nearest
-from jasper_jax.remote import is_remote, read_text
+from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.remote import is_remote, read_text
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -19,8 +19,8 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.errors import UserError
 from jasper_jax.patterns import first_match
+from jasper_jax.runtime.errors import UserError
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 FSDP2 = "fsdp2"

@@ -10,8 +10,8 @@ import dataclasses
 from typing import Literal
 
 from jasper_jax.config import Head, Losses, Recipe, Stage
-from jasper_jax.errors import UserError, nearest
-from jasper_jax.remote import is_remote
+from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.remote import is_remote
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jasper_jax.data.vectors import VectorSpec
 from jasper_jax.embedder import Embedder, prompt_of
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder, read_prompts
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 KINDS = ("query", "passage")
 

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import normalizers
 
 from jasper_jax.encoders.hf_config import read_object
-from jasper_jax.errors import UserError
-from jasper_jax.progress import say
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.progress import say
 
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
 _SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))

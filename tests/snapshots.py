@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jasper_jax.files import sha256_file
+from jasper_jax.runtime.files import sha256_file
 
 
 def snapshot(folder: Path) -> dict[str, str]:

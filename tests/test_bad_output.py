@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.errors import UserError
 from jasper_jax.export.sentence_transformers import MARKER, refuse_foreign
-from jasper_jax.files import sealed
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sealed
 from tests.tiny import recipe, recipe_tree, write_model
 
 TOO_LONG = "x" * 300

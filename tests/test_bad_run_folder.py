@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from jasper_jax.files import json_bytes, sealed, sha256_file
 from jasper_jax.recipe import parse_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.files import json_bytes, sealed, sha256_file
 from tests.snapshots import snapshot
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import run_training

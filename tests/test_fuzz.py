@@ -30,10 +30,10 @@ from jasper_jax.data.vector_import import import_vectors
 from jasper_jax.data.vectors import VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import TensorFile
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import read_events
 from tests.mutations import ODD, as_json, json_files, mutated, spoilt
 from tests.tiny import recipe, recipe_tree, write_model

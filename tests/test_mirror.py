@@ -11,12 +11,12 @@ import fsspec
 import numpy as np
 import pytest
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import sha256_file
 from jasper_jax.mirror import Mirror
-from jasper_jax.remote import Store
 from jasper_jax.run import Run
-from jasper_jax.timings import Timings
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.remote import Store
+from jasper_jax.runtime.timings import Timings
 from jasper_jax.training.loop import train
 from tests.tiny import recipe
 from tests.training.runs import fill, parameters, run_training

@@ -10,7 +10,7 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.tokenization import Tokenizer
 from tests.st_folders import WORDS, write_tokenizer
 

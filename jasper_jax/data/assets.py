@@ -21,8 +21,8 @@ from typing import Any
 import filelock
 
 from jasper_jax.data.catalogue import CATALOGUE, Asset, AssetInfo, named
-from jasper_jax.errors import UserError, nearest
-from jasper_jax.files import parse_json, sha256_file, write_atomic
+from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 logger = logging.getLogger(__name__)
 

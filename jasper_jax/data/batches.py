@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import grain
 import numpy as np
 
-from jasper_jax import processes
 from jasper_jax.data.rows import Rows
 from jasper_jax.data.share import ALL, Share
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView, concatenate
-from jasper_jax.errors import UserError
-from jasper_jax.files import read_cached_array, write_cached_array
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.tokenization import Tokenizer
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jasper_jax.data.assets import fetch_asset
-from jasper_jax.errors import UserError, nearest
-from jasper_jax.files import parse_json
+from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.files import parse_json
 
 SQUAD_SPLITS = {
     "squad": "squaddev_v1.1.json",

@@ -19,8 +19,8 @@ from urllib.request import url2pathname
 
 import requests
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import sha256_file
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sha256_file
 
 TIMEOUT = (15, 60)
 """Seconds to connect, seconds without a byte."""

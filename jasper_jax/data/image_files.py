@@ -13,7 +13,7 @@ from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, 
 from jasper_jax.data.libraries import require
 from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import Row, jsonl_rows, parquet_rows, strings
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """What counts as an image where a folder is looked through for those that no caption names."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from jasper_jax.config_sources import IMAGE_SOURCE_KINDS, ImageSource
 from jasper_jax.data.source_files import SourceFile, as_it_is
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 FIRST = 5
 """Names kept for each reason."""

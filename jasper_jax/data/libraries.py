@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, nearest
 
 
 def require(wanted: Sequence[str], there: Sequence[str], where: str) -> None:

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from jasper_jax.data.assets import fetch_asset
-from jasper_jax.errors import UserError
-from jasper_jax.files import parse_json
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json
 
 SIZE = 128
 """Pixels of a side."""

@@ -25,8 +25,8 @@ import requests
 
 from jasper_jax.data.catalogue import Archive
 from jasper_jax.data.download import TIMEOUT, Unavailable, download, persist
-from jasper_jax.errors import UserError
-from jasper_jax.files import sha256_file
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sha256_file
 
 
 @dataclass(frozen=True)

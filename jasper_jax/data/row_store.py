@@ -20,11 +20,11 @@ import numpy as np
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, model_validator
 
-from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.source_files import SourceFile, changed_files
-from jasper_jax.errors import UserError
-from jasper_jax.progress import say
+from jasper_jax.runtime import files
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.progress import say
 
 R = TypeVar("R")
 

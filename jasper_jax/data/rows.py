@@ -9,7 +9,7 @@ import numpy as np
 
 from jasper_jax.data.packing import Packing, choose_rows, fill_rows, pack, row_length
 from jasper_jax.data.texts import Row
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.tokenization import Tokenizer
 
 

@@ -21,8 +21,8 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
 from pydantic import BaseModel, ConfigDict, Field
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import Manifest, write_atomic
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import Manifest, write_atomic
 
 TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 SPLITS = (TRAIN, HELD_OUT)

@@ -14,8 +14,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from jasper_jax.config_sources import TextSource
-from jasper_jax.errors import UserError
-from jasper_jax.files import sha256_file
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sha256_file
 
 LOCAL = ("text", "jsonl", "parquet")
 """The kinds of source that name files; the others are data sets with versions of their own."""

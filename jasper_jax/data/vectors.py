@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
-from jasper_jax import files
 from jasper_jax.data import shards as sh
 from jasper_jax.data.texts import TextStore
-from jasper_jax.errors import UserError
+from jasper_jax.runtime import files
+from jasper_jax.runtime.errors import UserError
 
 FORMAT = 1
 DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}

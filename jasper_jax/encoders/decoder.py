@@ -30,8 +30,8 @@ from jasper_jax.encoders.rotary import (
     read_layer_types,
 )
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
-from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
+from jasper_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from jasper_jax.encoders.layout import Inserted, Layout
 from jasper_jax.encoders.stack import Params
 from jasper_jax.encoders.table import Weight
 from jasper_jax.encoders.tower import Tower
-from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
+from jasper_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import parse_json
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json
 
 LARGEST = 2**31 - 1
 """No size, count or token id is larger: they index arrays with 32 bits."""

@@ -12,8 +12,8 @@ from jasper_jax.encoders.folder import Dense, ModelFolder, VisionPart, read_prom
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import TensorFile, open_checkpoint
-from jasper_jax.errors import UserError
 from jasper_jax.pooling import MODES, Pooling
+from jasper_jax.runtime.errors import UserError
 
 
 def read_jasper_vl(path: Path, config: Mapping[str, Any], causal: bool | None = None) -> ModelFolder:

@@ -18,8 +18,8 @@ from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.mistral import DEFAULTS
 from jasper_jax.encoders.parts import dense, gelu, layer_norm
 from jasper_jax.encoders.table import Weight, joint_linear, linear, norm
-from jasper_jax.errors import UserError
 from jasper_jax.pooling import Pooling
+from jasper_jax.runtime.errors import UserError
 
 _FACTOR = 4  # of the feed-forward's width, fixed by NVIDIA's code
 _EPSILON = 1e-5  # torch's default

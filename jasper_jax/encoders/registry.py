@@ -10,7 +10,7 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Encoder, Family
 from jasper_jax.encoders.hf_config import read_hf_config
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, nearest
 
 FAMILIES = {
     "bert": "bert",

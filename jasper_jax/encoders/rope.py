@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

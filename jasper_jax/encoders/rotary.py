@@ -21,7 +21,7 @@ from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, dense
 from jasper_jax.encoders.rope import Rope, rotate
 from jasper_jax.encoders.seen import Seen, pick
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 """transformers' names of the kinds of layer."""

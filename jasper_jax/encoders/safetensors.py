@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from jasper_jax.encoders.hf_config import read_json
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 DTYPES = {
     "F64": np.dtype(np.float64),

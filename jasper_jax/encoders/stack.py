@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.sharding import sum_in_steps
 
 Params = dict[str, Any]

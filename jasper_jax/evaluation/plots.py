@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import (
     Evaluation,
     EvaluationRow,
     final_rows,
     retrieval_tests,
 )
-from jasper_jax.files import parse_json, write_atomic
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json, write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -19,16 +19,16 @@ import numpy as np
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import concatenate
 from jasper_jax.embedder import Embedder
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.contact_sheet import contact_sheet
 from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
-from jasper_jax.files import read_cached_array, write_cached_array
-from jasper_jax.progress import say
 from jasper_jax.run import Run, environment
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import read_cached_array, write_cached_array
+from jasper_jax.runtime.progress import say
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 

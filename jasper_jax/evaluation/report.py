@@ -19,12 +19,12 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.images import ImageScore
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
-from jasper_jax.files import is_whole, parse_json, sealed, write_atomic
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
 
 ABSENT = "–"
 _ROLES = ("teacher", "teachers", "student")

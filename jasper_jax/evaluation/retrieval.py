@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.similarity import unit
+from jasper_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from jasper_jax.data.corpora import RetrievalTest

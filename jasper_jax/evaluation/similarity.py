@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 _ROWS = 4096  # vectors normalised at a time: bounds the temporaries
 

@@ -19,14 +19,14 @@ import numpy as np
 from jasper_jax.dimensions import Provider, providers
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.files import DTYPES, write_json
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.model_card import model_card
-from jasper_jax.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer

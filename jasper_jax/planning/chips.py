@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, nearest
 
 GIB = 2**30
 TERA = 1e12

@@ -12,9 +12,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from jasper_jax.errors import UserError
 from jasper_jax.planning.chips import GPUS, Chip
 from jasper_jax.planning.topology import Topology
+from jasper_jax.runtime.errors import UserError
 
 _FLAG = "--xla_force_host_platform_device_count"
 

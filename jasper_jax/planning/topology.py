@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.errors import UserError
 from jasper_jax.planning.chips import TPUS, Chip
+from jasper_jax.runtime.errors import UserError
 
 EXTRA = "pip install 'jasper-jax[plan]'"
 

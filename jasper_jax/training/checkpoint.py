@@ -26,9 +26,9 @@ import jax
 import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
-from jasper_jax import processes
-from jasper_jax.errors import UserError, WriteFailed
-from jasper_jax.files import parse_json, sha256_file, write_atomic
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import UserError, WriteFailed
+from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 FORMAT = 1
 _TRIES = 5

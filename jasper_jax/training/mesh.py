@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.config import Mesh as MeshSizes
 from jasper_jax.data.share import Share
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
 from jasper_jax.stages import ResolvedStage
 

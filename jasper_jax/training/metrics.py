@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from jasper_jax import processes
-from jasper_jax.errors import UserError
-from jasper_jax.files import naming, parse_json, write_atomic
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import naming, parse_json, write_atomic
 
 
 class Sink(Protocol):

@@ -15,8 +15,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.errors import UserError
 from jasper_jax.patterns import trained_leaves
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.trees import flatten, unflatten
 
 STACKS = ("encoder/layers/", "vision/layers/")

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax import processes
 from jasper_jax.data.batches import Batches, TokenCounts
 from jasper_jax.data.captions import caption_vectors
 from jasper_jax.data.image_batches import ImageBatches
@@ -19,10 +18,11 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.run import Run
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.timings import Timings
 from jasper_jax.sharding import row_shards
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
-from jasper_jax.timings import Timings
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of

@@ -11,8 +11,8 @@ from jasper_jax.config import Recipe
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
-from jasper_jax.errors import UserError
 from jasper_jax.heads import ridge_head
+from jasper_jax.runtime.errors import UserError
 
 
 def ridge_heads(

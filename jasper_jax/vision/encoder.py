@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jasper_jax.encoders.stack import Params
 from jasper_jax.encoders.tower import Tower
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -13,7 +13,7 @@ from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import VisionPart
 from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.weights import check_params, load_params
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.preprocess import Preprocessing, default_for, preprocessing_from_folder

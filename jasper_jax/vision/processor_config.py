@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.preprocess import KINDS, Preprocessing
 
 _SAME_PIXELS = frozenset(

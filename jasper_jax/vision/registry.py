@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.encoders.hf_config import read_hf_config
-from jasper_jax.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.vision import clip, dinov2, siglip
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.vit import vision_part

@@ -17,7 +17,7 @@ from flax import nnx
 from jasper_jax.encoders.attention import attend
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, dense, layer_norm
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.positions import resized
 
 

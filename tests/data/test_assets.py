@@ -13,7 +13,7 @@ import pytest
 from jasper_jax.data import download as transfer
 from jasper_jax.data.assets import asset_folder, cache_folder, catalogue, fetch_asset, verify_asset
 from jasper_jax.data.catalogue import CATALOGUE
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from tests.data.small_assets import MODEL, TEXTS, sha256, small_catalogue
 
 

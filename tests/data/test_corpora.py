@@ -21,7 +21,7 @@ from jasper_jax.data.corpora import (
     retrieval_test,
     subset,
 )
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 PARAGRAPHS = {
     "squad": [("Passage one. ", ["What one?", "What?"]), ("Passage two.", ["What two? ", "What?"])],

@@ -10,7 +10,7 @@ import requests
 
 from jasper_jax.data import download as module
 from jasper_jax.data.download import Unavailable, download, hub_snapshot, persist
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from tests.data.index_server import IndexServer
 
 DATA = random.Random(0).randbytes(3_000_000)

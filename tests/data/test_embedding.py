@@ -19,7 +19,7 @@ from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vector_check import verify_store
 from jasper_jax.data.vectors import VectorStore
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 DTYPES = ["float16", "int8"]
 
@@ -186,7 +186,7 @@ def test_a_run_whose_store_another_run_finished(texts, whole, tmp_path):
     assert contents(folder) == whole["float16"]
 
 
-@pytest.mark.parametrize("where", ["jasper_jax.data.shards.write_atomic", "jasper_jax.files.os.replace"])
+@pytest.mark.parametrize("where", ["jasper_jax.data.shards.write_atomic", "jasper_jax.runtime.files.os.replace"])
 def test_two_processes_that_finish_at_once(texts, whole, tmp_path, monkeypatch, where):
     """Both find all shards whole; the second one finishes while the first is about to write a file."""
     import importlib

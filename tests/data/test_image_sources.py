@@ -18,7 +18,7 @@ from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import SourceLog
 from jasper_jax.data.image_sources import Example, _encoded, check_image_sources, read_image_source
 from jasper_jax.data.openmoji import drawings, named, rendered
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 
 def read(source: ImageSource, **keys) -> tuple[list[Example], SourceLog]:

@@ -11,7 +11,7 @@ from jasper_jax.data import assets as module
 from jasper_jax.data import download as transfer
 from jasper_jax.data.assets import asset_folder, fetch_asset, model_identity, resolve_model
 from jasper_jax.data.catalogue import CATALOGUE
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from tests.data.small_assets import MODEL, sha256, small_catalogue
 
 

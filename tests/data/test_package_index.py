@@ -20,7 +20,7 @@ from jasper_jax.data.package_index import (
     join_pieces,
     pip_settings,
 )
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from tests.data.index_server import IndexServer, tar_of, zip_of
 
 DATA = zip_of({"thing/text.txt": b"hello"})

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
 from store_helpers import contents
 
-from jasper_jax import files
 from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.image_log import Example
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
 from jasper_jax.data.pairs import Pair, PairStore, build_pair_store
-from jasper_jax.errors import UserError
+from jasper_jax.runtime import files
+from jasper_jax.runtime.errors import UserError
 
 SPLITS = ("train", "held_out", "test")
 

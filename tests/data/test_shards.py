@@ -10,9 +10,9 @@ import threading
 import numpy as np
 import pytest
 
-from jasper_jax import files
 from jasper_jax.data import shards as sh
-from jasper_jax.errors import UserError
+from jasper_jax.runtime import files
+from jasper_jax.runtime.errors import UserError
 
 
 def make(folder, sizes, shard_rows=4):

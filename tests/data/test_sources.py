@@ -17,7 +17,7 @@ from store_helpers import lines, recipe
 
 from jasper_jax.config_sources import TextSource
 from jasper_jax.data.sources import Document, Mix, read_source, shuffled
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 
 def texts_of(source: TextSource, seed: int = 0) -> list[str]:

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from store_helpers import PLAIN, contents, lines, recipe, small_store
 
-from jasper_jax import files
 from jasper_jax.config_sources import Augment, TextSource
 from jasper_jax.data.augment import divide, normalised
 from jasper_jax.data.texts import Row, TextStore, build_text_store
-from jasper_jax.errors import UserError
+from jasper_jax.runtime import files
+from jasper_jax.runtime.errors import UserError
 
 
 def build(texts, folder, seed=0):

@@ -15,7 +15,7 @@ from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import build_text_store
 from jasper_jax.data.vector_check import verify_store
 from jasper_jax.data.vector_import import import_vectors
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 FLOAT = pa.float32()
 NAMES = [f"text  number {i}" for i in range(60)]

@@ -24,7 +24,7 @@ from jasper_jax.data.vectors import (
     normalise,
     store_bytes,
 )
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 ERROR = {"float32": 1e-7, "float16": 5e-4, "int8": 0.02}
 

@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from jasper_jax.encoders.safetensors import TensorFile, write_safetensors
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 TENSORS = {
     "a": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -12,11 +12,11 @@ pytest.importorskip("matplotlib")
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation import plots
 from jasper_jax.evaluation.plots import plot_dimensions, plot_training, read_metrics
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
+from jasper_jax.runtime.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import json
 import pytest
 from rich.console import Console
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.report import (
     Evaluation,
@@ -22,6 +21,7 @@ from jasper_jax.evaluation.report import (
 )
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
+from jasper_jax.runtime.errors import UserError
 
 
 def score(value: float) -> RetrievalScore:

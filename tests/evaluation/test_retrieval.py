@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from jasper_jax.data.corpora import RetrievalTest
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation import retrieval
 from jasper_jax.evaluation.retrieval import Interval, bootstrap, metrics_per_query, rank, score_retrieval
+from jasper_jax.runtime.errors import UserError
 
 
 def make(seed: int, queries: int = 30, passages: int = 60, dim: int = 8):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jasper_jax.errors import UserError
 from jasper_jax.evaluation.similarity import score_similarity, spearman, truncate, unit
+from jasper_jax.runtime.errors import UserError
 
 
 def oracle_spearman(x, y) -> float:

@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
-from jasper_jax.errors import UserError
 from jasper_jax.planning import GPUS, TPUS, Topology, find_chip, topology_devices, topology_mesh
+from jasper_jax.runtime.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jasper_jax.errors import UserError
 from jasper_jax.planning import Topology, analyse, estimate, topology_devices, topology_mesh
 from jasper_jax.planning.links import mesh_links
+from jasper_jax.runtime.errors import UserError
 from tests.planning import programs
 
 pytest.importorskip("libtpu")

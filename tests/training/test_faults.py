@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import exclusive
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import exclusive
 from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.loop import checkpoints_of
 from jasper_jax.training.metrics import Metrics, read_events

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jasper_jax.errors import UserError
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import read_events
 from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree

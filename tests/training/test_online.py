@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jasper_jax.errors import UserError
 from jasper_jax.recipe import parse_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import read_events
 from tests.encoders.hub import NvEmbed
 from tests.tiny import recipe, recipe_tree, write_tokenizer

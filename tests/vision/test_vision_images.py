@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.images import FORMATS, open_image
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from rich.table import Table
 
-from jasper_jax.errors import UserError
-from jasper_jax.files import parse_json, write_atomic
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json, write_atomic
 
 
 class Timings:

@@ -23,8 +23,8 @@ import time
 from collections.abc import Iterator
 from types import FrameType
 
-from jasper_jax import processes
-from jasper_jax.errors import Interrupted
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import Interrupted
 
 EXIT_CODE = 75
 """EX_TEMPFAIL: stopped with everything saved; run the command again to continue."""

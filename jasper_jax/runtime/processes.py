@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 COORDINATOR, PROCESSES, PROCESS, AUTO = (
     "JASPER_COORDINATOR",
@@ -224,7 +224,7 @@ def refuse_unlike(recipe: Mapping[str, Any]) -> None:
         return
     own = {"recipe": recipe, "versions": versions()}
     said = _gather_text(json.dumps(own, sort_keys=True))
-    from jasper_jax.files import differences
+    from jasper_jax.runtime.files import differences
 
     for other, text in enumerate(said):
         if found := differences(json.loads(said[0]), json.loads(text), ""):

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 EXTRAS = {"gs": "jasper-jax[gcs]", "gcs": "jasper-jax[gcs]", "s3": "jasper-jax[s3]"}
 _OWN = ("builtins", "jasper_jax")

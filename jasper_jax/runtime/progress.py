@@ -21,7 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from jasper_jax import processes
+from jasper_jax.runtime import processes
 
 LOG_SECONDS = 30.0
 """Seconds between lines where the output is not a terminal."""

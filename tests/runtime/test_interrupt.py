@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import sys, time
-from jasper_jax import interrupt
+from jasper_jax.runtime import interrupt
 interrupt.ECHO = float(sys.argv[1])
 with interrupt.stop_flag() as stop:
     print("ready", flush=True)

@@ -16,7 +16,7 @@ import filelock
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jasper_jax.errors import UserError
+from jasper_jax.runtime.errors import UserError
 
 _DIGEST = hashlib.sha256().digest_size
 
