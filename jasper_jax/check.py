@@ -18,12 +18,13 @@ from jasper_jax.dimensions import providers
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
-from jasper_jax.patterns import trained_leaves
+from jasper_jax.parameters.patterns import trained_leaves
+from jasper_jax.parameters.sharding import mesh_axes, parts
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe import dump_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.sharding import mesh_axes, parts
 from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
@@ -32,7 +33,6 @@ from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import active_params
-from jasper_jax.trees import flatten
 from jasper_jax.vision.load import check_vision
 
 

@@ -20,8 +20,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from jasper_jax.parameters.sharding import constrain
 from jasper_jax.relative import PairOrder, pair_order, pairs, relative_from_similarities
-from jasper_jax.sharding import constrain
 
 Arrays = jax.Array | np.ndarray
 REDUCTIONS = ("sum", "mean")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jasper_jax.sharding import ALL, constrain, devices
+from jasper_jax.parameters.sharding import ALL, constrain, devices
 
 # Columns per tile. A CPU writes the tile to memory, so it has to stay in the cache; elsewhere the
 # comparison is fused into the sum, and wide tiles spare launches, up to a bound on what one tile could hold.

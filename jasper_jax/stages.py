@@ -1,7 +1,7 @@
 """The stages as data: what each one trains, on which heads, with which losses (paper section 3, DESIGN "The stages").
 
 A recipe's stage names a preset (``stage: 2``) and overrides what it likes; :func:`resolve_stages` fills in the rest.
-Which leaves a pattern covers is decided in ``jasper_jax.patterns``.
+Which leaves a pattern covers is decided in ``jasper_jax.parameters.patterns``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 
 from jasper_jax.encoders import attention, gradients
-from jasper_jax.sharding import DATA, ROWS, TENSOR, WIDE, constrain
+from jasper_jax.parameters.sharding import DATA, ROWS, TENSOR, WIDE, constrain
 
 
 @jax.custom_jvp

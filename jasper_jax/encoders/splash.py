@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import PartitionSpec
 
 from jasper_jax.encoders.seen import Seen
-from jasper_jax.sharding import ROWS, TENSOR, extent, present
+from jasper_jax.parameters.sharding import ROWS, TENSOR, extent, present
 
 INTERPRET = False
 """Run the kernel's steps as ordinary operations: how the tests run it without a TPU."""

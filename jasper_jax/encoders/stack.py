@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jasper_jax.parameters.sharding import sum_in_steps
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.sharding import sum_in_steps
 
 Params = dict[str, Any]
 

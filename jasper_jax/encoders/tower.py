@@ -16,8 +16,8 @@ from flax import nnx
 from jasper_jax.encoders import attention
 from jasper_jax.encoders.parts import Dropout, make_dropout
 from jasper_jax.encoders.stack import Params, scan_layers
-from jasper_jax.sharding import ROWS, constrain
-from jasper_jax.trees import flatten
+from jasper_jax.parameters.sharding import ROWS, constrain
+from jasper_jax.parameters.trees import flatten
 
 UNROLLED = 12
 """Training on CPU writes out the layers of encoders up to this depth; the compiler's time grows with it."""

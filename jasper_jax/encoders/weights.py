@@ -22,8 +22,8 @@ from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint,
 from jasper_jax.encoders.stack import Params, depth, stacks_of
 from jasper_jax.encoders.table import LAYERS, Weight
 from jasper_jax.encoders.tower import Tower
+from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.trees import flatten, unflatten
 
 _WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # what trainers put before any model's names
 _STORED = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))

@@ -37,7 +37,7 @@ class Machine:
         """A mesh of simulated devices; :func:`simulate` has to come before JAX looks for devices."""
         import jax
 
-        from jasper_jax.sharding import make_mesh
+        from jasper_jax.parameters.sharding import make_mesh
 
         devices = jax.devices("cpu")
         if len(devices) < self.devices:

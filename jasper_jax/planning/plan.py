@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jasper_jax.parameters.sharding import Placed, mesh_axes, mesh_sizes_of, parts, row_shards
 from jasper_jax.planning.estimate import Estimate, estimate
 from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.memory import DoesNotFit, does_not_fit
@@ -20,7 +21,6 @@ from jasper_jax.planning.work import Analysis, analyse
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
-from jasper_jax.sharding import Placed, mesh_axes, mesh_sizes_of, parts, row_shards
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.training.mesh import mesh_sizes

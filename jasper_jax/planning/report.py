@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from jasper_jax.parameters.sharding import AXES, Placed
 from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.plan import StagePlan
 from jasper_jax.planning.topology import Topology
-from jasper_jax.sharding import AXES, Placed
 
 GIB = 2**30
 

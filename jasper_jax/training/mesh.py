@@ -12,8 +12,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.config import Mesh as MeshSizes
 from jasper_jax.data.share import Share
+from jasper_jax.parameters.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
 from jasper_jax.stages import ResolvedStage
 
 
@@ -68,7 +68,7 @@ def put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def put_params(params: Any, mesh: Mesh) -> Any:
-    """A tree of parameters onto the mesh, by the rules of ``jasper_jax.sharding``."""
+    """A tree of parameters onto the mesh, by the rules of ``jasper_jax.parameters.sharding``."""
     return jax.tree.map(put, params, shardings(params, mesh))
 
 

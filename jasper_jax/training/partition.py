@@ -15,9 +15,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.patterns import trained_leaves
+from jasper_jax.parameters.patterns import trained_leaves
+from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.trees import flatten, unflatten
 
 STACKS = ("encoder/layers/", "vision/layers/")
 """Where layers are stacked."""
@@ -73,7 +73,7 @@ def make_partition(patterns: Sequence[str], params: Mapping[str, Any], where: st
     """The partition that ``patterns`` make of ``params`` (arrays or shapes; one stack of layers).
 
     Raises:
-      UserError: a pattern matches nothing, or slices do not fit (see ``jasper_jax.patterns.trained_leaves``), or lie in
+      UserError: a pattern matches nothing, or slices do not fit (see ``jasper_jax.parameters.patterns.trained_leaves``), or lie in
         both encoders.
     """
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}

@@ -20,7 +20,7 @@ from jasper_jax.config import Recipe
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
-from jasper_jax.sharding import WIDE, constrain, shardings
+from jasper_jax.parameters.sharding import WIDE, constrain, shardings
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import cosine_applies

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.trees import flatten, unflatten
+from jasper_jax.parameters.trees import flatten, unflatten
 
 _PATHS = ("embeddings/word/embedding", "embeddings/embedding")
 

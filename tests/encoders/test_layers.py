@@ -12,8 +12,8 @@ from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder, keep_layers
 from jasper_jax.encoders.stack import join_layers, split_layers
 from jasper_jax.encoders.weights import load_params
+from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.trees import flatten, unflatten
 from tests.encoders.reference import FAMILIES, ragged, save, torch_model, torch_states
 from tests.families import CASES
 

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
 from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.weights import load_params, save, state_dict
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.trees import flatten
 from tests.encoders.reference import FAMILIES, ragged, torch_model, torch_states
 from tests.encoders.reference import save as save_torch
 from tests.families import CASES

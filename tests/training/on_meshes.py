@@ -14,20 +14,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax import sharding
 from jasper_jax.data.batches import Batches, TokenCounts
 from jasper_jax.losses import pair_similarities, teacher_order
+from jasper_jax.parameters import sharding
+from jasper_jax.parameters.sharding import make_mesh, row_shards
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning import analyse
 from jasper_jax.relative import relative_from_similarities
 from jasper_jax.run import Run
-from jasper_jax.sharding import make_mesh, row_shards
 from jasper_jax.student_start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.prepare import image_batches
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
-from jasper_jax.trees import flatten
 from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import fill

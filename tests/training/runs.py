@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student_start import load_student
 from jasper_jax.training.loop import abstract, checkpoints_of, train
-from jasper_jax.trees import flatten
 
 
 def fill(run: Run):

@@ -20,9 +20,9 @@ from jax.sharding import Mesh
 from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.data.packing import pack
 from jasper_jax.losses import HeadLoss
+from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe import load_recipe
 from jasper_jax.run import Run, environment
-from jasper_jax.sharding import make_mesh
 from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.patterns import first_match
+from jasper_jax.parameters.patterns import first_match
 from jasper_jax.runtime.errors import UserError
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jasper_jax.patterns import compile_pattern, first_match, trained_leaves
+from jasper_jax.parameters.patterns import compile_pattern, first_match, trained_leaves
+from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.optimizer import WEIGHT_DECAY
 from jasper_jax.training.partition import make_partition
-from jasper_jax.trees import flatten, unflatten
 
 LEAVES = {
     "encoder/embeddings/word/embedding": (9, 4),
