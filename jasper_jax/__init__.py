@@ -13,24 +13,24 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jasper_jax.commands import embed_teachers, evaluate_run, export_run, run_all, train_stages
-    from jasper_jax.config import Recipe
     from jasper_jax.embedder import Embedder
     from jasper_jax.losses import cosine_loss, distillation_losses, relative_loss, similarity_loss
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.config import Recipe
+    from jasper_jax.recipe.load import load_recipe
     from jasper_jax.runtime.errors import UserError
 
 __version__ = "0.1.0"
 
 _PLACES = {
     "Embedder": ("jasper_jax.embedder", "Embedder"),
-    "Recipe": ("jasper_jax.config", "Recipe"),
+    "Recipe": ("jasper_jax.recipe.config", "Recipe"),
     "UserError": ("jasper_jax.runtime.errors", "UserError"),
     "cosine_loss": ("jasper_jax.losses", "cosine_loss"),
     "distillation_losses": ("jasper_jax.losses", "distillation_losses"),
     "embed_teachers": ("jasper_jax.commands", "embed_teachers"),
     "evaluate_run": ("jasper_jax.commands", "evaluate_run"),
     "export_run": ("jasper_jax.commands", "export_run"),
-    "load_recipe": ("jasper_jax.recipe", "load_recipe"),
+    "load_recipe": ("jasper_jax.recipe.load", "load_recipe"),
     "relative_loss": ("jasper_jax.losses", "relative_loss"),
     "run_all": ("jasper_jax.commands", "run_all"),
     "similarity_loss": ("jasper_jax.losses", "similarity_loss"),

@@ -22,10 +22,10 @@ from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import mesh_axes, parts
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning.report import leaf_table
-from jasper_jax.recipe import dump_recipe
+from jasper_jax.recipe.load import dump_recipe
+from jasper_jax.recipe.stages import no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.stages import no_held_out_losses
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
 from jasper_jax.tokenization import Tokenizer

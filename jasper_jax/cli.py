@@ -64,7 +64,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     Example: `jasper check configs/quickstart.yaml stages.2.steps=50`
     """
     from jasper_jax.commands import check_recipe
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     check_recipe(load_recipe(recipe, overrides or []))
 
@@ -82,7 +82,7 @@ def plan(
     Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
     """
     from jasper_jax.commands import plan_recipe
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     plan_recipe(load_recipe(recipe, overrides or []), topology or [])
 
@@ -102,7 +102,7 @@ def embed(
     Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`
     """
     from jasper_jax.commands import embed_teachers
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
     embed_teachers(load_recipe(recipe, overrides or []), process_index, process_count)
@@ -121,7 +121,7 @@ def train(
     Example: `jasper train configs/quickstart.yaml`
     """
     from jasper_jax.commands import train_stages
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
     train_stages(load_recipe(recipe, overrides or []))
@@ -134,7 +134,7 @@ def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
     Example: `jasper evaluate configs/quickstart.yaml`
     """
     from jasper_jax.commands import evaluate_run
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     evaluate_run(load_recipe(recipe, overrides or []))
 
@@ -150,7 +150,7 @@ def export(
     Example: `jasper export configs/quickstart.yaml --output my-model`
     """
     from jasper_jax.commands import export_run
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     export_run(load_recipe(recipe, overrides or []), output)
 
@@ -168,7 +168,7 @@ def run(
     Example: `jasper run configs/quickstart.yaml`
     """
     from jasper_jax.commands import run_all
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
     run_all(load_recipe(recipe, overrides or []))
@@ -213,7 +213,7 @@ def vectors_verify(
     Example: `jasper vectors verify configs/quickstart.yaml`
     """
     from jasper_jax.commands import verify_vectors
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     verify_vectors(load_recipe(recipe, overrides or []), sample)
 
@@ -230,7 +230,7 @@ def vectors_import(
     Example: `jasper vectors import configs/mine.yaml openai vectors.parquet`
     """
     from jasper_jax.commands import import_teacher
-    from jasper_jax.recipe import load_recipe
+    from jasper_jax.recipe.load import load_recipe
 
     import_teacher(load_recipe(recipe, override or []), teacher, files)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from jasper_jax.config import Recipe
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array

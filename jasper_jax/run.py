@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jasper_jax.config import Recipe, Teacher
 from jasper_jax.data.assets import is_here, resolve_model
 from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.pairs import PairStore, build_pair_store
@@ -26,11 +25,12 @@ from jasper_jax.encoders.folder import ModelFolder
 from jasper_jax.encoders.published import describe
 from jasper_jax.mirror import Mirror
 from jasper_jax.online import OnlineVectors
-from jasper_jax.recipe import dump_recipe, parse_recipe, run_dir
+from jasper_jax.recipe.config import Recipe, Teacher
+from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
+from jasper_jax.recipe.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import differences, exclusive, refuse_blocked, write_atomic
-from jasper_jax.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
 from jasper_jax.torch_teacher import TorchEncoder
 

@@ -6,12 +6,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.config import Recipe
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.pooling import Pooling
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.tokenization import Tokenizer

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.config import Teacher
 from jasper_jax.embedder import prompt_of
 from jasper_jax.encoders.folder import read_prompts
+from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teacher import given_prompts
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jasper_jax.recipe import parse_recipe
+from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.files import json_bytes, sealed, sha256_file
 from tests.snapshots import snapshot

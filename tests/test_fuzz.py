@@ -22,7 +22,6 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jasper_jax.check import validate
-from jasper_jax.config_sources import TextSource
 from jasper_jax.data.embedding import fill_store
 from jasper_jax.data.sources import read_source
 from jasper_jax.data.texts import TextStore, build_text_store
@@ -31,7 +30,8 @@ from jasper_jax.data.vectors import VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import TensorFile
 from jasper_jax.evaluation.report import from_json
-from jasper_jax.recipe import load_recipe
+from jasper_jax.recipe.config_sources import TextSource
+from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import read_events

@@ -11,9 +11,9 @@ import jax
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from jasper_jax.config import Recipe
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import save
+from jasper_jax.recipe.config import Recipe
 from tests.families import CASES
 
 SUBJECTS = "the old river,a young doctor,this machine,our teacher,the city council,every student,a small bird".split(
@@ -173,6 +173,6 @@ def recipe_tree(place: Path, **changes: Any) -> dict[str, Any]:
 
 def recipe(place: Path, **changes: Any) -> Recipe:
     """:func:`recipe_tree`, parsed."""
-    from jasper_jax.recipe import parse_recipe
+    from jasper_jax.recipe.load import parse_recipe
 
     return parse_recipe(recipe_tree(place, **changes), where="tiny")

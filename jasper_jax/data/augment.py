@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sentencex import segment  # pyright: ignore[reportAttributeAccessIssue]  (compiled)
 
-from jasper_jax.config_sources import Augment
+from jasper_jax.recipe.config_sources import Augment
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from jasper_jax.config_sources import ImageSource
 from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, Example, SourceLog
 from jasper_jax.data.libraries import require
 from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import Row, jsonl_rows, parquet_rows, strings
+from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config_sources import IMAGE_SOURCE_KINDS, ImageSource
 from jasper_jax.data.source_files import SourceFile, as_it_is
+from jasper_jax.recipe.config_sources import IMAGE_SOURCE_KINDS, ImageSource
 from jasper_jax.runtime.errors import UserError
 
 FIRST = 5

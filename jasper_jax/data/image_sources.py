@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.catalogue import CATALOGUE
 from jasper_jax.data.image_files import (
     caption_rows,
@@ -25,6 +24,7 @@ from jasper_jax.data.image_log import EMPTY, NOT_TEXT, UNUSABLE, Example, Source
 from jasper_jax.data.libraries import datasets_library, hf_splits, require, tfds_splits
 from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import Row, strings
+from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.errors import UserError, nearest
 
 __all__ = ["Example", "SourceLog", "check_image_sources", "read_image_source"]

@@ -14,13 +14,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config_sources import Images
 from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import Example, SourceLog
 from jasper_jax.data.image_sources import check_image_sources, read_image_source, source_key
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
 from jasper_jax.data.source_files import hashed
+from jasper_jax.recipe.config_sources import Images
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import Bar, bar

@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from jasper_jax.config_sources import Texts
 from jasper_jax.data.augment import augment_document, keyed_hash, normalised
 from jasper_jax.data.sources import Document, Mix
+from jasper_jax.recipe.config_sources import Texts
 
 
 class Text(NamedTuple):

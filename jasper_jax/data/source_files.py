@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.config_sources import TextSource
+from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 

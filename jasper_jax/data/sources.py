@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config_sources import SOURCE_KINDS, Texts, TextSource
 from jasper_jax.data.corpora import Document
 from jasper_jax.data.libraries import hf_splits, require, tfds_splits
 from jasper_jax.data.source_files import matching, pattern_of
+from jasper_jax.recipe.config_sources import SOURCE_KINDS, Texts, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.config_sources import Texts
 from jasper_jax.data import shards as sh
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
 from jasper_jax.data.selection import Selection, Text
 from jasper_jax.data.source_files import hashed, local_files, patterns_of
+from jasper_jax.recipe.config_sources import Texts
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import Bar, bar

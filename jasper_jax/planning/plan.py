@@ -18,10 +18,10 @@ from jasper_jax.planning.memory import DoesNotFit, does_not_fit
 from jasper_jax.planning.programs import Step, lower_step
 from jasper_jax.planning.topology import Topology, topology_mesh
 from jasper_jax.planning.work import Analysis, analyse
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
-from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.training.mesh import mesh_sizes
 

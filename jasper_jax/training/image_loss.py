@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jasper_jax.config import Recipe
 from jasper_jax.losses import HeadLoss, distillation_losses, normalize, reduce_heads
-from jasper_jax.stages import ResolvedStage
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student import Student
 
 

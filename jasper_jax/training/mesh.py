@@ -10,11 +10,11 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.config import Mesh as MeshSizes
 from jasper_jax.data.share import Share
 from jasper_jax.parameters.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
+from jasper_jax.recipe.config import Mesh as MeshSizes
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.stages import ResolvedStage
 
 
 def mesh_sizes(

@@ -15,9 +15,9 @@ from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch
 from jasper_jax.data.image_batches import ImageBatches
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
-from jasper_jax.stages import ResolvedStage
 from jasper_jax.training.mesh import put_batch, share_of
 from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.step import StageProgram

@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.config import Recipe
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
 from jasper_jax.parameters.sharding import WIDE, constrain, shardings
-from jasper_jax.stages import ResolvedStage
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import cosine_applies
 from jasper_jax.training.image_loss import make_image_loss

@@ -8,11 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jasper_jax.config import Vision
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import VisionPart
 from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.weights import check_params, load_params
+from jasper_jax.recipe.config import Vision
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder

@@ -27,9 +27,9 @@ from jasper_jax.check import validate  # noqa: E402
 from jasper_jax.parameters.sharding import mesh_axes  # noqa: E402
 from jasper_jax.planning.plan import plan_stage  # noqa: E402
 from jasper_jax.planning.programs import Step, lower_step  # noqa: E402
-from jasper_jax.recipe import load_recipe  # noqa: E402
+from jasper_jax.recipe.load import load_recipe  # noqa: E402
+from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
-from jasper_jax.stages import ResolvedStage  # noqa: E402
 from jasper_jax.student import Student  # noqa: E402
 from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
 

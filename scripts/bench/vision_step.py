@@ -27,7 +27,7 @@ from train_bench.world import machine, seconds
 from jasper_jax.data.batches import LoadedBatch, prepared_ahead
 from jasper_jax.data.image_batches import ImageBatches
 from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.recipe import load_recipe
+from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.student_start import load_student
 from jasper_jax.training.loop import checkpoints_of

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.assets import catalogue
+from jasper_jax.recipe.config_sources import Images, ImageSource
 
 
 def picture(number: int, form: str = "PNG", size: int = 4) -> bytes:

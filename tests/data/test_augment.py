@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.config_sources import Augment
 from jasper_jax.data.augment import (
     _sentences,
     augment_document,
@@ -17,6 +16,7 @@ from jasper_jax.data.augment import (
     normalised,
     shuffle_words,
 )
+from jasper_jax.recipe.config_sources import Augment
 
 ALWAYS = Augment(split_share=1.0, shuffle_share=0.0)
 WORDS = st.lists(

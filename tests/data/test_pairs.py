@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
 from store_helpers import contents
 
-from jasper_jax.config_sources import Images, ImageSource
 from jasper_jax.data.image_log import Example
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
 from jasper_jax.data.pairs import Pair, PairStore, build_pair_store
+from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 
@@ -300,7 +300,7 @@ def test_a_killed_build_starts_again(tmp_path):
     tar(tmp_path / "a.tar", [(f"{i}.{e}", d) for i in range(2000) for e, d in (("png", picture(i)), ("txt", b"x"))])
     recipe = images(ImageSource(webdataset=str(tmp_path / "a.tar")), test=5)
     code = f"""
-        from jasper_jax.config_sources import Images
+        from jasper_jax.recipe.config_sources import Images
         from jasper_jax.data.pairs import build_pair_store
         recipe = Images.model_validate_json({recipe.model_dump_json()!r})
         build_pair_store(recipe, {str(tmp_path / "images")!r}, 0, progress=False)

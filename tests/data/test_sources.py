@@ -15,8 +15,8 @@ import pytest
 from pydantic import ValidationError
 from store_helpers import lines, recipe
 
-from jasper_jax.config_sources import TextSource
 from jasper_jax.data.sources import Document, Mix, read_source, shuffled
+from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.runtime.errors import UserError
 
 

@@ -17,9 +17,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from store_helpers import PLAIN, contents, lines, recipe, small_store
 
-from jasper_jax.config_sources import Augment, TextSource
 from jasper_jax.data.augment import divide, normalised
 from jasper_jax.data.texts import Row, TextStore, build_text_store
+from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 
@@ -164,7 +164,7 @@ def test_the_fingerprint_is_of_content_order_and_shard_map(tmp_path):
 
 
 def _build_at_once(texts_json, folder, out):
-    from jasper_jax.config_sources import Texts
+    from jasper_jax.recipe.config_sources import Texts
 
     store = build_text_store(Texts.model_validate_json(texts_json), folder, 0, progress=False)
     out.put((os.getpid(), store.fingerprint))
@@ -191,7 +191,7 @@ def test_three_processes_build_one_store(tmp_path):
 def test_a_killed_build_starts_again(tmp_path):
     texts = recipe(lines(tmp_path / "a.txt", passages(4000, 3)), held_out=10, shard_rows=16)
     code = f"""
-        from jasper_jax.config_sources import Texts
+        from jasper_jax.recipe.config_sources import Texts
         from jasper_jax.data.texts import build_text_store
         texts = Texts.model_validate_json({texts.model_dump_json()!r})
         build_text_store(texts, {str(tmp_path / "texts")!r}, 0, progress=False)

@@ -10,11 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from store_helpers import contents, encode, expected, lines, recipe, spec, vector
 
-from jasper_jax.config_sources import TextSource
 from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import build_text_store
 from jasper_jax.data.vector_check import verify_store
 from jasper_jax.data.vector_import import import_vectors
+from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.runtime.errors import UserError
 
 FLOAT = pa.float32()

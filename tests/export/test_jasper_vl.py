@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from jasper_jax.config import Export
 from jasper_jax.dimensions import providers
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
@@ -21,6 +20,7 @@ from jasper_jax.encoders.weights import load_params, save
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.pooling import Pooling
+from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.tokenization import Tokenizer

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 import yaml
 
-from jasper_jax.recipe import dump_recipe, load_recipe, parse_recipe
+from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.remote import Store
 from tests.tiny import recipe_tree

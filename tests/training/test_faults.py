@@ -39,7 +39,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_everything(run: Run, 
     tree = recipe_tree(tmp_path, heads={"fc1": {"dim": "teachers"}}, run_dir=str(tmp_path / "burst"))
     tree["stages"] = [{"stage": 1, **STAGE, "learning_rate": 1e30, "clip_norm": None}]
     tree["training"] = {"shapes": 1, "save_every": 1, "evaluate_every": None}
-    from jasper_jax.recipe import parse_recipe
+    from jasper_jax.recipe.load import parse_recipe
 
     burst = Run(parse_recipe(tree, "tiny"), progress=False)
     with pytest.raises(
@@ -207,7 +207,7 @@ def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:
     for name, rates in {"a": (0.1, 0.2), "b": (0.1, 0.2), "c": (0.0, 0.0)}.items():
         tree = recipe_tree(tmp_path, stages=stages, training=training, run_dir=str(tmp_path / name))
         tree["student"] |= {"dropout": rates[0], "vector_dropout": rates[1]}
-        from jasper_jax.recipe import parse_recipe
+        from jasper_jax.recipe.load import parse_recipe
 
         run = Run(parse_recipe(tree, "tiny"), progress=False)
         assert run_training(run)

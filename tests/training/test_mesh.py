@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
-from jasper_jax.config import Mesh as Sizes
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.sharding import AXES, mesh_axes, mesh_sizes_of, place
+from jasper_jax.recipe.config import Mesh as Sizes
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.mesh import mesh_sizes

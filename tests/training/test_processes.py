@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.recipe import load_recipe
+from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
 from tests.seeing import seeing

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.recipe import parse_recipe
+from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.run import Run
 from tests.tiny import recipe_tree
 from tests.training.runs import parameters, run_training

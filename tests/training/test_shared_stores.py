@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jasper_jax.recipe import parse_recipe
+from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree

@@ -21,9 +21,9 @@ from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.data.packing import pack
 from jasper_jax.losses import HeadLoss
 from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.recipe import load_recipe
+from jasper_jax.recipe.load import load_recipe
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run, environment
-from jasper_jax.stages import ResolvedStage
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
 from jasper_jax.tokenization import Tokenizer

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from jasper_jax.config import Head, Losses, Recipe, Stage
+from jasper_jax.recipe.config import Head, Losses, Recipe, Stage
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.remote import is_remote
 

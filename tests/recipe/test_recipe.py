@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.recipe import dump_recipe, load_recipe, parse_recipe
+from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.stages import resolve_stages
 from tests.tiny import recipe_tree
 
 

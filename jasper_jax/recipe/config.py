@@ -1,7 +1,7 @@
 """The recipe: every setting of a run, typed, frozen and strict. An unknown key is an error.
 
-A recipe file is read by ``jasper_jax.recipe.load_recipe``; these classes say what may stand in it. What a recipe
-leaves out of a stage comes from the stage's preset in ``jasper_jax.stages``.
+A recipe file is read by ``jasper_jax.recipe.load.load_recipe``; these classes say what may stand in it. What a recipe
+leaves out of a stage comes from the stage's preset in ``jasper_jax.recipe.stages``.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
-from jasper_jax.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
+from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
 
 # ---------------------------------------------------------------------------------------------- models
 
@@ -144,7 +144,7 @@ class Losses(Section):
 
 
 class Stage(Section):
-    """One stage. What is None is filled from the preset ``stage`` (see ``jasper_jax.stages``)."""
+    """One stage. What is None is filled from the preset ``stage`` (see ``jasper_jax.recipe.stages``)."""
 
     stage: Literal[1, 2, 3, 4] | None = None
     name: Name | None = None

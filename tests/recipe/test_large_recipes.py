@@ -13,7 +13,7 @@ from jasper_jax.check import report, validate
 from jasper_jax.encoders.published import PUBLISHED, describe
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.recipe import load_recipe
+from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 

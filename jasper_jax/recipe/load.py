@@ -1,4 +1,4 @@
-"""Reading a recipe: YAML, then ``key=value`` overrides, then the typed classes of ``jasper_jax.config``.
+"""Reading a recipe: YAML, then ``key=value`` overrides, then the typed classes of ``jasper_jax.recipe.config``.
 
 Every way a recipe can be wrong ends in one :class:`~jasper_jax.runtime.errors.UserError` line that names the key, the value
 and what is allowed.
@@ -17,7 +17,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
-from jasper_jax.config import Recipe
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.remote import is_remote, read_text
 
@@ -46,7 +46,7 @@ def parse_recipe(plain: Any, where: str) -> Recipe:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         raise UserError(describe(error, where)) from None
-    from jasper_jax.stages import check_recipe
+    from jasper_jax.recipe.stages import check_recipe
 
     check_recipe(recipe)
     return recipe
