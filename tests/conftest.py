@@ -13,7 +13,9 @@ from jaxtyping import install_import_hook
 import tests.typecheck  # noqa: F401  (named in the hook below)
 
 # Shapes in annotations are checked in tests, and cost nothing otherwise. Before the modules are first imported.
-install_import_hook(["jasper_jax.losses", "jasper_jax.heads", "jasper_jax.pooling"], "tests.typecheck.check")
+install_import_hook(
+    ["jasper_jax.losses.distillation", "jasper_jax.heads", "jasper_jax.pooling"], "tests.typecheck.check"
+)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,7 +17,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.data.vectors import TeacherView
-from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
+from jasper_jax.losses.distillation import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.online import OnlineTeacher, join
 from jasper_jax.parameters.sharding import WIDE, constrain, shardings
 from jasper_jax.recipe.config import Recipe

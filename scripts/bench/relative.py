@@ -23,8 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jasper_jax.losses import pair_similarities, teacher_order
-from jasper_jax.relative import METHODS, relative_from_similarities
+from jasper_jax.losses.distillation import pair_similarities, teacher_order
+from jasper_jax.losses.relative import METHODS, relative_from_similarities
 
 MARGIN = 0.015
 MOST_TABLE_BYTES = 4 << 30  # of one P x P float32 table; the formula needs a few

@@ -3,7 +3,7 @@
     python scripts/bench/relative_chips.py [--output docs/results/relative-chips.md]
 
 Value and gradient for four heads, from [B, 1024] vectors, by the TPU compiler (extra `plan`). Which form is taken, and
-whether the devices share its comparisons, is `jasper_jax.relative`'s own choice.
+whether the devices share its comparisons, is `jasper_jax.losses.relative`'s own choice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from jasper_jax.losses import HeadLoss, distillation_losses  # noqa: E402
+from jasper_jax.losses.distillation import HeadLoss, distillation_losses  # noqa: E402
 from jasper_jax.parameters.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
 from jasper_jax.planning import analyse  # noqa: E402
 

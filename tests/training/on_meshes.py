@@ -15,12 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.data.batches import Batches, TokenCounts
-from jasper_jax.losses import pair_similarities, teacher_order
+from jasper_jax.losses.distillation import pair_similarities, teacher_order
+from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding
 from jasper_jax.parameters.sharding import make_mesh, row_shards
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning import analyse
-from jasper_jax.relative import relative_from_similarities
 from jasper_jax.run import Run
 from jasper_jax.student_start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of

@@ -23,9 +23,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jasper_jax.losses.relative_partitioned import argsort, partitioned
+from jasper_jax.losses.relative_tiled import CPU_COLUMNS, tiled
 from jasper_jax.parameters.sharding import devices
-from jasper_jax.relative_partitioned import argsort, partitioned
-from jasper_jax.relative_tiled import CPU_COLUMNS, tiled
 
 METHODS = ("auto", "tiled", "partitioned")
 

@@ -20,8 +20,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
+from jasper_jax.losses.relative import PairOrder, pair_order, pairs, relative_from_similarities
 from jasper_jax.parameters.sharding import constrain
-from jasper_jax.relative import PairOrder, pair_order, pairs, relative_from_similarities
 
 Arrays = jax.Array | np.ndarray
 REDUCTIONS = ("sum", "mean")
@@ -83,7 +83,7 @@ def relative_loss(
       student: `[B, E]`.
       teacher: `[B, T]`.
       margin: in units of cosine similarity.
-      method: how to count, see `jasper_jax.relative.relative_from_similarities`.
+      method: how to count, see `jasper_jax.losses.relative.relative_from_similarities`.
 
     Returns:
       A scalar; 0 with zero gradient when there are fewer than two pairs, that is B < 3.

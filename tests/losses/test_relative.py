@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.relative import METHODS, TILED_UP_TO, pair_order, pairs, relative_from_similarities
-from jasper_jax.relative_partitioned import argsort, partitioned
-from jasper_jax.relative_tiled import tiled
+from jasper_jax.losses.relative import METHODS, TILED_UP_TO, pair_order, pairs, relative_from_similarities
+from jasper_jax.losses.relative_partitioned import argsort, partitioned
+from jasper_jax.losses.relative_tiled import tiled
 
 FORMS = ("tiled", "partitioned")
 
@@ -240,7 +240,7 @@ def test_heads_one_after_the_other(monkeypatch):
     places = (order.order, order.place, order.first, order.last)
     margin = jnp.asarray([0.0, 0.015, 0.3])
     together = jax.jit(lambda s: partitioned(s, margin, *places))(student)
-    monkeypatch.setattr("jasper_jax.relative_partitioned.MAX_BATCHED", 64)
+    monkeypatch.setattr("jasper_jax.losses.relative_partitioned.MAX_BATCHED", 64)
     apart = jax.jit(lambda s: partitioned(s, margin, *places))(student)
     jax.tree.map(np.testing.assert_array_equal, together, apart)
 

@@ -62,7 +62,7 @@ def partitioned(
       packed_sort: see `argsort`.
 
     Returns:
-      `(push, lower)` as `jasper_jax.relative_tiled.tiled` returns them, from the same comparisons.
+      `(push, lower)` as `jasper_jax.losses.relative_tiled.tiled` returns them, from the same comparisons.
     """
     heads, pairs = similarities.shape
 
