@@ -10,7 +10,7 @@ from jax.sharding import AbstractMesh
 from rich.console import Console
 from rich.table import Table
 
-from jasper_jax.data.corpora import retrieval_split
+from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
 from jasper_jax.data.vectors import DTYPES, store_bytes

@@ -255,7 +255,7 @@ def list_assets() -> None:
     """``jasper assets``."""
     from rich.table import Table
 
-    from jasper_jax.data.assets import catalogue
+    from jasper_jax.assets.assets import catalogue
 
     table = Table("name", "kind", "MB", "licence", "from", "here")
     for asset in catalogue():

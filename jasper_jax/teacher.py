@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.data.assets import model_identity, resolve_model
+from jasper_jax.assets.assets import model_identity, resolve_model
 from jasper_jax.data.vectors import VectorSpec
 from jasper_jax.embedder import Embedder, prompt_of
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder, read_prompts

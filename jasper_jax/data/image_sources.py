@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.data.catalogue import CATALOGUE
+from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.data.image_files import (
     caption_rows,
     captions_file,
@@ -116,7 +116,7 @@ def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
 
 
 def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
-    from jasper_jax.data.openmoji import drawings, rendered
+    from jasper_jax.assets.openmoji import drawings, rendered
 
     for drawing in drawings():
         named = drawing.named
@@ -196,7 +196,7 @@ def check_image_sources(images: Images) -> None:
 
 
 def _check_asset(name: str, key: str) -> None:
-    from jasper_jax.data.openmoji import renderer
+    from jasper_jax.assets.openmoji import renderer
 
     known = [asset.name for asset in CATALOGUE.values() if asset.kind == "images"]
     if name not in known:

@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.data.corpora import Document
+from jasper_jax.assets.corpora import Document
 from jasper_jax.data.libraries import hf_splits, require, tfds_splits
 from jasper_jax.data.source_files import matching, pattern_of
 from jasper_jax.recipe.config_sources import SOURCE_KINDS, Texts, TextSource
@@ -182,7 +182,7 @@ def _documents(source: TextSource, row: Row) -> Iterator[Document]:
 def read_source(source: TextSource, seed: int) -> Iterator[Document]:
     """The documents of one source in the order of its (shuffled) files; ``limit`` is not applied here."""
     if source.asset is not None:
-        from jasper_jax.data.corpora import read_corpus
+        from jasper_jax.assets.corpora import read_corpus
 
         yield from read_corpus(source.asset, _splits(source) or None, source.kind)
         return
@@ -198,7 +198,7 @@ def check_sources(texts: Texts) -> None:
         if pattern is not None:
             matching(pattern)
         elif source.asset is not None:
-            from jasper_jax.data.corpora import corpus_splits
+            from jasper_jax.assets.corpora import corpus_splits
 
             corpus_splits(source.asset, _splits(source) or None)
 

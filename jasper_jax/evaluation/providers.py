@@ -47,7 +47,7 @@ class Tests:
     """The tests of a recipe as lists of texts, and how vectors of those lists are scored."""
 
     def __init__(self, run: Run, texts: TextStore | None):
-        from jasper_jax.data.corpora import lee_similarities, read_beir, retrieval_test, subset
+        from jasper_jax.assets.corpora import lee_similarities, read_beir, retrieval_test, subset
 
         self.lists: dict[str, Texts] = {}
         self.retrieval: dict[str, Any] = {}

@@ -17,7 +17,7 @@ from jasper_jax.evaluation.similarity import unit
 from jasper_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from jasper_jax.data.corpora import RetrievalTest
+    from jasper_jax.assets.corpora import RetrievalTest
 
 DEPTH = 10
 """Ranks that the metrics look at."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from jasper_jax.data.assets import catalogue
+from jasper_jax.assets.assets import catalogue
 from jasper_jax.recipe.config_sources import Images, ImageSource
 
 

@@ -13,10 +13,10 @@ import pytest
 from picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
 from pydantic import ValidationError
 
+from jasper_jax.assets.openmoji import drawings, named, rendered
 from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import SourceLog
 from jasper_jax.data.image_sources import Example, _encoded, check_image_sources, read_image_source
-from jasper_jax.data.openmoji import drawings, named, rendered
 from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.errors import UserError
 

@@ -224,7 +224,7 @@ def test_assets_come_from_the_corpora(monkeypatch):
         asked.append((asset, splits, kind))
         return iter([Document("a", "query", "squad-shifts/nyt")])
 
-    monkeypatch.setattr("jasper_jax.data.corpora.read_corpus", read_corpus)
+    monkeypatch.setattr("jasper_jax.assets.corpora.read_corpus", read_corpus)
     source = TextSource(asset="squad-shifts", split=["nyt", "squad"], kind="query")
     assert list(read_source(source, 0)) == [Document("a", "query", "squad-shifts/nyt")]
     list(read_source(TextSource(asset="lee"), 0))

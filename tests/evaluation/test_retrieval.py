@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from jasper_jax.data.corpora import RetrievalTest
+from jasper_jax.assets.corpora import RetrievalTest
 from jasper_jax.evaluation import retrieval
 from jasper_jax.evaluation.retrieval import Interval, bootstrap, metrics_per_query, rank, score_retrieval
 from jasper_jax.runtime.errors import UserError

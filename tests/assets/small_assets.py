@@ -7,10 +7,10 @@ import os
 import random
 from contextlib import contextmanager
 
+from jasper_jax.assets.catalogue import CATALOGUE, Archive, Asset
+from jasper_jax.assets.download import Unavailable
 from jasper_jax.data import download as transfer
-from jasper_jax.data.catalogue import CATALOGUE, Archive, Asset
-from jasper_jax.data.download import Unavailable
-from tests.data.index_server import IndexServer, tar_of, zip_of
+from tests.assets.index_server import IndexServer, tar_of, zip_of
 
 TEXTS = {"a.txt": random.Random(0).randbytes(500_000), "deep/b.json": b"{}"}
 MODEL = {"model.safetensors": b"w" * 1000, "tokenizer.json": b"{}", "config.json": b'{"model_type": "bert"}'}

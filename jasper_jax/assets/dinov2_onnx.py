@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.data.onnx_weights import read_onnx
+from jasper_jax.assets.onnx_weights import read_onnx
 from jasper_jax.encoders.safetensors import write_safetensors
 
 CONFIG = {

@@ -8,10 +8,10 @@ import random
 import pytest
 import requests
 
+from jasper_jax.assets.download import Unavailable, download, hub_snapshot, persist
 from jasper_jax.data import download as module
-from jasper_jax.data.download import Unavailable, download, hub_snapshot, persist
 from jasper_jax.runtime.errors import UserError
-from tests.data.index_server import IndexServer
+from tests.assets.index_server import IndexServer
 
 DATA = random.Random(0).randbytes(3_000_000)
 SHA256 = hashlib.sha256(DATA).hexdigest()

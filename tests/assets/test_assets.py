@@ -10,11 +10,11 @@ import sys
 
 import pytest
 
+from jasper_jax.assets.assets import asset_folder, cache_folder, catalogue, fetch_asset, verify_asset
+from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.data import download as transfer
-from jasper_jax.data.assets import asset_folder, cache_folder, catalogue, fetch_asset, verify_asset
-from jasper_jax.data.catalogue import CATALOGUE
 from jasper_jax.runtime.errors import UserError
-from tests.data.small_assets import MODEL, TEXTS, sha256, small_catalogue
+from tests.assets.small_assets import MODEL, TEXTS, sha256, small_catalogue
 
 
 @pytest.fixture

@@ -23,8 +23,8 @@ from urllib.request import url2pathname
 import pypi_simple
 import requests
 
-from jasper_jax.data.catalogue import Archive
-from jasper_jax.data.download import TIMEOUT, Unavailable, download, persist
+from jasper_jax.assets.catalogue import Archive
+from jasper_jax.assets.download import TIMEOUT, Unavailable, download, persist
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 

