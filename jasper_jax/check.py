@@ -17,6 +17,7 @@ from jasper_jax.data.vectors import DTYPES, store_bytes
 from jasper_jax.dimensions import providers
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import mesh_axes, parts
@@ -28,7 +29,6 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import HeadShape, Student
 from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition

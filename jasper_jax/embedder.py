@@ -16,19 +16,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.batch_shapes import Batch, plan_batches, texts_per_row
-from jasper_jax.data.packing import fill_rows
+from jasper_jax.encoders.batch_shapes import Batch, plan_batches, texts_per_row
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.layout import segments_of
+from jasper_jax.encoders.packing import fill_rows
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.mixtures import Mixture, check_images, is_image, read_mixture
-from jasper_jax.pooling import Pooling
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
 from jasper_jax.seeing import inserted
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.sight import Sight
 
 DTYPES = ("float32", "bfloat16", "float16")

@@ -17,8 +17,8 @@ import numpy as np
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder, dense_steps
 from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.losses.distillation import normalize
-from jasper_jax.pooling import Pooling
 from jasper_jax.student import Packed, encode_packed
 
 

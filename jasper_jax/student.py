@@ -15,13 +15,13 @@ import jax.numpy as jnp
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.layout import segments_of
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.heads import init_head, project
 from jasper_jax.parameters.sharding import ROWS, WIDE, constrain
-from jasper_jax.pooling import Pooling
 from jasper_jax.vision.sight import Sight
 
 Packed = Mapping[str, jax.Array]
-"""The texts of a batch, packed into rows (``jasper_jax.data.packing``): ``ids [R, L]`` tokens; ``lengths [R, S]``
+"""The texts of a batch, packed into rows (``jasper_jax.encoders.packing``): ``ids [R, L]`` tokens; ``lengths [R, S]``
 tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b is, its row times S plus its place;
 ``prompts [R, S]`` tokens of each text's prompt, where the pooling leaves prompts out."""
 

@@ -8,13 +8,13 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
-from jasper_jax.pooling import Pooling
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import HeadShape, Student
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
 from jasper_jax.vision.sight import with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary

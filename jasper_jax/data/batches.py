@@ -2,7 +2,7 @@
 
 The records are shuffled by Grain, a batch is B consecutive records of that order, whatever their lengths: the
 similarity and relative losses live on the pairs within a batch, so a batch bucketed by length would be another loss.
-For the encoder the texts are packed into rows of static shape (``jasper_jax.data.packing``).
+For the encoder the texts are packed into rows of static shape (``jasper_jax.encoders.packing``).
 A position in the data is the one number k; no iterator state exists.
 """
 
@@ -21,10 +21,10 @@ from jasper_jax.data.rows import Rows
 from jasper_jax.data.share import ALL, Share
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView, concatenate
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
-from jasper_jax.tokenization import Tokenizer
 
 if TYPE_CHECKING:
     from jasper_jax.online import OnlineVectors

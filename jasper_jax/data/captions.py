@@ -17,12 +17,12 @@ import numpy as np
 
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.shards import PAIR_SPLITS
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.files import mapped_array, read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import bar
 from jasper_jax.student import Student
-from jasper_jax.tokenization import Tokenizer
 
 CHUNK = 4096
 VECTORS, NUMBERS = "vectors", "numbers"

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.data.packing import Packing, choose_rows, fill_rows, pack, row_length
 from jasper_jax.data.texts import Row
+from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack, row_length
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.tokenization import Tokenizer
 
 
 class Rows:
-    """How batches are packed for one encoder (see ``jasper_jax.data.packing``)."""
+    """How batches are packed for one encoder (see ``jasper_jax.encoders.packing``)."""
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, rms_norm
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.rope import read_rope
 from jasper_jax.encoders.rotary import (
     FULL,
@@ -30,7 +31,6 @@ from jasper_jax.encoders.rotary import (
     read_layer_types,
 )
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
-from jasper_jax.pooling import Pooling
 from jasper_jax.runtime.errors import UserError
 
 

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jasper_jax.encoders.layout import Inserted, Layout
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.stack import Params
 from jasper_jax.encoders.table import Weight
 from jasper_jax.encoders.tower import Tower
-from jasper_jax.pooling import Pooling
 from jasper_jax.runtime.errors import UserError
 
 

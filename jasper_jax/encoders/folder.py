@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, read_object
+from jasper_jax.encoders.pooling import MODES, Pooling
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import open_checkpoint
-from jasper_jax.pooling import MODES, Pooling
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from jasper_jax.encoders.folder import Dense, ModelFolder, VisionPart, read_prompts, read_settings
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.pooling import MODES, Pooling
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import TensorFile, open_checkpoint
-from jasper_jax.pooling import MODES, Pooling
 from jasper_jax.runtime.errors import UserError
 
 

@@ -17,8 +17,8 @@ from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.mistral import DEFAULTS
 from jasper_jax.encoders.parts import dense, gelu, layer_norm
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.table import Weight, joint_linear, linear, norm
-from jasper_jax.pooling import Pooling
 from jasper_jax.runtime.errors import UserError
 
 _FACTOR = 4  # of the feed-forward's width, fixed by NVIDIA's code

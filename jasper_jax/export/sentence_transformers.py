@@ -18,6 +18,7 @@ import numpy as np
 
 from jasper_jax.dimensions import Provider, providers
 from jasper_jax.encoders.safetensors import write_safetensors
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.check import check_folder
@@ -29,7 +30,6 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
-from jasper_jax.tokenization import Tokenizer
 
 MARKER = "jasper.json"
 """Tells a folder that this command wrote, and may replace, from anything else."""

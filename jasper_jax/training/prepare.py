@@ -17,13 +17,13 @@ from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student import Student
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.metrics import Metrics

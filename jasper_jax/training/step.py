@@ -2,7 +2,7 @@
 
 It runs under ``jax.jit`` on the global batch. The gradient is taken with respect to the trained leaves alone; the
 frozen ones, and the parameters of teachers that run in the step, are arguments like the batch. Texts arrive packed into
-rows (``jasper_jax.data.packing``), the losses see the whole batch.
+rows (``jasper_jax.encoders.packing``), the losses see the whole batch.
 """
 
 from __future__ import annotations

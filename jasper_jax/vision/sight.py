@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.encoders.layout import Inserted
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.pooler import adaptive_pool
 from jasper_jax.vision.preprocess import Preprocessing

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.weights import load_params, save
-from jasper_jax.pooling import Pooling
 from jasper_jax.runtime.errors import UserError
 from tests.encoders.hub import NvEmbed, new_tensors, nomic_tensors, write
 from tests.encoders.reference import LONGEST, ragged, torch_model, torch_states

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers.sentence_transformer.modules import Pooling as TorchPooling
 
 from jasper_jax.encoders.folder import read_model_folder
-from jasper_jax.pooling import MODES, Pooling
+from jasper_jax.encoders.pooling import MODES, Pooling
 from jasper_jax.runtime.errors import UserError
 from tests.st_folders import DIM, linear, write_dense_folder, write_sentence_transformer, write_transformer
 

@@ -13,9 +13,9 @@ import torch
 
 from jasper_jax.encoders import attention
 from jasper_jax.encoders.layout import segments_of
+from jasper_jax.encoders.pooling import MODES, Pooling
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.weights import load_params, state_dict
-from jasper_jax.pooling import MODES, Pooling
 from jasper_jax.runtime.errors import UserError
 from tests.encoders.reference import FAMILIES, LONGEST, pad_id, ragged, save, torch_model, torch_states
 from tests.families import VARIANTS

@@ -18,7 +18,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.data.batches import Batches, LoadedBatch, TokenCounts
-from jasper_jax.data.packing import pack
+from jasper_jax.encoders.packing import pack
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.losses.distillation import HeadLoss
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
@@ -26,7 +27,6 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run, environment
 from jasper_jax.student import Student
 from jasper_jax.student_start import load_student
-from jasper_jax.tokenization import Tokenizer
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition

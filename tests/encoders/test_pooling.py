@@ -8,7 +8,7 @@ import pytest
 import torch
 from sentence_transformers.sentence_transformer.modules import Pooling as TorchPooling
 
-from jasper_jax.pooling import MODES, Pooling
+from jasper_jax.encoders.pooling import MODES, Pooling
 from jasper_jax.runtime.errors import UserError
 
 B, L, D = 5, 9, 6

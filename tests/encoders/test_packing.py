@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jasper_jax.data.packing import choose_rows, pack, round_up, row_length
+from jasper_jax.encoders.packing import choose_rows, pack, round_up, row_length
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jasper_jax.data.packing import ROOMY, BestFit, Packing, roomy
+from jasper_jax.encoders.packing import ROOMY, BestFit, Packing, roomy
 
 _MOST = 32
 

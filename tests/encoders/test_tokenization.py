@@ -10,8 +10,8 @@ import transformers
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, pre_tokenizers, processors
 
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.tokenization import Tokenizer
 from tests.st_folders import WORDS, write_tokenizer
 
 TEXTS = ["the cat", "", "The Dog ÉTÉ of river stone, to be", "the " * 30, "[CLS] the", "日本 cat"]

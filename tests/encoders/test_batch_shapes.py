@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.batch_shapes import choose_lengths, length_table, plan_batches, texts_per_row
+from jasper_jax.encoders.batch_shapes import choose_lengths, length_table, plan_batches, texts_per_row
 
 
 @settings(max_examples=200, deadline=None)
