@@ -25,10 +25,10 @@ from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
-from jasper_jax.mixtures import Mixture, check_images, is_image, read_mixture
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
-from jasper_jax.seeing import inserted
+from jasper_jax.vision.mixtures import Mixture, check_images, is_image, read_mixture
+from jasper_jax.vision.seeing import inserted
 from jasper_jax.vision.sight import Sight
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -234,7 +234,7 @@ class Embedder:
     ) -> np.ndarray:
         """float32 ``[len(texts), dim]``, in the order of ``texts``; one text (a str) or image alone gives ``[dim]``.
 
-        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``jasper_jax.mixtures``);
+        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``jasper_jax.vision.mixtures``);
         UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's
         name or None (see ``prompt``), for all texts or one per text. ``dim``: one of ``dims``. ``batch_tokens``: tokens
         per batch, padding included (1024 on CPU). A text longer than ``max_length`` tokens is cut, and counted in
