@@ -14,7 +14,6 @@ from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
 from jasper_jax.data.vectors import DTYPES, store_bytes
-from jasper_jax.dimensions import providers
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -27,8 +26,9 @@ from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.recipe.stages import no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student import HeadShape, Student
-from jasper_jax.student_start import cosine_applies, make_student, stored_encoder, stored_heads
+from jasper_jax.student.dimensions import providers
+from jasper_jax.student.start import cosine_applies, make_student, stored_encoder, stored_heads
+from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.torch_teacher import refuse_without_torch
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition

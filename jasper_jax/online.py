@@ -19,7 +19,7 @@ from jasper_jax.embedder import Embedder, dense_steps
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.losses.distillation import normalize
-from jasper_jax.student import Packed, encode_packed
+from jasper_jax.student.student import Packed, encode_packed
 
 
 @dataclass(frozen=True)

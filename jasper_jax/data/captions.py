@@ -22,7 +22,7 @@ from jasper_jax.parameters.trees import flatten
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.files import mapped_array, read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import bar
-from jasper_jax.student import Student
+from jasper_jax.student.student import Student
 
 CHUNK = 4096
 VECTORS, NUMBERS = "vectors", "numbers"

@@ -29,8 +29,8 @@ from jasper_jax.run import Run, environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
-from jasper_jax.student import Student
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
+from jasper_jax.student.student import Student
 
 AGREEMENT_TEXTS = 2000
 """At most so many held-out texts are compared for agreement."""

@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
-from jasper_jax.dimensions import Provider
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student import Student
+from jasper_jax.student.dimensions import Provider
+from jasper_jax.student.student import Student
 
 SAMPLE = (
     "What is knowledge distillation?",

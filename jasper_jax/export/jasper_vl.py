@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.dimensions import Provider
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.encoders.safetensors import SINGLE, write_safetensors
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import config_of, state_dict
 from jasper_jax.export.files import DTYPES, write_json
 from jasper_jax.recipe.config import Export
-from jasper_jax.student import Student
+from jasper_jax.student.dimensions import Provider
+from jasper_jax.student.student import Student
 from jasper_jax.vision.sight import END, IMAGE, IMAGE_TOKENS, START, Sight
 
 CODE = ("configuration_jasper_vl.py", "modeling_jasper_vl.py", "sentence_jasper_vl.py")

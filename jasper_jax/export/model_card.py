@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from huggingface_hub import ModelCardData
 
-from jasper_jax.dimensions import Provider
 from jasper_jax.evaluation.report import Evaluation, markdown_table
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.run import Run
-from jasper_jax.student import Student
+from jasper_jax.student.dimensions import Provider
+from jasper_jax.student.student import Student
 
 
 def model_card(

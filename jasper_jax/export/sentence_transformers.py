@@ -16,7 +16,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.dimensions import Provider, providers
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import save
@@ -28,8 +27,9 @@ from jasper_jax.export.model_card import model_card
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
-from jasper_jax.student import Student
-from jasper_jax.student_start import load_student
+from jasper_jax.student.dimensions import Provider, providers
+from jasper_jax.student.start import load_student
+from jasper_jax.student.student import Student
 
 MARKER = "jasper.json"
 """Tells a folder that this command wrote, and may replace, from anything else."""

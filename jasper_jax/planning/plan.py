@@ -22,7 +22,7 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
-from jasper_jax.student import Student
+from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import mesh_sizes
 
 

@@ -17,7 +17,7 @@ from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
-from jasper_jax.student import Student
+from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings, laid
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
@@ -71,7 +71,7 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
 
 
 def _packed(texts: int, rows: int, length: int, prompts: bool = False) -> dict[str, Any]:
-    """``jasper_jax.student.Packed`` with one text a row."""
+    """``jasper_jax.student.student.Packed`` with one text a row."""
     whole = {
         "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((rows, 1), jnp.int32),

@@ -20,7 +20,7 @@ from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run, environment, recipe_changes
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks

@@ -23,7 +23,7 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.timings import Timings
-from jasper_jax.student import Student
+from jasper_jax.student.student import Student
 from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.metrics import Metrics

@@ -22,10 +22,10 @@ import numpy as np
 from jasper_jax.data.image_batches import decode_all
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.embedder import Embedder
-from jasper_jax.heads import ridge_head
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.progress import bar
-from jasper_jax.student import Student
+from jasper_jax.student.heads import ridge_head
+from jasper_jax.student.student import Student
 from jasper_jax.vision.sight import Sight
 from jasper_jax.vision.words import word_table
 

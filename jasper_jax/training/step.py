@@ -22,8 +22,8 @@ from jasper_jax.online import OnlineTeacher, join
 from jasper_jax.parameters.sharding import WIDE, constrain, shardings
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
-from jasper_jax.student import Student
-from jasper_jax.student_start import cosine_applies
+from jasper_jax.student.start import cosine_applies
+from jasper_jax.student.student import Student
 from jasper_jax.training.image_loss import make_image_loss
 from jasper_jax.training.mesh import abstract_state
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
@@ -31,7 +31,7 @@ from jasper_jax.training.partition import Flat, Partition
 from jasper_jax.vision.sight import CONTRASTIVE, PARTS
 
 Batch = Mapping[str, Any]
-"""``jasper_jax.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
+"""``jasper_jax.student.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
 in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}.
 Of a stage on images: ``jasper_jax.training.image_loss``."""
 Metrics = dict[str, jax.Array]

@@ -30,7 +30,7 @@ from jasper_jax.planning.programs import Step, lower_step  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402
 from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
-from jasper_jax.student import Student  # noqa: E402
+from jasper_jax.student.student import Student  # noqa: E402
 from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
 
 RECIPE = "configs/jasper_2b.yaml"

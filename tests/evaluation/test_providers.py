@@ -9,7 +9,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.run import Run
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.loop import abstract, checkpoints_of
 from jasper_jax.training.prepare import student_embedder
 from tests.tiny import recipe

@@ -11,7 +11,6 @@ import jax
 import numpy as np
 import pytest
 
-from jasper_jax.dimensions import providers
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.pooling import Pooling
@@ -23,7 +22,8 @@ from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student import HeadShape, Student
+from jasper_jax.student.dimensions import providers
+from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import default_for
 from jasper_jax.vision.registry import vision_from_config

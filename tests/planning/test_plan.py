@@ -12,7 +12,7 @@ from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.planning.plan import leaves, state_bytes
 from jasper_jax.planning.programs import lower_step
 from jasper_jax.run import Run
-from jasper_jax.student_start import make_student
+from jasper_jax.student.start import make_student
 from tests.tiny import recipe, recipe_tree
 
 

@@ -22,7 +22,7 @@ from jasper_jax.parameters.sharding import make_mesh, row_shards
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning import analyse
 from jasper_jax.run import Run
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.prepare import image_batches

@@ -7,7 +7,7 @@ import numpy as np
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.loop import abstract, checkpoints_of, train
 
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.projector_start import through
 from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, seeing_run
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.run import Run
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
 from jasper_jax.training.metrics import read_events
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import Teaching, make_program

@@ -178,7 +178,7 @@ def _fingerprint(recipe: Path, run_folder: Path, result: Path, place: Path) -> N
     from jasper_jax.parameters.trees import flatten
     from jasper_jax.recipe.load import load_recipe
     from jasper_jax.run import Run
-    from jasper_jax.student_start import load_student
+    from jasper_jax.student.start import load_student
     from jasper_jax.training.loop import abstract, checkpoints_of
 
     run = Run(load_recipe(recipe, [f"run_dir={run_folder}"]), progress=False)

@@ -25,8 +25,8 @@ from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run, environment
-from jasper_jax.student import Student
-from jasper_jax.student_start import load_student
+from jasper_jax.student.start import load_student
+from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition

@@ -14,7 +14,7 @@ from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student import HeadShape, Student
+from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
 from jasper_jax.vision.sight import with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.heads import init_head, project, ridge_head
+from jasper_jax.student.heads import init_head, project, ridge_head
 
 
 def data(n: int = 300, d: int = 12, t: int = 20) -> tuple[np.ndarray, np.ndarray]:

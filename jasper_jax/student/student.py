@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.heads import init_head, project
 from jasper_jax.parameters.sharding import ROWS, WIDE, constrain
+from jasper_jax.student.heads import init_head, project
 from jasper_jax.vision.sight import Sight
 
 Packed = Mapping[str, jax.Array]
