@@ -13,7 +13,6 @@ from rich.table import Table
 from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
-from jasper_jax.data.vectors import DTYPES, store_bytes
 from jasper_jax.encoders.folder import ModelFolder, read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -29,7 +28,8 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.start import cosine_applies, make_student, stored_encoder, stored_heads
 from jasper_jax.student.student import HeadShape, Student
-from jasper_jax.torch_teacher import refuse_without_torch
+from jasper_jax.teachers.torch_teacher import refuse_without_torch
+from jasper_jax.teachers.vectors import DTYPES, store_bytes
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import active_params

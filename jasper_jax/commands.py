@@ -273,8 +273,8 @@ def list_assets() -> None:
 def verify_vectors(recipe: Recipe, sample: int) -> None:
     """``jasper vectors verify``."""
     from jasper_jax.data.texts import TextStore
-    from jasper_jax.data.vector_check import dtype_error, verify_store
     from jasper_jax.run import Run, cache_programs
+    from jasper_jax.teachers.vector_check import dtype_error, verify_store
 
     cache_programs()
     run = Run(recipe)
@@ -303,8 +303,8 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
 
 def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
     """``jasper vectors import``."""
-    from jasper_jax.data.vector_import import import_vectors
     from jasper_jax.run import Run
+    from jasper_jax.teachers.vector_import import import_vectors
 
     run = Run(recipe)
     teacher = next((t for t in recipe.teachers if t.name == name), None)

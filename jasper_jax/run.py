@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jasper_jax.assets.assets import is_here, resolve_model
-from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.pairs import PairStore, build_pair_store
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import ModelFolder
 from jasper_jax.encoders.published import describe
 from jasper_jax.mirror import Mirror
-from jasper_jax.online import OnlineVectors
 from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
 from jasper_jax.recipe.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import differences, exclusive, refuse_blocked, write_atomic
-from jasper_jax.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
-from jasper_jax.torch_teacher import TorchEncoder
+from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.online import OnlineVectors
+from jasper_jax.teachers.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
+from jasper_jax.teachers.torch_teacher import TorchEncoder
+from jasper_jax.teachers.vectors import TeacherView, VectorSpec, VectorStore
 
 if TYPE_CHECKING:
     from jasper_jax.vision.load import VisionFolder

@@ -22,11 +22,8 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from jasper_jax.check import validate
-from jasper_jax.data.embedding import fill_store
 from jasper_jax.data.sources import read_source
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.data.vector_import import import_vectors
-from jasper_jax.data.vectors import VectorStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import TensorFile
 from jasper_jax.evaluation.report import from_json
@@ -34,6 +31,9 @@ from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.vector_import import import_vectors
+from jasper_jax.teachers.vectors import VectorStore
 from jasper_jax.training.metrics import read_events
 from tests.mutations import ODD, as_json, json_files, mutated, spoilt
 from tests.tiny import recipe, recipe_tree, write_model

@@ -20,14 +20,14 @@ import numpy as np
 from jasper_jax.data.rows import Rows
 from jasper_jax.data.share import ALL, Share
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import TeacherView, concatenate
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
+from jasper_jax.teachers.vectors import TeacherView, concatenate
 
 if TYPE_CHECKING:
-    from jasper_jax.online import OnlineVectors
+    from jasper_jax.teachers.online import OnlineVectors
 
 Split = str
 

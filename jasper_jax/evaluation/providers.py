@@ -17,7 +17,6 @@ import jax
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import concatenate
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.contact_sheet import contact_sheet
@@ -31,6 +30,7 @@ from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.start import load_student
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.vectors import concatenate
 
 AGREEMENT_TEXTS = 2000
 """At most so many held-out texts are compared for agreement."""

@@ -12,12 +12,12 @@ from jax.sharding import Mesh
 
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.online import OnlineTeacher
 from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.online import OnlineTeacher
 from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings, laid
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of

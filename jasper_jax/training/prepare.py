@@ -15,7 +15,6 @@ from jasper_jax.data.captions import caption_vectors
 from jasper_jax.data.image_batches import ImageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.parameters.sharding import row_shards
@@ -24,6 +23,7 @@ from jasper_jax.run import Run
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.metrics import Metrics

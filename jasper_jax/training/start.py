@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import TeacherView
 from jasper_jax.embedder import Embedder
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import ridge_head
+from jasper_jax.teachers.vectors import TeacherView
 
 
 def ridge_heads(

@@ -16,14 +16,14 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.data.vectors import TeacherView
 from jasper_jax.losses.distillation import HeadLoss, distillation_losses, reduce_heads
-from jasper_jax.online import OnlineTeacher, join
 from jasper_jax.parameters.sharding import WIDE, constrain, shardings
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student.start import cosine_applies
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.online import OnlineTeacher, join
+from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.image_loss import make_image_loss
 from jasper_jax.training.mesh import abstract_state
 from jasper_jax.training.optimizer import learning_rate, make_optimizer

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.data.vectors import TeacherView, VectorSpec, VectorStore, store_bytes
 from jasper_jax.recipe.config_sources import Augment, Texts, TextSource
+from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.vectors import TeacherView, VectorSpec, VectorStore, store_bytes
 
 
 def seconds(work: Callable[[], object]) -> float:

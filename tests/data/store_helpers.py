@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.data.vectors import VectorSpec
 from jasper_jax.recipe.config_sources import Augment, Texts, TextSource
+from jasper_jax.teachers.vectors import VectorSpec
 
 PLAIN = Augment(split_share=0.0, shuffle_share=0.0)
 

@@ -156,8 +156,8 @@ def sweep(world: World, pattern: str, number: int, seed: int) -> list[Row]:
 
 def _sweep(world: World, pattern: str, number: int, seed: int, result: Path) -> None:
     from jasper_jax.data.texts import TextStore
-    from jasper_jax.data.vectors import VectorStore
     from jasper_jax.runtime.errors import UserError
+    from jasper_jax.teachers.vectors import VectorStore
 
     run = result.with_name(result.name + ".run")
     shutil.copytree(world.undisturbed, run)

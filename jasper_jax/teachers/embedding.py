@@ -27,10 +27,10 @@ from pydantic import TypeAdapter
 from jasper_jax.data import shards as sh
 from jasper_jax.data import vectors as vec
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import Codec, VectorSpec, VectorStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar, say
+from jasper_jax.teachers.vectors import Codec, VectorSpec, VectorStore
 
 _SCALES = TypeAdapter(list[vec.Scale])
 

@@ -19,12 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jasper_jax.data import shards as sh
-from jasper_jax.data.embedding import fill_store
 from jasper_jax.data.selection import digest
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import VectorSpec, VectorStore, normalise
 from jasper_jax.runtime import files as whole
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalise
 
 KINDS = ("query", "passage")
 _ROWS = 1024

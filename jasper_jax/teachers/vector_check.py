@@ -10,10 +10,10 @@ import numpy as np
 
 from jasper_jax.data import shards as sh
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vectors import REMEDY, VectorStore, normalise
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
+from jasper_jax.teachers.vectors import REMEDY, VectorStore, normalise
 
 # How far a stored vector's norm may be from 1: rounding of the dtype; int8 also clips.
 NORM_ERROR = {"float32": 1e-4, "float16": 2e-3, "int8": 0.3}

@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from store_helpers import contents, encode, expected, small_store, spec, vector
 
-from jasper_jax.data.embedding import embed_teacher
-from jasper_jax.data.vector_check import dtype_error, verify_store
-from jasper_jax.data.vectors import (
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.vector_check import dtype_error, verify_store
+from jasper_jax.teachers.vectors import (
     Codec,
     TeacherView,
     VectorStore,
@@ -24,7 +25,6 @@ from jasper_jax.data.vectors import (
     normalise,
     store_bytes,
 )
-from jasper_jax.runtime.errors import UserError
 
 ERROR = {"float32": 1e-7, "float16": 5e-4, "int8": 0.02}
 
@@ -262,7 +262,7 @@ def test_verify_finds_a_flipped_byte_and_wrong_norms(made, texts, tmp_path):
 
 
 def test_verify_finds_vectors_that_are_not_of_norm_1(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("jasper_jax.data.vectors.normalise", lambda x: np.asarray(x, np.float32) * 0.1)
+    monkeypatch.setattr("jasper_jax.teachers.vectors.normalise", lambda x: np.asarray(x, np.float32) * 0.1)
     store = embedded(tmp_path / "vectors", texts)
     with pytest.raises(UserError, match=r"array_record-00000-of-00003, row 0: norm .*128 such rows"):
         verify_store(store.folder, texts, progress=False)

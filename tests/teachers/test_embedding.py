@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from store_helpers import contents, encode, small_store, spec
 
-from jasper_jax.data.embedding import embed_teacher
 from jasper_jax.data.texts import TextStore
-from jasper_jax.data.vector_check import verify_store
-from jasper_jax.data.vectors import VectorStore
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.vector_check import verify_store
+from jasper_jax.teachers.vectors import VectorStore
 
 DTYPES = ["float16", "int8"]
 
@@ -116,7 +116,7 @@ def test_a_killed_process(texts, whole, tmp_path):
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         from store_helpers import encode, spec
-        from jasper_jax.data.embedding import embed_teacher
+        from jasper_jax.teachers.embedding import embed_teacher
         from jasper_jax.data.texts import TextStore
 
         def slow(texts, kinds):

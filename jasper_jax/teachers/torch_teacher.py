@@ -14,7 +14,7 @@ from jasper_jax.embedder import prompt_of
 from jasper_jax.encoders.folder import read_prompts
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teacher import given_prompts
+from jasper_jax.teachers.teacher import given_prompts
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
