@@ -101,7 +101,7 @@ def _abstract_batch(run: Run, texts: int, rows: int, length: int, taught: bool, 
 
 
 def _abstract_images(student: Student, images: int, rows: int) -> dict[str, Any]:
-    """As ``jasper_jax.data.image_batches`` makes them."""
+    """As ``jasper_jax.batches.image_batches`` makes them."""
     assert student.sight is not None
     size = student.sight.preprocessing.size
     return {

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.data.batches import LoadedBatch, TokenCounts
+from jasper_jax.batches.batches import LoadedBatch, TokenCounts
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.parameters.sharding import make_mesh, shardings

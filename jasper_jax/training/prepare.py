@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.data.batches import Batches, TokenCounts
-from jasper_jax.data.captions import caption_vectors
-from jasper_jax.data.image_batches import ImageBatches
+from jasper_jax.batches.batches import Batches, TokenCounts
+from jasper_jax.batches.captions import caption_vectors
+from jasper_jax.batches.image_batches import ImageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.data.image_batches import decode_all
+from jasper_jax.batches.image_batches import decode_all
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.recipe.config import Recipe

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.data.batches import Batches, TokenCounts
+from jasper_jax.batches.batches import Batches, TokenCounts
 from jasper_jax.losses.distillation import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding

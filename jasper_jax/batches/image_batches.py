@@ -13,10 +13,10 @@ from typing import Any
 import grain
 import numpy as np
 
-from jasper_jax.data.batches import LoadedBatch, prepared_ahead
-from jasper_jax.data.captions import CaptionVectors
+from jasper_jax.batches.batches import LoadedBatch, prepared_ahead
+from jasper_jax.batches.captions import CaptionVectors
+from jasper_jax.batches.share import ALL, Share
 from jasper_jax.data.pairs import PairStore
-from jasper_jax.data.share import ALL, Share
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import Preprocessing

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import grain
 import numpy as np
 
-from jasper_jax.data.rows import Rows
-from jasper_jax.data.share import ALL, Share
+from jasper_jax.batches.rows import Rows
+from jasper_jax.batches.share import ALL, Share
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime import processes
