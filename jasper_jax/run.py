@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jasper_jax.assets.assets import is_here, resolve_model
+from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.data.pairs import PairStore, build_pair_store
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import ModelFolder
 from jasper_jax.encoders.published import describe
-from jasper_jax.mirror import Mirror
 from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
 from jasper_jax.recipe.stages import ResolvedStage, resolve_stages, uses_teachers

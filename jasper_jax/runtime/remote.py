@@ -1,7 +1,7 @@
 """Object storage by address (``gs://``, ``s3://``, ...), through fsspec: the few calls a run needs, errors in one line.
 
 Writing one object is atomic there; renaming is a copy and a deletion, and there are no locks. What is built on this
-module therefore never renames, and writes last what makes the rest count (``jasper_jax.mirror``).
+module therefore never renames, and writes last what makes the rest count (``jasper_jax.checkpoints.mirror``).
 """
 
 from __future__ import annotations

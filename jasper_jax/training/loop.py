@@ -12,6 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.batches.batches import LoadedBatch, TokenCounts
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.parameters.sharding import make_mesh, shardings
@@ -21,7 +22,6 @@ from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import load_student
 from jasper_jax.teachers.vectors import TeacherView
-from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Flat, Partition, make_partition

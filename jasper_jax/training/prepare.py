@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jasper_jax.batches.batches import Batches, TokenCounts
 from jasper_jax.batches.captions import caption_vectors
 from jasper_jax.batches.image_batches import ImageBatches
+from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder
@@ -24,7 +25,6 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.vectors import TeacherView
-from jasper_jax.training.checkpoint import Checkpoints
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.projector_start import ridge_projector

@@ -23,8 +23,8 @@ from rich.console import Console
 from train_bench.report import Section, show, write
 from train_bench.world import Ours, World, in_turn, machine, open_world, spread
 
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.run import environment
-from jasper_jax.training.checkpoint import Checkpoints, Position
 
 WITH, WITHOUT = "with a save", "without"
 

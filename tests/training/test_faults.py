@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import exclusive
-from jasper_jax.training.checkpoint import Checkpoints, Position
 from jasper_jax.training.loop import checkpoints_of
 from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
@@ -138,7 +138,7 @@ def test_a_save_that_the_clock_ended_is_begun_again(tmp_path: Path, monkeypatch:
             return TimedOut()
         return response
 
-    monkeypatch.setattr("jasper_jax.training.checkpoint.ocp.save_async", save_async)
+    monkeypatch.setattr("jasper_jax.checkpoints.checkpoint.ocp.save_async", save_async)
     checkpoints = Checkpoints(tmp_path, ["one"], keep=2)
     checkpoints.save_final(0, {"a": np.arange(3.0)}, {})
     assert len(begun) == 2

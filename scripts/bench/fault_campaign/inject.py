@@ -170,9 +170,9 @@ def _wrap(injector: Injector) -> None:
     """Wrap the functions of the package that begin and end the phases."""
     import contextlib
 
+    from jasper_jax.checkpoints.checkpoint import Checkpoints
     from jasper_jax.runtime.timings import Timings
     from jasper_jax.training import loop
-    from jasper_jax.training.checkpoint import Checkpoints
     from jasper_jax.training.stage_log import Compiled
 
     timed, step, final, stage_of = Timings.phase, Compiled.step, Checkpoints.save_final, loop._train_stage

@@ -11,7 +11,7 @@ import fsspec
 import numpy as np
 import pytest
 
-from jasper_jax.mirror import Mirror
+from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
