@@ -13,14 +13,15 @@ from rich.table import Table
 from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
-from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import mesh_axes, parts
+from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.planning.report import leaf_table
 from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.recipe.stages import no_held_out_losses
 from jasper_jax.run import Run

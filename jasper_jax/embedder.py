@@ -234,7 +234,7 @@ class Embedder:
     ) -> np.ndarray:
         """float32 ``[len(texts), dim]``, in the order of ``texts``; one text (a str) or image alone gives ``[dim]``.
 
-        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``jasper_jax.vision.mixtures``);
+        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``vision.mixtures``);
         UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's
         name or None (see ``prompt``), for all texts or one per text. ``dim``: one of ``dims``. ``batch_tokens``: tokens
         per batch, padding included (1024 on CPU). A text longer than ``max_length`` tokens is cut, and counted in

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from jasper_jax.assets.assets import is_here, resolve_model
+from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.data.pairs import PairStore, build_pair_store
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.embedder import Embedder
-from jasper_jax.encoders.folder import ModelFolder
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.published import describe
 from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
@@ -356,3 +357,14 @@ def recipe_changes(recorded: Any, recipe: Recipe, where: str) -> list[str]:
 
 def _may_change(key: str) -> bool:
     return any(key == allowed or key.startswith(allowed + ".") for allowed in MAY_CHANGE)
+
+
+def checkpoints_of(run: Run) -> Checkpoints:
+    """The run's checkpoints."""
+    return Checkpoints(
+        run.folder / "checkpoints",
+        [s.name for s in run.stages],
+        run.recipe.training.keep,
+        other_recipe=lambda recorded, path: recipe_changes(recorded, run.recipe, str(path)),
+        after=run.push,
+    )

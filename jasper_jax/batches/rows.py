@@ -62,7 +62,7 @@ class Rows:
     def assemble(
         self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[Row]
     ) -> dict[str, Any]:
-        """The arrays of ``jasper_jax.student.student.Packed``: of a batch placed by ``packing`` the ``rows``, in which the
+        """The arrays of ``encoders.packed.Packed``: of a batch placed by ``packing`` the ``rows``, in which the
         texts number ``which`` of the batch stand; ``slots`` are those of the whole batch.
 
         Raises:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.encoders.folder import ModelFolder
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 
 _STELLA_PROMPTS = {

@@ -90,7 +90,7 @@ def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
     Raises:
       UserError: nothing was trained yet, or the recipe names a test that does not exist.
     """
-    from jasper_jax.training.loop import checkpoints_of
+    from jasper_jax.run import checkpoints_of
 
     checkpoints = checkpoints_of(run)
     if not checkpoints.has(checkpoints.start()):
@@ -102,8 +102,8 @@ def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
     student, template, tokenizer = load_student(
         run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source(), run.vision_source()
     )
-    from jasper_jax.training.loop import abstract
-    from jasper_jax.training.prepare import student_embedder
+    from jasper_jax.checkpoints.checkpoint import abstract
+    from jasper_jax.student.start import student_embedder
 
     finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
     numbers = [0, *(number + 1 for number in finished)]

@@ -54,7 +54,7 @@ def check_folder(
     Raises:
       UserError: a vector differs by more than the tolerance; nothing has been put in place then.
     """
-    from jasper_jax.training.prepare import student_embedder
+    from jasper_jax.student.start import student_embedder
 
     expected: dict[str, np.ndarray] = {}
     embedder, sample = student_embedder(student, params, tokenizer), sample_of(student)

@@ -60,7 +60,8 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     Raises:
       UserError: training is not finished; ``output`` holds something else; the reloaded folder's vectors differ.
     """
-    from jasper_jax.training.loop import abstract, checkpoints_of
+    from jasper_jax.checkpoints.checkpoint import abstract
+    from jasper_jax.run import checkpoints_of
 
     if output.is_symlink():
         output = output.resolve()  # a link to a folder stays one

@@ -71,7 +71,7 @@ def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, pla
 
 
 def _packed(texts: int, rows: int, length: int, prompts: bool = False) -> dict[str, Any]:
-    """``jasper_jax.student.student.Packed`` with one text a row."""
+    """``jasper_jax.encoders.packed.Packed`` with one text a row."""
     whole = {
         "ids": jax.ShapeDtypeStruct((rows, length), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((rows, 1), jnp.int32),

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
-from jasper_jax.parameters.sharding import AXES, Placed
+from jasper_jax.parameters.sharding import AXES
+from jasper_jax.parameters.table import leaf_table
 from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.plan import StagePlan
 from jasper_jax.planning.topology import Topology
@@ -66,17 +67,6 @@ def _memory(topology: Topology | Machine, plans: Sequence[StagePlan]) -> Table:
             over = (plan.too_large.needed - plan.too_large.available) / GIB
             cells += ["", f"{plan.too_large.needed / GIB:.2f}", f"no, {over:.2f} too much"]
         table.add_row(_name(plan), *cells)
-    return table
-
-
-def leaf_table(leaves: Sequence[tuple[Placed, tuple[int, ...], int]]) -> Table:
-    """Parameters: where each lies, the shape of a device's part, its bytes."""
-    table = Table("parameter", "shape", "axes", "on each device", "MB", "note", title="Where parameters lie")
-    table.columns[4].justify = "right"
-    for where, shard, size in leaves:
-        axes = ", ".join("-" if a is None else a if isinstance(a, str) else "+".join(a) for a in where.spec) or "-"
-        shape, part = ("×".join(map(str, s)) for s in (where.shape, shard))
-        table.add_row(where.name, shape, axes, part, f"{size / 1e6:,.2f}", where.note)
     return table
 
 

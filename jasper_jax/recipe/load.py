@@ -1,6 +1,6 @@
 """Reading a recipe: YAML, then ``key=value`` overrides, then the typed classes of ``jasper_jax.recipe.config``.
 
-Every way a recipe can be wrong ends in one :class:`~jasper_jax.runtime.errors.UserError` line that names the key, the value
+Every way a recipe can be wrong ends in one ``UserError`` line that names the key, the value
 and what is allowed.
 """
 

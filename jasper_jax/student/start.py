@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.folder import ModelFolder, read_model_folder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -16,7 +19,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
-from jasper_jax.vision.sight import with_image_tokens
+from jasper_jax.vision.sight import PARTS, with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary
 
 _OWN_TOKENIZER = ("qwen2", "qwen3")
@@ -192,3 +195,18 @@ def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[
             )
         heads[name] = {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
     return heads
+
+
+def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
+    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It sees,
+    where the student does."""
+    return Embedder(
+        encoder=student.encoder,
+        params=params["encoder"],
+        tokenizer=tokenizer,
+        pooling=student.pooling,
+        prompts=dict(student.prompts),
+        dtype=student.compute_dtype,
+        sight=student.sight,
+        seeing={name: params[name] for name in PARTS if name in params},
+    )

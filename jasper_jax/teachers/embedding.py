@@ -25,11 +25,11 @@ import numpy as np
 from pydantic import TypeAdapter
 
 from jasper_jax.data import shards as sh
-from jasper_jax.data import vectors as vec
 from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar, say
+from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.vectors import Codec, VectorSpec, VectorStore
 
 _SCALES = TypeAdapter(list[vec.Scale])

@@ -17,9 +17,9 @@ import numpy as np
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder, dense_steps
 from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.packed import Packed, encode_packed
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.losses.distillation import normalize
-from jasper_jax.student.student import Packed, encode_packed
+from jasper_jax.losses import normalize
 
 
 @dataclass(frozen=True)

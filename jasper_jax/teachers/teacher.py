@@ -11,7 +11,8 @@ import numpy as np
 
 from jasper_jax.assets.assets import model_identity, resolve_model
 from jasper_jax.embedder import Embedder, prompt_of
-from jasper_jax.encoders.folder import ModelFolder, read_model_folder, read_prompts
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.model_folder import ModelFolder, read_prompts
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError

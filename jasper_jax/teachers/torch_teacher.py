@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.embedder import prompt_of
-from jasper_jax.encoders.folder import read_prompts
+from jasper_jax.encoders.model_folder import read_prompts
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.teacher import given_prompts

@@ -252,7 +252,7 @@ def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) 
 class TeacherView:
     """Several teachers as one (paper section 2.1): each vector normalised, concatenated, normalised again.
 
-    ``stores`` are vector stores, or teachers that run in the train step (``jasper_jax.teachers.online.OnlineVectors``)."""
+    ``stores`` are vector stores, or teachers that run in the train step (``OnlineVectors``)."""
 
     def __init__(self, stores: Sequence[Any]):
         if not stores:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Int
 
-from jasper_jax.losses.distillation import HeadLoss, distillation_losses, normalize, reduce_heads
+from jasper_jax.losses import HeadLoss, distillation_losses, normalize, reduce_heads
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student.student import Student

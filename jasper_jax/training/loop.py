@@ -12,12 +12,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.batches.batches import LoadedBatch, TokenCounts
-from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
+from jasper_jax.checkpoints.checkpoint import Position
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.parameters.sharding import make_mesh, shardings
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
-from jasper_jax.run import Run, environment, recipe_changes
+from jasper_jax.run import Run, checkpoints_of, environment
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import load_student
@@ -30,17 +30,6 @@ from jasper_jax.training.stage_log import Compiled, StageLog
 from jasper_jax.training.step import Teaching, active_params, make_program
 
 Params = dict[str, Any]
-
-
-def checkpoints_of(run: Run) -> Checkpoints:
-    """The run's checkpoints."""
-    return Checkpoints(
-        run.folder / "checkpoints",
-        [s.name for s in run.stages],
-        run.recipe.training.keep,
-        other_recipe=lambda recorded, path: recipe_changes(recorded, run.recipe, str(path)),
-        after=run.push,
-    )
 
 
 def train(
@@ -208,11 +197,6 @@ def host_device() -> Any:
 
 def _metadata(run: Run) -> dict[str, Any]:
     return {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
-
-
-def abstract(tree: Any) -> Any:
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
 
 def _report_environment(metadata: Mapping[str, Any]) -> None:

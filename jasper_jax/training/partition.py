@@ -73,7 +73,7 @@ def make_partition(patterns: Sequence[str], params: Mapping[str, Any], where: st
     """The partition that ``patterns`` make of ``params`` (arrays or shapes; one stack of layers).
 
     Raises:
-      UserError: a pattern matches nothing, or slices do not fit (see ``jasper_jax.parameters.patterns.trained_leaves``), or lie in
+      UserError: a pattern matches nothing, or slices do not fit (see ``patterns.trained_leaves``), or lie in
         both encoders.
     """
     shapes = {name: tuple(leaf.shape) for name, leaf in flatten(params).items()}

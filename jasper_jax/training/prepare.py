@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,13 +16,13 @@ from jasper_jax.batches.image_batches import ImageBatches
 from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
-from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.run import Run
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.timings import Timings
+from jasper_jax.student.start import student_embedder
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.mesh import put_params, share_of
@@ -55,21 +55,6 @@ class Training:
     metrics: Metrics
     timings: Timings
     stop: Callable[[int], bool]
-
-
-def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
-    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It sees,
-    where the student does."""
-    return Embedder(
-        encoder=student.encoder,
-        params=params["encoder"],
-        tokenizer=tokenizer,
-        pooling=student.pooling,
-        prompts=dict(student.prompts),
-        dtype=student.compute_dtype,
-        sight=student.sight,
-        seeing={name: params[name] for name in PARTS if name in params},
-    )
 
 
 def text_batches(context: Training, stage: ResolvedStage) -> Batches:

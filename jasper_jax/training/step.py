@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.losses.distillation import HeadLoss, distillation_losses, reduce_heads
+from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.parameters.sharding import WIDE, constrain, shardings
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
@@ -31,7 +31,7 @@ from jasper_jax.training.partition import Flat, Partition
 from jasper_jax.vision.sight import CONTRASTIVE, PARTS
 
 Batch = Mapping[str, Any]
-"""``jasper_jax.student.student.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
+"""``encoders.packed.Packed``, and ``teachers``: ``[B, T]`` float32, absent when no head needs it. Where teachers run
 in the step, in its place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher: ``Packed``, its own tokens}.
 Of a stage on images: ``jasper_jax.training.image_loss``."""
 Metrics = dict[str, jax.Array]

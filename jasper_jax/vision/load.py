@@ -9,14 +9,15 @@ from typing import Any
 import jax.numpy as jnp
 
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.folder import VisionPart
+from jasper_jax.encoders.model_folder import VisionPart
 from jasper_jax.encoders.published import VISION
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Vision
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.encoder import VisionEncoder
-from jasper_jax.vision.preprocess import Preprocessing, default_for, preprocessing_from_folder
+from jasper_jax.vision.preprocess import Preprocessing, default_for
+from jasper_jax.vision.processor_config import preprocessing_from_folder
 from jasper_jax.vision.registry import vision_from_config, vision_from_folder
 from jasper_jax.vision.sight import IMAGE_TOKENS, Sight, make_sight
 

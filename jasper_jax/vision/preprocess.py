@@ -7,10 +7,7 @@ three operations on the array and belongs into the jitted step.
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,9 +19,6 @@ from jasper_jax.vision.images import pillow
 if TYPE_CHECKING:
     from PIL import Image
 
-logger = logging.getLogger(__name__)
-
-CONFIG = "preprocessor_config.json"
 _MOST_ASPECT = 64  # a longer image is cut to its middle first: scaled up by its short edge it would fill the memory
 
 
@@ -123,28 +117,6 @@ def default_for(model_type: str) -> Preprocessing:
     if model_type not in _PUBLISHED:
         raise UserError(f"no image processing is known for {model_type!r}; those known are {', '.join(_PUBLISHED)}")
     return _PUBLISHED[model_type]
-
-
-def preprocessing_from_folder(folder: str | Path, model_type: str, image_size: int | None = None) -> Preprocessing:
-    """The processing of a saved model, for images of ``image_size`` pixels a side (None: as the folder says).
-
-    ``model_type``: of the encoder's family; what its published checkpoints do is taken, with a warning, where the
-    folder has neither ``preprocessor_config.json`` nor a ``processor_config.json`` with the image part.
-    """
-    from jasper_jax.encoders.hf_config import read_object
-    from jasper_jax.vision.processor_config import read_preprocessing
-
-    found, path, joint = None, Path(folder) / CONFIG, Path(folder) / "processor_config.json"
-    if path.is_file():
-        found = read_preprocessing(read_object(path), str(path))
-    elif joint.is_file():
-        part: Mapping[str, Any] | None = read_object(joint).get("image_processor")
-        if isinstance(part, Mapping):
-            found = read_preprocessing(part, f"{joint}: image_processor")
-    if found is None:
-        found = default_for(model_type)
-        logger.warning("%s has no %s; images are processed as for published %s models", folder, CONFIG, model_type)
-    return found if image_size is None else found.with_size(image_size)
 
 
 def _middle(image: Image.Image) -> Image.Image:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.hf_config import Reader, read_object
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.preprocess import KINDS, Preprocessing
+from jasper_jax.vision.preprocess import KINDS, Preprocessing, default_for
 
+logger = logging.getLogger(__name__)
+
+CONFIG = "preprocessor_config.json"
 _SAME_PIXELS = frozenset(
     "image_processor_type feature_extractor_type processor_class do_convert_rgb data_format input_data_format device "
     "return_tensors disable_grouping default_to_square image_seq_length pad_size padding_mode fill_value "
@@ -109,3 +114,22 @@ def _colours(
         raise UserError(f"{where}: {key} is {given!r}; three {positive}numbers are needed")
     red, green, blue = (float(x) for x in three)
     return red, green, blue
+
+
+def preprocessing_from_folder(folder: str | Path, model_type: str, image_size: int | None = None) -> Preprocessing:
+    """The processing of a saved model, for images of ``image_size`` pixels a side (None: as the folder says).
+
+    ``model_type``: of the encoder's family; what its published checkpoints do is taken, with a warning, where the
+    folder has neither ``preprocessor_config.json`` nor a ``processor_config.json`` with the image part.
+    """
+    found, path, joint = None, Path(folder) / CONFIG, Path(folder) / "processor_config.json"
+    if path.is_file():
+        found = read_preprocessing(read_object(path), str(path))
+    elif joint.is_file():
+        part: Mapping[str, Any] | None = read_object(joint).get("image_processor")
+        if isinstance(part, Mapping):
+            found = read_preprocessing(part, f"{joint}: image_processor")
+    if found is None:
+        found = default_for(model_type)
+        logger.warning("%s has no %s; images are processed as for published %s models", folder, CONFIG, model_type)
+    return found if image_size is None else found.with_size(image_size)

@@ -23,7 +23,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jasper_jax.losses.distillation import pair_similarities, teacher_order
+from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import METHODS, relative_from_similarities
 
 MARGIN = 0.015

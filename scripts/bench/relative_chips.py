@@ -21,7 +21,7 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from jasper_jax.losses.distillation import HeadLoss, distillation_losses  # noqa: E402
+from jasper_jax.losses import HeadLoss, distillation_losses  # noqa: E402
 from jasper_jax.parameters.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
 from jasper_jax.planning import analyse  # noqa: E402
 

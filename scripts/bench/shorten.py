@@ -22,8 +22,7 @@ from jasper_jax.evaluation.report import EvaluationRow, final_rows, from_json
 from jasper_jax.evaluation.similarity import truncate, unit
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run, cache_programs
-from jasper_jax.student.start import load_student
-from jasper_jax.training.prepare import student_embedder
+from jasper_jax.student.start import load_student, student_embedder
 
 
 def main() -> int:

@@ -28,9 +28,8 @@ from jasper_jax.batches.batches import LoadedBatch, prepared_ahead
 from jasper_jax.batches.image_batches import ImageBatches
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
-from jasper_jax.run import Run
+from jasper_jax.run import Run, checkpoints_of
 from jasper_jax.student.start import load_student
-from jasper_jax.training.loop import checkpoints_of
 from jasper_jax.training.mesh import abstract_params, begin_state
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.prepare import image_batches

@@ -7,9 +7,9 @@ import os
 import random
 from contextlib import contextmanager
 
+from jasper_jax.assets import download as transfer
 from jasper_jax.assets.catalogue import CATALOGUE, Archive, Asset
 from jasper_jax.assets.download import Unavailable
-from jasper_jax.data import download as transfer
 from tests.assets.index_server import IndexServer, tar_of, zip_of
 
 TEXTS = {"a.txt": random.Random(0).randbytes(500_000), "deep/b.json": b"{}"}

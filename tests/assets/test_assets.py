@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
+from jasper_jax.assets import download as transfer
 from jasper_jax.assets.assets import asset_folder, cache_folder, catalogue, fetch_asset, verify_asset
 from jasper_jax.assets.catalogue import CATALOGUE
-from jasper_jax.data import download as transfer
 from jasper_jax.runtime.errors import UserError
 from tests.assets.small_assets import MODEL, TEXTS, sha256, small_catalogue
 
@@ -152,7 +152,7 @@ def test_the_hub_is_the_second_source_and_is_checked(server, monkeypatch, tmp_pa
 def test_two_processes_share_one_download(server):
     script = """
 import sys
-from jasper_jax.data import assets, catalogue as c
+from jasper_jax.assets import assets, catalogue as c
 members = dict(pair.split("=") for pair in sys.argv[4:])
 archive = c.Archive("texts", sys.argv[1], int(sys.argv[2]), sys.argv[3])
 c.CATALOGUE["texts"] = c.Asset("texts", "corpus", "", "", "1.0", (archive,), "root/", members)

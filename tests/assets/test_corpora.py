@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from jasper_jax.assets import corpora as module
 from jasper_jax.assets.assets import catalogue
 from jasper_jax.assets.corpora import (
     SPLITS,
@@ -20,7 +21,6 @@ from jasper_jax.assets.corpora import (
     retrieval_test,
     subset,
 )
-from jasper_jax.data import corpora as module
 from jasper_jax.runtime.errors import UserError
 
 PARAGRAPHS = {

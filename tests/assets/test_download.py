@@ -8,8 +8,8 @@ import random
 import pytest
 import requests
 
+from jasper_jax.assets import download as module
 from jasper_jax.assets.download import Unavailable, download, hub_snapshot, persist
-from jasper_jax.data import download as module
 from jasper_jax.runtime.errors import UserError
 from tests.assets.index_server import IndexServer
 

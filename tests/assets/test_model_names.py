@@ -7,10 +7,10 @@ import re
 
 import pytest
 
+from jasper_jax.assets import assets as module
+from jasper_jax.assets import download as transfer
 from jasper_jax.assets.assets import asset_folder, fetch_asset, model_identity, resolve_model
 from jasper_jax.assets.catalogue import CATALOGUE
-from jasper_jax.data import assets as module
-from jasper_jax.data import download as transfer
 from jasper_jax.runtime.errors import UserError
 from tests.assets.small_assets import MODEL, sha256, small_catalogue
 

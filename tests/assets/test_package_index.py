@@ -9,6 +9,7 @@ import sys
 import pytest
 import requests
 
+from jasper_jax.assets import download as transfer
 from jasper_jax.assets.catalogue import Archive
 from jasper_jax.assets.download import Unavailable
 from jasper_jax.assets.package_index import (
@@ -19,7 +20,6 @@ from jasper_jax.assets.package_index import (
     join_pieces,
     pip_settings,
 )
-from jasper_jax.data import download as transfer
 from jasper_jax.runtime.errors import UserError
 from tests.assets.index_server import IndexServer, tar_of, zip_of
 

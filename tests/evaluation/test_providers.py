@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jasper_jax.checkpoints.checkpoint import abstract
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.agreement import score_agreement
-from jasper_jax.run import Run
-from jasper_jax.student.start import load_student
-from jasper_jax.training.loop import abstract, checkpoints_of
-from jasper_jax.training.prepare import student_embedder
+from jasper_jax.run import Run, checkpoints_of
+from jasper_jax.student.start import load_student, student_embedder
 from tests.tiny import recipe
 from tests.training.runs import fill, run_training
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.losses.distillation import (
+from jasper_jax.losses import (
     HeadLoss,
     cosine_loss,
     distillation_losses,

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.batches.batches import Batches, TokenCounts
-from jasper_jax.losses.distillation import pair_similarities, teacher_order
+from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding
 from jasper_jax.parameters.sharding import make_mesh, row_shards

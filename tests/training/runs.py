@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from jasper_jax.checkpoints.checkpoint import abstract
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.run import Run
+from jasper_jax.run import Run, checkpoints_of
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import load_student
-from jasper_jax.training.loop import abstract, checkpoints_of, train
+from jasper_jax.training.loop import train
 
 
 def fill(run: Run):

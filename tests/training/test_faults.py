@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
-from jasper_jax.run import Run
+from jasper_jax.run import Run, checkpoints_of
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import exclusive
-from jasper_jax.training.loop import checkpoints_of
 from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training

@@ -195,8 +195,8 @@ def test_sizes_of_a_mesh(tmp_path) -> None:
 
 def test_micro_batches_need_the_memory_of_a_piece() -> None:
     """At 1,024 texts, of which 32 at a time: below 15% of the whole, by the compiler's own account."""
+    from jasper_jax.encoders.packed import encode_packed
     from jasper_jax.encoders.pooling import Pooling
-    from jasper_jax.student.student import encode_packed
 
     sizes = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512}
     encoder = encoder_from_config({"model_type": "bert", "vocab_size": 1000, **sizes})

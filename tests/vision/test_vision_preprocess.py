@@ -14,8 +14,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.preprocess import CONFIG, default_for, preprocessing_from_folder
-from jasper_jax.vision.processor_config import read_preprocessing
+from jasper_jax.vision.preprocess import default_for
+from jasper_jax.vision.processor_config import CONFIG, preprocessing_from_folder, read_preprocessing
 
 CLASSES = {
     "SiglipImageProcessor": SiglipImageProcessorPil,

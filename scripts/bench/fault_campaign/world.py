@@ -175,11 +175,11 @@ def _fingerprint(recipe: Path, run_folder: Path, result: Path, place: Path) -> N
     os.environ["JASPER_CACHE"] = str(place / "cache")
     import numpy as np
 
+    from jasper_jax.checkpoints.checkpoint import abstract
     from jasper_jax.parameters.trees import flatten
     from jasper_jax.recipe.load import load_recipe
-    from jasper_jax.run import Run
+    from jasper_jax.run import Run, checkpoints_of
     from jasper_jax.student.start import load_student
-    from jasper_jax.training.loop import abstract, checkpoints_of
 
     run = Run(load_recipe(recipe, [f"run_dir={run_folder}"]), progress=False)
     checkpoints = checkpoints_of(run)

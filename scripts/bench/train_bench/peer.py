@@ -25,7 +25,7 @@ from transformers import AutoTokenizer, BertModel
 
 from jasper_jax.batches.batches import LoadedBatch
 from jasper_jax.encoders.weights import save
-from jasper_jax.losses.distillation import HeadLoss
+from jasper_jax.losses import HeadLoss
 from train_bench.world import World
 
 

@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from jasper_jax.batches.batches import Batches, LoadedBatch, TokenCounts
 from jasper_jax.encoders.packing import pack
 from jasper_jax.encoders.tokenization import Tokenizer
-from jasper_jax.losses.distillation import HeadLoss
+from jasper_jax.losses import HeadLoss
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.recipe.stages import ResolvedStage

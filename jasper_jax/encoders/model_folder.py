@@ -1,0 +1,85 @@
+"""A model folder as a typed record: its steps, its prompts, its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jasper_jax.encoders.hf_config import LARGEST, read_object
+from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.runtime.errors import UserError
+
+
+class Dense(NamedTuple):
+    """``activation(x @ kernel + bias)``; kernel [in, out] and bias [out] (or None), float32."""
+
+    kernel: np.ndarray
+    bias: np.ndarray | None
+    activation: str
+
+
+@dataclass(frozen=True)
+class VisionPart:
+    """What a folder in the public Jasper checkpoint's layout sees with; its weights lie under ``vision_model.``."""
+
+    path: Path
+    hf_config: dict[str, Any]
+    tokens: int  # that an image takes among the words
+    start_token: str
+    image_token: str
+    end_token: str
+    projector: tuple[np.ndarray, np.ndarray] | None  # kernel [C, D] and bias [D], float32
+    projection: str = "none"  # as student.vision.projector; joint: [n·C, n·D] and [n·D]
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder says, except the encoder's weights and the tokenizer."""
+
+    path: Path
+    encoder_path: Path  # config.json, weights and tokenizer.json lie here
+    hf_config: dict[str, Any]
+    pooling: Pooling
+    outputs: dict[int, tuple[Dense, ...]]  # output dimension -> Dense steps; empty: the pooled vector itself
+    default_dim: int | None  # the one modules.json names; None: the pooled vector
+    normalize: bool  # ends with a Normalize step
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    max_length: int | None  # None: the tokenizer's own
+    lower_case: bool
+    append_eos: bool  # its tokenizer.json lacks the end token that the model's own code appends
+    vision: VisionPart | None = None
+    described: bool = False  # known from ``encoders.published``, not from a folder: there are no weights
+
+
+def read_settings(encoder_path: Path) -> dict[str, Any]:
+    """``sentence_bert_config.json`` (older folders name it after another architecture); absent: no settings."""
+    files = sorted(encoder_path.glob("sentence_*_config.json"))
+    if not files:
+        return {}
+    preferred = encoder_path / "sentence_bert_config.json"
+    file = preferred if preferred in files else files[0]
+    settings = read_object(file)
+    for key, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
+        if settings.get(key) not in (None, value):
+            raise UserError(f"{file}: {key} is {settings[key]!r}; only {value!r} is implemented")
+    length = settings.get("max_seq_length")
+    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LARGEST):
+        raise UserError(f"{file}: max_seq_length is {length!r}; a whole number of at least 1 is needed")
+    return settings
+
+
+def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
+    """Prompts by name, and the default's name, of ``config_sentence_transformers.json``."""
+    file = path / "config_sentence_transformers.json"
+    config = read_object(file) if file.is_file() else {}
+    prompts = config.get("prompts") or {}
+    default = config.get("default_prompt_name")
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise UserError(f"{file}: prompts must map names to texts")
+    if default is not None and (not isinstance(default, str) or default not in prompts):
+        raise UserError(f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}")
+    return dict(prompts), default
