@@ -10,7 +10,6 @@ import sys
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
 from pydantic import ValidationError
 
 from jasper_jax.assets.openmoji import drawings, named, rendered
@@ -19,6 +18,7 @@ from jasper_jax.data.image_log import SourceLog
 from jasper_jax.data.image_sources import Example, _encoded, check_image_sources, read_image_source
 from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.errors import UserError
+from tests.data.picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
 
 
 def read(source: ImageSource, **keys) -> tuple[list[Example], SourceLog]:

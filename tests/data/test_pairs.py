@@ -19,8 +19,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
-from store_helpers import contents
 
 from jasper_jax.data.image_log import Example
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
@@ -28,6 +26,8 @@ from jasper_jax.data.pairs import Pair, PairStore, build_pair_store
 from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from tests.data.picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
+from tests.data.store_helpers import contents
 
 SPLITS = ("train", "held_out", "test")
 

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
-from store_helpers import lines, recipe
 
 from jasper_jax.data.sources import Document, Mix, read_source, shuffled
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.runtime.errors import UserError
+from tests.data.store_helpers import lines, recipe
 
 
 def texts_of(source: TextSource, seed: int = 0) -> list[str]:

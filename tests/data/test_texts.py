@@ -15,13 +15,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from store_helpers import PLAIN, contents, lines, recipe, small_store
 
 from jasper_jax.data.augment import divide, normalised
 from jasper_jax.data.texts import Row, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from tests.data.store_helpers import PLAIN, contents, lines, recipe, small_store
 
 
 def build(texts, folder, seed=0):

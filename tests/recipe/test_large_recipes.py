@@ -17,7 +17,7 @@ from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.fixture

@@ -50,9 +50,9 @@ def test_a_dumped_recipe_reads_back_equal(file: Path) -> None:
     assert parse_recipe(yaml.safe_load(dump_recipe(recipe)), "dump") == recipe
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (Path(__file__).parent.parent / "configs").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(p.name for p in (Path(__file__).parents[2] / "configs").glob("*.yaml")))
 def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
-    recipe = load_recipe(Path(__file__).parent.parent / "configs" / name)
+    recipe = load_recipe(Path(__file__).parents[2] / "configs" / name)
     assert resolve_stages(recipe)
 
 

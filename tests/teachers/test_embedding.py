@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_helpers import contents, encode, small_store, spec
 
 from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.vector_check import verify_store
 from jasper_jax.teachers.vectors import VectorStore
+from tests.data.store_helpers import contents, encode, small_store, spec
 
 DTYPES = ["float16", "int8"]
 
@@ -114,8 +114,8 @@ def test_a_killed_process(texts, whole, tmp_path):
     folder = tmp_path / "v"
     code = f"""
         import sys, time
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
-        from store_helpers import encode, spec
+        sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+        from tests.data.store_helpers import encode, spec
         from jasper_jax.teachers.embedding import embed_teacher
         from jasper_jax.data.texts import TextStore
 

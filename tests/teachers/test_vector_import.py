@@ -8,7 +8,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_helpers import contents, encode, expected, lines, recipe, spec, vector
 
 from jasper_jax.data.texts import build_text_store
 from jasper_jax.recipe.config_sources import TextSource
@@ -16,6 +15,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.vector_check import verify_store
 from jasper_jax.teachers.vector_import import import_vectors
+from tests.data.store_helpers import contents, encode, expected, lines, recipe, spec, vector
 
 FLOAT = pa.float32()
 NAMES = [f"text  number {i}" for i in range(60)]

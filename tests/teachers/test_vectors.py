@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from store_helpers import contents, encode, expected, small_store, spec, vector
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import embed_teacher
@@ -25,6 +24,7 @@ from jasper_jax.teachers.vectors import (
     normalise,
     store_bytes,
 )
+from tests.data.store_helpers import contents, encode, expected, small_store, spec, vector
 
 ERROR = {"float32": 1e-7, "float16": 5e-4, "int8": 0.02}
 
