@@ -20,6 +20,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jasper_jax.training.prepare import image_batches
 from rich.console import Console
 from train_bench.report import Section, show, write
 from train_bench.world import machine, seconds
@@ -32,7 +33,6 @@ from jasper_jax.run import Run, checkpoints_of
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import abstract_params, begin_state
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import image_batches
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import Teaching, active_params, make_program
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jasper_jax.training.prepare import image_batches
 
 from jasper_jax.batches.batches import Batches, TokenCounts
 from jasper_jax.losses import pair_similarities, teacher_order
@@ -25,7 +26,6 @@ from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import image_batches
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
 from tests.seeing import seeing
@@ -46,7 +46,7 @@ def steps(place: Path, case: dict) -> dict:
     rate = case.get("rate", 1e-3)
     stage = {"steps": STEPS, "batch_size": 16, "learning_rate": rate}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
-    images = {"stage": 4, **stage, "batch_size": 13, "contrastive": 0.5}
+    images = {"stage": 4, **stage, "batch_size": 13, "losses": {"sigmoid": 0.5}}
     # 13 do not divide by 8: rows are filled up. They divide the 104 pairs: where an epoch ends in the middle of a batch
     # it may hold a pair twice, and rounding decides which of two equal similarities is the larger.
     training = {"shapes": 1, "micro_batch": case.get("micro")}

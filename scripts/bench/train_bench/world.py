@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jasper_jax.training.prepare import _stage_seed
 from jax.sharding import Mesh
 
 from jasper_jax.batches.batches import Batches, LoadedBatch, TokenCounts
@@ -30,7 +31,6 @@ from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import _stage_seed
 from jasper_jax.training.stage_log import Compiled
 from jasper_jax.training.step import StageProgram, Teaching, head_losses, make_program
 
