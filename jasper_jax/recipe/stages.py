@@ -153,9 +153,9 @@ def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
     where = f"stages[{index}]"
     preset = None if stage.stage is None else PRESETS.get(stage.stage)
     if stage.stage is not None and preset is None:
-        raise UserError(f"{where}.stage: {stage.stage!r} is not a preset; allowed: {', '.join(map(str, PRESETS))}")
+        raise UserError(f"{where}.stage: {stage.stage!r} is not a preset; allowed are {_presets()}")
     if preset is None and (stage.train is None or stage.heads is None):
-        raise UserError(f"{where}: give stage: {', '.join(map(str, PRESETS))}, or both train and heads")
+        raise UserError(f"{where}: give stage: {_presets()}, or both train and heads")
     kind = KINDS[preset.kind if preset else "texts"]
     heads = stage.heads or (list(recipe.heads) if preset and preset.all_heads else [next(iter(recipe.heads))])
     for head in heads:
@@ -188,6 +188,11 @@ def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
         settings=stage,
         kind=kind,
     )
+
+
+def _presets() -> str:
+    *names, last = map(str, PRESETS)
+    return f"{', '.join(names)} or {last}"
 
 
 def _check_losses(stage: ResolvedStage) -> None:

@@ -22,7 +22,7 @@ from jasper_jax.training.teaching import Teaching
 
 @dataclasses.dataclass(frozen=True)
 class LoweredStep:
-    """A stage's step, lowered, and what it was lowered with (flat shapes with shardings); its batch has ``rows`` rows of
+    """A stage's step, lowered, and what it was lowered with (flat shapes with shardings); a batch has ``rows`` rows of
     ``length`` tokens."""
 
     lowered: Any
