@@ -76,7 +76,7 @@ def train(
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
-            trainer = _Trainer(kind, run.stages, inputs, checkpoints, metrics, metadata)
+            trainer = StageTrainer(kind, run.stages, inputs, checkpoints, metrics, metadata)
             trained = trainer.train(params, first_step, timings, stop)
             if trained is None:
                 return False
@@ -87,7 +87,7 @@ def train(
     return True
 
 
-class _Trainer:
+class StageTrainer:
     """One stage of a run."""
 
     def __init__(
