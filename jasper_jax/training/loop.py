@@ -70,9 +70,7 @@ def train(
     metadata = {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
-            begun = kinds[0].begin(inputs, put_params(params, mesh), [])
-            checkpoints.save(checkpoints.start(), begun, {"stage": 0, "step": 0, **metadata})
-            checkpoints.wait()
+            _save_start(kinds[0], inputs, params, checkpoints, metadata)
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
@@ -85,6 +83,15 @@ def train(
         checkpoints.wait()
         metrics.close()
     return True
+
+
+def _save_start(
+    first: StageKind, inputs: Inputs, params: Params, checkpoints: Checkpoints, metadata: Mapping[str, Any]
+) -> None:
+    """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
+    begun = first.begin(inputs, put_params(params, inputs.mesh), [])
+    checkpoints.save(checkpoints.start(), begun, {"stage": 0, "step": 0, **metadata})
+    checkpoints.wait()
 
 
 class StageTrainer:

@@ -78,7 +78,9 @@ def _cut(leaf: jax.Array, cut: int, names: tuple[str, str], *, mesh: Mesh) -> tu
         return x[:cut], x[cut:]
 
     placed = shardings(dict(zip(names, jax.eval_shape(cut_in_two, leaf))), mesh)
-    return jax.jit(cut_in_two, out_shardings=tuple(placed[name] for name in names))(leaf)
+    parts = jax.jit(cut_in_two, out_shardings=tuple(placed[name] for name in names))(leaf)
+    leaf.delete()  # taken over: whoever still names it must not keep its memory
+    return parts
 
 
 def _join(below: jax.Array, above: jax.Array, name: str, *, mesh: Mesh) -> jax.Array:
