@@ -71,12 +71,12 @@ def _embed(run, timings, process_index, process_count, training=False):  # type:
         with timings.phase("texts"):
             texts = run.texts()
         if training:
-            run.refuse_large_batches(texts.size("train"), "training texts")
+            run.refuse_large_batches(texts.size("train"), "training texts", "texts")
     if run.sees:
         with timings.phase("images"):
             pairs = run.pairs()
         if training:
-            run.refuse_large_batches(pairs.size("train"), "training pairs", images=True)
+            run.refuse_large_batches(pairs.size("train"), "training pairs", "images")
     if not run.needs_vectors:
         return texts, pairs
     for teacher in run.recipe.teachers:

@@ -25,7 +25,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.published import describe
 from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
-from jasper_jax.recipe.stages import ResolvedStage, resolve_stages, uses_teachers
+from jasper_jax.recipe.stages import ResolvedStage, needs, resolve_stages, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import differences, exclusive, refuse_blocked, write_atomic
@@ -166,14 +166,14 @@ class Run:
             processes.first_does(build)  # the others then find it whole
         return build()
 
-    def refuse_large_batches(self, number: int, what: str, *, images: bool = False) -> None:
-        """UserError when a batch of the stages on texts, or on ``images``, is larger than ``number``: said before
-        vectors are embedded, not after."""
+    def refuse_large_batches(self, number: int, what: str, store: str) -> None:
+        """UserError when a batch of the stages on this store is larger than ``number``: said before vectors are
+        embedded, not after."""
         for stage in self.stages:
-            if stage.images == images and stage.batch_size > number:
+            if stage.learns_from(store) and stage.batch_size > number:
                 raise UserError(
                     f"stages[{stage.index}].batch_size: {stage.batch_size} exceeds the {number:,} {what};"
-                    f" lower it or add {'pairs' if images else 'texts'}"
+                    f" lower it or add {stage.kind.unit}"
                 )
 
     def pairs(self) -> PairStore:
@@ -192,7 +192,7 @@ class Run:
     @property
     def sees(self) -> bool:
         """Whether a stage learns from images."""
-        return any(stage.images for stage in self.stages)
+        return needs(self.stages, "images")
 
     @property
     def needs_vectors(self) -> bool:

@@ -24,6 +24,7 @@ from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
+from jasper_jax.recipe.stages import needs
 from jasper_jax.run import Run, environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
@@ -143,7 +144,7 @@ def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
         looks = seeing if _sees_by(run, number) else None
         if looks:
             looks.encode(student_embedder(student, params, tokenizer))
-            if number < len(run.stages) and run.stages[number].images:  # as the stage on images finds it
+            if number < len(run.stages) and run.stages[number].learns_from("images"):  # as the stage on images finds it
                 heads = heads or list(run.stages[number].heads)
         rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference, looks)
     if seeing and sheet:
@@ -250,9 +251,7 @@ def _head_rows(
 
 def _sees_by(run: Run, number: int) -> bool:
     """Whether the student after ``number`` stages is one that a stage on images begins with or has taught."""
-    return any(stage.images for stage in run.stages[:number]) or (
-        number < len(run.stages) and run.stages[number].images
-    )
+    return needs(run.stages[: number + 1], "images")
 
 
 class ImageTests:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
@@ -116,7 +116,6 @@ def make_student(
         assert vision is not None
         tokenizer = None if isinstance(source, ModelFolder) else _tokenizer(recipe, source, max_length)
         sight = sight_of(settings.vision, vision, tokenizer, encoder, max_length)
-        sight = dataclasses.replace(sight, contrastive=any(stage.contrastive for stage in recipe.stages))
         encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
     student = Student(
         encoder=encoder,
@@ -129,6 +128,7 @@ def make_student(
         dropout=settings.dropout,
         vector_dropout=settings.vector_dropout,
         sight=sight,
+        learned_terms=tuple(dict.fromkeys(t for stage in resolve_stages(recipe) for t in stage.learned_terms)),
     )
     return student, layers
 
@@ -152,6 +152,7 @@ def load_student(
         assert recipe.student.vision is not None
         assert vision is not None
         params |= load_vision(recipe.student.vision, vision, student.sight, recipe.seed)
+    params |= student.init_terms()
     tokenizer.check_vocabulary(student.encoder.vocab_size)
     return student, params, tokenizer
 

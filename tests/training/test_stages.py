@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import jax
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.metrics import read_events
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.step import Teaching, make_program
+from jasper_jax.training.stage_kind import make_kind
+from jasper_jax.training.step import make_program
+from jasper_jax.training.teaching import Teaching
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
@@ -114,12 +118,61 @@ def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_froz
         "teachers": np.ones((16, trained.teacher_dim), np.float32),
     }
     stage = trained.stages[index]
-    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    kind = make_kind(trained.recipe, stage, student)
+    active = kind.active(params)
     partition = make_partition(stage.train, active, "stages")
-    program = make_program(trained.recipe, stage, student, partition, Teaching(trained.teacher_dim))
+    program = make_program(kind, partition, Teaching({"teachers": trained.teacher_dim}))
     moving, frozen = partition.split(active)
     state = program.optimizer.init(moving)
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)
     assert held == 2 * sum(leaf.size for leaf in moving.values())
     jaxpr = jax.make_jaxpr(program.step)(moving, state, frozen, {}, batch, np.int32(0))
     assert scans_backwards(jaxpr.jaxpr) == layers
+
+
+def test_a_stage_is_evaluated_before_its_first_step_and_after_its_last(trained: Run) -> None:
+    events = [e for e in read_events(trained.folder / "metrics.jsonl") if e["event"] == "evaluation"]
+    for stage in trained.stages:
+        steps = [e["step"] for e in events if e["stage_index"] == stage.index]
+        assert (steps[0], steps[-1]) == (0, stage.steps)
+
+
+def test_a_stage_that_makes_the_student_worse_says_so(tmp_path, capfd) -> None:
+    stages = [{"stage": 1, "steps": 3, "batch_size": 16, "learning_rate": 3.0}]
+    heads = {"fc1": {"dim": "teachers", "init": "ridge"}}
+    run = Run(recipe(tmp_path, stages=stages, heads=heads), progress=False)
+    assert run_training(run)
+    said = capfd.readouterr().err
+    assert "stage-1: the loss on held-out data is higher after this stage than before it; lower stages[0]" in said
+    losses = [e["loss"] for e in read_events(run.folder / "metrics.jsonl") if e["event"] == "evaluation"]
+    assert losses[-1] > losses[0]
+
+
+def test_a_profile_of_some_steps(tmp_path) -> None:
+    stages = [{"stage": 1, "steps": 8, "batch_size": 16, "learning_rate": 1e-3}]
+    run = Run(recipe(tmp_path, stages=stages, training={"profile_steps": 2}), progress=False)
+    assert run_training(run)
+    assert len(list((run.folder / "profile" / "stage-1").rglob("*.xplane.pb"))) == 1
+
+
+def test_a_stage_holds_its_parameters_once(tmp_path) -> None:
+    """While the last layer is trained: all parameters, the optimizer's two moments of what is trained, one batch."""
+    stage = {"batch_size": 16, "learning_rate": 1e-3, "steps": 4}
+    held: list[int] = []
+
+    def measure(step: int) -> bool:
+        gc.collect()
+        held.append(sum(x.nbytes for x in jax.live_arrays()))
+        return False
+
+    run = Run(
+        recipe(tmp_path, stages=[{"stage": 2, "last_layers": 1, **stage}], training={"save_every": 100}), progress=False
+    )
+    gc.collect()
+    others = sum(x.nbytes for x in jax.live_arrays())
+    assert run_training(run, measure)
+    leaves = parameters(run, 0)
+    every = sum(x.nbytes for x in leaves.values())
+    last_layer = sum(x[-1:].nbytes for name, x in leaves.items() if name.startswith("encoder/layers/"))
+    moments = 2 * (last_layer + sum(x.nbytes for name, x in leaves.items() if name.startswith("heads/fc1/")))
+    assert max(held) - others <= every + moments + 4096  # one batch of 16 texts
