@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 
-from jasper_jax.batches.batches import LoadedBatch, prepared_ahead
 from jasper_jax.batches.captions import CaptionVectors
+from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
 from jasper_jax.batches.share import ALL, Share
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.runtime.errors import UserError
@@ -51,12 +51,11 @@ class ImageBatches:
         self.held_out_batches = pairs.size("held_out") // batch_size
         self.rows = -(-batch_size // multiple) * multiple
         self._share, self._max_pixels = share, max_pixels
-        self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(max(1, -(-steps * batch_size // size)))
+        self._order = DrawOrder(size, seed)
 
     def indices(self, number: int) -> np.ndarray:
         """Record numbers ``[B]`` of batch ``number`` in the training split."""
-        start = number * self.batch_size
-        return np.fromiter((self._records[i] for i in range(start, start + self.batch_size)), np.int64)
+        return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
         """Training pairs, for people."""

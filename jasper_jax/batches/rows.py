@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jasper_jax.batches.batch_sizes import BatchSizes
 from jasper_jax.data.texts import Row
-from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack, row_length
+from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 
@@ -20,34 +21,17 @@ class Rows:
         self,
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
-        known: Sequence[np.ndarray],
+        sizes: BatchSizes,
         *,
         shapes: int,
-        row: int | None = None,
         leave_prompts_out: bool = False,
         multiple: int = 1,
-        tile: int = 1,
     ):
-        """``known``: token counts ``[B]`` of every batch there will be; ``shapes`` bounds the numbers of rows; ``row``
-        is the tokens of a row (None: chosen from the texts); ``leave_prompts_out`` tells the pooling where prompts end;
-        numbers of rows are multiples of ``multiple``, a length chosen here is one of ``tile``.
-
-        Raises:
-          UserError: a text does not fit ``row``.
-        """
+        """``sizes``: of every batch there will be; ``shapes`` bounds the numbers of rows, which are multiples of
+        ``multiple``; ``leave_prompts_out`` tells the pooling where prompts end."""
         self.tokenizer, self.prompts = tokenizer, prompts
-        longest = max(int(lengths.max()) for lengths in known)
-        if row is not None and row < longest:
-            raise UserError(
-                f"training.row_length: {row}, but a text of {longest} tokens has to fit; give at least that or lower"
-                f" training.max_length"
-            )
-        chosen = row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
-        self.row = row or -(-chosen // tile) * tile
-        packings = [pack(lengths, self.row) for lengths in known]
-        self.texts_per_row = max(packing.texts for packing in packings)
-        needed = np.array([packing.rows for packing in packings])
-        self.row_counts = choose_rows(-(-needed // multiple) * multiple, shapes)
+        self.row, self.texts_per_row = sizes.row, int(sizes.texts.max())
+        self.row_counts = choose_rows(-(-sizes.rows // multiple) * multiple, shapes)
         self._prompt_lengths = (
             {k: tokenizer.prompt_length(p) for k, p in prompts.items()} if leave_prompts_out else None
         )

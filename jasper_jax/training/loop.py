@@ -11,7 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import LoadedBatch, TokenCounts
+from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.checkpoints.checkpoint import Position
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore

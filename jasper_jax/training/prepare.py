@@ -10,9 +10,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import Batches, TokenCounts
+from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.captions import caption_vectors
 from jasper_jax.batches.image_batches import ImageBatches
+from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import Batches, LoadedBatch
+from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.image_batches import ImageBatches
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
