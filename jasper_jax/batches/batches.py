@@ -109,7 +109,7 @@ class Batches:
         return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Training texts, for people."""
+        """Training texts, to show to people."""
         return [{"kind": row.kind, "text": row.text} for row in self.texts.read("train", indices)]
 
     def load(self, number: int) -> LoadedBatch:
@@ -122,11 +122,12 @@ class Batches:
         return self._assemble("held_out", number, np.arange(start, start + self.batch_size), largest=True)
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
-        """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
+        """Batches ``start .. steps - 1``, loaded ahead in two threads, or in ``workers`` processes if not 0."""
         return prepared_ahead(self.load, start, self.steps, workers)
 
     def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
-        """A batch of these records, of which only this process's share is read: each encoder's rows, and vectors."""
+        """The batch of these records: packed rows for each encoder, and teacher vectors. Only texts in rows of this
+        process are read."""
         encoders = {"": self.rows, **self.online}
         lengths = {name: self._counts[name][split][indices] for name in encoders}
         placed = {name: rows.place(lengths[name], largest=largest) for name, rows in encoders.items()}

@@ -1,7 +1,7 @@
 """Batches of images with their captions' vectors: batch k of a stage is a pure function of (recipe, seed, k).
 
-Images are read, decoded, resized and cropped ahead of the step, in threads or in worker processes; they travel as bytes
-(a quarter of what float32 would take), and the step subtracts the mean and divides.
+Images are read, decoded, resized and cropped ahead of the step, in threads or in worker processes. They are passed to
+the step as uint8, a quarter of the size of float32; the step normalises them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jasper_jax.vision.preprocess import Preprocessing
 
 
 class ImageBatches:
-    """The batches of one stage. ``multiple``: rows of pixels are padded to a multiple of it."""
+    """The batches of one stage. The rows of pixels are padded to a multiple of ``multiple``."""
 
     online: Mapping[str, Any] = {}
     """No teacher runs in the step."""
@@ -58,7 +58,7 @@ class ImageBatches:
         return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Training pairs, for people."""
+        """Training pairs, to show to people."""
         return [{"image": row.name, "text": row.caption} for row in self.pairs.read("train", indices)]
 
     def load(self, number: int) -> LoadedBatch:
@@ -71,7 +71,7 @@ class ImageBatches:
         return self._assemble("held_out", number, np.arange(start, start + self.batch_size))
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
-        """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
+        """Batches ``start .. steps - 1``, loaded ahead in two threads, or in ``workers`` processes if not 0."""
         return prepared_ahead(self.load, start, self.steps, workers)
 
     def _assemble(self, split: str, number: int, indices: np.ndarray) -> LoadedBatch:

@@ -12,8 +12,8 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBatch:
-    """A batch on the host: ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``), of which a process
-    has its share of the rows; ``tokens`` and ``slots`` count those of the whole batch."""
+    """A batch on the host. ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``), the rows of this
+    process only; ``indices [B]`` are record numbers; ``tokens`` and ``slots`` count those of the whole batch."""
 
     number: int
     arrays: dict[str, Any]
@@ -30,7 +30,7 @@ class LoadedBatch:
 def prepared_ahead(
     load: Callable[[int], LoadedBatch], start: int, steps: int, workers: int = 0
 ) -> Iterator[LoadedBatch]:
-    """``load(start) .. load(steps - 1)``, prepared ahead in threads, or in ``workers`` processes."""
+    """``load(start) .. load(steps - 1)``, computed ahead in two threads, or in ``workers`` processes if not 0."""
     numbers = grain.MapDataset.range(start, steps)
     loaded = numbers.map(load).to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=6))
     if workers:

@@ -21,8 +21,8 @@ class TokenCounts:
     """
 
     def __init__(self, texts: TextStore, tokenizer: Tokenizer, prompts: Mapping[str, str], folder: Path):
-        said = (texts.fingerprint, tokenizer.fingerprint(), tokenizer.max_length, sorted(prompts.items()))
-        self.key = hashlib.sha256(repr(said).encode()).hexdigest()[:16]
+        settings = (texts.fingerprint, tokenizer.fingerprint(), tokenizer.max_length, sorted(prompts.items()))
+        self.key = hashlib.sha256(repr(settings).encode()).hexdigest()[:16]
 
         def count(split: str, first: int, last: int) -> np.ndarray:
             counts = np.zeros(last - first, np.int32)

@@ -4,9 +4,9 @@
 
 No texts, no model: token counts are drawn from a distribution, and ``Batches`` is made from them as a stage makes it.
 The first start computes the sizes of all batches, a later one reads them. Beside it, what the same answers cost batch
-after batch: every record drawn from Grain, every batch packed, timed on some batches and multiplied. Both must choose
-the same needs for these batches, else this fails. Seconds are of CPU time of one process, which other work on the
-machine changes little; of wall time for a start also.
+after batch: every record drawn from Grain, every batch packed, timed on some batches and multiplied. The script fails
+if the two differ for these batches. Times are CPU seconds of one process, which other work on the machine changes
+little, and wall seconds for the first start.
 """
 
 from __future__ import annotations
@@ -78,7 +78,11 @@ def main() -> int:
         "Seconds to the static shapes of a stage",
         ["texts", "batch × steps", "mean, longest text", "batch after batch", "first start", "its wall", "later start"],
         [measure(case, options.sample) for case in CASES],
-        [f"Memory of the process at its most: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB."],
+        [
+            f"CPU seconds of one process for one encoder, except *its wall*. *Batch after batch* was timed on"
+            f" {options.sample} batches and multiplied; these batches need the same rows and texts either way.",
+            f"Peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB.",
+        ],
     )
     show(section, console)
     write(options.output, "What the start of a stage costs", introduction, [section])
