@@ -1,8 +1,8 @@
-"""Vectors of captions under the text student as it stands, once for all steps of a stage on images.
+"""Vectors of captions under the text student, which does not change in a stage on images: computed once, and cached.
 
-Kept as pooled vectors, from which each head makes its own (Jasper: 1,536 numbers a caption instead of 14,080), in files
-of some thousand captions that a killed run need not make again, under a key of everything they depend on: the pairs,
-the encoder's weights, tokenizer, prompt, length. They are mapped, not held in memory.
+The pooled vectors are cached, before the heads (Jasper: 1,536 numbers a caption; after its heads, 14,080). A file holds
+some thousand captions, so a killed run repeats little. The cache key covers everything they depend on: the pairs, the
+encoder's weights, tokenizer, prompt and length. The files are memory-mapped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from jasper_jax.student.student import Student
 CHUNK = 4096
 VECTORS, NUMBERS = "vectors", "numbers"
 KIND = "passage"
-"""Captions are encoded as passages are: with the student's prompt for them, if it has one."""
+"""Captions are encoded as passages, with the student's prompt for passages if it has one."""
 
 
 class CaptionVectors:
@@ -70,19 +70,25 @@ def caption_vectors(
     *,
     progress: bool = True,
 ) -> CaptionVectors:
-    """The captions' vectors in ``folder``; what is missing or damaged is made, each process its share.
+    """The caption vectors in ``folder``. Missing or damaged files are computed, each process an equal number of them.
 
     Args:
       pairs: the captions.
-      student: for its prompts.
-      encoder: the text encoder's parameters on the host, for the key.
+      student: the text student; its prompts, pooling and dtype are part of the key.
+      encoder: the text encoder's parameters on the host, part of the key.
       tokenizer: the student's, at the length at which captions are cut.
-      folder: a subfolder of it, named for the key, gets the files.
+      folder: the files go into a subfolder of it, named by the key.
       pooled: ``(texts, kind) -> [n, D]``.
     """
     key = hashlib.sha256()
-    said = (pairs.fingerprint, tokenizer.fingerprint(), tokenizer.max_length, student.prompts[KIND], student.pooling)
-    key.update(repr((said, student.compute_dtype, jax.default_backend())).encode())
+    settings = (
+        pairs.fingerprint,
+        tokenizer.fingerprint(),
+        tokenizer.max_length,
+        student.prompts[KIND],
+        student.pooling,
+    )
+    key.update(repr((settings, student.compute_dtype, jax.default_backend())).encode())
     for name, leaf in flatten(encoder).items():
         key.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
     place = folder / key.hexdigest()[:16]

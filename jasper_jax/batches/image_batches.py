@@ -1,7 +1,7 @@
 """Batches of images with their captions' vectors: batch k of a stage is a pure function of (recipe, seed, k).
 
-Images are read, decoded, resized and cropped ahead of the step, in threads or in worker processes; they travel as bytes
-(a quarter of what float32 would take), and the step subtracts the mean and divides.
+Images are read, decoded, resized and cropped ahead of the step, in threads or in worker processes. They are passed to
+the step as uint8, a quarter of the size of float32; the step normalises them.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import grain
 import numpy as np
 
-from jasper_jax.batches.batches import LoadedBatch, prepared_ahead
 from jasper_jax.batches.captions import CaptionVectors
+from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
 from jasper_jax.batches.share import ALL, Share
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.runtime.errors import UserError
@@ -23,7 +23,7 @@ from jasper_jax.vision.preprocess import Preprocessing
 
 
 class ImageBatches:
-    """The batches of one stage. ``multiple``: rows of pixels are padded to a multiple of it."""
+    """The batches of one stage. The rows of pixels are padded to a multiple of ``multiple``."""
 
     online: Mapping[str, Any] = {}
     """No teacher runs in the step."""
@@ -51,15 +51,14 @@ class ImageBatches:
         self.held_out_batches = pairs.size("held_out") // batch_size
         self.rows = -(-batch_size // multiple) * multiple
         self._share, self._max_pixels = share, max_pixels
-        self._records = grain.MapDataset.range(size).shuffle(seed=seed).repeat(max(1, -(-steps * batch_size // size)))
+        self._order = DrawOrder(size, seed)
 
     def indices(self, number: int) -> np.ndarray:
         """Record numbers ``[B]`` of batch ``number`` in the training split."""
-        start = number * self.batch_size
-        return np.fromiter((self._records[i] for i in range(start, start + self.batch_size)), np.int64)
+        return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Training pairs, for people."""
+        """Training pairs, to show to people."""
         return [{"image": row.name, "text": row.caption} for row in self.pairs.read("train", indices)]
 
     def load(self, number: int) -> LoadedBatch:
@@ -72,7 +71,7 @@ class ImageBatches:
         return self._assemble("held_out", number, np.arange(start, start + self.batch_size))
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
-        """Batches ``start .. steps``, prepared ahead in threads, or in ``workers`` processes."""
+        """Batches ``start .. steps - 1``, loaded ahead in two threads, or in ``workers`` processes if not 0."""
         return prepared_ahead(self.load, start, self.steps, workers)
 
     def _assemble(self, split: str, number: int, indices: np.ndarray) -> LoadedBatch:

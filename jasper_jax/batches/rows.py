@@ -1,4 +1,4 @@
-"""The texts of a stage's batches as packed rows for one encoder: its tokens, its prompts, its few static shapes."""
+"""Packed rows for one encoder: a batch of texts as token arrays of one of a few static shapes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from jasper_jax.batches.batch_sizes import BatchSizes
 from jasper_jax.data.texts import Row
-from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack, row_length
+from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 
@@ -20,41 +21,32 @@ class Rows:
         self,
         tokenizer: Tokenizer,
         prompts: Mapping[str, str],
-        known: Sequence[np.ndarray],
+        sizes: BatchSizes,
         *,
         shapes: int,
-        row: int | None = None,
         leave_prompts_out: bool = False,
         multiple: int = 1,
-        tile: int = 1,
     ):
-        """``known``: token counts ``[B]`` of every batch there will be; ``shapes`` bounds the numbers of rows; ``row``
-        is the tokens of a row (None: chosen from the texts); ``leave_prompts_out`` tells the pooling where prompts end;
-        numbers of rows are multiples of ``multiple``, a length chosen here is one of ``tile``.
-
-        Raises:
-          UserError: a text does not fit ``row``.
+        """Args:
+        tokenizer: the encoder's, at the length at which texts are cut.
+        prompts: put before a text, by its kind.
+        sizes: of every batch of the stage.
+        shapes: the most different row counts.
+        leave_prompts_out: pass the lengths of prompts, which pooling then leaves out.
+        multiple: row counts are multiples of it.
         """
         self.tokenizer, self.prompts = tokenizer, prompts
-        longest = max(int(lengths.max()) for lengths in known)
-        if row is not None and row < longest:
-            raise UserError(
-                f"training.row_length: {row}, but a text of {longest} tokens has to fit; give at least that or lower"
-                f" training.max_length"
-            )
-        chosen = row_length(longest, float(np.mean([lengths.sum() for lengths in known])))
-        self.row = row or -(-chosen // tile) * tile
-        packings = [pack(lengths, self.row) for lengths in known]
-        self.texts_per_row = max(packing.texts for packing in packings)
-        needed = np.array([packing.rows for packing in packings])
-        self.row_counts = choose_rows(-(-needed // multiple) * multiple, shapes)
+        self.row, self.texts_per_row = sizes.row, int(sizes.texts.max())
+        self.row_counts = choose_rows(-(-sizes.rows // multiple) * multiple, shapes)
         self._prompt_lengths = (
             {k: tokenizer.prompt_length(p) for k, p in prompts.items()} if leave_prompts_out else None
         )
 
     def place(self, lengths: np.ndarray, *, largest: bool = False) -> tuple[Packing, int]:
-        """Where the texts of a batch of these token counts ``[B]`` go, and in how many rows; ``largest``: always the
-        most."""
+        """The packing of a batch with these token counts ``[B]``, and the row count of the program that takes it.
+
+        ``largest``: take the program with the most rows.
+        """
         packing = pack(lengths, self.row)
         counts = self.row_counts[-1:] if largest else self.row_counts
         return packing, int(counts[np.searchsorted(counts, packing.rows)])
@@ -62,11 +54,17 @@ class Rows:
     def assemble(
         self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[Row]
     ) -> dict[str, Any]:
-        """The arrays of ``encoders.packed.Packed``: of a batch placed by ``packing`` the ``rows``, in which the
-        texts number ``which`` of the batch stand; ``slots`` are those of the whole batch.
+        """The arrays of ``encoders.packed.Packed`` for some ``rows`` of a batch, ``slots`` for all its texts.
+
+        Args:
+          packing: of the whole batch.
+          lengths: token counts ``[B]`` of the whole batch.
+          rows: those to assemble.
+          which: the positions in the batch of the texts in these rows.
+          texts: the texts at these positions.
 
         Raises:
-          UserError: a text has another number of tokens than was counted.
+          UserError: a text does not have the number of tokens that was counted.
         """
         tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
         if wrong := [i for i, one in zip(which, tokens) if len(one) != lengths[i]]:

@@ -1,4 +1,4 @@
-"""Which rows of every batch a process has to load: those that its devices hold."""
+"""The rows of a batch that one process loads: those that its devices hold."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Parts ``first`` to ``last`` (exclusive) of ``parts`` equal ones. With one process it is all of them."""
+    """Parts ``first .. last - 1`` of ``parts`` equal ones; by default the whole batch."""
 
     first: int = 0
     last: int = 1
     parts: int = 1
 
     def of_rows(self, rows: int) -> slice:
-        """Which of so many rows; their number divides by ``parts``."""
+        """The slice of this process from a number of rows that is a multiple of ``parts``."""
         return slice(rows * self.first // self.parts, rows * self.last // self.parts)
 
 

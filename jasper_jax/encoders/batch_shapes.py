@@ -1,8 +1,9 @@
-"""Ragged texts -> batches of few static shapes: every shape is one compiled program.
+"""Texts of any lengths -> batches of few static shapes; every shape is one compiled program.
 
-Short texts share rows of one length, long ones get rows of their own, whose ends short ones fill. Row lengths come from
-a fixed table, rows of a batch from the tokens it may hold. Which table lengths the long texts use is a trade between
-padding and programs, solved exactly; all depends on the lengths alone, so the same texts always run in the same shapes.
+Short texts share rows of one length. Each long text gets a row of its own, and short texts fill its end. Row lengths
+come from a fixed table; the rows of a batch follow from the tokens it may hold. Longer rows than needed cost padding,
+more different lengths cost programs: which lengths to use is solved exactly. The shapes depend on the texts' lengths
+alone, so the same texts always run in the same shapes.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ _MOST = 32
 
 
 class Batch(NamedTuple):
-    """Rows ``[rows, length]``, each with at most ``texts_per_row(length)`` texts: ``packing`` says where text
-    ``indices[i]`` is."""
+    """``rows`` rows of ``length`` tokens, each with at most ``texts_per_row(length)`` texts. ``packing`` is of the
+    texts ``indices [n]``, in this order."""
 
     indices: np.ndarray
     packing: Packing
@@ -27,12 +28,12 @@ class Batch(NamedTuple):
 
 
 def texts_per_row(length: int) -> int:
-    """The most texts that a row of ``length`` tokens takes: part of a program's shape, so a rule."""
+    """The most texts in a row of ``length`` tokens. It is part of a program's shape, so it depends on nothing else."""
     return max(1, min(length // 4, _MOST))
 
 
 def length_table(longest: int) -> list[int]:
-    """8, 16, .. 128, then eight steps per octave, as far as ``longest``, which ends it."""
+    """8, 16, .. 128, then eight lengths per doubling, and ``longest`` as the last."""
     table, step = [], 8
     length = 8
     while length < longest:
@@ -44,8 +45,11 @@ def length_table(longest: int) -> list[int]:
 
 
 def choose_lengths(counts: np.ndarray, table: list[int], program_cost: float) -> list[int]:
-    """The table lengths to use for ``counts[i]`` texts of at most ``table[i]`` tokens: the set with the least
-    (tokens, padding included) + ``program_cost`` per length. Every text fits; dynamic programming over the table."""
+    """The lengths of ``table`` to use, where ``counts[i]`` texts fit ``table[i]`` but no shorter one.
+
+    Minimises the tokens computed, padding included, plus ``program_cost`` for each length, such that every text fits.
+    Exact, by dynamic programming over the table.
+    """
     used = np.flatnonzero(counts)
     total = np.concatenate([[0], np.cumsum(counts[used])])
     best, before = np.zeros(len(used) + 1), np.zeros(len(used) + 1, int)

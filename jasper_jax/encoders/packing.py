@@ -1,9 +1,9 @@
 """Packing: which texts of a batch share a row, and how many rows a batch gets.
 
-Texts are short and rows are long: a batch of B texts becomes R rows of L tokens, several texts in each, so that little
-of what the encoder computes is padding. L is one for a stage. R varies with the batch's tokens, but a compiled program
-has one R; every batch of a stage is known beforehand (a function of recipe and seed), so the few R that together waste
-the least are chosen, and each is one program.
+Texts are short and rows are long: a batch of B texts becomes R rows of L tokens with several texts in each, so that
+little of what the encoder computes is padding. A stage has one L. The R that a batch needs varies with its tokens, but
+a compiled program has one R. All batches of a stage are known beforehand (from recipe and seed), so the few R that
+waste the least over all of them are chosen; each is one program.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import NamedTuple
 import numpy as np
 
 LADDER = ((64, 4), (128, 8), (512, 16), (2048, 64), (1 << 30, 256))
-"""(up to this length, row lengths are multiples of this)."""
+"""(limit, step): row lengths up to the limit are multiples of the step."""
 ROOMY = 128
-"""Rows of short texts are made this long, where a batch fills several: very short rows cannot be filled well."""
+"""Row length for short texts, where a batch fills several such rows: very short rows cannot be filled well."""
 
 
 class Packing(NamedTuple):
-    """``row [B]`` and ``place [B]``: text b is the ``place[b]``-th (from 0) of its row; ``column [B]`` its first."""
+    """Text b is number ``place[b]`` (from 0) in row ``row[b]`` and begins in column ``column[b]``; all ``[B]``."""
 
     row: np.ndarray
     place: np.ndarray
@@ -55,14 +55,15 @@ def round_up(length: int) -> int:
 
 
 def pack(lengths: np.ndarray, row: int) -> Packing:
-    """Best fit, longest first: ``[B]`` token counts, each at most ``row`` -> where each text goes.
+    """Best-fit decreasing: token counts ``[B]``, each at most ``row`` -> the position of each text.
 
-    At most 11/9 of the least possible number of rows, and with many short texts hardly more than that number.
+    Needs at most 11/9 of the least possible number of rows (up to a constant), with many short texts hardly more than
+    that number.
 
     Raises:
       ValueError: a text is longer than a row.
     """
-    lengths = np.maximum(np.asarray(lengths), 1)  # an empty text still is one
+    lengths = np.maximum(np.asarray(lengths), 1)  # an empty text still takes a token
     if lengths.max(initial=0) > row:
         raise ValueError(f"a text of {lengths.max()} tokens does not fit a row of {row}")
     filled = BestFit()
@@ -73,10 +74,10 @@ def pack(lengths: np.ndarray, row: int) -> Packing:
 
 
 class BestFit:
-    """Rows being filled: a text goes where it leaves the least room.
+    """Rows being filled: a text goes into the row where it leaves the least room.
 
-    ``length[r]`` tokens has row r; ``texts[r]`` are the texts in it and ``columns[r]`` where they begin. A row of L
-    tokens takes at most ``most(L)`` texts; None: as many as fit.
+    Row r has ``length[r]`` tokens; it holds the texts ``texts[r]``, which begin at ``columns[r]``. A row of L tokens
+    takes at most ``most(L)`` texts; None: as many as fit.
     """
 
     def __init__(self, most: Callable[[int], int] | None = None) -> None:
@@ -87,7 +88,7 @@ class BestFit:
         self._room: list[tuple[int, int]] = []  # (tokens left, row), ascending
 
     def put(self, text: int, tokens: int, new: int) -> tuple[int, int, int]:
-        """Put a text of so many tokens into a row, a new one of ``new`` tokens where it fits none; the text's row,
+        """Put a text of ``tokens`` tokens into a row, a new one of ``new`` tokens if it fits in none. Returns its row,
         place and first column."""
         found = bisect_left(self._room, (tokens, -1))
         if found < len(self._room):
@@ -108,7 +109,7 @@ class BestFit:
 def fill_rows(
     tokens: Sequence[np.ndarray], packing: Packing, shape: tuple[int, int], texts: int, padding: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``tokens[b]`` ids of text b -> ids ``[R, L]`` of ``shape`` and lengths ``[R, texts]`` of each row's texts."""
+    """Token ids ``tokens[b]`` of each text -> ids ``[R, L] = shape``, and the lengths ``[R, texts]`` of the texts."""
     ids = np.full(shape, padding, np.int32)
     lengths = np.zeros((shape[0], texts), np.int32)
     for one, row, place, column in zip(tokens, packing.row, packing.place, packing.column, strict=True):

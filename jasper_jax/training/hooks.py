@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.training.stage_kind import StageBatches
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic

@@ -31,7 +31,7 @@ from train_bench.profile import profile
 from train_bench.report import Section, show, write
 from train_bench.world import Ours, World, in_turn, machine, open_world, program_rows, seconds, spread
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 
 OURS, WRITTEN_OUT, WITHOUT = "jasper_jax", "PyTorch, relative loss written out", "PyTorch without relative loss"
 PLAIN = {"where": "PyTorch, written out with torch.where", "gather": "PyTorch, written out by index"}

@@ -24,8 +24,8 @@ from rich.console import Console
 from train_bench.report import Section, show, write
 from train_bench.world import machine, seconds
 
-from jasper_jax.batches.batches import LoadedBatch, prepared_ahead
 from jasper_jax.batches.image_batches import ImageBatches
+from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run, checkpoints_of

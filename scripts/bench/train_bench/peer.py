@@ -23,7 +23,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import AutoTokenizer, BertModel
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.encoders.weights import save
 from jasper_jax.losses import HeadLoss
 from train_bench.world import World

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.losses import distillation_losses, reduce_heads
 from train_bench.trace import by_kind
 from train_bench.world import Ours, World, in_turn

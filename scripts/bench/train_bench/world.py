@@ -17,7 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import Batches, LoadedBatch, TokenCounts
+from jasper_jax.batches.batches import Batches
+from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.encoders.packing import pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.losses import HeadLoss
