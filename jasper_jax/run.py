@@ -23,12 +23,13 @@ from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.published import describe
+from jasper_jax.recipe.changes import recipe_changes
 from jasper_jax.recipe.config import Recipe, Teacher
-from jasper_jax.recipe.load import dump_recipe, parse_recipe, run_dir
+from jasper_jax.recipe.load import dump_recipe, run_dir
 from jasper_jax.recipe.stages import ResolvedStage, resolve_stages, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import differences, exclusive, refuse_blocked, write_atomic
+from jasper_jax.runtime.files import exclusive, refuse_blocked, write_atomic
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.online import OnlineVectors
 from jasper_jax.teachers.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_source, teacher_spec
@@ -39,24 +40,6 @@ if TYPE_CHECKING:
     from jasper_jax.vision.load import VisionFolder
 
 HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
-MAY_CHANGE = (
-    "run_dir",
-    "mirror",
-    "evaluation",
-    "export",
-    "training.save_every",
-    "training.keep",
-    "training.evaluate_every",
-    "training.loggers",
-    "training.workers",
-    "training.profile_steps",
-    "training.micro_batch",
-    "mesh",
-)
-"""Keys that may differ between two commands on one run folder: the trained parameters do not depend on them (on the
-last two only by the rounding of sums in another order)."""
-
-
 NOTHING_YET = ("recipe.yaml", "timings.json", ".lock", ".texts.lock")
 """What a command leaves that was refused before it made anything: another recipe may take such a folder over."""
 
@@ -346,17 +329,6 @@ def _load_yaml(path: Path) -> Any:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{path}: not valid YAML ({first})") from None
-
-
-def recipe_changes(recorded: Any, recipe: Recipe, where: str) -> list[str]:
-    """What differs between a recorded recipe (a plain tree found in ``where``) and this run's, ``MAY_CHANGE`` aside."""
-    there = parse_recipe(recorded, where=where)
-    found = differences(there.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
-    return [change for change in found if not _may_change(change.partition(" ")[0])]
-
-
-def _may_change(key: str) -> bool:
-    return any(key == allowed or key.startswith(allowed + ".") for allowed in MAY_CHANGE)
 
 
 def checkpoints_of(run: Run) -> Checkpoints:
