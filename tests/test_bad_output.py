@@ -54,11 +54,11 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
 def test_a_recipe_that_a_killed_or_another_process_was_writing_makes_no_foreign_folder(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".recipe.yaml.0a1b2c3d.tmp").write_text("# The res")
-    Run(recipe(tmp_path), progress=False).claim()
+    Run(recipe(tmp_path), progress=False).run_folder.claim()
     (tmp_path / "run" / "recipe.yaml").unlink()
     (tmp_path / "run" / ".recipe.yaml").write_text("mine")
     with pytest.raises(UserError, match="not a run folder"):
-        Run(recipe(tmp_path), progress=False).claim()
+        Run(recipe(tmp_path), progress=False).run_folder.claim()
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_the_step_that_is_planned(tmp_path, online: bool) -> None:
     """Its arguments are those of training: every leaf, twice in the optimizer where it is trained."""
     teachers = [{**t, "mode": "online" if online else "cached"} for t in recipe_tree(tmp_path)["teachers"]]
     run = Run(recipe(tmp_path, teachers=teachers))
-    student, _ = make_student(run.recipe, run.teacher_dim, run.student_facts())
+    student = make_student(run.recipe, run.teacher_dim, run.student)
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     for stage in run.stages:
         step = lower_step(run, stage, student, mesh, "cpu")

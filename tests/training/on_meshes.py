@@ -59,9 +59,9 @@ def steps(place: Path, case: dict) -> dict:
         changes |= {"student": student, "images": sees["images"], "stages": [*stages, images], "heads": heads}
         changes["run_dir"] = f"{folder}-images"
     run = Run(recipe(place, **changes), progress=False)
-    run.claim()
+    run.run_folder.claim()
     texts, view = fill(run)
-    student, params, tokenizer = load_student(run.recipe, view.dim, run.student_source(), run.vision_source())
+    student, params, tokenizer = load_student(run.recipe, view.dim, run.student)
     stage = run.stages[case["stage"] - 1]
     sizes = case["mesh"]
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
@@ -78,7 +78,7 @@ def steps(place: Path, case: dict) -> dict:
     trained, frozen = (put_params(widen(p), mesh) for p in partition.split(active_params(stage, params)))
     state = begin_state(program.optimizer, trained, mesh)
     batches = (
-        image_batches(run, stage, mesh, as_trained, tokenizer, run.pairs(), params)
+        image_batches(run, stage, mesh, as_trained, tokenizer, run.data.pairs(), params)
         if stage.images
         else Batches(
             texts,
