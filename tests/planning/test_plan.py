@@ -1,4 +1,4 @@
-"""``jasper plan`` and the mesh in ``jasper check``: what they refuse, and the step that they lower."""
+"""``jasper plan``: what it refuses, and the step that it lowers."""
 
 from __future__ import annotations
 
@@ -30,13 +30,6 @@ def test_what_plan_refuses(refused, path) -> None:
     refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
     if importlib.util.find_spec("libtpu") is None:
         refused("pip install 'jasper-jax[plan]'", "plan", path, "--topology", "v5e:2x2")
-
-
-def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
-    code, out, _ = call("check", path, "mesh={data: 1, fsdp: 4, tensor: 2}")
-    assert code == 0
-    assert "Where parameters lie" in out
-    refused("stages[0].batch_size: 16 texts do not divide over data × fsdp = 3", "check", path, "mesh={fsdp: 3}")
 
 
 def test_a_plan_for_one_gpu(call, path) -> None:
