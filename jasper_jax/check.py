@@ -26,13 +26,14 @@ from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
-from jasper_jax.student.start import check_start, cosine_applies, make_student, make_tokenizer
+from jasper_jax.student.start import check_start, make_student, make_tokenizer
 from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.teachers.torch_teacher import refuse_without_torch
 from jasper_jax.teachers.vectors import DTYPES, store_bytes
 from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.step import active_params
+from jasper_jax.training.stage_kind import make_kind
+from jasper_jax.training.teaching import Teaching
 
 
 def report(run: Run, out: Console) -> None:
@@ -55,7 +56,7 @@ def report(run: Run, out: Console) -> None:
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
         out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
     for stage in run.stages:
-        source = run.recipe.images if stage.images else run.recipe.texts
+        source = getattr(run.recipe, stage.kind.store)
         if source is not None and stage.batch_size > source.held_out:
             reason = no_held_out_losses(stage, source.held_out)
             out.print(f"{stage.name}: {reason}", markup=False, highlight=False)
@@ -75,7 +76,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         if not (run.data.text_folder / "manifest.json").is_file():
             check_sources(recipe.texts)
         if recipe.texts.count is not None:
-            refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count")
+            refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
     if recipe.images is not None and run.sees and not (run.data.pair_folder / "manifest.json").is_file():
         check_image_sources(recipe.images)
     for test in recipe.evaluation.retrieval:
@@ -101,8 +102,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
     if (mesh := _mesh(run, student)) is not None:
         parts(flatten(params), mesh)  # refuses what does not divide
     for stage in run.stages:
-        make_partition(stage.train, active_params(stage, params), f"stages[{stage.index}].train")
-    _refuse_untrained(run, params)
+        make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
+    _refuse_untrained(run, student, params)
     served = providers(_trained(run, student), recipe.export.dims)
     if recipe.export.dim is not None and recipe.export.dim not in served:
         raise UserError(
@@ -111,18 +112,18 @@ def validate(run: Run) -> tuple[Student, int | None]:
     return student, teacher_dim
 
 
-def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, *, images: bool = False) -> None:
-    """UserError when a batch of the stages on texts, or on ``images``, is larger than ``number``: said before vectors
-    are embedded, not after."""
+def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, store: str) -> None:
+    """UserError when a batch of the stages on ``store`` (``texts``, ``images``) is larger than ``number``: said before
+    vectors are embedded, not after."""
     for stage in stages:
-        if stage.images == images and stage.batch_size > number:
+        if stage.learns_from(store) and stage.batch_size > number:
             raise UserError(
                 f"stages[{stage.index}].batch_size: {stage.batch_size} exceeds the {number:,} {what};"
-                f" lower it or add {'pairs' if images else 'texts'}"
+                f" lower it or add {stage.kind.unit}"
             )
 
 
-def _refuse_untrained(run: Run, params: dict) -> None:
+def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
     """UserError for parameters that begin at random and that no stage trains: they would stay random."""
     recipe = run.recipe
     used = {h for s in run.stages for h in s.heads if recipe.heads[h].init == "random"}
@@ -131,7 +132,9 @@ def _refuse_untrained(run: Run, params: dict) -> None:
         prefixes += ["vision/"] if recipe.student.vision.weights == "random" else []
     covered: dict[str, int] = {}
     for stage in run.stages:
-        active = {name: tuple(leaf.shape) for name, leaf in flatten(active_params(stage, params)).items()}
+        active = {
+            name: tuple(leaf.shape) for name, leaf in flatten(make_kind(recipe, stage, student).active(params)).items()
+        }
         for name, start in trained_leaves(stage.train, active, f"stages[{stage.index}].train").items():
             covered[name] = min(start, covered.get(name, start))
     random = [name for name in flatten(params) if name.startswith(tuple(prefixes)) and covered.get(name, 1)]
@@ -156,19 +159,17 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
         table.columns[column].justify = "right"
     params = student.shapes()
     total = _parameters(params)
+    teaching = Teaching({"teachers": teacher_dim} if teacher_dim else {})
     for stage in run.stages:
-        active = active_params(stage, params)
+        kind = make_kind(run.recipe, stage, student)
+        active = kind.active(params)
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
         trained, _ = jax.eval_shape(partition.split, active)
         count = _parameters(trained)
         losses = []
         for head in stage.heads:
-            terms = [t for t in ("cosine", "similarity", "relative") if getattr(stage.losses, t)]
-            target = "caption" if stage.images else run.recipe.heads[head].target
-            if not stage.images and not cosine_applies(run.recipe, head, teacher_dim):
-                terms = [t for t in terms if t != "cosine"]
-            if stage.settings.contrastive:
-                terms.append("contrastive")
+            terms = kind.head_losses(teaching)[head].terms
+            target = stage.kind.taught_by or run.recipe.heads[head].target
             losses.append(f"{head} <- {target}: {', '.join(terms)}")
         table.add_row(
             stage.name,
@@ -241,14 +242,19 @@ def _cost(run: Run, student: Student) -> Table:
     count = _text_count(run)
     if recipe.texts is not None:
         table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
-        table.add_row("texts seen in training", f"{sum(s.steps * s.batch_size for s in run.stages if not s.images):,}")
+        table.add_row("texts seen in training", f"{_seen(run, 'texts'):,}")
     if run.sees:
-        table.add_row("images seen in training", f"{sum(s.steps * s.batch_size for s in run.stages if s.images):,}")
+        table.add_row("images seen in training", f"{_seen(run, 'images'):,}")
     params = _parameters(student.shapes())
     table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]
     table.add_row("the exported model", f"about {_bytes(width * params)}")
     return table
+
+
+def _seen(run: Run, store: str) -> int:
+    """Items of a store that the stages take, those of one epoch counted again in the next."""
+    return sum(stage.steps * stage.batch_size for stage in run.stages if stage.learns_from(store))
 
 
 def _text_count(run: Run) -> int | None:

@@ -84,12 +84,12 @@ def _embed(
         with timings.phase("texts"):
             texts = run.data.texts()
         if training:
-            refuse_large_batches(run.stages, texts.size("train"), "training texts")
+            refuse_large_batches(run.stages, texts.size("train"), "training texts", "texts")
     if run.sees:
         with timings.phase("images"):
             pairs = run.data.pairs()
         if training:
-            refuse_large_batches(run.stages, pairs.size("train"), "training pairs", images=True)
+            refuse_large_batches(run.stages, pairs.size("train"), "training pairs", "images")
     if not run.needs_vectors:
         return texts, pairs
     assert texts is not None

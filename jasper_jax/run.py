@@ -9,6 +9,7 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.recipe.config import Recipe, Teacher
+from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.environment import environment as environment
 from jasper_jax.student.source import StudentSource
 from jasper_jax.teachers.models import TeacherModel
@@ -45,7 +46,7 @@ class Run:
     @property
     def sees(self) -> bool:
         """Whether a stage learns from images."""
-        return any(stage.images for stage in self.stages)
+        return needs(self.stages, "images")
 
     @property
     def needs_vectors(self) -> bool:

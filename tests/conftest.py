@@ -14,7 +14,11 @@ import tests.typecheck  # noqa: F401  (named in the hook below)
 
 # Shapes in annotations are checked in tests, and cost nothing otherwise. Before the modules are first imported.
 install_import_hook(
-    ["jasper_jax.losses.distillation", "jasper_jax.student.heads", "jasper_jax.encoders.pooling"],
+    [
+        *(f"jasper_jax.losses.{name}" for name in ("distillation", "geometry", "sigmoid")),
+        "jasper_jax.student.heads",
+        "jasper_jax.encoders.pooling",
+    ],
     "tests.typecheck.check",
 )
 

@@ -108,7 +108,7 @@ def test_teachers_that_no_stage_learns_from_are_not_looked_at(tmp_path: Path) ->
 
 def test_a_batch_larger_than_there_are_texts(tmp_path: Path) -> None:
     stages = resolve_stages(tiny(tmp_path))
-    refuse_large_batches(stages, 16, "training texts")
-    refuse_large_batches(stages, 1, "training pairs", images=True)  # no stage has images
+    refuse_large_batches(stages, 16, "training texts", "texts")
+    refuse_large_batches(stages, 1, "training pairs", "images")  # no stage has images
     with pytest.raises(UserError, match=r"stages\[0\].batch_size: 16 exceeds the 15 training texts; lower it"):
-        refuse_large_batches(stages, 15, "training texts")
+        refuse_large_batches(stages, 15, "training texts", "texts")

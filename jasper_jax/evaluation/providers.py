@@ -29,6 +29,7 @@ from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
 from jasper_jax.recipe.config import Evaluation as EvaluationSettings
 from jasper_jax.recipe.load import stores_dir
+from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
@@ -118,8 +119,8 @@ def evaluate(
         # Without teachers the model before training is what the student is compared with.
         numbers = [numbers[-1]] if teachers.needed else [0, numbers[-1]]
     pooled: dict[str, np.ndarray] = {}
-    sees = any(stage.images for stage in run.stages)
-    seeing = ImageTests(data.pairs(), progress=data.progress) if sees and run.recipe.evaluation.images else None
+    looking = needs(run.stages, "images") and run.recipe.evaluation.images
+    seeing = ImageTests(data.pairs(), progress=data.progress) if looking else None
     encoded: Any = None  # the encoder that ``pooled`` comes from
     for number in numbers:
         path = checkpoints.final(number - 1) if number else checkpoints.start()
@@ -151,7 +152,7 @@ def evaluate(
         looks = seeing if _sees_by(run, number) else None
         if looks:
             looks.encode(student_embedder(student, params, tokenizer))
-            if number < len(run.stages) and run.stages[number].images:  # as the stage on images finds it
+            if number < len(run.stages) and run.stages[number].learns_from("images"):  # as the stage on images finds it
                 heads = heads or list(run.stages[number].heads)
         rows += _head_rows(provider, number, student, params, heads, pooled, tests, reference, looks)
     if seeing and sheet:
@@ -259,9 +260,7 @@ def _head_rows(
 
 def _sees_by(run: RunFolder, number: int) -> bool:
     """Whether the student after ``number`` stages is one that a stage on images begins with or has taught."""
-    return any(stage.images for stage in run.stages[:number]) or (
-        number < len(run.stages) and run.stages[number].images
-    )
+    return needs(run.stages[: number + 1], "images")
 
 
 class ImageTests:

@@ -66,7 +66,7 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     ("vision/**/value/bias", (TENSOR,)),
     ("vision/**/up/bias", (TENSOR,)),
     ("projector/kernel", (SHARDS, TENSOR)),
-    ("contrastive/log_scale", ()),
+    ("losses/**", ()),
     ("encoder/**/query/bias", (TENSOR,)),
     ("encoder/**/key/bias", (TENSOR,)),
     ("encoder/**/value/bias", (TENSOR,)),

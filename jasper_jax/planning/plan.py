@@ -15,7 +15,7 @@ from jasper_jax.parameters.sharding import Placed, mesh_axes, mesh_sizes_of, par
 from jasper_jax.planning.estimate import Estimate, estimate
 from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.memory import DoesNotFit, does_not_fit
-from jasper_jax.planning.programs import Step, lower_step
+from jasper_jax.planning.programs import lower_step
 from jasper_jax.planning.topology import Topology, topology_mesh
 from jasper_jax.planning.work import Analysis, analyse
 from jasper_jax.recipe.stages import ResolvedStage
@@ -23,6 +23,7 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.student import Student
+from jasper_jax.training.lowering import LoweredStep
 from jasper_jax.training.mesh import mesh_sizes
 
 
@@ -120,7 +121,7 @@ def _made_to_fit(
     say(f"{stage.name}: no setting of one recipe makes it fit on {topology}; take more chips, or more memory a chip")
 
 
-def state_bytes(step: Step) -> dict[str, int]:
+def state_bytes(step: LoweredStep) -> dict[str, int]:
     """Bytes on one device of what lasts from step to step."""
     parts = {"trained": step.trained, "frozen": step.frozen, "optimizer": step.optimizer, "teachers": step.teachers}
     return {name: sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(tree)) for name, tree in parts.items()}
@@ -130,6 +131,6 @@ def _shard_bytes(leaf: Any) -> int:
     return int(np.prod(leaf.sharding.shard_shape(leaf.shape))) * leaf.dtype.itemsize
 
 
-def leaves(step: Step, mesh: Mesh) -> tuple[tuple[Placed, tuple[int, ...], int], ...]:
+def leaves(step: LoweredStep, mesh: Mesh) -> tuple[tuple[Placed, tuple[int, ...], int], ...]:
     """``sharding.parts`` of all the stage's parameters."""
     return tuple(parts({**step.frozen, **step.trained}, mesh))

@@ -6,10 +6,11 @@ leaves out of a stage comes from the stage's preset in ``jasper_jax.recipe.stage
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
 
+from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
 
 # ---------------------------------------------------------------------------------------------- models
@@ -131,13 +132,30 @@ class Head(Section):
     """Whether the cosine loss applies; None: where the dimensions agree and the target is the teachers."""
 
 
-class Losses(Section):
-    """Weights of the three losses (paper section 2.2) and the relative loss's margin."""
+_LOSS_KEYS: Any = {
+    **{name: (NonNegative, term.weight) for name, term in TERMS.items()},
+    **{name: (NonNegative, value) for term in TERMS.values() for name, value in term.settings.items()},
+}
+_LossKeys: Any = create_model("_LossKeys", __base__=Section, **_LOSS_KEYS)
 
-    cosine: NonNegative = 10.0
-    similarity: NonNegative = 200.0
-    relative: NonNegative = 20.0
-    margin: NonNegative = 0.015
+
+class Losses(_LossKeys):
+    """Weights of the loss terms and the settings of some: the table of ``jasper_jax.losses.terms``."""
+
+    @property
+    def all_weights(self) -> dict[str, float]:
+        """Term -> weight, 0 for a term that is not computed."""
+        return {name: getattr(self, name) for name in TERMS}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The terms with a weight, in the table's order."""
+        return {name: weight for name, weight in self.all_weights.items() if weight}
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The settings of all terms."""
+        return {name: getattr(self, name) for term in TERMS.values() for name in term.settings}
 
 
 # ---------------------------------------------------------------------------------------------- stages
@@ -146,15 +164,13 @@ class Losses(Section):
 class Stage(Section):
     """One stage. What is None is filled from the preset ``stage`` (see ``jasper_jax.recipe.stages``)."""
 
-    stage: Literal[1, 2, 3, 4] | None = None
+    stage: int | str | None = None
+    """A preset of ``jasper_jax.recipe.stages``: 1, 2, 3 or 4."""
     name: Name | None = None
     train: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; the rest is frozen."""
     last_layers: PositiveInt | None = None
     """Stage 2's k: how many encoder layers it trains (paper: 3 of 28). Stage 4: how many vision layers; None: all."""
-    contrastive: NonNegative = 0.0
-    """Stage 4: weight of a sigmoid image-text loss over the batch (arXiv 2303.15343), added to the distillation losses;
-    beyond the paper."""
     heads: Annotated[list[Name], Field(min_length=1)] | None = None
     losses: Losses | None = None
     reduce_heads: Literal["sum", "mean"] | None = None

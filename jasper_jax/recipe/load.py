@@ -47,7 +47,7 @@ def parse_recipe(plain: Any, where: str) -> Recipe:
         recipe = Recipe.model_validate(plain)
     except ValidationError as error:
         raise UserError(describe(error, where)) from None
-    from jasper_jax.recipe.stages import check_recipe
+    from jasper_jax.recipe.checks import check_recipe
 
     check_recipe(recipe)
     return recipe

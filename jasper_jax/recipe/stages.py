@@ -1,35 +1,56 @@
 """The stages as data: what each one trains, on which heads, with which losses (paper section 3, DESIGN "The stages").
 
 A recipe's stage names a preset (``stage: 2``) and overrides what it likes; :func:`resolve_stages` fills in the rest.
-Which leaves a pattern covers is decided in ``jasper_jax.parameters.patterns``.
+Which leaves a pattern covers is decided in ``jasper_jax.parameters.patterns``, what a kind of stage does in
+``jasper_jax.training``; here stands what the recipe has to know of either.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Literal
 
-from jasper_jax.recipe.config import Head, Losses, Recipe, Stage
+from jasper_jax.losses.terms import TERMS
+from jasper_jax.recipe.config import Losses, Recipe, Stage
 from jasper_jax.runtime.errors import UserError, nearest
-from jasper_jax.runtime.remote import is_remote
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of stage.
+
+    ``implementation``: ``module:class`` of a ``jasper_jax.training.stage_kind.StageKind``. ``store``: the part of the
+    recipe whose data it learns from. ``unit``: one item of a batch. ``taught_by``: what teaches its heads, None: each
+    head's own ``target``. ``pads_batches``: rows are filled up where a batch does not divide over the devices.
+    ``train``: more default patterns of what it trains, ``check``: what the recipe must have for it.
+    """
+
+    implementation: str
+    store: Literal["texts", "images"]
+    unit: str
+    taught_by: str | None = None
+    pads_batches: bool = False
+    train: Callable[[Recipe, Stage], Sequence[str]] = lambda recipe, stage: ()
+    check: Callable[[Recipe, ResolvedStage, Sequence[ResolvedStage]], None] = lambda recipe, stage, before: None
 
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What the paper does in a stage. ``{k}`` in a pattern stands for ``last_layers``. ``images``: it learns from
-    images and their captions' own vectors."""
+    """What the paper does in a stage. In a pattern ``{k}`` stands for ``last_layers``, ``{first}`` for the first
+    head."""
 
     train: tuple[str, ...]
     all_heads: bool
     reduce_heads: Literal["sum", "mean"] = "sum"
-    images: bool = False
+    kind: str = "texts"
 
 
-PRESETS: dict[int, Preset] = {
+PRESETS: dict[int | str, Preset] = {
     1: Preset(train=("heads/{first}/**",), all_heads=False),
     2: Preset(train=("heads/{first}/**", "encoder/layers[-{k}:]/**"), all_heads=False),
     3: Preset(train=("**",), all_heads=True),
-    4: Preset(train=("vision/**",), all_heads=True, reduce_heads="mean", images=True),
+    4: Preset(train=(), all_heads=True, reduce_heads="mean", kind="images"),
 }
 
 
@@ -44,7 +65,7 @@ class ResolvedStage:
     losses: Losses
     reduce_heads: Literal["sum", "mean"]
     settings: Stage
-    images: bool = False
+    kind: Kind
 
     @property
     def steps(self) -> int:
@@ -54,77 +75,30 @@ class ResolvedStage:
     def batch_size(self) -> int:
         return self.settings.batch_size
 
+    @property
+    def learned_terms(self) -> list[str]:
+        """The loss terms with numbers of their own that the stage trains."""
+        return [name for name in self.losses.weights if TERMS[name].learned]
 
-def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
-    """The recipe's stages with presets filled in.
-
-    Raises:
-      UserError: a stage without preset names no ``train`` or ``heads``; preset 2 without ``last_layers``; two
-        stages of one name; an unknown head; a stage on images in a recipe without them.
-    """
-    stages: list[ResolvedStage] = []
-    for index, stage in enumerate(recipe.stages):
-        where = f"stages[{index}]"
-        preset = PRESETS.get(stage.stage or 0)
-        if preset is None and (stage.train is None or stage.heads is None):
-            raise UserError(f"{where}: give stage: 1, 2, 3 or 4, or both train and heads")
-        first = next(iter(recipe.heads))
-        heads = stage.heads or (list(recipe.heads) if preset and preset.all_heads else [first])
-        for head in heads:
-            if head not in recipe.heads:
-                raise UserError(
-                    f"{where}.heads: no head {head!r}; heads are {', '.join(recipe.heads)}"
-                    + nearest(head, list(recipe.heads))
-                )
-        if len(set(heads)) != len(heads):
-            raise UserError(f"{where}.heads: a head is named twice: {', '.join(heads)}")
-        train = stage.train
-        if train is None:
-            assert preset is not None
-            if any("{k}" in p for p in preset.train) and stage.last_layers is None:
-                raise UserError(f"{where}: stage 2 needs last_layers, how many encoder layers it trains")
-            train = [p.format(first=heads[0], k=stage.last_layers) for p in preset.train]
-            if preset.images:
-                train = _vision_patterns(recipe, stage)
-        elif stage.last_layers is not None:
-            raise UserError(f"{where}: last_layers and train are two ways to say the same; keep one")
-        name = stage.name or (f"stage-{stage.stage}" if stage.stage else f"stage-{index + 1}")
-        if name in {s.name for s in stages}:
-            raise UserError(f"{where}: a second stage is called {name!r}; give it another name")
-        stages.append(
-            ResolvedStage(
-                index=index,
-                name=name,
-                train=tuple(train),
-                heads=tuple(heads),
-                losses=stage.losses or recipe.losses,
-                reduce_heads=stage.reduce_heads or (preset.reduce_heads if preset else "sum"),
-                settings=stage,
-                images=bool(preset and preset.images),
-            )
-        )
-        _check_images(recipe, stages, where)
-    return stages
+    def learns_from(self, store: str) -> bool:
+        """Whether its batches come from this store, ``texts`` or ``images``."""
+        return self.kind.store == store
 
 
 def _vision_patterns(recipe: Recipe, stage: Stage) -> list[str]:
-    """What a stage on images trains: the vision encoder or its last layers, the projector if there is one."""
+    """The vision encoder or its last layers, and the projector if there is one."""
     vision = "vision/**" if stage.last_layers is None else f"vision/layers[-{stage.last_layers}:]/**"
     projector = recipe.student.vision is not None and recipe.student.vision.projector != "none"
-    return [vision, *(["projector/**"] if projector else []), *(["contrastive/**"] if stage.contrastive else [])]
+    return [vision, *(["projector/**"] if projector else [])]
 
 
-def _check_images(recipe: Recipe, stages: list[ResolvedStage], where: str) -> None:
-    stage = stages[-1]
-    if not stage.images:
-        if stage.settings.contrastive:
-            raise UserError(f"{where}.contrastive: a loss between images and texts, for stage: 4; leave it out")
-        return
+def _check_images(recipe: Recipe, stage: ResolvedStage, before: Sequence[ResolvedStage]) -> None:
+    where = f"stages[{stage.index}]"
     if recipe.student.vision is None:
         raise UserError(f"{where}: stage 4 needs student.vision, the vision encoder that it trains")
     if recipe.images is None:
         raise UserError(f"{where}: stage 4 needs images, the pairs that it learns from")
-    taught = {h for s in stages if not s.images for h in s.heads}
+    taught = {head for earlier in before if earlier.kind is not stage.kind for head in earlier.heads}
     for head in stage.heads:
         if head not in taught and recipe.heads[head].init != "model":
             raise UserError(
@@ -133,84 +107,119 @@ def _check_images(recipe: Recipe, stages: list[ResolvedStage], where: str) -> No
             )
 
 
-def on_texts(recipe: Recipe) -> list[ResolvedStage]:
-    """The stages that learn from texts."""
-    return [stage for stage in resolve_stages(recipe) if not stage.images]
+def _check_targets(recipe: Recipe, stage: ResolvedStage, before: Sequence[ResolvedStage]) -> None:
+    for head in stage.heads:
+        target = recipe.heads[head].target
+        if target in recipe.heads and target not in stage.heads:
+            raise UserError(
+                f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage lacks; add {target}"
+            )
+
+
+KINDS: dict[str, Kind] = {
+    "texts": Kind("jasper_jax.training.text_stage:TextStage", "texts", "texts", check=_check_targets),
+    "images": Kind(
+        "jasper_jax.training.image_stage:ImageStage",
+        "images",
+        "pairs",
+        taught_by="caption",
+        pads_batches=True,
+        train=_vision_patterns,
+        check=_check_images,
+    ),
+}
+
+
+def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
+    """The recipe's stages with presets filled in.
+
+    Raises:
+      UserError: an unknown preset; a stage without preset names no ``train`` or ``heads``; preset 2 without
+        ``last_layers``; two stages of one name; an unknown head; losses that the kind of stage does not have; a stage
+        on images in a recipe without them.
+    """
+    stages: list[ResolvedStage] = []
+    for index, stage in enumerate(recipe.stages):
+        resolved = _resolve(recipe, index, stage)
+        if resolved.name in {earlier.name for earlier in stages}:
+            raise UserError(f"stages[{index}]: a second stage is called {resolved.name!r}; give it another name")
+        _check_losses(resolved)
+        resolved.kind.check(recipe, resolved, stages)
+        stages.append(resolved)
+    return stages
+
+
+def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
+    where = f"stages[{index}]"
+    preset = None if stage.stage is None else PRESETS.get(stage.stage)
+    if stage.stage is not None and preset is None:
+        raise UserError(f"{where}.stage: {stage.stage!r} is not a preset; allowed are {_presets()}")
+    if preset is None and (stage.train is None or stage.heads is None):
+        raise UserError(f"{where}: give stage: {_presets()}, or both train and heads")
+    kind = KINDS[preset.kind if preset else "texts"]
+    heads = stage.heads or (list(recipe.heads) if preset and preset.all_heads else [next(iter(recipe.heads))])
+    for head in heads:
+        if head not in recipe.heads:
+            raise UserError(
+                f"{where}.heads: no head {head!r}; heads are {', '.join(recipe.heads)}"
+                + nearest(head, list(recipe.heads))
+            )
+    if len(set(heads)) != len(heads):
+        raise UserError(f"{where}.heads: a head is named twice: {', '.join(heads)}")
+    losses = stage.losses or recipe.losses
+    train = stage.train
+    if train is None:
+        assert preset is not None
+        if any("{k}" in pattern for pattern in preset.train) and stage.last_layers is None:
+            raise UserError(f"{where}: stage {stage.stage} needs last_layers, how many encoder layers it trains")
+        train = [pattern.format(first=heads[0], k=stage.last_layers) for pattern in preset.train]
+        train += kind.train(recipe, stage)
+        if "**" not in train:
+            train += [f"losses/{name}/**" for name in losses.weights if TERMS[name].learned]
+    elif stage.last_layers is not None:
+        raise UserError(f"{where}: last_layers and train are two ways to say the same; keep one")
+    return ResolvedStage(
+        index=index,
+        name=stage.name or (f"stage-{stage.stage}" if stage.stage is not None else f"stage-{index + 1}"),
+        train=tuple(train),
+        heads=tuple(heads),
+        losses=losses,
+        reduce_heads=stage.reduce_heads or (preset.reduce_heads if preset else "sum"),
+        settings=stage,
+        kind=kind,
+    )
+
+
+def _presets() -> str:
+    *names, last = map(str, PRESETS)
+    return f"{', '.join(names)} or {last}"
+
+
+def _check_losses(stage: ResolvedStage) -> None:
+    where, kind = f"stages[{stage.index}].losses", next(name for name, kind in KINDS.items() if kind is stage.kind)
+    for name in stage.losses.weights:
+        if kind not in TERMS[name].stages:
+            able = " or ".join(TERMS[name].stages)
+            raise UserError(f"{where}.{name}: this loss is for stages on {able}; set its weight to 0 for this stage")
+    if not stage.losses.weights:
+        raise UserError(f"{where}: all weights are 0, nothing would be learnt")
 
 
 def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
-    """Why a stage has no losses on held-out texts, which are taken in whole batches of the stage."""
+    """Why a stage has no losses on held-out data, which are taken in whole batches of the stage."""
+    unit = stage.kind.unit
     return (
-        f"no losses on held-out texts: stages[{stage.index}].batch_size is {stage.batch_size}, only {held_out:,} texts"
-        f" are held out; lower it or raise texts.held_out"
+        f"no losses on held-out {unit}: stages[{stage.index}].batch_size is {stage.batch_size}, only {held_out:,}"
+        f" {unit} are held out; lower it or raise {stage.kind.store}.held_out"
     )
+
+
+def needs(stages: Sequence[ResolvedStage], store: str) -> bool:
+    """Whether some stage learns from this store, ``texts`` or ``images``."""
+    return any(stage.learns_from(store) for stage in stages)
 
 
 def uses_teachers(recipe: Recipe) -> bool:
     """Whether any head a stage trains on is taught by teacher vectors (else no vector store is needed)."""
-    return any(recipe.heads[h].target == "teachers" for stage in on_texts(recipe) for h in stage.heads)
-
-
-_INSTEAD = {"run_dir": ", and the address as mirror", "stores": ", to which the stores are copied first"}
-
-
-def check_recipe(recipe: Recipe) -> None:
-    """What can be wrong between sections, as one UserError."""
-    for key in ("run_dir", "stores"):
-        if "\0" in (getattr(recipe, key) or ""):
-            raise UserError(f"{key}: {getattr(recipe, key)!r} has a NUL character, which no path can have")
-        if is_remote(getattr(recipe, key) or ""):
-            raise UserError(
-                f"{key}: {getattr(recipe, key)!r} is in object storage, where nothing can be locked or mapped; give a"
-                f" folder of this machine (a mount will do){_INSTEAD[key]}"
-            )
-    if recipe.mirror is not None and not is_remote(recipe.mirror):
-        raise UserError(f"mirror: {recipe.mirror!r} is no address in object storage, such as gs://bucket/folder")
-    names = [t.name for t in recipe.teachers]
-    for i, name in enumerate(names):
-        if name in names[:i]:
-            raise UserError(f"teachers[{i}].name: a second teacher is called {name!r}; give it another name")
-    tests = [t.name for t in recipe.evaluation.retrieval]
-    for i, name in enumerate(tests):
-        if name in tests[:i]:
-            raise UserError(f"evaluation.retrieval[{i}].name: a second test is called {name!r}; give it another name")
-    for name, head in recipe.heads.items():
-        _check_head(recipe, name, head)
-    stages = resolve_stages(recipe)
-    if recipe.texts is None and on_texts(recipe):
-        raise UserError(f"texts: this key is required, {on_texts(recipe)[0].name} learns from texts")
-    if uses_teachers(recipe) and not recipe.teachers:
-        raise UserError("teachers: none is given, but a head's target is teachers; add one or set target: pooled")
-    for stage in stages:
-        losses = stage.losses
-        if not (losses.cosine or losses.similarity or losses.relative or stage.settings.contrastive):
-            raise UserError(f"stages[{stage.index}].losses: all three weights are 0, nothing would be learnt")
-        for head in stage.heads if not stage.images else ():
-            target = recipe.heads[head].target
-            if target in recipe.heads and target not in stage.heads:
-                raise UserError(
-                    f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage lacks; add {target}"
-                )
-
-
-def _check_head(recipe: Recipe, name: str, head: Head) -> None:
-    where = f"heads.{name}"
-    if name in ("teachers", "pooled"):
-        raise UserError(f"{where}: {name!r} is what a target can be; give the head another name, e.g. fc1")
-    if head.target not in ("teachers", "pooled") and head.target not in recipe.heads:
-        allowed = ["teachers", "pooled", *(h for h in recipe.heads if h != name)]
-        raise UserError(f"{where}.target: {head.target!r} is not one of {', '.join(allowed)}")
-    if head.target == name:
-        raise UserError(f"{where}.target: a head cannot teach itself")
-    if head.target in recipe.heads and recipe.heads[head.target].target in recipe.heads:
-        raise UserError(
-            f"{where}.target: {head.target} is itself taught by a head; its target must be teachers or pooled"
-        )
-    if head.cosine and head.target != "teachers":
-        raise UserError(f"{where}.cosine: the cosine loss needs target: teachers, the target is {head.target}")
-    if isinstance(head.dim, int):
-        for m in head.nested:
-            if m >= head.dim:
-                raise UserError(f"{where}.nested: {m} is not smaller than the head's dim {head.dim}")
-    if len(set(head.nested)) != len(head.nested):
-        raise UserError(f"{where}.nested: a dimension is named twice: {head.nested}")
+    stages = [stage for stage in resolve_stages(recipe) if stage.kind.taught_by is None]
+    return any(recipe.heads[head].target == "teachers" for stage in stages for head in stage.heads)

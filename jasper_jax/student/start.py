@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config import Student as StudentSettings
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.student import HeadShape, Student
@@ -109,7 +109,6 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         assert source.vision is not None
         tokenizer = None if source.described else source.tokenizer(max_length)
         sight = sight_of(settings.vision, source.vision, tokenizer, encoder, max_length)
-        sight = dataclasses.replace(sight, contrastive=any(stage.contrastive for stage in recipe.stages))
         encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
     return Student(
         encoder=encoder,
@@ -122,6 +121,7 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         dropout=settings.dropout,
         vector_dropout=settings.vector_dropout,
         sight=sight,
+        learned_terms=tuple(dict.fromkeys(t for stage in resolve_stages(recipe) for t in stage.learned_terms)),
     )
 
 
@@ -157,7 +157,7 @@ def starting_params(recipe: Recipe, student: Student, source: StudentSource) -> 
         assert settings.vision is not None
         assert source.vision is not None
         params |= load_vision(settings.vision, source.vision, student.sight, recipe.seed)
-    return params
+    return params | student.init_terms()
 
 
 def load_student(

@@ -1,7 +1,8 @@
 """The student: an encoder, pooling, and projection heads. Token ids in, one vector per head out.
 
 Its canonical parameters are ``{"encoder": ..., "heads": {name: {"kernel", "bias"}}}``, with ``vision`` and perhaps
-``projector`` where it sees (``jasper_jax.vision``); everything else about it is static and lives in :class:`Student`.
+``projector`` where it sees (``jasper_jax.vision``), and ``losses`` where a loss term has numbers of its own; everything
+else about it is static and lives in :class:`Student`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.packed import Packed, _in_pieces, encode_packed
 from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.losses.terms import TERMS
 from jasper_jax.parameters.sharding import ROWS, WIDE, constrain
 from jasper_jax.student.heads import init_head, project
 from jasper_jax.vision.sight import Sight
@@ -44,6 +46,8 @@ class Student:
     dropout: float
     vector_dropout: float
     sight: Sight | None = None
+    learned_terms: tuple[str, ...] = ()
+    """The loss terms with numbers of their own, which are trained but not exported."""
 
     @property
     def width(self) -> int:
@@ -58,7 +62,15 @@ class Student:
         """Random parameters, a function of the seed alone."""
         key = jax.random.key(seed)
         seeing = self.sight.init(seed) if self.sight else {}
-        return {"encoder": self.encoder.init(jax.random.fold_in(key, 0)), "heads": self.init_heads(seed), **seeing}
+        encoder = self.encoder.init(jax.random.fold_in(key, 0))
+        return {"encoder": encoder, "heads": self.init_heads(seed), **seeing, **self.init_terms()}
+
+    def init_terms(self) -> dict[str, Any]:
+        """The learned numbers of loss terms at their start: ``{"losses": {term: {name: scalar}}}``, empty without."""
+        if not self.learned_terms:
+            return {}
+        start = {term: {k: jnp.float32(v) for k, v in TERMS[term].learned.items()} for term in self.learned_terms}
+        return {"losses": start}
 
     def init_heads(self, seed: int) -> dict[str, Any]:
         """Random heads, each a function of the seed and its place in the recipe."""

@@ -2,34 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import LoadedBatch, TokenCounts
-from jasper_jax.checkpoints.checkpoint import Position
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
-from jasper_jax.parameters.sharding import make_mesh, shardings
+from jasper_jax.parameters.sharding import make_mesh
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run, checkpoints_of, environment
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import load_student
 from jasper_jax.teachers.vectors import TeacherView
-from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, mesh_sizes, put_params
+from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
+from jasper_jax.training.mesh import abstract_params, mesh_sizes, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
-from jasper_jax.training.partition import Flat, Partition, make_partition
-from jasper_jax.training.prepare import Training, image_batches, text_batches, with_new_parts
-from jasper_jax.training.stage_log import Compiled, StageLog
-from jasper_jax.training.step import Teaching, active_params, make_program
-
-Params = dict[str, Any]
+from jasper_jax.training.partition import Partition, make_partition
+from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
+from jasper_jax.training.stage_log import StageLog
+from jasper_jax.training.stage_programs import CompiledPrograms
+from jasper_jax.training.stage_state import StageState
+from jasper_jax.training.step import make_program
+from jasper_jax.training.teaching import Teaching
 
 
 def train(
@@ -53,31 +53,31 @@ def train(
             run.recipe, view.dim if view else None, run.student_source(), run.vision_source()
         )
     mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
+    kinds = [make_kind(run.recipe, stage, student) for stage in run.stages]
+    inputs = Inputs(mesh, tokenizer, run.folder, texts, pairs, view, run.progress)
     checkpoints = checkpoints_of(run)
-    at, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
-    if at.stage == len(run.stages) and has_start:
+    position, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
+    if position.stage == len(run.stages) and has_start:
         return True
-    before = checkpoints.final(at.stage - 1) if at.stage else checkpoints.start()
-    # Refused, if they are to be, while the metrics of later steps are still there.
+    before = checkpoints.final(position.stage - 1) if position.stage else checkpoints.start()
+    # Read, and perhaps refused, before ``Metrics`` truncates metrics.jsonl.
     if has_start:
         checkpoints.metadata(before)
-    if at.step:
-        checkpoints.metadata(checkpoints.step(at.stage, at.step))
-    # The starts of heads and the evaluations use the student's own length, batches the training's.
-    cutter = tokenizer.with_max_length(min(run.recipe.training.max_length or student.max_length, student.max_length))
-    counts = TokenCounts(texts, cutter, student.prompts, run.folder / "token_counts") if texts else None
+    if position.step:
+        checkpoints.metadata(checkpoints.step(position.stage, position.step))
     sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
-    metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(at.stage, at.step))
-    context = Training(
-        run, mesh, student, tokenizer, cutter, texts, pairs, view, counts, checkpoints, metrics, timings, stop
-    )
+    metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    metadata = {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
     try:
-        if not has_start:  # the first command, or a damaged one was deleted
-            _keep_start(context, params)
-        params = checkpoints.load(before, abstract_params(params, mesh))
-        for stage in run.stages[at.stage :]:
-            step = at.step if stage.index == at.stage else 0
-            trained = _train_stage(context, stage, params, step)
+        if not has_start:  # the first command, or a damaged checkpoint was deleted
+            begun = kinds[0].begin(inputs, put_params(params, mesh), [])
+            checkpoints.save(checkpoints.start(), begun, {"stage": 0, "step": 0, **metadata})
+            checkpoints.wait()
+        params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
+        for kind in kinds[position.stage :]:
+            first_step = position.step if kind.stage.index == position.stage else 0
+            trainer = StageTrainer(kind, run.stages, inputs, checkpoints, metrics, metadata)
+            trained = trainer.train(params, first_step, timings, stop)
             if trained is None:
                 return False
             params = trained
@@ -87,104 +87,112 @@ def train(
     return True
 
 
-def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_step: int) -> Params | None:
-    """One stage from ``first_step`` on; the canonical parameters after it, or None when asked to stop."""
-    run, recipe = context.run, context.run.recipe
-    settings = recipe.training
-    began = time.monotonic()
+class StageTrainer:
+    """One stage of a run."""
 
-    active = active_params(stage, params)
-    partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
-    restored = first_step and any(name.startswith("projector/") for name in partition.trained)
-    if stage.index and not restored:  # the first stage's are in the checkpoint ``start``
-        params = with_new_parts(context, stage, params)
-        active = active_params(stage, params)
-    program = make_program(recipe, stage, context.student, partition, Teaching.of(context.view), context.mesh)
-    trained, frozen = _split(partition, active, context.mesh)
-    if first_step:
-        path = context.checkpoints.step(stage.index, first_step)
-        _report_environment(context.checkpoints.metadata(path))
-        state = abstract_state(program.optimizer, trained, context.mesh)
-        found = context.checkpoints.load(path, {"trained": abstract_params(trained, context.mesh), "optimizer": state})
-        trained, opt_state = found["trained"], found["optimizer"]
-    else:
-        opt_state = begin_state(program.optimizer, trained, context.mesh)
+    def __init__(
+        self,
+        kind: StageKind,
+        stages: list[ResolvedStage],
+        inputs: Inputs,
+        checkpoints: Checkpoints,
+        metrics: Metrics,
+        metadata: Mapping[str, Any],
+    ):
+        """``metadata``: kept with every checkpoint."""
+        self.kind, self.stage, self.settings = kind, kind.stage, kind.recipe.training
+        self.earlier = stages[: kind.stage.index]
+        self.inputs, self.checkpoints, self.metrics, self.metadata = inputs, checkpoints, metrics, metadata
 
-    if stage.images:
-        assert context.pairs is not None
-        batches = image_batches(run, stage, context.mesh, context.student, context.tokenizer, context.pairs, params)
-    else:
-        batches = text_batches(context, stage)
-    if not batches.held_out_batches:
-        held_out = context.pairs if stage.images else context.texts
-        say(f"{stage.name}: {no_held_out_losses(stage, held_out.size('held_out') if held_out else 0)}")
-    online = () if stage.images or context.view is None else context.view.online
-    teachers = {one.name: put_params(one.params, context.mesh) for one in online if one.name in batches.online}
-    compiled = Compiled(program, context.mesh)
-    log = StageLog(stage, compiled, context.metrics, batches.shown, run.folder)
-    offset = sum(s.steps for s in run.stages[: stage.index])
-    pending: tuple[int, LoadedBatch, Any] | None = None
-    step = first_step
+    def train(self, params: Params, first_step: int, timings: Timings, stop: Callable[[int], bool]) -> Params | None:
+        """From ``first_step`` on; the canonical parameters after the stage, or None when asked to stop."""
+        began = time.monotonic()
+        stage, steps_before = self.stage, sum(earlier.steps for earlier in self.earlier)
+        active = self.kind.active(params)
+        partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
+        if stage.index and not (first_step and self._restores_new_parts(partition, active)):
+            params = self.kind.begin(self.inputs, params, self.earlier)  # the first stage: in the checkpoint ``start``
+        batches = self.kind.batches(self.inputs, params)
+        state, programs = self._prepare(params, partition, batches, first_step)
+        step = first_step
+        with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
+            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress)
+            with self._hooks(state, programs, batches, log, first_step) as call_hooks:
+                if not step:
+                    call_hooks(Moment(0, steps_before, last=not stage.steps))
+                for batch in batches.iterate(step, self.settings.workers):
+                    metrics = state.step(programs, batch.arrays, batch.number)
+                    step, last = batch.number + 1, batch.number + 1 == stage.steps
+                    stopping = stop(steps_before + step) and not last
+                    moment = Moment(step, steps_before + step, last, stopping, batch, metrics)
+                    log.step(moment)
+                    call_hooks(moment)
+                    if stopping:
+                        break
+        seconds = time.monotonic() - began
+        timings.add("compiling", programs.seconds)
+        timings.add(f"training: {stage.name}", seconds - programs.seconds)
+        if step < stage.steps:
+            self.checkpoints.wait()
+            say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
+            return None
+        params = state.canonical()
+        self.checkpoints.save_final(stage.index, params, self.metadata)
+        log.summary(seconds)
+        return params
 
-    with bar(f"{stage.name}", stage.steps, "steps", start=first_step, enabled=run.progress) as progress:
-        for batch in batches.iterate(first_step, settings.workers):
-            number = np.int32(batch.number)
-            trained, opt_state, values = compiled.step(trained, opt_state, frozen, teachers, batch.arrays, number)
-            if pending:
-                log.step(*pending)  # read a step late, so that the device is never waited for
-            pending = (offset + batch.number + 1, batch, values)
-            step = batch.number + 1
-            progress.advance(note=log.note)
-            last, asked = step == stage.steps, context.stop(offset + step)
-            evaluating = settings.evaluate_every and step % settings.evaluate_every == 0
-            saving = step % settings.save_every == 0 and not last
-            if last or evaluating or saving or asked:
-                log.step(*pending)  # a checkpoint is written only once all its steps are known to be finite
-                pending = None
-            if last or evaluating:
-                log.evaluation(offset + step, step, batches, partial(compiled.evaluate, trained, frozen, teachers))
-            if (saving or asked) and not last:
-                context.checkpoints.save_step(
-                    Position(stage.index, step), {"trained": trained, "optimizer": opt_state}, _metadata(run)
-                )
-            if asked and not last:
-                break
+    def _restores_new_parts(self, partition: Partition, active: Params) -> bool:
+        """Whether a checkpoint within the stage holds all that the stage gave a start: what it trains."""
+        new = tuple(f"{part}/" for part in self.kind.new_parts(self.earlier))
+        return all(name in partition.trained for name in flatten(active) if name.startswith(new)) if new else True
 
-    seconds = time.monotonic() - began
-    context.timings.add("compiling", compiled.seconds)
-    context.timings.add(f"training: {stage.name}", seconds - compiled.seconds)
-    if step < stage.steps:
-        context.checkpoints.wait()
-        say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
-        return None
-    after = _canonical(partition, trained, frozen, context.mesh)
-    after = {**params, **after, "heads": {**params["heads"], **after["heads"]}}
-    context.checkpoints.save_final(stage.index, after, _metadata(run))
-    say(
-        f"{stage.name}: {stage.steps} steps in {seconds:,.0f} s, {compiled.seconds:,.0f} s of them compiling"
-        f" {compiled.count} programs; padding {log.padding_share:.1%}; loss {log.first_loss:.4g} -> {log.last_loss:.4g}"
-    )
-    return after
+    def _prepare(
+        self, params: Params, partition: Partition, batches: StageBatches, first_step: int
+    ) -> tuple[StageState, CompiledPrograms]:
+        """The stage's state, begun or restored, and its programs. ``params`` are taken over."""
+        mesh, view = self.inputs.mesh, self.inputs.teachers
+        program = make_program(self.kind, partition, Teaching.of(view), mesh)
+        online = {t.name: t.params for t in (view.online if view else ()) if t.name in batches.online}
+        state = StageState(self.kind, program, params, mesh, online)
+        if first_step:
+            path = self.checkpoints.step(self.stage.index, first_step)
+            _report_environment(self.checkpoints.metadata(path))
+            state.restore(self.checkpoints.load(path, state.abstract))
+        else:
+            state.begin()
+        return state, CompiledPrograms(program, mesh, self.kind.whole)
 
+    @contextlib.contextmanager
+    def _hooks(
+        self, state: StageState, programs: CompiledPrograms, batches: StageBatches, log: StageLog, first_step: int
+    ) -> Iterator[Callable[[Moment], None]]:
+        """What happens between steps; yields the function that calls the hooks that are due."""
+        settings, stage, store = self.settings, self.stage, self.stage.kind.store
+        if not batches.held_out_batches:
+            data = {"texts": self.inputs.texts, "images": self.inputs.pairs}[store]
+            say(f"{stage.name}: {no_held_out_losses(stage, data.size('held_out') if data else 0)}")
 
-def _split(partition: Partition, active: Params, mesh: Mesh) -> tuple[Flat, Flat]:
-    """The stage's trained and frozen leaves, copied: the step donates its arguments, ``active`` is still needed."""
-    placed = tuple(shardings(part, mesh) for part in jax.eval_shape(partition.split, active))
-    return jax.jit(partition.split, out_shardings=placed)(active)
+        def save(step: int) -> None:
+            self.checkpoints.save_step(Position(stage.index, step), state.saved, self.metadata)
 
+        profile = Profile(settings.profile_steps, first_step, self.inputs.folder / "profile" / stage.name)
+        hooks: list[Hook] = [
+            profile,
+            Evaluate(settings.evaluate_every, batches, lambda arrays: state.evaluate(programs, arrays), log.evaluation),
+            Save(settings.save_every, save),
+        ]
 
-def _canonical(partition: Partition, trained: Flat, frozen: Flat, mesh: Mesh) -> Params:
-    """The stage's leaves as one tree with one stack of layers."""
-    placed = shardings(jax.eval_shape(partition.canonical, trained, frozen), mesh)
-    return jax.jit(partition.canonical, out_shardings=placed)(trained, frozen)
+        def call(moment: Moment) -> None:
+            due = [hook for hook in hooks if hook.due(moment)]
+            if due or moment.last or moment.stopping:
+                log.flush()  # a checkpoint is written only once all its steps are known to be finite
+            for hook in due:
+                hook(moment)
 
-
-def _keep_start(context: Training, params: Params) -> None:
-    """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
-    begun = with_new_parts(context, context.run.stages[0], put_params(params, context.mesh))
-    metadata = {"stage": 0, "step": 0, **_metadata(context.run)}
-    context.checkpoints.save(context.checkpoints.start(), begun, metadata)
-    context.checkpoints.wait()
+        try:
+            yield call
+        finally:
+            profile.close()
 
 
 def host_device() -> Any:
@@ -193,10 +201,6 @@ def host_device() -> Any:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:  # JAX_PLATFORMS names no cpu
         return jax.local_devices()[0]
-
-
-def _metadata(run: Run) -> dict[str, Any]:
-    return {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
 
 
 def _report_environment(metadata: Mapping[str, Any]) -> None:

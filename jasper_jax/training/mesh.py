@@ -28,7 +28,7 @@ def mesh_sizes(
     Raises:
       UserError: the product is not the number of devices, or a batch does not divide.
     """
-    stages = [stage for stage in stages if not stage.images]  # rows of images are filled up
+    stages = [stage for stage in stages if not stage.kind.pads_batches]
     batches = sorted({stage.batch_size for stage in stages})
     if not isinstance(wanted, MeshSizes):
         for fsdp in (d for d in range(devices, 0, -1) if devices % d == 0):
@@ -95,16 +95,12 @@ def begin_state(optimizer: optax.GradientTransformation, trained: Mapping[str, A
     return jax.jit(optimizer.init, out_shardings=placed)(trained)
 
 
-WHOLE = ("slots", "captions", "same")
-"""What of a batch lies on every device: it is small, and has no row for a row of tokens."""
-
-
-def batch_shardings(batch: Any, mesh: Mesh) -> Any:
-    """Of a step's batch: rows of tokens, of pixels and of teachers' vectors over the devices, the rest on all."""
-    rows, whole = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+def batch_shardings(batch: Any, mesh: Mesh, whole: Sequence[str]) -> Any:
+    """Of a step's batch: the arrays named in ``whole`` on every device, the rows of all others over the devices."""
+    rows, replicated = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return whole if path[-1].key in WHOLE else rows
+        return replicated if path[-1].key in whole else rows
 
     return jax.tree_util.tree_map_with_path(find, batch)
 
@@ -117,8 +113,9 @@ def share_of(mesh: Mesh) -> Share:
     return Share(min(starts), max(starts) + 1, parts)
 
 
-def put_batch(batch: Any, mesh: Mesh, share: Share) -> Any:
-    """A loaded batch, of which this process has its ``share`` of the rows, as global arrays."""
+def put_batch(batch: Any, mesh: Mesh, share: Share, whole: Sequence[str]) -> Any:
+    """A loaded batch, of which this process has its ``share`` of the rows, as global arrays; ``whole`` as in
+    :func:`batch_shardings`."""
 
     def one(values: np.ndarray, placed: NamedSharding) -> jax.Array:
         if placed.spec == PartitionSpec():
@@ -133,4 +130,4 @@ def put_batch(batch: Any, mesh: Mesh, share: Share) -> Any:
 
         return jax.make_array_from_callback((rows, *values.shape[1:]), placed, part)
 
-    return jax.tree.map(one, batch, batch_shardings(batch, mesh))
+    return jax.tree.map(one, batch, batch_shardings(batch, mesh, whole))

@@ -9,11 +9,15 @@ from jasper_jax.recipe.config import Stage
 from jasper_jax.training.partition import Flat
 
 WEIGHT_DECAY: tuple[tuple[str, bool], ...] = (
+    ("losses/**", False),
     ("**/bias", False),
     ("**/scale", False),
-    ("**", True),
+    ("**/class_token", False),
+    ("**/kernel", True),
+    ("**/embedding", True),
+    ("**/positions", True),
 )
-"""(pattern, whether weight decay applies); the first row that matches counts."""
+"""(pattern, whether weight decay applies); the first row that matches counts, and every leaf needs one."""
 
 
 def learning_rate(stage: Stage) -> optax.Schedule:

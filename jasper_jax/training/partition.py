@@ -9,9 +9,10 @@ stage: ``encoder/layers[:25]/...`` and ``encoder/layers[25:]/...``. So with the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -24,6 +25,8 @@ STACKS = ("encoder/layers/", "vision/layers/")
 
 Flat = dict[str, Any]
 """Leaf name -> array."""
+Cut = Callable[[Any, int, tuple[str, str]], tuple[Any, Any]]
+Join = Callable[[Any, Any, str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +38,30 @@ class Partition:
     trained: frozenset[str]
     stack: str = STACKS[0]
 
-    def split(self, params: Mapping[str, Any]) -> tuple[Flat, Flat]:
-        """Canonical nested params -> (trained, frozen) flat dicts, the stack cut in two if need be."""
+    def split(self, params: Mapping[str, Any], cut: Cut | None = None) -> tuple[Flat, Flat]:
+        """Canonical nested params -> (trained, frozen) flat dicts, the stack cut in two if need be.
+
+        Leaves are the same objects, only those of a cut stack are new: ``cut(leaf, first layer of the second part,
+        names of the two parts)`` makes them, by slicing where none is given."""
         trained: Flat = {}
         frozen: Flat = {}
-        for name, leaf in _cut(flatten(params), self.stack, self.cut).items():
+        for name, leaf in self._cut(flatten(params), cut or _slices).items():
             (trained if name in self.trained else frozen)[name] = leaf
         return trained, frozen
+
+    def _cut(self, flat: Mapping[str, Any], cut: Cut) -> Flat:
+        if not self.cut:
+            return dict(flat)
+        first, second = _stack_names(self.stack, self.cut)
+        out: Flat = {}
+        for name, leaf in flat.items():
+            if name.startswith(self.stack):
+                rest = name.removeprefix(self.stack)
+                names = first + rest, second + rest
+                out.update(zip(names, cut(leaf, self.cut, names)))
+            else:
+                out[name] = leaf
+        return out
 
     def merge(self, trained: Flat, frozen: Flat) -> dict[str, Any]:
         """(trained, frozen) -> nested params as the encoder takes them: ``layers`` one stack or a pair of stacks."""
@@ -56,16 +76,16 @@ class Partition:
         )
         return params
 
-    def canonical(self, trained: Flat, frozen: Flat) -> dict[str, Any]:
-        """(trained, frozen) -> canonical nested params with one stack, as numpy or JAX arrays."""
+    def canonical(self, trained: Flat, frozen: Flat, join: Join | None = None) -> dict[str, Any]:
+        """(trained, frozen) -> canonical nested params with one stack, as numpy or JAX arrays. ``join(below, above,
+        name)`` puts the parts of a cut leaf together, by concatenation where none is given."""
         flat = {**frozen, **trained}
         if self.cut:
             first, second = _stack_names(self.stack, self.cut)
             for name in [n for n in flat if n.startswith(first)]:
                 rest = name.removeprefix(first)
                 below, above = flat.pop(name), flat.pop(second + rest)
-                join = np.concatenate if isinstance(below, np.ndarray) else jnp.concatenate
-                flat[self.stack + rest] = join([below, above])
+                flat[self.stack + rest] = (join or _concatenated)(below, above, self.stack + rest)
         return unflatten(flat)
 
 
@@ -103,24 +123,13 @@ def _stack_names(stack: str, cut: int) -> tuple[str, str]:
     return f"{stem}[:{cut}]/", f"{stem}[{cut}:]/"
 
 
-def _cut(flat: Mapping[str, Any], stack: str, cut: int) -> Flat:
-    if not cut:
-        return dict(flat)
-    first, second = _stack_names(stack, cut)
-    out: Flat = {}
-    for name, leaf in flat.items():
-        if name.startswith(stack):
-            rest = name.removeprefix(stack)
-            out[first + rest], out[second + rest] = _slice(leaf, 0, cut), _slice(leaf, cut, None)
-        else:
-            out[name] = leaf
-    return out
-
-
-def _slice(leaf: Any, start: int, stop: int | None) -> Any:
+def _slices(leaf: Any, cut: int, names: tuple[str, str]) -> tuple[Any, Any]:
     if hasattr(leaf, "__getitem__"):
-        return leaf[start:stop]
-    import jax
+        return leaf[:cut], leaf[cut:]
+    layers, *rest = leaf.shape
+    first, second = (jax.ShapeDtypeStruct((n, *rest), leaf.dtype) for n in (cut, layers - cut))
+    return first, second
 
-    layers = (leaf.shape[0] if stop is None else stop) - start
-    return jax.ShapeDtypeStruct((layers, *leaf.shape[1:]), leaf.dtype)
+
+def _concatenated(below: Any, above: Any, name: str) -> Any:
+    return (np if isinstance(below, np.ndarray) else jnp).concatenate([below, above])

@@ -1,159 +1,138 @@
-"""What a stage does beside its arithmetic: compile its programs once a shape, log its steps, notice a bad loss."""
+"""The log of a stage: its steps and evaluations as events, and the end of the run at a loss that is not finite."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from jasper_jax.batches.batches import Batches, LoadedBatch
-from jasper_jax.batches.image_batches import ImageBatches
+from jasper_jax.batches.batches import LoadedBatch
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
-from jasper_jax.training.mesh import put_batch, share_of
-from jasper_jax.training.metrics import Metrics
-from jasper_jax.training.step import StageProgram
-
-
-class Compiled:
-    """The stage's programs on a mesh, compiled when a shape is first seen; counts them and the seconds it took."""
-
-    def __init__(self, program: StageProgram, mesh: Mesh):
-        self._program, self._mesh, self._share = program, mesh, share_of(mesh)
-        self._known: dict[Any, Any] = {}
-        self.seconds = 0.0
-
-    @property
-    def count(self) -> int:
-        """Programs compiled so far, the evaluation's among them."""
-        return len(self._known)
-
-    def step(self, *args: Any) -> Any:
-        return self._call("step", self._program.step, args, 4)
-
-    def evaluate(self, *args: Any) -> Any:
-        return self._call("evaluate", self._program.evaluate, args, 3)
-
-    def _call(self, name: str, function: Any, args: tuple[Any, ...], which: int) -> Any:
-        """``which`` of the arguments is the batch, as loaded."""
-        batch = put_batch(args[which], self._mesh, self._share)
-        args = (*args[:which], batch, *args[which + 1 :])
-        key = (name, *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
-        if key not in self._known:
-            began = time.monotonic()
-            with jax.set_mesh(self._mesh):
-                self._known[key] = function.lower(*args).compile()
-            self.seconds += time.monotonic() - began
-        return self._known[key](*args)
+from jasper_jax.runtime.progress import Bar, say
+from jasper_jax.training.hooks import Moment
+from jasper_jax.training.metrics import Metrics, read_events
+from jasper_jax.training.stage_kind import StageBatches
+from jasper_jax.training.stage_programs import CompiledPrograms
 
 
 class StageLog:
-    """Turns a stage's device metrics into events, and stops the run at a loss that is not finite."""
+    """Each step is read one step late, so that the device never waits for the log."""
 
     def __init__(
         self,
         stage: ResolvedStage,
-        compiled: Compiled,
+        programs: CompiledPrograms,
         metrics: Metrics,
-        shown: Callable[[np.ndarray], list[dict[str, Any]]],
+        batches: StageBatches,
         folder: Path,
+        bar: Bar,
     ):
-        """``shown(records)`` and ``folder``: what a batch with a bad loss held, and where that is written."""
-        self.stage, self.compiled, self.metrics, self.shown, self.folder = stage, compiled, metrics, shown, folder
-        self.note = ""
+        """``folder``: where a batch with a bad loss is written. ``bar``: advances with the steps."""
+        self.stage, self.programs, self.metrics, self.batches, self.folder = stage, programs, metrics, batches, folder
+        self._bar, self._note = bar, ""
         self.first_loss = self.last_loss = math.nan
+        self._pending: Moment | None = None
         self._tokens = self._slots = 0
-        self._clock = time.monotonic()
-        self._compiled_before = 0.0
+        self._restart_clock()
 
     @property
     def padding_share(self) -> float:
         """Share of padding over the steps logged so far."""
         return 1.0 - self._tokens / self._slots if self._slots else 0.0
 
-    def step(self, global_step: int, batch: LoadedBatch, values: Mapping[str, jax.Array]) -> None:
-        """Log one step; waits for its values."""
-        numbers = {k: float(v) for k, v in jax.device_get(dict(values)).items()}
+    def step(self, moment: Moment) -> None:
+        """Log the step before this one; this one is logged at the next call or at :meth:`flush`."""
+        self.flush()
+        self._pending = moment
+        self._bar.advance(note=self._note)
+
+    def flush(self) -> None:
+        """Log the last step; waits for its metrics.
+
+        Raises:
+          UserError: its loss is not finite.
+        """
+        moment, self._pending = self._pending, None
+        if moment is None:
+            return
+        assert moment.batch is not None
+        assert moment.metrics is not None
+        batch = moment.batch
+        numbers = {k: float(v) for k, v in jax.device_get(dict(moment.metrics)).items()}
         bad = [k for k, v in numbers.items() if not math.isfinite(v)]
         if bad:
-            self._not_finite(bad, numbers, batch)
-        now = time.monotonic()
-        seconds = now - self._clock - (self.compiled.seconds - self._compiled_before)
-        self._clock, self._compiled_before = now, self.compiled.seconds
+            self._not_finite(bad, numbers, moment.step, batch)
+        seconds = time.monotonic() - self._clock - (self.programs.seconds - self._compiled_before)
+        self._restart_clock()
         self._tokens += batch.tokens
         self._slots += batch.slots
         loss = numbers.pop("loss")
         self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
         self.last_loss = loss
-        self.note = f"loss {loss:.4g}"
-        self.metrics.write(
-            {
-                "event": "step",
-                "stage": self.stage.name,
-                "stage_index": self.stage.index,
-                "step": batch.number + 1,
-                "global_step": global_step,
-                "loss": loss,
-                "grad_norm": numbers.pop("grad_norm"),
-                "learning_rate": numbers.pop("learning_rate"),
-                "terms": numbers,
-                "texts_per_second": len(batch.indices) / seconds if seconds > 0 else None,
-                "tokens_per_second": batch.tokens / seconds if seconds > 0 else None,
-                "padding_share": batch.padding_share,
-                "programs": self.compiled.count,
-            }
+        self._note = f"loss {loss:.4g}"
+        self._write(
+            "step",
+            moment,
+            loss=loss,
+            grad_norm=numbers.pop("grad_norm"),
+            learning_rate=numbers.pop("learning_rate"),
+            terms=numbers,
+            texts_per_second=len(batch.indices) / seconds if seconds > 0 else None,
+            tokens_per_second=batch.tokens / seconds if seconds > 0 else None,
+            padding_share=batch.padding_share,
+            programs=self.programs.count,
         )
 
-    def evaluation(
-        self,
-        global_step: int,
-        step: int,
-        batches: Batches | ImageBatches,
-        evaluate: Callable[[Any], Mapping[str, jax.Array]],
-    ) -> None:
-        """The stage's losses on the held-out texts, averaged over their batches."""
-        if not batches.held_out_batches:
-            return
-        totals: dict[str, list[float]] = {}
-        for number in range(batches.held_out_batches):
-            for name, value in evaluate(batches.held_out(number).arrays).items():
-                totals.setdefault(name, []).append(float(value))
-        means = {name: float(np.mean(values)) for name, values in totals.items()}
-        self.metrics.write(
-            {
-                "event": "evaluation",
-                "stage": self.stage.name,
-                "stage_index": self.stage.index,
-                "step": step,
-                "global_step": global_step,
-                "loss": means.pop("loss"),
-                "terms": means,
-            }
-        )
-        self._clock = time.monotonic()
-        self._compiled_before = self.compiled.seconds
+    def evaluation(self, moment: Moment, losses: dict[str, float]) -> None:
+        """Log losses on the held-out data."""
+        self._write("evaluation", moment, loss=losses.pop("loss"), terms=losses)
+        self._restart_clock()
 
-    def _not_finite(self, bad: list[str], numbers: Mapping[str, float], batch: LoadedBatch) -> None:
+    def held_out_losses(self) -> list[float]:
+        """The stage's losses on held-out data so far, those of earlier commands among them."""
+        events = read_events(self.metrics.path)
+        return [e["loss"] for e in events if e["event"] == "evaluation" and e["stage_index"] == self.stage.index]
+
+    def summary(self, seconds: float) -> None:
+        """One line at the end of the stage, and one more where it made the student worse."""
+        held_out = self.held_out_losses()
+        said = f"; held out {held_out[0]:.4g} -> {held_out[-1]:.4g}" if held_out else ""
+        say(
+            f"{self.stage.name}: {self.stage.steps} steps in {seconds:,.0f} s, {self.programs.seconds:,.0f} s of them"
+            f" compiling {self.programs.count} programs; padding {self.padding_share:.1%};"
+            f" loss {self.first_loss:.4g} -> {self.last_loss:.4g}{said}"
+        )
+        if held_out and held_out[-1] > held_out[0]:
+            where = f"stages[{self.stage.index}]"
+            say(
+                f"{self.stage.name}: the loss on held-out data is higher after this stage than before it; lower"
+                f" {where}.learning_rate, raise {where}.warmup_steps, or leave the stage out"
+            )
+
+    def _write(self, event: str, moment: Moment, **values: Any) -> None:
+        position = {"step": moment.step, "global_step": moment.global_step}
+        stage = {"stage": self.stage.name, "stage_index": self.stage.index}
+        self.metrics.write({"event": event, **stage, **position, **values})
+
+    def _restart_clock(self) -> None:
+        self._clock, self._compiled_before = time.monotonic(), self.programs.seconds
+
+    def _not_finite(self, bad: list[str], numbers: Mapping[str, float], step: int, batch: LoadedBatch) -> None:
         terms = [name for name in bad if "/" in name and not name.endswith("/total")] or bad
-        rows = [{"record": int(i), **row} for i, row in zip(batch.indices, self.shown(batch.indices))]
+        rows = [{"record": int(i), **row} for i, row in zip(batch.indices, self.batches.shown(batch.indices))]
         path = self.folder / "not_finite.json"
-        record = {
-            "stage": self.stage.name,
-            "step": batch.number + 1,
-            "values": {k: str(v) for k, v in numbers.items()},
-            "texts": rows,
-        }
+        values = {k: str(v) for k, v in numbers.items()}
+        record = {"stage": self.stage.name, "step": step, "values": values, "texts": rows}
         write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False))
         raise UserError(
-            f"{self.stage.name}, step {batch.number + 1}: {', '.join(terms)} (head/term) not finite; the batch's"
+            f"{self.stage.name}, step {step}: {', '.join(terms)} (head/term) not finite; the batch's"
             f" {len(rows)} texts are in {path}, the first is {rows[0]['text'][:60]!r}; the last checkpoint is intact:"
             f" lower stages[{self.stage.index}].learning_rate or remove the texts"
         )

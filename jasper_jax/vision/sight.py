@@ -25,16 +25,12 @@ from jasper_jax.vision.preprocess import Preprocessing
 START, IMAGE, END = IMAGE_TOKENS = ("<|jasper_img_start|>", "<|jasper_img_token|>", "<|jasper_img_end|>")
 PARTS = ("vision", "projector")
 """Names of the parameters that belong to seeing, beside ``encoder`` and ``heads``."""
-CONTRASTIVE = "contrastive"
-"""The sigmoid loss's two numbers, where a stage has it: trained, not exported."""
-FIRST_SCALE, FIRST_BIAS = 10.0, -10.0
-"""Its temperature (whose logarithm is learned) and bias at the start (arXiv 2303.15343, section 3.2)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Sight:
     """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
-    image, special tokens included. ``contrastive``: some stage learns the two numbers of a sigmoid loss too.
+    image, special tokens included.
     ``projector``: as in the recipe, ``none``, ``linear``, or ``joint``, which maps all tokens of an image at once."""
 
     encoder: VisionEncoder
@@ -47,7 +43,6 @@ class Sight:
     end_id: int
     alone: tuple[int, ...]
     remat: bool = False
-    contrastive: bool = False
 
     @property
     def written(self) -> str:
@@ -68,8 +63,6 @@ class Sight:
             C, D = self.projected
             kernel = jax.random.normal(jax.random.fold_in(key, 1 << 17), (C, D), jnp.float32)
             params["projector"] = {"kernel": kernel * (0.02 * C**-0.5), "bias": jnp.zeros((D,), jnp.float32)}
-        if self.contrastive:
-            params[CONTRASTIVE] = {"log_scale": jnp.log(jnp.float32(FIRST_SCALE)), "bias": jnp.float32(FIRST_BIAS)}
         return params
 
     def features(

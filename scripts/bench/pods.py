@@ -26,11 +26,12 @@ from train_bench.report import Section, show, write  # noqa: E402
 from jasper_jax.check import validate  # noqa: E402
 from jasper_jax.parameters.sharding import mesh_axes  # noqa: E402
 from jasper_jax.planning.plan import plan_stage  # noqa: E402
-from jasper_jax.planning.programs import Step, lower_step  # noqa: E402
+from jasper_jax.planning.programs import lower_step  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402
 from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
 from jasper_jax.student.student import Student  # noqa: E402
+from jasper_jax.training.lowering import LoweredStep  # noqa: E402
 from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
 
 RECIPE = "configs/jasper_2b.yaml"
@@ -124,17 +125,17 @@ def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) ->
     )
 
 
-def analytic(stage: ResolvedStage, student: Student, step: Step) -> float:
+def analytic(stage: ResolvedStage, student: Student, step: LoweredStep) -> float:
     """Operations of the step's matrix products over all chips, counted by hand."""
     text, sight, B = student.encoder.config, student.sight, stage.batch_size
     trains_text = any(name.startswith("encoder/") for name in step.trained)
     tokens, total = step.rows * step.length, 0.0
     # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
-    frozen = (2 + student.remat) if stage.images else 1
+    frozen = (2 + student.remat) if stage.learns_from("images") else 1
     width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
     total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + student.remat)
     total += times(step.frozen, "encoder/", tokens, 4 * step.length * width) * frozen
-    if stage.images and sight is not None:
+    if stage.learns_from("images") and sight is not None:
         vision = sight.encoder.config
         patches = (vision.image_size // vision.patch_size) ** 2
         one = times(step.trained, "vision/layers", step.rows * patches, 4 * patches * vision.hidden_size)
@@ -144,7 +145,9 @@ def analytic(stage: ResolvedStage, student: Student, step: Step) -> float:
         )  # no gradient of the pixels
     heads = [student.heads[name] for name in stage.heads]
     pooled = text.hidden_size
-    products = 2 + (trains_text or stage.images)  # forward, the heads' gradient or the caption's vector, and back
+    products = 2 + (
+        trains_text or stage.learns_from("images")
+    )  # forward, the heads' gradient or the caption's vector, and back
     for head in heads:
         total += products * 2 * B * pooled * head.dim + sum(3 * 2 * B * B * dim for dim in head.dims)
     return total

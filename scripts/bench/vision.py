@@ -48,7 +48,7 @@ VARIANTS = (
         "the same with the contrastive loss",
         (TRAINED.format("contrastive"),),
         tries=tuple(
-            (f"stages.0.contrastive={weight}", f"stages.0.learning_rate={rate}")
+            (f"stages.0.losses={{sigmoid: {weight}}}", f"stages.0.learning_rate={rate}")
             for weight, rate in (("0.3", "2e-5"), ("3.0", "2e-5"), ("3.0", "1e-4"))
         ),
         seeds=(0, 1, 2),

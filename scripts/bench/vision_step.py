@@ -32,9 +32,10 @@ from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import abstract_params, begin_state
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import image_batches
-from jasper_jax.training.stage_log import Compiled
-from jasper_jax.training.step import Teaching, active_params, make_program
+from jasper_jax.training.stage_kind import Inputs, make_kind
+from jasper_jax.training.stage_programs import CompiledPrograms
+from jasper_jax.training.step import make_program
+from jasper_jax.training.teaching import Teaching
 
 WARM = 8
 """Steps before the clock starts: the program compiles, and the batches prepared meanwhile are used up."""
@@ -62,20 +63,22 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="Markdown file for the result")
     options = parser.parse_args()
     run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]), progress=False)
-    stage = next(stage for stage in run.stages if stage.images)
+    stage = next(stage for stage in run.stages if stage.learns_from("images"))
     student, params, tokenizer = load_student(run.recipe, None, run.student)
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     checkpoints = run.run_folder.checkpoints()
     begun = checkpoints.start() if not stage.index else checkpoints.final(stage.index - 1)
     params = checkpoints.load(begun, abstract_params(params, mesh))
-    batches = image_batches(run, stage, mesh, student, tokenizer, run.data.pairs(), params)
-    partition = make_partition(stage.train, active_params(stage, params), "train")
-    program = make_program(run.recipe, stage, student, partition, Teaching.of(None), mesh)
-    compiled = Compiled(program, mesh)
+    kind = make_kind(run.recipe, stage, student)
+    batches = kind.batches(Inputs(mesh, tokenizer, run.folder, pairs=run.data.pairs(), progress=False), params)
+    assert isinstance(batches, ImageBatches)
+    partition = make_partition(stage.train, kind.active(params), "train")
+    program = make_program(kind, partition, Teaching(), mesh)
+    compiled = CompiledPrograms(program, mesh, kind.whole)
     cores = len(os.sched_getaffinity(0))
     rows: list[tuple[str, ...]] = []
     for number in range(options.rounds):
-        trained, frozen = jax.jit(partition.split)(active_params(stage, params))
+        trained, frozen = jax.jit(partition.split)(kind.active(params))
         state = begin_state(program.optimizer, trained, mesh)
         counted = Counted(batches)
         began = spent = decoded = 0.0

@@ -20,7 +20,6 @@ from jasper_jax.losses import (
     reduce_heads,
     relative_loss,
     similarity_loss,
-    teacher_order,
 )
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
@@ -83,7 +82,7 @@ def check_golden(case: str, dtype: type, tolerance: float) -> None:
         return terms, {name: pull(zeros | {name: jnp.ones_like(terms[name])})[0] for name in terms}
 
     terms, gradients = run(student)
-    weights = {name: getattr(HeadLoss(), name) for name in terms if name != "total"}
+    weights = {name: HeadLoss().weights[name] for name in terms if name != "total"}
     assert ("cosine" in terms) == (f"{case}/cosine" in GOLDEN)
     for name in weights:
         assert terms[name].dtype == dtype
@@ -250,15 +249,15 @@ def test_shapes_that_do_not_fit():
 # Several heads.
 
 
-def distil(students, targets, spec, orders=None):
+def distil(students, targets, spec):
     """`distillation_losses`, compiled as one program; targets that are one array stay one array."""
     distinct = {id(target): target for target in targets.values()}
 
-    def run(students, distinct, orders):
+    def run(students, distinct):
         same = {head: distinct[id(target)] for head, target in targets.items()}
-        return distillation_losses(students, same, spec, orders)
+        return distillation_losses(students, same, spec)
 
-    return jax.jit(run)(students, distinct, orders)
+    return jax.jit(run)(students, distinct)
 
 
 def four_heads() -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, HeadLoss]]:
@@ -275,12 +274,12 @@ def four_heads() -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, HeadLoss]
 
 def expected_terms(student: np.ndarray, target: np.ndarray, wanted: HeadLoss) -> dict[str, float]:
     dims = wanted.nested or (student.shape[1],)
-    each = [oracle(student[:, :m], target, wanted.margin) for m in dims]
+    each = [oracle(student[:, :m], target, wanted.settings["margin"]) for m in dims]
     terms = {name: np.mean([values[name] for values in each]) for name in ("similarity", "relative")}
-    if wanted.cosine:
+    if wanted.weights["cosine"]:
         terms["cosine"] = oracle(student, target)["cosine"]
-    terms = {name: value for name, value in terms.items() if getattr(wanted, name)}
-    return terms | {"total": sum(getattr(wanted, name) * value for name, value in terms.items())}
+    terms = {name: value for name, value in terms.items() if wanted.weights[name]}
+    return terms | {"total": sum(wanted.weights[name] * value for name, value in terms.items())}
 
 
 def check_terms(terms, students, targets, spec) -> None:
@@ -341,20 +340,10 @@ def test_gradients_of_heads_are_those_of_the_losses():
 
 
 def test_a_head_without_losses():
-    terms = distillation_losses({"fc1": jnp.ones((3, 4))}, {"fc1": jnp.ones((3, 4))}, {"fc1": HeadLoss(0, 0, 0)})
+    vectors = {"fc1": jnp.ones((3, 4))}
+    terms = distillation_losses(vectors, vectors, {"fc1": HeadLoss(cosine=0, similarity=0, relative=0)})
     assert list(terms["fc1"]) == ["total"]
     assert float(terms["fc1"]["total"]) == 0
-
-
-def test_orders_of_the_caller_are_used():
-    students, teacher, spec = four_heads()
-    targets = dict.fromkeys(students, teacher)
-    own = distil(students, targets, spec)
-    given_order = distil(students, targets, spec, {"fc2": teacher_order(teacher)})
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), given_order, own)
-    reverse = teacher_order(-teacher[:, ::-1] + teacher)
-    other = distil(students, targets, spec, {"fc2": reverse})
-    assert float(other["fc1"]["relative"]) != float(own["fc1"]["relative"])
 
 
 @pytest.mark.parametrize(("targets", "sorts"), [(1, 2), (2, 4)])
@@ -378,8 +367,6 @@ def test_heads_that_do_not_fit():
     targets = dict.fromkeys(students, teacher)
     with pytest.raises(ValueError, match=r"targets \['fc1'\].*the heads differ"):
         distillation_losses(students, {"fc1": teacher}, spec)
-    with pytest.raises(ValueError, match=r"orders \['fc9'\]: the heads differ"):
-        distillation_losses(students, targets, spec, {"fc9": teacher_order(teacher)})
     with pytest.raises(ValueError, match=r"head 'fc2'.*\(6, 8\).*\(6, 16\).*cosine"):
         distillation_losses(students, targets, spec | {"fc2": HeadLoss()})
     with pytest.raises(ValueError, match=r"head 'fc4'.*nested \(4, 5\).*\(6, 4\)"):
@@ -405,6 +392,34 @@ def test_heads_that_do_not_fit():
 def test_settings_that_make_no_sense(wrong, message):
     with pytest.raises(ValueError, match=message):
         HeadLoss(**wrong)
+
+
+def test_a_term_that_does_not_exist():
+    with pytest.raises(TypeError, match="cosin: expected one of cosine, similarity, relative, sigmoid, margin"):
+        HeadLoss(cosin=1.0)
+
+
+def test_a_new_term_is_a_function_and_a_row(monkeypatch):
+    """Weighted, named, taken at each nested dimension, differentiated."""
+
+    def spread(comparison, heads):
+        rows = comparison.rows(heads)
+        return comparison.by_head(jnp.mean(jnp.square(comparison.similarities(rows)), axis=(1, 2)), rows)
+
+    monkeypatch.setitem(TERMS, "spread", Term(spread, 0.0))
+    student, teacher = draw(3, 6, 16)
+    plain, wanted = (HeadLoss(nested=(8, 16), spread=weight) for weight in (0.0, 3.0))
+
+    def losses(student, spec):
+        return distillation_losses({"fc1": student}, {"fc1": teacher}, {"fc1": spec})["fc1"]
+
+    before, after = losses(student, plain), losses(student, wanted)
+    assert list(after) == ["cosine", "similarity", "relative", "spread", "total"]
+    each = [np.mean(np.square(normalize(student[:, :m]) @ normalize(student[:, :m]).T)) for m in (8, 16)]
+    np.testing.assert_allclose(after["spread"], np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(after["total"], before["total"] + 3 * after["spread"], rtol=1e-6)
+    slopes = [jax.grad(lambda x, s=s: losses(x, s)["total"])(jnp.asarray(student)) for s in (plain, wanted)]
+    assert float(jnp.linalg.norm(slopes[0] - slopes[1])) > 1e-3
 
 
 # The precision of products, which no value on a CPU shows.

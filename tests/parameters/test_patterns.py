@@ -109,3 +109,8 @@ def test_every_leaf_is_covered_by_the_decay_table() -> None:
     ]
     with pytest.raises(KeyError, match="no pattern covers"):
         first_match([("heads/**", True)], "encoder/x")
+
+
+@pytest.mark.parametrize("name", ["losses/sigmoid/log_scale", "losses/sigmoid/bias", "vision/class_token"])
+def test_weight_decay_leaves_alone_what_is_not_a_matrix(name: str) -> None:
+    assert first_match(WEIGHT_DECAY, name) is False

@@ -88,7 +88,7 @@ def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
         ("texts.sources=[{}]", r"texts.sources\[0\]: a source names exactly one of text, jsonl.*names none"),
         ("texts.sources=[{jsonl: a, text: b}]", r"this one names text, jsonl"),
         ("texts.augment.min_sentences=11", r"min_sentences 11 is larger than max_sentences 10"),
-        ("losses={cosine: 0, similarity: 0, relative: 0}", r"all three weights are 0"),
+        ("losses={cosine: 0, similarity: 0, relative: 0}", r"losses: all weights are 0"),
         ("seed=nan", r"seed"),
         ("losses.margin=.inf", r"losses.margin"),
     ],

@@ -55,10 +55,10 @@ def test_shapes_are_those_of_the_weights(tmp_path: Path, family: str) -> None:
 def test_shapes_of_a_student_that_sees_are_those_of_the_weights(tmp_path: Path, model_type: str, projector) -> None:
     extra = seeing(tmp_path, model_type, projector=projector)
     student = {**recipe_tree(tmp_path)["student"], "vision": extra["vision"]}
-    stages = [{"stage": 3, **STAGE}, {"stage": 4, "contrastive": 1.0, **STAGE}]
+    stages = [{"stage": 3, **STAGE}, {"stage": 4, "losses": {"sigmoid": 1.0}, **STAGE}]
     params = agree(recipe(tmp_path, student=student, images=extra["images"], stages=stages))
     assert ("projector" in params) == (projector != "none")
-    assert {"vision", "contrastive"} <= set(params)
+    assert {"vision", "losses"} <= set(params)
 
 
 def test_layers_and_weights_are_the_checkpoints(tmp_path: Path) -> None:

@@ -18,16 +18,14 @@ from jasper_jax.batches.batches import Batches, TokenCounts
 from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding
-from jasper_jax.parameters.sharding import make_mesh, row_shards
+from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning import analyse
 from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import image_batches
-from jasper_jax.training.stage_log import Compiled
-from jasper_jax.training.step import Teaching, active_params, make_program, pieces_of
+from jasper_jax.training.step import Teaching, make_program
 from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import fill
@@ -46,7 +44,7 @@ def steps(place: Path, case: dict) -> dict:
     rate = case.get("rate", 1e-3)
     stage = {"steps": STEPS, "batch_size": 16, "learning_rate": rate}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
-    images = {"stage": 4, **stage, "batch_size": 13, "contrastive": 0.5}
+    images = {"stage": 4, **stage, "batch_size": 13, "losses": {"sigmoid": 0.5}}
     # 13 do not divide by 8: rows are filled up. They divide the 104 pairs: where an epoch ends in the middle of a batch
     # it may hold a pair twice, and rounding decides which of two equal similarities is the larger.
     training = {"shapes": 1, "micro_batch": case.get("micro")}
@@ -71,15 +69,17 @@ def steps(place: Path, case: dict) -> dict:
     def widen(tree):
         return jax.tree.map(lambda x: np.asarray(x, dtype), tree)
 
-    partition = make_partition(stage.train, active_params(stage, params), "train")
+    kind = make_kind(run.recipe, stage, student)
+    partition = make_partition(stage.train, kind.active(params), "train")
     teaching = Teaching.of(view)
     online = {n: dataclasses.replace(t, dtype=dtype.name) for n, t in teaching.online.items()}
-    program = make_program(run.recipe, stage, student, partition, dataclasses.replace(teaching, online=online), mesh)
-    trained, frozen = (put_params(widen(p), mesh) for p in partition.split(active_params(stage, params)))
+    program = make_program(kind, partition, dataclasses.replace(teaching, online=online), mesh)
+    trained, frozen = (put_params(widen(p), mesh) for p in partition.split(kind.active(params)))
     state = begin_state(program.optimizer, trained, mesh)
+    inputs = Inputs(mesh, tokenizer, run.folder, pairs=run.data.pairs() if run.sees else None, progress=False)
     batches = (
-        image_batches(run, stage, mesh, as_trained, tokenizer, run.data.pairs(), params)
-        if stage.images
+        make_kind(run.recipe, stage, as_trained).batches(inputs, params)
+        if stage.learns_from("images")
         else Batches(
             texts,
             view,
@@ -93,11 +93,11 @@ def steps(place: Path, case: dict) -> dict:
             folder=run.folder / "token_counts",
             row=32,
             share=share_of(mesh),
-            multiple=row_shards(mesh) * pieces_of(run.recipe, stage),
+            multiple=kind.row_multiple(mesh),
         )
     )
     own = {one.name: put_params(widen(one.params), mesh) for one in view.online}
-    compiled = Compiled(program, mesh)
+    compiled = CompiledPrograms(program, mesh, kind.whole)
     losses, norms = [], []
     for number in range(STEPS):
         arrays = batches.load(number).arrays
@@ -106,10 +106,10 @@ def steps(place: Path, case: dict) -> dict:
         trained, state, values = compiled.step(trained, state, frozen, own, arrays, np.int32(number))
         losses.append(float(values["loss"]))
         norms.append(float(values["grad_norm"]))
-    begun, _ = partition.split(active_params(stage, params))
+    begun, _ = partition.split(kind.active(params))
     flops = {}
     if case.get("count"):
-        batch = put_batch(arrays, mesh, share_of(mesh))
+        batch = put_batch(arrays, mesh, share_of(mesh), kind.whole)
         with jax.set_mesh(mesh):
             step = program.step.lower(trained, state, frozen, own, batch, np.int32(0)).compile()
             forward = program.evaluate.lower(trained, frozen, own, batch).compile()

@@ -61,7 +61,7 @@ def moved_parts(run: Run) -> set[str]:
     """What the stage on images changed; an attention key's bias has no gradient and may stay."""
     before, after = parameters(run, 0), parameters(run, 1)
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
-    still = {name for name in before if name.startswith(("vision/", "projector/", "contrastive/"))} - moved
+    still = {name for name in before if name.startswith(("vision/", "projector/", "losses/"))} - moved
     trained = [name.split("/")[0] for name in moved]
     assert all("key/bias" in name for name in still if name.split("/")[0] in trained)
     return set(trained)
@@ -81,12 +81,12 @@ def test_the_student_learns_to_see_and_its_texts_stay(whole) -> None:
 
 
 def test_without_a_projector_and_with_the_sigmoid_loss(place) -> None:
-    run = seeing_run(place, {"contrastive": 1.0}, "siglip_vision_model", name="sigmoid")
+    run = seeing_run(place, {"losses": {"sigmoid": 1.0}}, "siglip_vision_model", name="sigmoid")
     assert run_training(run)
     assert falls(run)
-    assert moved_parts(run) == {"vision", "contrastive"}
+    assert moved_parts(run) == {"vision", "losses"}
     terms = next(e for e in read_events(run.folder / "metrics.jsonl") if e.get("stage_index") == 1)["terms"]
-    assert {"fc1/contrastive", "fc1@12/cosine", "fc2/relative"} <= set(terms)
+    assert {"fc1/sigmoid", "fc1@12/cosine", "fc2/relative"} <= set(terms)
 
 
 def test_the_last_layers_alone(place) -> None:
@@ -118,7 +118,10 @@ def test_the_closed_form_start_is_nearer_than_a_random_one(place, whole) -> None
     [
         ({"student.vision": None}, "stage 4 needs student.vision"),
         ({"images": None}, "stage 4 needs images"),
-        ({"stages.1.contrastive": 1.0, "stages.1.stage": 3, "stages.1.name": "more"}, "contrastive: a loss between"),
+        (
+            {"stages.1.losses": {"sigmoid": 1.0}, "stages.1.stage": 3, "stages.1.name": "more"},
+            r"stages\[1\].losses.sigmoid: this loss is for stages on images",
+        ),
         ({"stages.0.heads": ["fc1", "fc2"], "stages.1.heads": ["fc3"]}, "fc3 stays as it is in stage 4"),
         ({"student.vision.tokens": 60}, "take at most"),
         ({"student.vision.image_size": 20}, "14 or 21"),

@@ -10,7 +10,9 @@ from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.metrics import read_events
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.step import Teaching, make_program
+from jasper_jax.training.stage_kind import make_kind
+from jasper_jax.training.step import make_program
+from jasper_jax.training.teaching import Teaching
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
@@ -114,9 +116,10 @@ def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_froz
         "teachers": np.ones((16, trained.teacher_dim), np.float32),
     }
     stage = trained.stages[index]
-    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    kind = make_kind(trained.recipe, stage, student)
+    active = kind.active(params)
     partition = make_partition(stage.train, active, "stages")
-    program = make_program(trained.recipe, stage, student, partition, Teaching(trained.teacher_dim))
+    program = make_program(kind, partition, Teaching({"teachers": trained.teacher_dim}))
     moving, frozen = partition.split(active)
     state = program.optimizer.init(moving)
     held = sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.size > 1)

@@ -172,10 +172,10 @@ def _wrap(injector: Injector) -> None:
 
     from jasper_jax.checkpoints.checkpoint import Checkpoints
     from jasper_jax.runtime.timings import Timings
-    from jasper_jax.training import loop
-    from jasper_jax.training.stage_log import Compiled
+    from jasper_jax.training.loop import StageTrainer
+    from jasper_jax.training.stage_programs import CompiledPrograms
 
-    timed, step, final, stage_of = Timings.phase, Compiled.step, Checkpoints.save_final, loop._train_stage
+    timed, step, final, stage_of = Timings.phase, CompiledPrograms.step, Checkpoints.save_final, StageTrainer.train
 
     @contextlib.contextmanager
     def phase(self: Timings, name: str) -> Any:
@@ -185,7 +185,7 @@ def _wrap(injector: Injector) -> None:
             yield
         injector.phase = "start"
 
-    def one_step(self: Compiled, *arguments: Any) -> Any:
+    def one_step(self: CompiledPrograms, *arguments: Any) -> Any:
         injector.phase, injector.step = "optimizer step", int(arguments[-1]) + 1
         injector.event("optimizer step", injector.stage, injector.step, "before the step")
         result = step(self, *arguments)
@@ -198,12 +198,12 @@ def _wrap(injector: Injector) -> None:
         final(self, stage, *arguments)
         injector.event("stage change", stage, injector.step, "final parameters saved")
 
-    def train_stage(context: Any, stage: Any, *arguments: Any) -> Any:
-        injector.stage, injector.step = stage.index, 0
-        return stage_of(context, stage, *arguments)
+    def train_stage(self: StageTrainer, *arguments: Any) -> Any:
+        injector.stage, injector.step = self.stage.index, 0
+        return stage_of(self, *arguments)
 
-    Timings.phase, Compiled.step, Checkpoints.save_final = phase, one_step, save_final
-    loop._train_stage = train_stage
+    Timings.phase, CompiledPrograms.step, Checkpoints.save_final = phase, one_step, save_final
+    StageTrainer.train = train_stage
 
 
 def _jumping_clock() -> None:

@@ -172,17 +172,17 @@ class Peer:
 
     def _head(self, vectors: torch.Tensor, teachers: torch.Tensor, target: torch.Tensor, spec: HeadLoss, hinges: Any):
         found: dict[str, torch.Tensor] = {}
-        if spec.cosine:
+        if spec.weights["cosine"]:
             found["cosine"] = (1 - (normalize(vectors, dim=-1) * normalize(teachers, dim=-1)).sum(-1)).mean()
         own = [similarities(vectors[:, :m]) for m in spec.nested or (vectors.shape[1],)]
         found["similarity"] = mean([(one - target).square().mean() for one in own])
         if hinges:
             count = self.pairs.shape[1]
-            sums = [hinges(one[tuple(self.pairs)], spec.margin) for one in own]
+            sums = [hinges(one[tuple(self.pairs)], spec.settings["margin"]) for one in own]
             found["relative"] = mean(sums) / (count * (count - 1) / 2)
         total = torch.zeros(())
         for term, value in found.items():
-            total = total + getattr(spec, term) * value
+            total = total + spec.weights[term] * value
         return {**found, "total": total}
 
 

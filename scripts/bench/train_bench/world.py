@@ -31,9 +31,10 @@ from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.prepare import _stage_seed
-from jasper_jax.training.stage_log import Compiled
-from jasper_jax.training.step import StageProgram, Teaching, head_losses, make_program
+from jasper_jax.training.stage_kind import StageKind, make_kind
+from jasper_jax.training.stage_programs import CompiledPrograms
+from jasper_jax.training.step import StageProgram, make_program
+from jasper_jax.training.teaching import Teaching
 
 
 @dataclasses.dataclass
@@ -42,6 +43,7 @@ class World:
 
     run: Run
     stage: ResolvedStage
+    kind: StageKind
     student: Student
     tokenizer: Tokenizer
     params: dict[str, Any]
@@ -89,7 +91,7 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
             counts,
             batch_size=one.batch_size,
             steps=one.steps,
-            seed=_stage_seed(recipe.seed, one.index),
+            seed=make_kind(recipe, one, student).seed,
             shapes=recipe.training.shapes,
             folder=scratch / "token_counts",
             row=recipe.training.row_length,
@@ -97,20 +99,22 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
         for one in run.stages
     }
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
-    active = {**params, "heads": {h: params["heads"][h] for h in stage.heads}}
+    kind, teaching = make_kind(recipe, stage, student), Teaching.of(view)
+    active = kind.active(params)
     partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
     return World(
         run=run,
         stage=stage,
+        kind=kind,
         student=student,
         tokenizer=cutter,
         params=active,
         mesh=mesh,
-        program=make_program(recipe, stage, student, partition, Teaching.of(view), mesh),
+        program=make_program(kind, partition, teaching, mesh),
         batches=by_stage[stage.name],
         by_stage=by_stage,
         counts=counts,
-        spec=head_losses(recipe, stage, student, view.dim),
+        spec=kind.head_losses(teaching),
         rate=lambda step: float(learning_rate(stage.settings)(step)),
     )
 
@@ -128,7 +132,7 @@ class Ours:
 
     def __init__(self, world: World):
         partition = world.program.partition
-        self.compiled = Compiled(world.program, world.mesh)
+        self.compiled = CompiledPrograms(world.program, world.mesh, world.kind.whole)
         # Copies: the step donates its arguments, and the parameters of the world stay as they are.
         copies = (jax.tree.map(jnp.array, part) for part in partition.split(world.params))
         self.trained, self.frozen = (put_params(part, world.mesh) for part in copies)

@@ -1,0 +1,56 @@
+"""Rows of length 1, similarities of rows, pairs of rows: what the losses compare.
+
+All arithmetic is float32 with `precision=HIGHEST`, or float64 for float64 inputs, whatever the type of the vectors: the
+margin of the relative loss is 0.015, which bfloat16 similarities cannot resolve.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Float
+
+from jasper_jax.losses.relative import PairOrder, pair_order, pairs
+from jasper_jax.parameters.sharding import constrain
+
+Arrays = jax.Array | np.ndarray
+
+
+def normalize(x: Float[Arrays, "... E"], eps: float = 1e-12) -> Float[jax.Array, "... E"]:
+    """Rows of length 1: x · rsqrt(max(Σx², eps)) along the last axis of `[..., E]`, in float32 or float64.
+
+    A row of zeros stays zero, and its gradient is finite.
+    """
+    x = upcast(x)
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), eps))
+
+
+def pair_similarities(x: Float[Arrays, "B E"]) -> Float[jax.Array, " P"]:
+    """Cosine similarities `[P]` of the P = B(B-1)/2 pairs of rows of `x` `[B, E]`."""
+    return pairs(cosines(gram(x)))
+
+
+def teacher_order(teacher: Arrays) -> PairOrder:
+    """The order of the teacher's pairs: computed once per batch from `[B, T]`, used by every head."""
+    return pair_order(pair_similarities(teacher))
+
+
+def upcast(x: Arrays) -> jax.Array:
+    """`x` in float32, or in float64 where it is float64."""
+    return jnp.asarray(x, jnp.promote_types(x.dtype, jnp.float32))
+
+
+def gram(x: Float[Arrays, "B E"]) -> Float[jax.Array, "B B"]:
+    """Products of all pairs of rows, `X Xᵀ`."""
+    x = upcast(x)
+    # The same on every device of a mesh, where the dimensions of x are divided and their products summed.
+    return constrain(jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST))
+
+
+def cosines(grams: jax.Array, eps: float = 1e-12) -> jax.Array:
+    """Of `[..., B, B]` products of rows, what they would be after `normalize`: all dimensions in one step."""
+    squares = jnp.sum(jnp.where(jnp.eye(grams.shape[-1], dtype=bool), grams, 0), axis=-1)
+    scale = lax.rsqrt(jnp.maximum(squares, eps))
+    return grams * (scale[..., :, None] * scale[..., None, :])

@@ -1,0 +1,155 @@
+"""A kind of stage: the few things in which stages differ. Loop, step, planning and mesh know of nothing else.
+
+A new kind is a file with a subclass of :class:`StageKind`, and a row of ``jasper_jax.recipe.stages.KINDS``.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jasper_jax.batches.batches import LoadedBatch
+from jasper_jax.data.pairs import PairStore
+from jasper_jax.data.texts import TextStore
+from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
+from jasper_jax.losses.per_head import named_terms
+from jasper_jax.parameters.sharding import row_shards
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.stages import ResolvedStage
+from jasper_jax.student.student import Student
+from jasper_jax.teachers.vectors import TeacherView
+from jasper_jax.training.teaching import Teaching
+
+Params = dict[str, Any]
+Arrays = Mapping[str, Any]
+"""A batch as the step takes it."""
+Metrics = dict[str, jax.Array]
+LossFunction = Callable[[Mapping[str, Any], Mapping[str, Any], Arrays, jax.Array | None], tuple[jax.Array, Metrics]]
+"""``(params, online teachers' params, batch, dropout key or None) -> (scalar, {"head/term": scalar})``."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What stages make their batches and starts from.
+
+    ``tokenizer``: the student's, at its full length. ``folder``: the run's, where token counts and caption vectors are
+    kept. ``texts`` and ``pairs`` are None where no stage learns from them, ``teachers`` where none teaches.
+    """
+
+    mesh: Mesh
+    tokenizer: Tokenizer
+    folder: Path
+    texts: TextStore | None = None
+    pairs: PairStore | None = None
+    teachers: TeacherView | None = None
+    progress: bool = True
+
+
+class StageBatches(Protocol):
+    """The batches of a stage: batch k is a function of (recipe, seed, k)."""
+
+    held_out_batches: int
+    online: Mapping[str, Any]
+    """The teachers that run in the step, by name."""
+
+    def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
+        """The batches from number ``start`` on, prepared ahead."""
+        ...
+
+    def held_out(self, number: int) -> LoadedBatch:
+        """Batch ``number`` of the held-out data."""
+        ...
+
+    def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
+        """Training records for people; each has a ``text``."""
+        ...
+
+
+class StageKind(abc.ABC):
+    """One stage of a recipe and the student it trains."""
+
+    parts: ClassVar[tuple[str, ...]] = ("encoder",)
+    """The parameters it sees beside its heads and its loss terms' own."""
+    whole: ClassVar[tuple[str, ...]] = ()
+    """Arrays of a batch that lie on every device: they are small, and have no row for a row of tokens or pixels."""
+
+    def __init__(self, recipe: Recipe, stage: ResolvedStage, student: Student):
+        self.recipe, self.stage, self.student = recipe, stage, student
+
+    @abc.abstractmethod
+    def batches(self, inputs: Inputs, params: Params) -> StageBatches:
+        """The stage's batches; ``params`` are the canonical ones that it begins with, on the mesh."""
+
+    @abc.abstractmethod
+    def head_losses(self, teaching: Teaching) -> dict[str, HeadLoss]:
+        """Which terms each head takes, with their weights."""
+
+    @abc.abstractmethod
+    def vectors(
+        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: Any, teaching: Teaching
+    ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+        """``(students, targets)`` of a batch, by the heads of :meth:`head_losses`: ``[B, E]`` and ``[B, T]``."""
+
+    @abc.abstractmethod
+    def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
+        """The largest batch, of ``rows`` rows, as shapes, and the tokens of a row."""
+
+    def new_parts(self, before: Sequence[ResolvedStage]) -> list[str]:
+        """The parts, such as ``heads/fc2``, that :meth:`begin` gives a start: no stage ``before`` has trained them."""
+        return []
+
+    def begin(self, inputs: Inputs, params: Params, before: Sequence[ResolvedStage]) -> Params:
+        """``params``, which lie on the mesh, with the start of :meth:`new_parts`."""
+        return params
+
+    def loss(self, teaching: Teaching) -> LossFunction:
+        """The pure loss of a batch."""
+        spec = self.head_losses(teaching)
+
+        def loss(
+            params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: jax.Array | None
+        ) -> tuple[jax.Array, Metrics]:
+            students, targets = self.vectors(params, teachers, batch, key, teaching)
+            terms = distillation_losses(students, targets, spec, batch=batch, learned=params.get("losses"))
+            return reduce_heads(terms, self.stage.reduce_heads), named_terms(terms)
+
+        return loss
+
+    def active(self, params: Mapping[str, Any]) -> Params:
+        """The parameters that the stage sees, trained or frozen."""
+        seen = {name: params[name] for name in self.parts if name in params}
+        seen["heads"] = {head: params["heads"][head] for head in self.stage.heads}
+        if learned := self.stage.learned_terms:
+            seen["losses"] = {term: params["losses"][term] for term in learned}
+        return seen
+
+    @property
+    def pieces(self) -> int:
+        """Into how many pieces the encoders take a batch (``training.micro_batch``)."""
+        micro_batch = self.recipe.training.micro_batch
+        return -(-self.stage.batch_size // micro_batch) if micro_batch else 1
+
+    def row_multiple(self, mesh: Mesh) -> int:
+        """Numbers of rows are multiples of this."""
+        return row_shards(mesh) * self.pieces
+
+    @property
+    def seed(self) -> int:
+        """The seed of the stage's data order."""
+        sequence = np.random.SeedSequence([self.recipe.seed, self.stage.index])
+        return int(sequence.generate_state(1, np.uint32)[0] >> 1)
+
+
+def make_kind(recipe: Recipe, stage: ResolvedStage, student: Student) -> StageKind:
+    """The stage as an object of its kind."""
+    module, name = stage.kind.implementation.split(":")
+    return getattr(importlib.import_module(module), name)(recipe, stage, student)
