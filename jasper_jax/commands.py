@@ -53,8 +53,9 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
     run = Run(recipe, describe=True)
     student, _ = validate(run)
+    wide = OUT if OUT.is_terminal else Console(width=160)
     for topology in slices:
-        print_plan(topology, list(plan_stages(run, student, topology)), OUT if OUT.is_terminal else Console(width=160))
+        print_plan(topology, list(plan_stages(recipe, run.vectors, student, topology)), wide)
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -130,7 +131,7 @@ def _train(
     from jasper_jax.training.loop import train
 
     view = None if texts is None else run.vectors.view(texts)
-    if not train(run, texts, view, timings, stop, pairs):
+    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, progress=run.progress):
         raise Interrupted
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
-from jasper_jax.encoders.model_folder import ModelFolder
-from jasper_jax.recipe.config import Recipe, Teacher
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import needs
-from jasper_jax.runtime.environment import environment as environment
 from jasper_jax.student.source import StudentSource
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.stores import TeacherVectors
-from jasper_jax.vision.load import VisionFolder
 
 
 class Run:
@@ -57,27 +53,6 @@ class Run:
     def teacher_dim(self) -> int | None:
         """Dimension of the concatenated teachers, None where no stage is taught by them."""
         return self.vectors.dim
-
-    # Until training and planning take the objects above.
-
-    def student_source(self) -> StudentSource:
-        return self.student
-
-    def vision_source(self) -> VisionFolder | None:
-        return self.student.vision
-
-    def _teacher(self, settings: Teacher) -> TeacherModel:
-        return next(teacher for teacher in self.teachers if teacher.name == settings.name)
-
-    def dim_of(self, teacher: Teacher) -> int:
-        return self._teacher(teacher).dim
-
-    def teacher_facts(self, teacher: Teacher) -> ModelFolder | Path | None:
-        return self._teacher(teacher).source
-
-
-def checkpoints_of(run: Run) -> Checkpoints:
-    return run.run_folder.checkpoints()
 
 
 def cache_programs() -> None:

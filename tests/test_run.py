@@ -114,7 +114,9 @@ def test_a_run_is_continued_with_recomputation_switched_on(finished, tmp_path: P
     student = recipe_tree(place)["student"]
     assert not run_training(Run(small(place, **changes), progress=False), stop=lambda step: step >= 2)
     saved = Run(small(place, student={**student, "remat": True}, **changes), progress=False)
-    assert run_training(saved)
+    with counted() as read:
+        assert run_training(saved)
+    assert (read["student"], read["weights"]) == (1, 0), "the checkpoint has them"
     assert yaml.safe_load((saved.folder / "recipe.yaml").read_text())["student"]["remat"] is True
     expected = parameters(Run(small(place), progress=False), 0)
     for name, leaf in parameters(saved, 0).items():

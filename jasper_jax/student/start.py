@@ -18,7 +18,7 @@ from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.student import HeadShape, Student
-from jasper_jax.vision.load import VisionFolder, check_vision, load_vision, sight_of
+from jasper_jax.vision.load import check_vision, load_vision, sight_of
 from jasper_jax.vision.sight import PARTS
 from jasper_jax.vision.words import grow_words, with_vocabulary
 
@@ -161,10 +161,9 @@ def starting_params(recipe: Recipe, student: Student, source: StudentSource) -> 
 
 
 def load_student(
-    recipe: Recipe, teacher_dim: int | None, source: StudentSource, vision: VisionFolder | None = None
+    recipe: Recipe, teacher_dim: int | None, source: StudentSource
 ) -> tuple[Student, dict[str, Any], Tokenizer]:
-    """:func:`make_student`, :func:`starting_params` and :func:`make_tokenizer` in one. ``vision`` is that of ``source``
-    and need not be given."""
+    """:func:`make_student`, :func:`starting_params` and :func:`make_tokenizer` in one."""
     student = make_student(recipe, teacher_dim, source)
     return student, starting_params(recipe, student, source), make_tokenizer(student, source)
 

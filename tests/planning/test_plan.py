@@ -47,7 +47,7 @@ def test_the_step_that_is_planned(tmp_path, online: bool) -> None:
     student = make_student(run.recipe, run.teacher_dim, run.student)
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     for stage in run.stages:
-        step = lower_step(run, stage, student, mesh, "cpu")
+        step = lower_step(run.recipe, run.vectors, stage, student, mesh, "cpu")
         size = state_bytes(step)
         assert size["optimizer"] >= 2 * size["trained"]
         assert size["optimizer"] <= 2 * size["trained"] + 64

@@ -29,7 +29,12 @@ def fill(run: Run):
 def run_training(run: Run, stop=lambda step: False) -> bool:
     run.run_folder.claim()
     texts, view = fill(run)
-    return train(run, texts, view, Timings(run.folder), stop, run.data.pairs() if run.sees else None)
+    return train_stages(run, texts, view, stop)
+
+
+def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
+    pairs = run.data.pairs() if run.sees else None
+    return train(run.run_folder, run.student, texts, view, Timings(run.folder), stop, pairs, progress=run.progress)
 
 
 def evaluate(run: Run) -> Evaluation:
