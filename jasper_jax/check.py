@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -13,21 +14,19 @@ from rich.table import Table
 from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.sources import check_sources
-from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import mesh_axes, parts
 from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.load import dump_recipe
-from jasper_jax.recipe.stages import no_held_out_losses
+from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
-from jasper_jax.student.start import make_student, stored_encoder, stored_heads
+from jasper_jax.student.start import check_start, make_student, make_tokenizer
 from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.teachers.torch_teacher import refuse_without_torch
 from jasper_jax.teachers.vectors import DTYPES, store_bytes
@@ -35,7 +34,6 @@ from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.teaching import Teaching
-from jasper_jax.vision.load import check_vision
 
 
 def report(run: Run, out: Console) -> None:
@@ -75,11 +73,11 @@ def validate(run: Run) -> tuple[Student, int | None]:
     """
     recipe = run.recipe
     if recipe.texts is not None:
-        if not (run.text_folder / "manifest.json").is_file():
+        if not (run.data.text_folder / "manifest.json").is_file():
             check_sources(recipe.texts)
         if recipe.texts.count is not None:
-            run.refuse_large_batches(recipe.texts.count, "texts of texts.count", "texts")
-    if recipe.images is not None and run.sees and not (run.stores / "images" / "manifest.json").is_file():
+            refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
+    if recipe.images is not None and run.sees and not (run.data.pair_folder / "manifest.json").is_file():
         check_image_sources(recipe.images)
     for test in recipe.evaluation.retrieval:
         if test.asset is not None:
@@ -89,29 +87,17 @@ def validate(run: Run) -> tuple[Student, int | None]:
                 f"evaluation.retrieval.{test.name}.beir: {test.beir} is no folder with corpus.jsonl, queries.jsonl and"
                 f" qrels/test.tsv"
             )
-    teacher_dim = run.teacher_dim if run.needs_vectors else None
-    for teacher in recipe.teachers if run.needs_vectors else ():
-        source = run.teacher_facts(teacher)
-        if source is not None and teacher.backend == "torch":
-            refuse_without_torch(teacher)
-        elif source is not None:
-            folder = read_model_folder(source, causal=teacher.causal)
-            if not folder.described:
-                check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
-    source = run.student_facts()
-    vision = run.vision_facts()
-    student, layers = make_student(recipe, teacher_dim, source, vision)
-    if vision is not None and recipe.student.vision is not None:
-        check_vision(recipe.student.vision, vision)
-    if not isinstance(source, ModelFolder):
-        if recipe.student.config is None:
-            folder = read_model_folder(source, causal=recipe.student.causal)
-            check_params(folder.encoder_path, stored_encoder(student, folder), layers)
-            stored_heads(recipe, student, folder)
-            source = folder.encoder_path
-        limit = min(recipe.training.max_length or student.max_length, student.max_length)
-        tokenizer = Tokenizer.load(source, limit, append_eos=recipe.student.append_eos)
-        tokenizer.check_vocabulary(student.encoder.vocab_size)
+    teacher_dim = run.teacher_dim
+    for teacher in run.teachers if run.needs_vectors else ():
+        folder = teacher.source
+        if folder is not None and teacher.settings.backend == "torch":
+            refuse_without_torch(teacher.settings)
+        elif isinstance(folder, ModelFolder) and not folder.described:
+            check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
+    student = make_student(recipe, teacher_dim, run.student)
+    check_start(recipe, student, run.student)
+    if not run.student.described:
+        make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))
     params = student.shapes()
     if (mesh := _mesh(run, student)) is not None:
         parts(flatten(params), mesh)  # refuses what does not divide
@@ -124,6 +110,17 @@ def validate(run: Run) -> tuple[Student, int | None]:
             f"export.dim: {recipe.export.dim} is not provided; dimensions are {', '.join(map(str, served))}"
         )
     return student, teacher_dim
+
+
+def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, store: str) -> None:
+    """UserError when a batch of the stages on ``store`` (``texts``, ``images``) is larger than ``number``: said before
+    vectors are embedded, not after."""
+    for stage in stages:
+        if stage.learns_from(store) and stage.batch_size > number:
+            raise UserError(
+                f"stages[{stage.index}].batch_size: {stage.batch_size} exceeds the {number:,} {what};"
+                f" lower it or add {stage.kind.unit}"
+            )
 
 
 def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
@@ -205,10 +202,11 @@ def _dimensions(run: Run, student: Student) -> Table:
 
 def _described(run: Run) -> list[str]:
     """The models of which only what is published is known."""
-    sources = [run.teacher_facts(t) for t in run.recipe.teachers] if run.needs_vectors else []
-    names = (str(s.path) for s in [*sources, run.student_facts()] if isinstance(s, ModelFolder))
-    vision = run.vision_facts()
-    unseen = [run.recipe.student.vision.model] if run.recipe.student.vision and vision and vision.path is None else []
+    sources = [teacher.source for teacher in run.teachers] if run.needs_vectors else []
+    folders = [source for source in (*sources, run.student.folder) if isinstance(source, ModelFolder)]
+    names = [str(folder.path) for folder in folders if folder.described]
+    settings, vision = run.recipe.student.vision, run.student.vision
+    unseen = [settings.model] if settings and vision and vision.path is None else []
     return list(dict.fromkeys([*names, *unseen]))
 
 
@@ -221,18 +219,16 @@ def _teachers(run: Run) -> Table:
     table = Table("teacher", "parameters", "dimensions", "mode", *DTYPES, title=f"Teachers; vectors of {stored}")
     for column in (1, 2, 4, 5, 6):
         table.columns[column].justify = "right"
-    for teacher in recipe.teachers if run.needs_vectors else ():
-        source, dim, parameters = run.teacher_facts(teacher), run.dim_of(teacher), "imported"
-        if source is not None and teacher.backend == "torch":
-            parameters = "in PyTorch"
-        elif source is not None:
-            folder = read_model_folder(source, causal=teacher.causal)
+    for teacher in run.teachers if run.needs_vectors else ():
+        folder, dim, settings = teacher.source, teacher.dim, teacher.settings
+        parameters = "imported" if folder is None else "in PyTorch"
+        if isinstance(folder, ModelFolder) and settings.backend != "torch":
             shapes = encoder_from_config(folder.hf_config, str(folder.path)).shapes().values()
             parameters = f"{sum(int(np.prod(shape)) for shape in shapes):,}"
         sizes = (_bytes(store_bytes(rows, dim, one, shard_rows)) for one in DTYPES)
-        cells = [f"[b]{size}[/b]" if one == teacher.dtype else size for one, size in zip(DTYPES, sizes)]
-        online = teacher.mode == "online"
-        table.add_row(teacher.name, parameters, f"{dim:,}", teacher.mode, *(["-"] * 3 if online else cells))
+        cells = [f"[b]{size}[/b]" if one == settings.dtype else size for one, size in zip(DTYPES, sizes)]
+        online = settings.mode == "online"
+        table.add_row(settings.name, parameters, f"{dim:,}", settings.mode, *(["-"] * 3 if online else cells))
     if len(recipe.teachers) > 1 and run.needs_vectors:
         table.add_row("joined", "", f"{run.teacher_dim:,}", "", "", "", "")
     return table

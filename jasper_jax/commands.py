@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +16,13 @@ from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
+
+if TYPE_CHECKING:  # commands import what they need when they run: --help is quick
+    from jasper_jax.data.pairs import PairStore
+    from jasper_jax.data.texts import TextStore
+    from jasper_jax.evaluation.report import Evaluation
+    from jasper_jax.run import Run
+    from jasper_jax.runtime.timings import Timings
 
 OUT = Console(soft_wrap=True)
 
@@ -44,8 +53,9 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
     run = Run(recipe, describe=True)
     student, _ = validate(run)
+    wide = OUT if OUT.is_terminal else Console(width=160)
     for topology in slices:
-        print_plan(topology, list(plan_stages(run, student, topology)), OUT if OUT.is_terminal else Console(width=160))
+        print_plan(topology, list(plan_stages(recipe, run.vectors, student, topology)), wide)
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -60,33 +70,38 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     cache_programs()
     run = Run(recipe)
     validate(run)
-    processes.first_does(run.claim)
+    processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder), process_index, process_count)
 
 
-def _embed(run, timings, process_index, process_count, training=False):  # type: ignore[no-untyped-def]
+def _embed(
+    run: Run, timings: Timings, process_index: int, process_count: int, *, training: bool = False
+) -> tuple[TextStore | None, PairStore | None]:
+    from jasper_jax.check import refuse_large_batches
+
     texts = pairs = None
     if run.recipe.texts is not None:
         with timings.phase("texts"):
-            texts = run.texts()
+            texts = run.data.texts()
         if training:
-            run.refuse_large_batches(texts.size("train"), "training texts", "texts")
+            refuse_large_batches(run.stages, texts.size("train"), "training texts", "texts")
     if run.sees:
         with timings.phase("images"):
-            pairs = run.pairs()
+            pairs = run.data.pairs()
         if training:
-            run.refuse_large_batches(pairs.size("train"), "training pairs", "images")
+            refuse_large_batches(run.stages, pairs.size("train"), "training pairs", "images")
     if not run.needs_vectors:
         return texts, pairs
-    for teacher in run.recipe.teachers:
-        if teacher.mode == "online":
+    assert texts is not None
+    for teacher in run.teachers:
+        if teacher.settings.mode == "online":
             continue
-        if teacher.model is None:
-            run.open_vectors(teacher, texts)  # imported: must be there
+        if teacher.settings.model is None:
+            run.vectors.open(teacher, texts)  # imported: must be there
             continue
         with timings.phase(f"embedding: {teacher.name}"):
-            store = run.embed(teacher, texts, process_index=process_index, process_count=process_count)
+            store = run.vectors.embed(teacher, texts, process_index=process_index, process_count=process_count)
         if store is None:
             say(f"{teacher.name}: this process's shards are done; another process's are not yet.")
     return texts, pairs
@@ -102,21 +117,22 @@ def train_stages(recipe: Recipe) -> None:
     cache_programs()
     run = Run(recipe)
     validate(run)
-    with run.alone("train"), stop_flag() as stop:
+    with run.run_folder.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
-            texts = None if recipe.texts is None else run.texts()
-            pairs = run.pairs() if run.sees else None
+            texts = None if recipe.texts is None else run.data.texts()
+            pairs = run.data.pairs() if run.sees else None
         _train(run, texts, pairs, timings, stop)
 
 
-def _train(run, texts, pairs, timings, stop):  # type: ignore[no-untyped-def]
+def _train(
+    run: Run, texts: TextStore | None, pairs: PairStore | None, timings: Timings, stop: Callable[[int], bool]
+) -> None:
     from jasper_jax.training.loop import train
 
-    view = None if texts is None else run.teachers(texts)
-    if not train(run, texts, view, timings, stop, pairs):
+    view = None if texts is None else run.vectors.view(texts)
+    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, progress=run.progress):
         raise Interrupted
-    return view
 
 
 def evaluate_run(recipe: Recipe) -> None:
@@ -126,21 +142,21 @@ def evaluate_run(recipe: Recipe) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with run.alone("evaluate"), stop_flag() as stop, stop.immediately():
+    with run.run_folder.alone("evaluate"), stop_flag() as stop, stop.immediately():
         _evaluate(run, Timings(run.folder))
 
 
-def _evaluate(run, timings):  # type: ignore[no-untyped-def]
+def _evaluate(run: Run, timings: Timings) -> None:
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import console_table, to_json
 
     with timings.phase("evaluation"):
-        evaluation = evaluate(run, run.folder / "contact-sheet.png" if _can_draw() else None)
+        sheet = run.folder / "contact-sheet.png" if _can_draw() else None
+        evaluation = evaluate(run.run_folder, run.data, run.vectors, run.student, sheet)
         to_json(evaluation, run.folder / "evaluation.json")
-        _draw(run, evaluation)
+        _draw(run.folder, evaluation)
     # Eleven columns: a log file takes them whole, a narrow terminal folds them.
     (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
-    return evaluation
 
 
 def _can_draw() -> bool:
@@ -149,17 +165,17 @@ def _can_draw() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _draw(run, evaluation):  # type: ignore[no-untyped-def]
+def _draw(folder: Path, evaluation: Evaluation) -> None:
     """The two pictures, where matplotlib is installed."""
     if not _can_draw():
         say("Pictures are not drawn: pip install 'jasper-jax[plot]'")
         return
     from jasper_jax.evaluation.plots import plot_dimensions, plot_training
 
-    if (run.folder / "metrics.jsonl").is_file():
-        plot_training(run.folder / "metrics.jsonl", run.folder / "training.png")
+    if (folder / "metrics.jsonl").is_file():
+        plot_training(folder / "metrics.jsonl", folder / "training.png")
     if any(row.retrieval and row.stage for row in evaluation.rows):
-        plot_dimensions(evaluation, run.folder / "dimensions.png")
+        plot_dimensions(evaluation, folder / "dimensions.png")
 
 
 def export_run(recipe: Recipe, output: Path | None) -> None:
@@ -169,15 +185,15 @@ def export_run(recipe: Recipe, output: Path | None) -> None:
 
     cache_programs()
     run = Run(recipe)
-    with run.alone("export"), stop_flag() as stop, stop.immediately():
+    with run.run_folder.alone("export"), stop_flag() as stop, stop.immediately():
         _export(run, Timings(run.folder), output)
 
 
-def _export(run, timings, output):  # type: ignore[no-untyped-def]
+def _export(run: Run, timings: Timings, output: Path | None) -> None:
     from jasper_jax.export.sentence_transformers import export
 
     with timings.phase("export"):
-        folder, check = export(run, output or run.folder / "export")
+        folder, check = export(run.run_folder, run.student, run.teacher_dim, output or run.folder / "export")
     OUT.print(f"[bold]{folder}[/]: {check}", highlight=False)
 
 
@@ -192,7 +208,7 @@ def run_all(recipe: Recipe) -> None:
     cache_programs()
     run = Run(recipe)
     validate(run)
-    with run.alone("run"), stop_flag() as stop:
+    with run.run_folder.alone("run"), stop_flag() as stop:
         refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
         with stop.immediately():
@@ -278,22 +294,22 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
 
     cache_programs()
     run = Run(recipe)
-    texts = TextStore.open(run.text_folder)
+    texts = TextStore.open(run.data.text_folder)
     texts.verify()
-    OUT.print(f"{run.text_folder}: whole, {len(texts.shards)} shards", highlight=False)
-    for teacher in recipe.teachers:
-        if teacher.mode == "online":
+    OUT.print(f"{run.data.text_folder}: whole, {len(texts.shards)} shards", highlight=False)
+    for teacher in run.teachers:
+        if teacher.settings.mode == "online":
             continue
-        folder = run.teacher_folder(teacher)
+        folder = run.vectors.folder(teacher)
         found = verify_store(folder, texts, progress=True)
         OUT.print(
             f"{folder}: whole, {found.vectors:,} vectors in {found.shards} shards, norms {found.smallest_norm:.4f} to"
             f" {found.largest_norm:.4f}, {found.clipped:,} values clipped",
             highlight=False,
         )
-        if sample and teacher.model is not None:
-            store = run.open_vectors(teacher, texts)
-            error = dtype_error(store, texts, run.teacher_encoder(teacher), sample=sample)
+        if sample and teacher.settings.model is not None:
+            store = run.vectors.open(teacher, texts)
+            error = dtype_error(store, texts, teacher.encoder(), sample=sample)
             OUT.print(
                 f"{folder}: {store.dtype} moves similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
                 f" {error.largest:.2e} at most",
@@ -307,16 +323,16 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
     from jasper_jax.teachers.vector_import import import_vectors
 
     run = Run(recipe)
-    teacher = next((t for t in recipe.teachers if t.name == name), None)
+    teacher = next((t for t in run.teachers if t.name == name), None)
     if teacher is None:
         raise UserError(
             f"teacher {name!r} is not in the recipe; teachers are {', '.join(t.name for t in recipe.teachers)}"
         )
-    if teacher.model is not None:
+    if teacher.settings.model is not None:
         raise UserError(
-            f"teachers.{name}: has a model ({teacher.model}), jasper embed computes its vectors; drop model"
+            f"teachers.{name}: has a model ({teacher.settings.model}), jasper embed computes its vectors; drop model"
         )
-    with run.alone("vectors import"), stop_flag() as stop, stop.immediately():
-        texts = run.texts()
-        summary = import_vectors(files, texts, run.teacher_folder(teacher), run.teacher_spec(teacher))
-        OUT.print(f"{run.teacher_folder(teacher)}: {summary}", highlight=False)
+    with run.run_folder.alone("vectors import"), stop_flag() as stop, stop.immediately():
+        folder = run.vectors.folder(teacher)
+        summary = import_vectors(files, run.data.texts(), folder, teacher.spec)
+        OUT.print(f"{folder}: {summary}", highlight=False)

@@ -20,6 +20,7 @@ from jasper_jax.encoders.batch_shapes import Batch, plan_batches, texts_per_row
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.layout import segments_of
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config
@@ -141,7 +142,7 @@ class Embedder:
     @classmethod
     def load(
         cls,
-        path: str | Path,
+        path: str | Path | ModelFolder,
         dtype: str = "float32",
         *,
         max_length: int | None = None,
@@ -151,7 +152,7 @@ class Embedder:
         append_eos: bool | None = None,
         images: bool = True,
     ) -> Embedder:
-        """From a folder saved by sentence-transformers or transformers (safetensors only).
+        """From a folder saved by sentence-transformers or transformers (safetensors only), or what was read of it.
 
         ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
         override what the folder says; so do ``causal`` (a decoder whose config.json does not say whether its

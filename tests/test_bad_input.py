@@ -105,20 +105,6 @@ def test_texts_that_cannot_be_used_leave_no_store_and_can_be_mended(
     assert call("embed", recipe, *changes)[0] == 0, "another recipe may take over a folder in which nothing was made"
 
 
-def test_a_random_encoder_that_no_stage_trains_whole_is_refused(call, refused, recipe, tmp_path) -> None:
-    sizes = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
-    student = json.dumps({"config": {"model_type": "bert", **sizes}, "tokenizer": str(tmp_path / "student")})
-    assert call("check", recipe, f"student={student}")[0] == 0
-    alone = "stages=[{stage: 2, last_layers: 1, steps: 2, learning_rate: 0.1}]"
-    refused("no stage trains encoder/embeddings/", "check", recipe, f"student={student}", alone)
-
-
-def test_heads_that_no_stage_names_are_said(call, recipe) -> None:
-    one = call("check", recipe, "stages=[{stage: 1, steps: 2, learning_rate: 0.1}]")
-    assert (one[0], "No stage names fc2, fc3: neither trained nor exported." in one[1]) == (0, True)
-    assert "No stage names" not in call("check", recipe)[1]
-
-
 def test_a_message_about_a_very_long_value_is_short_and_ends_with_what_is_allowed(refused, recipe, tmp_path) -> None:
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a", "kind": "k" * 1_000_000}))
     line = refused("texts.jsonl, line 1: 'kind' is ['kkk", "embed", recipe, leaves=NOTHING_YET)

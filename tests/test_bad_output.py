@@ -11,10 +11,9 @@ import pytest
 import yaml
 
 from jasper_jax.export.sentence_transformers import MARKER, refuse_foreign
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sealed
-from tests.tiny import recipe, recipe_tree, write_model
+from tests.tiny import recipe_tree, write_model
 
 TOO_LONG = "x" * 300
 
@@ -49,16 +48,6 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
     (tmp_path / "other" / "texts" / "thesis.tex").write_text("years of work")
     leaves = ("run", "run/recipe.yaml")
     refused("texts: not a text store", "embed", tiny, f"stores={tmp_path / 'other'}", leaves=leaves)
-
-
-def test_a_recipe_that_a_killed_or_another_process_was_writing_makes_no_foreign_folder(tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / ".recipe.yaml.0a1b2c3d.tmp").write_text("# The res")
-    Run(recipe(tmp_path), progress=False).claim()
-    (tmp_path / "run" / "recipe.yaml").unlink()
-    (tmp_path / "run" / ".recipe.yaml").write_text("mine")
-    with pytest.raises(UserError, match="not a run folder"):
-        Run(recipe(tmp_path), progress=False).claim()
 
 
 @pytest.mark.parametrize(

@@ -31,33 +31,6 @@ def test_every_command_has_help_with_an_example(call) -> None:
         assert "jasper " + " ".join(command) in " ".join(out.split())
 
 
-def test_check_prints_the_recipe_and_what_each_stage_trains(call, recipe: Path) -> None:
-    code, out, err = call("check", recipe, "stages.2.steps=50")
-    assert (code, err) == (0, "")
-    assert "steps: 50" in out
-    assert "hidden by it" in out
-    assert yaml.safe_load(out[: out.index("Stages")].rsplit("\n", 1)[0])["stages"][2]["steps"] == 50
-
-
-def test_check_finds_what_would_stop_the_run_later(call, recipe: Path) -> None:
-    for override, message in {
-        "stages.0.train=[heads/fc5/**]": "matches no parameter",
-        "student.layers=[0,7]": "7",
-        "student.model=nowhere/model/at/all": "nowhere/model/at/all",
-        "heads.fc2.dim=24": "24 dimensions",
-        "export.dims={5: fc1}": "export.dims",
-        "teachers.0.dim=5": "teachers.a.dim: 5 is not a dimension",
-        "student.max_length=4096": "positions",
-        "heads.fc2.cosine=true": "heads.fc2.cosine: the cosine loss needs the teachers' dimension 24, the head has 8",
-        "heads.fc1.nested=[24]": "heads.fc1.nested: 24 is not smaller than the head's dimension 24",
-    }.items():
-        code, _, err = call("check", recipe, override)
-        assert code == 2, override
-        assert message in err
-        assert len(err.strip().splitlines()) == 1, err
-        assert "Traceback" not in err
-
-
 def test_an_unknown_recipe_and_a_wrong_override_end_with_2(call, recipe: Path, tmp_path: Path) -> None:
     assert call("check", tmp_path / "none.yaml")[0] == 2
     code, _, err = call("run", recipe, "stages.0.stepz=3")

@@ -64,7 +64,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny recipe's files, with its text store and the vectors of its teacher b."""
     place = tmp_path_factory.mktemp("fuzz")
     run = Run(recipe(place), progress=False)
-    run.embed(run.recipe.teachers[1], run.texts())
+    run.vectors.embed(run.teachers[1], run.data.texts())
     return place
 
 
@@ -120,7 +120,7 @@ def test_the_manifest_and_the_spec_of_a_vector_store(place: Path, data: st.DataO
     path.write_bytes(data.draw(json_files(json.loads(whole))))
     try:
         with read_or_refused():
-            run.open_vectors(run.recipe.teachers[1], texts).read("train", [0, 1])
+            run.vectors.open(run.teachers[1], texts).read("train", [0, 1])
         with read_or_refused():
             VectorStore.open(path.parent, texts).read("train", [0, 1])
     finally:
@@ -131,10 +131,11 @@ def test_the_manifest_and_the_spec_of_a_vector_store(place: Path, data: st.DataO
 def test_a_vector_store_in_the_making(place: Path, tmp_path: Path, file: str) -> None:
     texts = TextStore.open(place / "run" / "texts")
     chosen = recipe(place, run_dir=str(tmp_path / "run"))
-    teacher = chosen.teachers[1].model_copy(update={"dtype": "int8"})
-    run = Run(chosen, progress=False)
-    run.embed(teacher, texts)
-    folder = run.teacher_folder(teacher)
+    teachers = [teacher.model_copy(update={"dtype": "int8"}) for teacher in chosen.teachers]
+    run = Run(chosen.model_copy(update={"teachers": teachers}), progress=False)
+    teacher = run.teachers[1]
+    run.vectors.embed(teacher, texts)
+    folder = run.vectors.folder(teacher)
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "done-00000000.jsonl").write_text("".join(json.dumps(s) + "\n" for s in manifest["shards"]))
     (folder / "manifest.json").unlink()
@@ -152,7 +153,7 @@ def test_a_vector_store_in_the_making(place: Path, tmp_path: Path, file: str) ->
             return np.full((shard.rows, 8), 8**-0.5, np.float32)
 
         with read_or_refused():
-            fill_store(tmp_path / "copy", texts, run.teacher_spec(teacher), same, progress=False)
+            fill_store(tmp_path / "copy", texts, teacher.spec, same, progress=False)
 
     check()
 
@@ -235,7 +236,7 @@ def test_texts_beside_vectors(place: Path, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.getbasetemp() / "v.npy"
     np.save(path, np.ones((1, 8), np.float32))
     path.with_suffix(".jsonl").write_bytes(line)
-    spec = run.teacher_spec(run.recipe.teachers[1])
+    spec = run.teachers[1].spec
     with read_or_refused():
         import_vectors([path], TextStore.open(place / "run" / "texts"), path.with_name("none"), spec, progress=False)
 

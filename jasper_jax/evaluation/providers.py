@@ -16,6 +16,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from jasper_jax.checkpoints.run_folder import RunFolder
+from jasper_jax.data.pairs import PairStore
+from jasper_jax.data.stores import DataStores
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.agreement import score_agreement
@@ -24,13 +27,18 @@ from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity, truncate
+from jasper_jax.recipe.config import Evaluation as EvaluationSettings
+from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import needs
-from jasper_jax.run import Run, environment
+from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
-from jasper_jax.student.start import load_student
+from jasper_jax.student.source import StudentSource
+from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.teachers.vectors import concatenate
 
 AGREEMENT_TEXTS = 2000
@@ -47,12 +55,12 @@ class Texts(NamedTuple):
 class Tests:
     """The tests of a recipe as lists of texts, and how vectors of those lists are scored."""
 
-    def __init__(self, run: Run, texts: TextStore | None):
+    def __init__(self, settings: EvaluationSettings, texts: TextStore | None):
         from jasper_jax.assets.corpora import lee_similarities, read_beir, retrieval_test, subset
 
         self.lists: dict[str, Texts] = {}
         self.retrieval: dict[str, Any] = {}
-        for spec in run.recipe.evaluation.retrieval:
+        for spec in settings.retrieval:
             test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir or "")
             test = subset(test, spec.passages, spec.queries_per_passage)
             self.retrieval[spec.name] = test
@@ -60,11 +68,11 @@ class Tests:
             self.lists[f"{spec.name}/queries"] = Texts(queries, ["query"] * len(queries))
             self.lists[f"{spec.name}/passages"] = Texts(passages, ["passage"] * len(passages))
         self.human: dict[str, np.ndarray] = {}
-        for name in run.recipe.evaluation.similarity:
+        for name in settings.similarity:
             documents, self.human[name] = lee_similarities()
             self.lists[name] = Texts(documents, ["passage"] * len(documents))
         self.held_out = 0
-        if run.recipe.evaluation.agreement and texts is not None:
+        if settings.agreement and texts is not None:
             self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
         if self.held_out and texts is not None:
             rows = texts.read("held_out", range(self.held_out))
@@ -84,40 +92,40 @@ class Tests:
         return scores
 
 
-def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
+def evaluate(
+    run: RunFolder, data: DataStores, teachers: TeacherVectors, source: StudentSource, sheet: Path | None = None
+) -> Evaluation:
     """Score everything that is there: the teachers, and the student as far as it has been trained; with ``sheet``, draw
-    there what it sees, where it does.
+    there what it sees, where it does. ``source``: where the student began; its weights are not read.
 
     Raises:
       UserError: nothing was trained yet, or the recipe names a test that does not exist.
     """
-    from jasper_jax.run import checkpoints_of
-
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.checkpoints()
     if not checkpoints.has(checkpoints.start()):
-        raise UserError(f"{run.folder}: nothing is trained yet; run jasper train first")
-    texts = None if run.recipe.texts is None else TextStore.open(run.text_folder)
-    tests = Tests(run, texts)
-    rows, reference = _teacher_rows(run, texts, tests)
+        raise UserError(f"{run.path}: nothing is trained yet; run jasper train first")
+    texts = None if run.recipe.texts is None else TextStore.open(data.text_folder)
+    tests = Tests(run.recipe.evaluation, texts)
+    rows, reference = _teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests)
 
-    student, template, tokenizer = load_student(
-        run.recipe, run.teacher_dim if run.needs_vectors else None, run.student_source(), run.vision_source()
-    )
     from jasper_jax.checkpoints.checkpoint import abstract
-    from jasper_jax.student.start import student_embedder
 
+    student = make_student(run.recipe, teachers.dim, source)
+    tokenizer = make_tokenizer(student, source)
+    shapes = abstract(student.shapes())
     finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
     numbers = [0, *(number + 1 for number in finished)]
     if run.recipe.evaluation.stages == "last" and len(numbers) > 1:
         # Without teachers the model before training is what the student is compared with.
-        numbers = [numbers[-1]] if run.needs_vectors else [0, numbers[-1]]
+        numbers = [numbers[-1]] if teachers.needed else [0, numbers[-1]]
     pooled: dict[str, np.ndarray] = {}
-    seeing = ImageTests(run, student) if run.sees and run.recipe.evaluation.images else None
+    looking = needs(run.stages, "images") and run.recipe.evaluation.images
+    seeing = ImageTests(data.pairs(), progress=data.progress) if looking else None
     encoded: Any = None  # the encoder that ``pooled`` comes from
     for number in numbers:
         path = checkpoints.final(number - 1) if number else checkpoints.start()
         say(f"Evaluating the student {'before training' if not number else f'after {run.stages[number - 1].name}'}")
-        params = checkpoints.load(path, abstract(template))
+        params = checkpoints.load(path, shapes)
         if encoded is None or not _equal(encoded, params["encoder"]):  # stage 1 leaves the encoder as it was
             embedder, encoded = student_embedder(student, params, tokenizer), params["encoder"]
             pooled = {name: embedder.pooled(t.texts, t.kinds) for name, t in tests.lists.items()}
@@ -125,8 +133,8 @@ def evaluate(run: Run, sheet: Path | None = None) -> Evaluation:
         if not number:
             if reference is None and "held_out" in pooled:
                 reference = pooled["held_out"]  # no teachers: the student's own vectors are what is to be kept
-            role = "teacher" if not run.needs_vectors else "student"
-            name = provider if run.needs_vectors else "the model itself"
+            role = "teacher" if not teachers.needed else "student"
+            name = provider if teachers.needed else "the model itself"
             rows.append(
                 EvaluationRow(
                     provider=name,
@@ -164,19 +172,20 @@ def _equal(one: Any, other: Any) -> bool:
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)))
 
 
-def _teacher_rows(run: Run, texts: TextStore | None, tests: Tests) -> tuple[list[EvaluationRow], np.ndarray | None]:
-    if not run.needs_vectors or texts is None:
+def _teacher_rows(
+    teachers: TeacherVectors, kept: Path, texts: TextStore | None, tests: Tests
+) -> tuple[list[EvaluationRow], np.ndarray | None]:
+    view = None if texts is None else teachers.view(texts)
+    if view is None:
         return [], None
-    view = run.teachers(texts)
-    assert view is not None
     reference = view.read("held_out", np.arange(tests.held_out)) if tests.held_out else None
     rows: list[EvaluationRow] = []
     everything: list[dict[str, np.ndarray]] = []
-    for teacher, store in zip(run.recipe.teachers, view.stores):
-        if teacher.model is None:
+    for teacher, store in zip(teachers.teachers, view.stores):
+        if teacher.settings.model is None:
             say(f"{teacher.name}: imported vectors, the model is not here to be scored on the tests")
             continue
-        vectors = _teacher_vectors(run, teacher, tests)
+        vectors = _teacher_vectors(teacher, kept, tests, progress=teachers.progress)
         if tests.held_out:
             vectors["held_out"] = store.read("held_out", np.arange(tests.held_out))
         everything.append(vectors)
@@ -186,7 +195,7 @@ def _teacher_rows(run: Run, texts: TextStore | None, tests: Tests) -> tuple[list
                 provider=f"teacher {teacher.name}", role="teacher", dim=dim, **tests.score(vectors, reference)
             )
         )
-    if len(everything) == len(run.recipe.teachers) > 1:
+    if len(everything) == len(teachers.teachers) > 1:
         joined = {name: concatenate([v[name] for v in everything]) for name in everything[0]}
         rows.append(
             EvaluationRow(
@@ -196,23 +205,23 @@ def _teacher_rows(run: Run, texts: TextStore | None, tests: Tests) -> tuple[list
     return rows, reference
 
 
-def _teacher_vectors(run: Run, teacher: Any, tests: Tests) -> dict[str, np.ndarray]:
-    """The teacher's vectors of the tests' texts, from ``evaluation/`` beside the stores where they are kept."""
-    spec = run.teacher_spec(teacher)
+def _teacher_vectors(teacher: TeacherModel, folder: Path, tests: Tests, *, progress: bool) -> dict[str, np.ndarray]:
+    """The teacher's vectors of the tests' texts, from ``folder`` where they are kept."""
     embedder: Embedder | None = None
     vectors: dict[str, np.ndarray] = {}
     for name, (texts, kinds) in tests.lists.items():
         if name == "held_out":
             continue
-        key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
-        path = run.stores / "evaluation" / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
+        said = json.dumps([teacher.spec.as_json(), texts, kinds], sort_keys=True)
+        key = hashlib.sha256(said.encode()).hexdigest()[:16]
+        path = folder / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
         kept = read_cached_array(path)
         if kept is not None and len(kept) == len(texts):
             vectors[name] = kept
             continue
-        embedder = embedder or run.load_teacher(teacher)
+        embedder = embedder or teacher.load()
         say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
-        vectors[name] = embedder.encode(texts, kind=kinds, show_progress=run.progress)
+        vectors[name] = embedder.encode(texts, kind=kinds, show_progress=progress)
         write_cached_array(path, vectors[name])
     return vectors
 
@@ -249,7 +258,7 @@ def _head_rows(
     return rows
 
 
-def _sees_by(run: Run, number: int) -> bool:
+def _sees_by(run: RunFolder, number: int) -> bool:
     """Whether the student after ``number`` stages is one that a stage on images begins with or has taught."""
     return needs(run.stages[: number + 1], "images")
 
@@ -257,8 +266,8 @@ def _sees_by(run: Run, number: int) -> bool:
 class ImageTests:
     """The pairs that were not trained on, and their vectors under the student as it stands."""
 
-    def __init__(self, run: Run, student: Student):
-        self.run, self.pairs = run, run.pairs()
+    def __init__(self, pairs: PairStore, *, progress: bool):
+        self.pairs, self._progress = pairs, progress
         self.pooled: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
         self.largest = np.zeros((0, 0)), np.zeros(0)
 
@@ -269,7 +278,7 @@ class ImageTests:
             if size := self.pairs.size(split):
                 rows = self.pairs.read(split, range(size))
                 texts = [row.caption for row in rows]
-                images = embedder.pooled([row.image for row in rows], show_progress=self.run.progress)
+                images = embedder.pooled([row.image for row in rows], show_progress=self._progress)
                 self.pooled[split] = images, embedder.pooled(texts, "passage"), texts
 
     def draw(self, path: Path) -> None:

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from huggingface_hub import ModelCardData
 
 from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import TextSource
-from jasper_jax.run import Run
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.student.dimensions import Provider
 from jasper_jax.student.student import Student
 
 
 def model_card(
-    run: Run, student: Student, served: Mapping[int, Provider], default: int, evaluation: Evaluation | None
+    recipe: Recipe, student: Student, served: Mapping[int, Provider], default: int, evaluation: Evaluation | None
 ) -> str:
-    """The README.md of an exported folder, from the run alone (no dates, no paths)."""
-    recipe = run.recipe
+    """The README.md of an exported folder, from these alone (no dates, no paths)."""
     teachers = ", ".join(t.model or f"{t.name} (imported vectors)" for t in recipe.teachers) or "the model itself"
     start = recipe.student.model or f"random {recipe.student.config['model_type']}"  # type: ignore[index]
     layers = f", layers {recipe.student.layers}" if recipe.student.layers is not None else ""
@@ -60,7 +60,7 @@ def model_card(
         *(
             f"| {s.name} | `{'`, `'.join(s.train)}` | {', '.join(s.heads)} | {s.steps} | {s.batch_size} |"
             f" {s.settings.learning_rate:g} |"
-            for s in run.stages
+            for s in resolve_stages(recipe)
         ),
         "",
     ]

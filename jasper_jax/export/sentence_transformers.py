@@ -16,6 +16,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import save
@@ -24,11 +25,11 @@ from jasper_jax.export.check import check_folder
 from jasper_jax.export.files import DTYPES, write_json
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.model_card import model_card
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student.dimensions import Provider, providers
-from jasper_jax.student.start import load_student
+from jasper_jax.student.source import StudentSource
+from jasper_jax.student.start import make_student, make_tokenizer
 from jasper_jax.student.student import Student
 
 MARKER = "jasper.json"
@@ -54,27 +55,27 @@ POOLING_KEYS = {
 """Pooling mode -> its ``pooling_mode_`` key, which every version of sentence-transformers reads."""
 
 
-def export(run: Run, output: Path) -> tuple[Path, str]:
-    """Write the trained student to ``output``; returns the folder and one line on how it was checked.
+def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
+    """Write the trained student of ``run`` to ``output``; returns the folder and one line on how it was checked.
+
+    ``source``: where the student began, for its sizes and its tokenizer; its weights are not read. ``teacher_dim``: of
+    the concatenated teachers, None without.
 
     Raises:
       UserError: training is not finished; ``output`` holds something else; the reloaded folder's vectors differ.
     """
     from jasper_jax.checkpoints.checkpoint import abstract
-    from jasper_jax.run import checkpoints_of
 
     if output.is_symlink():
         output = output.resolve()  # a link to a folder stays one
     refuse_foreign(output)
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.checkpoints()
     last = len(run.stages) - 1
     if not checkpoints.has(checkpoints.final(last)):
-        raise UserError(f"{run.folder}: {run.stages[last].name} is not finished; run jasper train first")
-    source = run.student_source()
-    student, template, tokenizer = load_student(
-        run.recipe, run.teacher_dim if run.needs_vectors else None, source, run.vision_source()
-    )
-    params = checkpoints.load(checkpoints.final(last), abstract(template))
+        raise UserError(f"{run.path}: {run.stages[last].name} is not finished; run jasper train first")
+    student = make_student(run.recipe, teacher_dim, source)
+    tokenizer = make_tokenizer(student, source)
+    params = checkpoints.load(checkpoints.final(last), abstract(student.shapes()))
     trained = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
     served = providers(trained, run.recipe.export.dims)
     default = run.recipe.export.dim or next(iter(served))
@@ -86,7 +87,7 @@ def export(run: Run, output: Path) -> tuple[Path, str]:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        write_folder(partial, run, student, params, tokenizer, source, served, default)
+        write_folder(partial, run, student, params, tokenizer, source.path, served, default)
         verdict = check_folder(partial, student, params, tokenizer, served, run.recipe.export)
         _replace(partial, output)
     except OSError as error:  # a write on a full disk names no file
@@ -124,7 +125,7 @@ def refuse_damaged(folder: Path) -> None:
 
 def write_folder(
     folder: Path,
-    run: Run,
+    run: RunFolder,
     student: Student,
     params: Mapping[str, Any],
     tokenizer: Tokenizer,
@@ -147,7 +148,7 @@ def write_folder(
             settings=run.recipe.export,
         )
     evaluation = _evaluation(run)
-    (folder / "README.md").write_text(model_card(run, student, served, default, evaluation))
+    (folder / "README.md").write_text(model_card(run.recipe, student, served, default, evaluation))
     write_json(
         folder / MARKER,
         sealed(
@@ -169,7 +170,7 @@ def write_folder(
 
 def _write_stella(
     folder: Path,
-    run: Run,
+    run: RunFolder,
     student: Student,
     params: Mapping[str, Any],
     tokenizer: Tokenizer,
@@ -239,8 +240,8 @@ def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
 
 
-def _evaluation(run: Run) -> Evaluation | None:
-    path = run.folder / "evaluation.json"
+def _evaluation(run: RunFolder) -> Evaluation | None:
+    path = run.path / "evaluation.json"
     return from_json(path) if path.is_file() else None
 
 

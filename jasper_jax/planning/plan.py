@@ -18,11 +18,12 @@ from jasper_jax.planning.memory import DoesNotFit, does_not_fit
 from jasper_jax.planning.programs import lower_step
 from jasper_jax.planning.topology import Topology, topology_mesh
 from jasper_jax.planning.work import Analysis, analyse
-from jasper_jax.recipe.stages import ResolvedStage
-from jasper_jax.run import Run
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.stages import ResolvedStage, resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import LoweredStep
 from jasper_jax.training.mesh import mesh_sizes
 
@@ -53,25 +54,35 @@ class StagePlan:
         return self.stage.steps * self.estimate.step_seconds / 3600
 
 
-def plan_stages(run: Run, student: Student, topology: Topology | Machine) -> Iterator[StagePlan]:
+def plan_stages(
+    recipe: Recipe, vectors: TeacherVectors, student: Student, topology: Topology | Machine
+) -> Iterator[StagePlan]:
     """Every stage of the recipe on ``topology``; where one does not fit, once more with settings that make it fit.
 
     Raises:
       UserError: the mesh or a batch does not divide over the slice's devices.
     """
-    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
+    stages = resolve_stages(recipe)
+    sizes = mesh_sizes(recipe.mesh, topology.devices, stages, student.encoder.config.num_heads)
     mesh = topology.mesh(sizes) if isinstance(topology, Machine) else topology_mesh(topology, mesh_axes(sizes))
-    for stage in run.stages:
+    for stage in stages:
         say(f"{topology}: compiling {stage.name}")
-        found = plan_stage(run, stage, student, mesh, topology)
+        found = plan_stage(recipe, vectors, stage, student, mesh, topology)
         yield found
         if not found.fits:
-            yield from _made_to_fit(run, stage, student, mesh, topology)
+            yield from _made_to_fit(recipe, vectors, stage, student, mesh, topology)
 
 
-def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology | Machine) -> StagePlan:
+def plan_stage(
+    recipe: Recipe,
+    vectors: TeacherVectors,
+    stage: ResolvedStage,
+    student: Student,
+    mesh: Mesh,
+    topology: Topology | Machine,
+) -> StagePlan:
     """One stage, compiled."""
-    step = lower_step(run, stage, student, mesh, "gpu" if isinstance(topology, Machine) else "tpu")
+    step = lower_step(recipe, vectors, stage, student, mesh, "gpu" if isinstance(topology, Machine) else "tpu")
     began = time.monotonic()
     known: dict[str, Any] = {
         "stage": stage,
@@ -99,22 +110,27 @@ def plan_stage(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, top
 
 
 def _made_to_fit(
-    run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, topology: Topology | Machine
+    recipe: Recipe,
+    vectors: TeacherVectors,
+    stage: ResolvedStage,
+    student: Student,
+    mesh: Mesh,
+    topology: Topology | Machine,
 ) -> Iterator[StagePlan]:
     """The stage with less memory for more time: layers recomputed, then smaller and smaller pieces of the batch."""
     settings: tuple[str, ...] = ()
     if not student.remat:
         student, settings = dataclasses.replace(student, remat=True), ("student.remat=true",)
-        found = plan_stage(run, stage, student, mesh, topology)
+        found = plan_stage(recipe, vectors, stage, student, mesh, topology)
         yield dataclasses.replace(found, settings=settings)
         if found.fits:
             return
     least = row_shards(mesh)
     pieces = [stage.batch_size // n for n in (2, 4, 8, 16, 32)]
-    for texts in (m for m in pieces if m >= least and (run.recipe.training.micro_batch or m + 1) > m):
-        training = run.recipe.training.model_copy(update={"micro_batch": texts})
-        smaller = Run(run.recipe.model_copy(update={"training": training}), describe=True)
-        found = plan_stage(smaller, stage, student, mesh, topology)
+    for texts in (m for m in pieces if m >= least and (recipe.training.micro_batch or m + 1) > m):
+        training = recipe.training.model_copy(update={"micro_batch": texts})
+        smaller = recipe.model_copy(update={"training": training})
+        found = plan_stage(smaller, vectors, stage, student, mesh, topology)
         yield dataclasses.replace(found, settings=(*settings, f"training.micro_batch={texts}"))
         if found.fits:
             return

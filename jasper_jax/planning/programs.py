@@ -8,43 +8,45 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.recipe.config import Teacher
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
-from jasper_jax.run import Run
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.online import OnlineTeacher
+from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import LoweredStep
 from jasper_jax.training.lowering import lower_step as lower
 from jasper_jax.training.teaching import Teaching
 
 
-def lower_step(run: Run, stage: ResolvedStage, student: Student, mesh: Mesh, platform: str) -> LoweredStep:
+def lower_step(
+    recipe: Recipe, vectors: TeacherVectors, stage: ResolvedStage, student: Student, mesh: Mesh, platform: str
+) -> LoweredStep:
     """The step of ``stage`` for ``mesh``, whose devices are of ``platform`` (``tpu``, ``gpu``, ``cpu``)."""
-    teaching, teachers = abstract_teachers(run)
-    return lower(run.recipe, stage, student, mesh, platform, teaching, teachers)
+    teaching, teachers = abstract_teachers(vectors)
+    return lower(recipe, stage, student, mesh, platform, teaching, teachers)
 
 
-def abstract_teachers(run: Run) -> tuple[Teaching, dict[str, Any]]:
+def abstract_teachers(vectors: TeacherVectors) -> tuple[Teaching, dict[str, Any]]:
     """The teachers, and the parameters of those that run in the step, as shapes in the dtype they compute in."""
-    if not run.needs_vectors:
+    if not vectors.needed:
         return Teaching(), {}
-    online = {t.name: _online(run, t) for t in run.recipe.teachers if t.mode == "online"}
-    dims = {t.name: run.dim_of(t) for t in run.recipe.teachers}
+    online = {one.name: _online(one) for one in vectors.teachers if one.settings.mode == "online"}
+    dims = {one.name: one.dim for one in vectors.teachers}
     return (
         Teaching(dims, {name: teacher for name, (teacher, _) in online.items()}),
         {name: params for name, (_, params) in online.items()},
     )
 
 
-def _online(run: Run, teacher: Teacher) -> tuple[OnlineTeacher, Any]:
-    source = run.teacher_facts(teacher)
-    assert source is not None
-    folder = read_model_folder(source, causal=teacher.causal)
+def _online(model: TeacherModel) -> tuple[OnlineTeacher, Any]:
+    folder = model.source
+    assert isinstance(folder, ModelFolder)  # backend: torch is never online
     encoder = encoder_from_config(folder.hf_config, str(folder.path))
-    dtype = jnp.dtype(teacher.compute_dtype)
-    pooled, dim = folder.pooling.size(encoder.hidden_size), run.dim_of(teacher)
+    dtype = jnp.dtype(model.settings.compute_dtype)
+    pooled, dim = folder.pooling.size(encoder.hidden_size), model.dim
     shapes = jax.eval_shape(encoder.init, jax.random.key(0))
     # Of a model that is only described, the Dense steps are known by their dimensions alone: one, as in Stella's.
     known = [((s.kernel.shape, s.bias is not None), s.activation) for s in folder.outputs.get(dim, ())]

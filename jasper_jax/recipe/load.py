@@ -7,6 +7,7 @@ and what is allowed.
 from __future__ import annotations
 
 import io
+import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,11 @@ def dump_recipe(recipe: Recipe) -> str:
 def run_dir(recipe: Recipe) -> Path:
     """The folder of the run."""
     return Path(recipe.run_dir) if recipe.run_dir else Path("runs") / recipe.name
+
+
+def stores_dir(recipe: Recipe) -> Path:
+    """The folder of the stores of texts, pictures and teacher vectors: the run's own, or one that runs share."""
+    return Path(recipe.stores) if recipe.stores else run_dir(recipe)
 
 
 def _read_yaml(path: str | Path) -> DictConfig:
@@ -169,6 +175,6 @@ def _section_in(kind: Any) -> Any:
     """Strip ``Annotated`` and ``| None`` from an annotation, keeping list and dict."""
     if typing.get_origin(kind) is typing.Annotated:
         return _section_in(typing.get_args(kind)[0])
-    if typing.get_origin(kind) in (typing.Union, __import__("types").UnionType):
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return _section_in(next(a for a in typing.get_args(kind) if a is not type(None)))
     return kind

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.tokenization import Tokenizer
-from jasper_jax.encoders.weights import load_params
+from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Student as StudentSettings
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.student.source import StudentSource
 from jasper_jax.student.student import HeadShape, Student
-from jasper_jax.vision.load import VisionFolder, load_vision, sight_of
-from jasper_jax.vision.sight import PARTS, with_image_tokens
+from jasper_jax.vision.load import check_vision, load_vision, sight_of
+from jasper_jax.vision.sight import PARTS
 from jasper_jax.vision.words import grow_words, with_vocabulary
 
 _OWN_TOKENIZER = ("qwen2", "qwen3")
@@ -64,29 +64,22 @@ def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
     return head.target == "teachers" and head.dim in ("teachers", teacher_dim)
 
 
-def make_student(
-    recipe: Recipe, teacher_dim: int | None, source: Path | ModelFolder, vision: VisionFolder | None = None
-) -> tuple[Student, tuple[int, ...] | None]:
-    """The static student of ``recipe`` and the checkpoint's layers it keeps (None: all, or random weights).
+def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource) -> Student:
+    """The static student of ``recipe``; no weights are read.
 
     Args:
       recipe: the run's recipe.
       teacher_dim: dimension of the concatenated teachers, None without teachers.
-      source: folder of the checkpoint (``student.model``; what is published about it will do), or of the tokenizer
-        when weights are random.
-      vision: what ``student.vision.model`` holds, where the student sees.
+      source: the folders that ``student`` names; what is published about them will do.
     """
-    settings = recipe.student
-    layers: tuple[int, ...] | None = None
+    settings, folder = recipe.student, source.folder
     prompts: dict[str, str] = {}
-    if settings.config is not None:
+    if folder is None:
+        assert settings.config is not None
         encoder = encoder_from_config(settings.config, "student.config")
         pooling, max_length = encoder.family.pooling(encoder.config), min(512, encoder.max_positions)
     else:
-        folder = read_model_folder(source, causal=settings.causal)
-        hf_config = folder.hf_config
-        if settings.layers is not None:
-            hf_config, layers = keep_layers(hf_config, settings.layers, f"student.layers: {folder.path}")
+        hf_config, _ = _kept(settings, folder)
         encoder = encoder_from_config(hf_config, str(folder.path))
         pooling, prompts = folder.pooling, folder.prompts
         max_length = folder.max_length or min(512, encoder.max_positions)
@@ -113,11 +106,11 @@ def make_student(
         )
     sight = None
     if settings.vision is not None:
-        assert vision is not None
-        tokenizer = None if isinstance(source, ModelFolder) else _tokenizer(recipe, source, max_length)
-        sight = sight_of(settings.vision, vision, tokenizer, encoder, max_length)
+        assert source.vision is not None
+        tokenizer = None if source.described else source.tokenizer(max_length)
+        sight = sight_of(settings.vision, source.vision, tokenizer, encoder, max_length)
         encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
-    student = Student(
+    return Student(
         encoder=encoder,
         pooling=pooling,
         heads=head_shapes(recipe, teacher_dim),
@@ -130,46 +123,71 @@ def make_student(
         sight=sight,
         learned_terms=tuple(dict.fromkeys(t for stage in resolve_stages(recipe) for t in stage.learned_terms)),
     )
-    return student, layers
 
 
-def load_student(
-    recipe: Recipe, teacher_dim: int | None, source: Path, vision: VisionFolder | None = None
-) -> tuple[Student, dict[str, Any], Tokenizer]:
-    """:func:`make_student`, with its starting parameters (heads random, or the checkpoint's) and its tokenizer."""
-    student, layers = make_student(recipe, teacher_dim, source, vision)
-    tokenizer = _tokenizer(recipe, source, student.max_length)
-    if recipe.student.config is not None:
+def make_tokenizer(student: Student, source: StudentSource, max_length: int | None = None) -> Tokenizer:
+    """The student's tokenizer, cutting at ``max_length`` or the student's own.
+
+    Raises:
+      UserError: it has more tokens than the student's word table has rows.
+    """
+    tokenizer = source.tokenizer(max_length or student.max_length)
+    tokenizer.check_vocabulary(student.encoder.vocab_size)
+    return tokenizer
+
+
+def starting_params(recipe: Recipe, student: Student, source: StudentSource) -> dict[str, Any]:
+    """The student's parameters before training, of ``student.shapes()``: its checkpoint's weights, heads random or the
+    checkpoint's; all random with ``student.config``. Reads every weight, so a run does it once.
+
+    Raises:
+      UserError: the weights do not fit their config, or a head with ``init: model`` is not in the checkpoint.
+    """
+    settings, folder = recipe.student, source.folder
+    if folder is None:
         params = student.init(recipe.seed)
     else:
-        folder = read_model_folder(source, causal=recipe.student.causal)
-        encoder = load_params(folder.encoder_path, stored_encoder(student, folder), layers=layers)
+        _, layers = _kept(settings, folder)
+        encoder = load_params(folder.encoder_path, _stored_encoder(student, folder), layers=layers)
         params = {
             "encoder": grow_words(encoder, student.encoder.vocab_size),
             "heads": {**student.init_heads(recipe.seed), **stored_heads(recipe, student, folder)},
         }
     if student.sight is not None:
-        assert recipe.student.vision is not None
-        assert vision is not None
-        params |= load_vision(recipe.student.vision, vision, student.sight, recipe.seed)
-    params |= student.init_terms()
-    tokenizer.check_vocabulary(student.encoder.vocab_size)
-    return student, params, tokenizer
+        assert settings.vision is not None
+        assert source.vision is not None
+        params |= load_vision(settings.vision, source.vision, student.sight, recipe.seed)
+    return params | student.init_terms()
 
 
-def stored_encoder(student: Student, folder: ModelFolder) -> Encoder:
+def load_student(
+    recipe: Recipe, teacher_dim: int | None, source: StudentSource
+) -> tuple[Student, dict[str, Any], Tokenizer]:
+    """:func:`make_student`, :func:`starting_params` and :func:`make_tokenizer` in one."""
+    student = make_student(recipe, teacher_dim, source)
+    return student, starting_params(recipe, student, source), make_tokenizer(student, source)
+
+
+def check_start(recipe: Recipe, student: Student, source: StudentSource) -> None:
+    """:func:`starting_params` without its result: raises what it would raise, from the headers of the files alone."""
+    if source.vision is not None and recipe.student.vision is not None:
+        check_vision(recipe.student.vision, source.vision)
+    if (folder := source.folder) is not None and not folder.described:
+        _, layers = _kept(recipe.student, folder)
+        check_params(folder.encoder_path, _stored_encoder(student, folder), layers)
+        stored_heads(recipe, student, folder)
+
+
+def _kept(settings: StudentSettings, folder: ModelFolder) -> tuple[dict[str, Any], tuple[int, ...] | None]:
+    """The checkpoint's config with the layers that ``student.layers`` keeps, and those layers (None: all)."""
+    if settings.layers is None:
+        return folder.hf_config, None
+    return keep_layers(folder.hf_config, settings.layers, f"student.layers: {folder.path}")
+
+
+def _stored_encoder(student: Student, folder: ModelFolder) -> Encoder:
     """The student's encoder as its checkpoint holds it: without the rows that image tokens add to the word table."""
     return with_vocabulary(student.encoder, encoder_from_config(folder.hf_config, str(folder.path)).vocab_size)
-
-
-def _tokenizer(recipe: Recipe, source: Path, max_length: int) -> Tokenizer:
-    """Of the student, with the image tokens where it sees."""
-    settings, lower_case = recipe.student, False
-    if settings.config is None:
-        folder = read_model_folder(source, causal=settings.causal)
-        source, lower_case = folder.encoder_path, folder.lower_case
-    tokenizer = Tokenizer.load(source, max_length, lower_case=lower_case, append_eos=settings.append_eos)
-    return with_image_tokens(tokenizer) if settings.vision is not None else tokenizer
 
 
 def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[str, Any]:

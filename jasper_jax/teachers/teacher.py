@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.assets.assets import model_identity, resolve_model
+from jasper_jax.assets.assets import model_identity
 from jasper_jax.embedder import Embedder, prompt_of
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder, read_prompts
@@ -21,21 +21,7 @@ from jasper_jax.teachers.vectors import VectorSpec
 KINDS = ("query", "passage")
 
 
-def teacher_source(teacher: Teacher, *, progress: bool = True) -> Path:
-    """Folder of the teacher's model, fetched if need be.
-
-    Raises:
-      UserError: its vectors are imported, so there is no model.
-    """
-    if teacher.model is None:
-        raise UserError(
-            f"teachers.{teacher.name}: no model is given, so its vectors must be imported:"
-            f" jasper vectors import RECIPE {teacher.name} FILE"
-        )
-    return resolve_model(teacher.model, teacher.revision, progress=progress)
-
-
-def load_teacher(teacher: Teacher, source: Path) -> Embedder:
+def load_teacher(teacher: Teacher, source: Path | ModelFolder) -> Embedder:
     """The teacher's model, ready to encode as the recipe says."""
     return Embedder.load(
         source,
@@ -49,7 +35,8 @@ def load_teacher(teacher: Teacher, source: Path) -> Embedder:
 
 
 def teacher_dim(teacher: Teacher, source: Path | ModelFolder | None) -> int:
-    """Dimension of the teacher's vectors, from its folder alone."""
+    """Dimension of the teacher's vectors. ``source``: what its model folder says; the path alone suffices where another
+    library reads the folder (``backend: torch``); None where vectors are imported."""
     if source is None and teacher.dim is None:
         raise UserError(f"teachers.{teacher.name}.dim: vectors that are imported need their dimension here")
     if source is None or teacher.backend == "torch":
@@ -58,8 +45,9 @@ def teacher_dim(teacher: Teacher, source: Path | ModelFolder | None) -> int:
     return _output_dim(read_model_folder(source, causal=teacher.causal), teacher)
 
 
-def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
-    """What the teacher's vectors depend on; recorded in the store and compared before vectors are added or used."""
+def teacher_spec(teacher: Teacher, source: Path | ModelFolder | None) -> VectorSpec:
+    """What the teacher's vectors depend on; recorded in the store and compared before vectors are added or used.
+    ``source`` as for :func:`teacher_dim`. Reads all of the model's weights, for their checksums."""
     if source is None:
         return VectorSpec(
             teacher={"name": teacher.name, "id": "imported"},
@@ -69,23 +57,24 @@ def teacher_spec(teacher: Teacher, source: Path | None) -> VectorSpec:
             dim=teacher_dim(teacher, None),
             dtype=teacher.dtype,
         )
+    path = source.path if isinstance(source, ModelFolder) else source
     made: dict[str, Any] = {key: getattr(teacher, key) for key in ("causal", "append_eos")}
     if teacher.backend == "torch":
         made["backend"] = "torch"
-        own, pooling, max_length = read_prompts(source)[0], "sentence-transformers", teacher.max_length
+        own, pooling, max_length = read_prompts(path)[0], "sentence-transformers", teacher.max_length
     else:
-        folder = read_model_folder(source, causal=teacher.causal)
-        own = folder.prompts
-        pooling = "+".join(folder.pooling.modes) + ("" if folder.pooling.include_prompt else ", prompt left out")
-        limit = teacher.max_length or folder.max_length
-        max_length = limit or encoder_from_config(folder.hf_config, str(source)).max_positions
+        source = read_model_folder(source, causal=teacher.causal)
+        own = source.prompts
+        pooling = "+".join(source.pooling.modes) + ("" if source.pooling.include_prompt else ", prompt left out")
+        limit = teacher.max_length or source.max_length
+        max_length = limit or encoder_from_config(source.hf_config, str(path)).max_positions
     prompts = {**own, **given_prompts(teacher)}
     return VectorSpec(
         teacher={
             "name": teacher.name,
             "compute_dtype": teacher.compute_dtype,
             **{key: value for key, value in made.items() if value is not None},
-            **model_identity(teacher.model or "", teacher.revision, source),
+            **model_identity(teacher.model or "", teacher.revision, path),
         },
         prompts={kind: prompt_of(prompts, kind) for kind in KINDS},
         pooling=pooling,

@@ -10,15 +10,17 @@ from typing import Any
 import jax
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
+from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
-from jasper_jax.run import Run, checkpoints_of, environment
+from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
-from jasper_jax.student.start import load_student
+from jasper_jax.student.source import StudentSource
+from jasper_jax.student.start import make_student, make_tokenizer, starting_params
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
 from jasper_jax.training.mesh import abstract_params, mesh_sizes, put_params
@@ -33,29 +35,31 @@ from jasper_jax.training.teaching import Teaching
 
 
 def train(
-    run: Run,
+    run: RunFolder,
+    source: StudentSource,
     texts: TextStore | None,
     view: TeacherView | None,
     timings: Timings,
     stop: Callable[[int], bool],
     pairs: PairStore | None = None,
+    *,
+    progress: bool = True,
 ) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
-    ``texts`` may be None where no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is
-    asked once after every step, counted over all stages, and says the same in every process.
+    ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
+    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is asked once
+    after every step, counted over all stages, and says the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
     """
-    with jax.default_device(host_device()):
-        student, params, tokenizer = load_student(
-            run.recipe, view.dim if view else None, run.student_source(), run.vision_source()
-        )
+    student = make_student(run.recipe, view.dim if view else None, source)
+    tokenizer = make_tokenizer(student, source)
     mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
     kinds = [make_kind(run.recipe, stage, student) for stage in run.stages]
-    inputs = Inputs(mesh, tokenizer, run.folder, texts, pairs, view, run.progress)
-    checkpoints = checkpoints_of(run)
+    inputs = Inputs(mesh, tokenizer, run.path, texts, pairs, view, progress)
+    checkpoints = run.checkpoints()
     position, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
     if position.stage == len(run.stages) and has_start:
         return True
@@ -65,12 +69,12 @@ def train(
         checkpoints.metadata(before)
     if position.step:
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
-    sinks = make_sinks(list(run.recipe.training.loggers), run.folder, run.recipe.name)
-    metrics = Metrics(run.folder / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    sinks = make_sinks(list(run.recipe.training.loggers), run.path, run.recipe.name)
+    metrics = Metrics(run.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
     metadata = {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
-            _save_start(kinds[0], inputs, params, checkpoints, metadata)
+            _save_start(kinds[0], source, inputs, checkpoints, metadata)
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
@@ -86,9 +90,11 @@ def train(
 
 
 def _save_start(
-    first: StageKind, inputs: Inputs, params: Params, checkpoints: Checkpoints, metadata: Mapping[str, Any]
+    first: StageKind, source: StudentSource, inputs: Inputs, checkpoints: Checkpoints, metadata: Mapping[str, Any]
 ) -> None:
     """The parameters before the first step, as the checkpoint ``start``: what evaluation calls "before training"."""
+    with jax.default_device(host_device()):
+        params = starting_params(first.recipe, first.student, source)
     begun = first.begin(inputs, put_params(params, inputs.mesh), [])
     checkpoints.save(checkpoints.start(), begun, {"stage": 0, "step": 0, **metadata})
     checkpoints.wait()

@@ -24,7 +24,7 @@ from train_bench.report import Section, show, write
 from train_bench.world import Ours, World, in_turn, machine, open_world, spread
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
-from jasper_jax.run import environment
+from jasper_jax.runtime.environment import environment
 
 WITH, WITHOUT = "with a save", "without"
 

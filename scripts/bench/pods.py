@@ -105,10 +105,10 @@ def main() -> int:
 def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
     mesh = topology_mesh(topology, mesh_axes(sizes))
-    found = plan_stage(run, stage, student, mesh, topology)
+    found = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
     assert found.analysis is not None, f"{stage.name} does not fit on {topology}"
     assert found.estimate is not None
-    step = lower_step(run, stage, student, mesh, "tpu")  # seconds, beside compiling it
+    step = lower_step(run.recipe, run.vectors, stage, student, mesh, "tpu")  # seconds, beside compiling it
     by_hand = analytic(stage, student, step) / topology.devices
     return (
         stage.name,

@@ -33,9 +33,9 @@ def main() -> int:
     options = parser.parse_args()
     cache_programs()
     run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]))
-    texts = TextStore.open(run.text_folder)
-    tests = Tests(run, texts)
-    student, params, tokenizer = load_student(run.recipe, None, run.student_source())
+    texts = TextStore.open(run.data.text_folder)
+    tests = Tests(run.recipe.evaluation, texts)
+    student, params, tokenizer = load_student(run.recipe, None, run.student)
     model = student_embedder(student, params, tokenizer)
 
     evaluation = from_json(options.run / "evaluation.json")

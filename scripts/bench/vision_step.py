@@ -28,7 +28,7 @@ from jasper_jax.batches.image_batches import ImageBatches
 from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
-from jasper_jax.run import Run, checkpoints_of
+from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import abstract_params, begin_state
 from jasper_jax.training.partition import make_partition
@@ -64,13 +64,13 @@ def main() -> int:
     options = parser.parse_args()
     run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]), progress=False)
     stage = next(stage for stage in run.stages if stage.learns_from("images"))
-    student, params, tokenizer = load_student(run.recipe, None, run.student_source(), run.vision_source())
+    student, params, tokenizer = load_student(run.recipe, None, run.student)
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.run_folder.checkpoints()
     begun = checkpoints.start() if not stage.index else checkpoints.final(stage.index - 1)
     params = checkpoints.load(begun, abstract_params(params, mesh))
     kind = make_kind(run.recipe, stage, student)
-    batches = kind.batches(Inputs(mesh, tokenizer, run.folder, pairs=run.pairs(), progress=False), params)
+    batches = kind.batches(Inputs(mesh, tokenizer, run.folder, pairs=run.data.pairs(), progress=False), params)
     assert isinstance(batches, ImageBatches)
     partition = make_partition(stage.train, kind.active(params), "train")
     program = make_program(kind, partition, Teaching(), mesh)

@@ -16,10 +16,8 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 from jasper_jax.runtime.remote import Store
-from jasper_jax.runtime.timings import Timings
-from jasper_jax.training.loop import train
 from tests.tiny import recipe
-from tests.training.runs import fill, parameters, run_training
+from tests.training.runs import fill, parameters, run_training, train_stages
 
 URL = "memory://bucket/run"
 FIRST, SECOND, END = "00-one/step-000002", "00-one/step-000004", "00-one/final"
@@ -222,11 +220,11 @@ def test_a_mirror_of_another_recipe_is_refused(tmp_path: Path) -> None:
     for name, seed in (("one", 0), ("two", 1)):
         run = Run(recipe(tmp_path, mirror=URL, seed=seed, run_dir=str(tmp_path / name)), progress=False)
         if not seed:
-            with run.alone("train"):
+            with run.run_folder.alone("train"):
                 pass
             continue
         with pytest.raises(UserError, match=rf"{URL}: this mirror is of a run with another recipe; seed \(0 there, 1"):
-            with run.alone("train"):
+            with run.run_folder.alone("train"):
                 raise AssertionError
         assert not run.folder.exists(), "refused before anything is made"
 
@@ -258,9 +256,9 @@ def test_continued_from_the_mirror_alone_the_end_is_the_same(tmp_path: Path) -> 
         place = {"run_dir": str(tmp_path / f"machine-{machine}"), "stores": str(tmp_path / "undisturbed")}
         run = Run(recipe(tmp_path, mirror=URL, **place, **sizes), progress=False)
         steps = itertools.count(1)
-        with run.alone("train"):
+        with run.run_folder.alone("train"):
             texts, view = fill(run)
-            if train(run, texts, view, Timings(run.folder), stop=lambda step: next(steps) >= 2):  # noqa: B023
+            if train_stages(run, texts, view, lambda step: next(steps) >= 2):  # noqa: B023
                 break
         shutil.rmtree(run.folder)
     assert machine == 3, "stopped at stage 1's second step, stage 3's first and third"

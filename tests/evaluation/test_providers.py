@@ -7,12 +7,11 @@ import pytest
 
 from jasper_jax.checkpoints.checkpoint import abstract
 from jasper_jax.embedder import Embedder
-from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.agreement import score_agreement
-from jasper_jax.run import Run, checkpoints_of
-from jasper_jax.student.start import load_student, student_embedder
+from jasper_jax.run import Run
+from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
 from tests.tiny import recipe
-from tests.training.runs import fill, run_training
+from tests.training.runs import evaluate, fill, run_training
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +27,8 @@ def with_stages(run: Run, which: str) -> Run:
 
 
 def test_the_last_stage_alone(run: Run) -> None:
-    every = providers.evaluate(with_stages(run, "all")).rows
-    last = providers.evaluate(with_stages(run, "last")).rows
+    every = evaluate(with_stages(run, "all")).rows
+    last = evaluate(with_stages(run, "last")).rows
     assert {row.stage for row in every} == {None, 0, 1, 2, 3}
     assert last == [row for row in every if row.stage in (None, 3)]
 
@@ -38,16 +37,17 @@ def test_stages_share_vectors_only_while_the_encoder_is_the_same(run: Run, monke
     calls: list[int] = []
     pooled = Embedder.pooled
     monkeypatch.setattr(Embedder, "pooled", lambda self, *given, **named: (calls.append(1), pooled(self, *given))[1])
-    rows = providers.evaluate(with_stages(run, "all")).rows
+    rows = evaluate(with_stages(run, "all")).rows
     assert len(calls) == 3  # before training and stage 1 (heads alone) share theirs; stages 2 and 3
 
     monkeypatch.undo()
     _, view = fill(run)
-    texts = run.texts().read("held_out", range(32))
-    student, template, tokenizer = load_student(run.recipe, run.teacher_dim, run.student_source())
+    texts = run.data.texts().read("held_out", range(32))
+    student = make_student(run.recipe, run.teacher_dim, run.student)
+    tokenizer = make_tokenizer(student, run.student)
     for number in (1, 2, 3):
-        checkpoints = checkpoints_of(run)
-        params = checkpoints.load(checkpoints.final(number - 1), abstract(template))
+        checkpoints = run.run_folder.checkpoints()
+        params = checkpoints.load(checkpoints.final(number - 1), abstract(student.shapes()))
         head = params["heads"]["fc1"]
         states = student_embedder(student, params, tokenizer).pooled([t.text for t in texts], [t.kind for t in texts])
         vectors = states @ np.asarray(head["kernel"]) + np.asarray(head["bias"])

@@ -13,10 +13,10 @@ from jasper_jax.commands import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export import check
-from jasper_jax.export.sentence_transformers import export
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe, sentences
+from tests.training.runs import export
 
 STAGE = {"steps": 2, "batch_size": 16, "learning_rate": 1e-2}
 

@@ -78,8 +78,8 @@ def test_a_run_does_not_train_on_what_is_only_described(offline, monkeypatch) ->
     def nothing(*_, **__):
         raise UserError("model could not be had")
 
-    monkeypatch.setattr("jasper_jax.run.resolve_model", nothing)
-    monkeypatch.setattr("jasper_jax.teachers.teacher.resolve_model", nothing)
+    monkeypatch.setattr("jasper_jax.student.source.resolve_model", nothing)
+    monkeypatch.setattr("jasper_jax.teachers.models.resolve_model", nothing)
     run = Run(load_recipe(CONFIGS / "jasper_2b.yaml", [f"run_dir={offline / 'run'}"]))
     with pytest.raises(UserError, match="could not be had"):
         validate(run)

@@ -9,7 +9,7 @@ import fsspec
 import pytest
 import yaml
 
-from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
+from jasper_jax.recipe.load import load_recipe, parse_recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.remote import Store
 from tests.tiny import recipe_tree
@@ -102,11 +102,3 @@ def test_what_a_client_raises_is_one_line_and_a_defect_is_not(monkeypatch: pytes
 def test_what_may_be_an_address(changes: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         parse_recipe(recipe_tree(tmp_path, **changes), "tiny")
-
-
-def test_a_mirror_may_change_between_two_commands(tmp_path: Path) -> None:
-    from jasper_jax.run import recipe_changes
-
-    one = parse_recipe(recipe_tree(tmp_path), "tiny")
-    other = parse_recipe(recipe_tree(tmp_path, mirror="gs://bucket/run"), "tiny")
-    assert recipe_changes(yaml.safe_load(dump_recipe(one)), other, "there") == []

@@ -58,9 +58,9 @@ def steps(place: Path, case: dict) -> dict:
         changes |= {"student": student, "images": sees["images"], "stages": [*stages, images], "heads": heads}
         changes["run_dir"] = f"{folder}-images"
     run = Run(recipe(place, **changes), progress=False)
-    run.claim()
+    run.run_folder.claim()
     texts, view = fill(run)
-    student, params, tokenizer = load_student(run.recipe, view.dim, run.student_source(), run.vision_source())
+    student, params, tokenizer = load_student(run.recipe, view.dim, run.student)
     stage = run.stages[case["stage"] - 1]
     sizes = case["mesh"]
     mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
@@ -77,7 +77,7 @@ def steps(place: Path, case: dict) -> dict:
     program = make_program(kind, partition, dataclasses.replace(teaching, online=online), mesh)
     trained, frozen = (put_params(widen(p), mesh) for p in partition.split(kind.active(params)))
     state = begin_state(program.optimizer, trained, mesh)
-    inputs = Inputs(mesh, tokenizer, run.folder, pairs=run.pairs() if run.sees else None, progress=False)
+    inputs = Inputs(mesh, tokenizer, run.folder, pairs=run.data.pairs() if run.sees else None, progress=False)
     batches = (
         make_kind(run.recipe, stage, as_trained).batches(inputs, params)
         if stage.learns_from("images")

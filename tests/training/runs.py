@@ -2,35 +2,52 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from jasper_jax.checkpoints.checkpoint import abstract
+from jasper_jax.evaluation import providers
+from jasper_jax.evaluation.report import Evaluation
+from jasper_jax.export import sentence_transformers
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.run import Run, checkpoints_of
+from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
-from jasper_jax.student.start import load_student
+from jasper_jax.student.start import make_student
 from jasper_jax.training.loop import train
 
 
 def fill(run: Run):
     """Texts and vectors of a run."""
-    texts = run.texts()
-    for teacher in run.recipe.teachers:
-        if teacher.mode == "cached":
-            run.embed(teacher, texts)
-    return texts, run.teachers(texts)
+    texts = run.data.texts()
+    for teacher in run.teachers:
+        if teacher.settings.mode == "cached":
+            run.vectors.embed(teacher, texts)
+    return texts, run.vectors.view(texts)
 
 
 def run_training(run: Run, stop=lambda step: False) -> bool:
-    run.claim()
+    run.run_folder.claim()
     texts, view = fill(run)
-    return train(run, texts, view, Timings(run.folder), stop, run.pairs() if run.sees else None)
+    return train_stages(run, texts, view, stop)
+
+
+def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
+    pairs = run.data.pairs() if run.sees else None
+    return train(run.run_folder, run.student, texts, view, Timings(run.folder), stop, pairs, progress=run.progress)
+
+
+def evaluate(run: Run) -> Evaluation:
+    return providers.evaluate(run.run_folder, run.data, run.vectors, run.student)
+
+
+def export(run: Run, output: Path) -> tuple[Path, str]:
+    return sentence_transformers.export(run.run_folder, run.student, run.teacher_dim, output)
 
 
 def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
     """Canonical leaves after a stage; -1 before the first."""
-    checkpoints = checkpoints_of(run)
-    dim = run.teacher_dim if run.needs_vectors else None
-    _, template, _ = load_student(run.recipe, dim, run.student_source(), run.vision_source())
+    checkpoints = run.run_folder.checkpoints()
+    shapes = abstract(make_student(run.recipe, run.teacher_dim, run.student).shapes())
     path = checkpoints.start() if stage < 0 else checkpoints.final(stage)
-    return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, abstract(template))).items()}
+    return {k: np.asarray(v) for k, v in flatten(checkpoints.load(path, shapes)).items()}

@@ -7,12 +7,11 @@ import pytest
 
 from jasper_jax.embedder import Embedder
 from jasper_jax.export import check, reload_in_torch
-from jasper_jax.export.sentence_transformers import export
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
 from tests.families import CASES
 from tests.tiny import recipe, sentences, write_model
-from tests.training.runs import parameters, run_training
+from tests.training.runs import export, parameters, run_training
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
-from jasper_jax.run import Run, checkpoints_of
+from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import exclusive
 from jasper_jax.training.metrics import Metrics, read_events
@@ -49,14 +49,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_everything(run: Run, 
     assert len(record["texts"]) == 16
     events = read_events(burst.folder / "metrics.jsonl")
     assert [e["step"] for e in events] == list(range(1, record["step"]))
-    saved = checkpoints_of(burst).steps(0)
+    saved = burst.run_folder.checkpoints().steps(0)
     assert saved
     assert max(saved) < record["step"], "no checkpoint after the last finite step"
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run: Run) -> None:
     run_training(run, stop=stop_after(4))
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.run_folder.checkpoints()
     newest = checkpoints.step(0, checkpoints.steps(0)[-1])
     victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     data = bytearray(victim.read_bytes())
@@ -71,7 +71,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_still_serves(run: Run)
 
 def test_a_half_written_checkpoint_is_as_if_it_were_not_there(run: Run) -> None:
     assert run_training(run, stop=stop_after(4)) is False
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.run_folder.checkpoints()
     last = checkpoints.steps(0)[-1]
     checkpoints.step(0, last).with_name(f"step-{last:06d}.sha256.json").unlink()
     assert checkpoints.latest().step < last
@@ -101,7 +101,7 @@ def delete(path: Path) -> None:
 
 def test_the_end_of_a_stage_deleted_in_the_next_one_is_made_again(undisturbed: Run, tmp_path: Path) -> None:
     run = stopped_copy(undisturbed, tmp_path / "run", 4 + 3)  # in stage 2, which trains a part of what it needs
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.run_folder.checkpoints()
     assert checkpoints.latest() == Position(1, 3)
     delete(checkpoints.final(0))
     assert checkpoints.latest() == Position(0, 0)
@@ -113,7 +113,7 @@ def test_the_end_of_a_stage_deleted_in_the_next_one_is_made_again(undisturbed: R
 
 def test_the_start_deleted_after_the_end_is_made_again(undisturbed: Run) -> None:
     before = parameters(undisturbed, -1)
-    delete(checkpoints_of(undisturbed).start())
+    delete(undisturbed.run_folder.checkpoints().start())
     assert run_training(undisturbed)
     after = parameters(undisturbed, -1)
     assert all(np.array_equal(before[name], after[name]) for name in before)
@@ -148,7 +148,7 @@ def test_a_save_that_the_clock_ended_is_begun_again(tmp_path: Path, monkeypatch:
 
 def test_only_the_last_checkpoints_are_kept_and_a_finished_stage_keeps_its_end(run: Run) -> None:
     assert run_training(run)
-    checkpoints = checkpoints_of(run)
+    checkpoints = run.run_folder.checkpoints()
     assert checkpoints.steps(0) == []
     assert checkpoints.has(checkpoints.final(0))
     assert checkpoints.has(checkpoints.start())

@@ -76,11 +76,11 @@ def test_a_teacher_through_pytorch(tmp_path) -> None:
     jax_run = with_teachers(tmp_path, "jax")
     views = []
     for run in (torch_run, jax_run):
-        run.claim()
+        run.run_folder.claim()
         texts, view = fill(run)
         views.append(view.read("train", range(texts.size("train"))))
     np.testing.assert_allclose(views[0], views[1], atol=1e-3)  # one store is float16
-    assert torch_run.teacher_spec(torch_run.recipe.teachers[1]).prompts["query"] == "what is "
+    assert torch_run.teachers[1].spec.prompts["query"] == "what is "
     with pytest.raises(UserError, match="the teacher gave vectors of shape"):
         fill(with_teachers(tmp_path, "wrong", a={"backend": "torch", "dim": 15}))
 
@@ -105,4 +105,4 @@ def test_what_does_not_fit(tmp_path, change, message) -> None:
 
 def first_spec(tree):
     run = Run(parse_recipe(tree, where="tiny"), progress=False)
-    return run.teacher_spec(run.recipe.teachers[0])
+    return run.teachers[0].spec

@@ -20,7 +20,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("projector", ["linear", "joint"])
 def test_small_changes_of_an_image_move_its_vector_as_the_regression_says(place, projector) -> None:
     run = seeing_run(place, name=f"through-{projector}", projector=projector)
-    student, params, _ = load_student(run.recipe, run.teacher_dim, run.student_source(), run.vision_source())
+    student, params, _ = load_student(run.recipe, run.teacher_dim, run.student)
     sight, rng = student.sight, np.random.default_rng(0)
     assert sight is not None
     X, D = sight.projected[0], student.width

@@ -37,7 +37,7 @@ def test_another_seed_on_the_stores_of_another_run(tmp_path) -> None:
 
 def test_a_store_of_other_texts_is_refused(tmp_path) -> None:
     tree = recipe_tree(tmp_path, run_dir=str(tmp_path / "first"))
-    Run(parse_recipe(tree, where="tiny")).texts()
+    Run(parse_recipe(tree, where="tiny")).data.texts()
     other = {**tree, "run_dir": str(tmp_path / "other"), "stores": str(tmp_path / "first"), "seed": 1}
     with pytest.raises(UserError, match="first/texts: was built with another recipe: seed"):
-        Run(parse_recipe(other, where="tiny")).texts()
+        Run(parse_recipe(other, where="tiny")).data.texts()

@@ -110,7 +110,7 @@ def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_froz
     trained: Run, index: int, layers: list[int]
 ) -> None:
     """One scan backwards over the layers: over none, the last one, both."""
-    student, params, _ = load_student(trained.recipe, trained.teacher_dim, trained.student_source())
+    student, params, _ = load_student(trained.recipe, trained.teacher_dim, trained.student)
     batch = {
         "ids": np.ones((8, 16), np.int32),
         "lengths": np.full((8, 2), 7, np.int32),

@@ -178,12 +178,12 @@ def _fingerprint(recipe: Path, run_folder: Path, result: Path, place: Path) -> N
     from jasper_jax.checkpoints.checkpoint import abstract
     from jasper_jax.parameters.trees import flatten
     from jasper_jax.recipe.load import load_recipe
-    from jasper_jax.run import Run, checkpoints_of
-    from jasper_jax.student.start import load_student
+    from jasper_jax.run import Run
+    from jasper_jax.student.start import make_student
 
     run = Run(load_recipe(recipe, [f"run_dir={run_folder}"]), progress=False)
-    checkpoints = checkpoints_of(run)
-    _, template, _ = load_student(run.recipe, run.teacher_dim, run.student_source())
+    checkpoints = run.run_folder.checkpoints()
+    template = make_student(run.recipe, run.teacher_dim, run.student).shapes()
     found: dict[str, bytes] = {}
     for path in (checkpoints.start(), *map(checkpoints.final, range(len(run.stages)))):
         name = str(path.relative_to(checkpoints.folder))

@@ -47,7 +47,7 @@ class HostWork:
 
     def __init__(self, world: World):
         self.world = world
-        self.tokenizer = AutoTokenizer.from_pretrained(str(world.run.student_source()))
+        self.tokenizer = AutoTokenizer.from_pretrained(str(world.run.student.path))
 
     def load(self, batch: LoadedBatch) -> PaddedBatch:
         found = self.tokenizer(

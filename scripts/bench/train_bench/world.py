@@ -26,7 +26,8 @@ from jasper_jax.losses import HeadLoss
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.recipe.stages import ResolvedStage
-from jasper_jax.run import Run, environment
+from jasper_jax.run import Run
+from jasper_jax.runtime.environment import environment
 from jasper_jax.student.start import load_student
 from jasper_jax.student.student import Student
 from jasper_jax.training.mesh import begin_state, put_params
@@ -76,11 +77,11 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
     recipe = load_recipe(folder / "recipe.yaml", [f"run_dir={folder}"])
     run = Run(recipe, progress=False)
     stage = run.stages[stage_index]
-    texts = run.texts()
-    view = run.teachers(texts)
+    texts = run.data.texts()
+    view = run.vectors.view(texts)
     if view is None:
         raise SystemExit(f"{folder}: its recipe has no teachers; this measures distillation from teacher vectors")
-    student, params, tokenizer = load_student(recipe, view.dim, run.student_source())
+    student, params, tokenizer = load_student(recipe, view.dim, run.student)
     cutter = tokenizer.with_max_length(min(recipe.training.max_length or student.max_length, student.max_length))
     counts = TokenCounts(texts, cutter, student.prompts, scratch / "token_counts")
     by_stage = {

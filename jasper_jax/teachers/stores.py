@@ -1,0 +1,76 @@
+"""The teachers' vectors of a recipe's texts: a store for each teacher, and all of them as one view."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from jasper_jax.data.texts import TextStore
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import stores_dir
+from jasper_jax.recipe.stages import uses_teachers
+from jasper_jax.runtime import processes
+from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.online import OnlineVectors
+from jasper_jax.teachers.vectors import TeacherView, VectorStore
+
+
+class TeacherVectors:
+    """The vectors of ``teachers``, those of ``recipe`` in its order. ``needed``: some stage learns from them."""
+
+    def __init__(self, recipe: Recipe, teachers: Sequence[TeacherModel], *, progress: bool = True):
+        self.teachers, self.progress = tuple(teachers), progress
+        self.needed = uses_teachers(recipe)
+        self._folder = stores_dir(recipe) / "vectors"
+
+    @property
+    def dim(self) -> int | None:
+        """Dimension of the concatenated teachers; None where no stage learns from them."""
+        return sum(teacher.dim for teacher in self.teachers) if self.needed else None
+
+    def folder(self, teacher: TeacherModel) -> Path:
+        """Folder of the teacher's store."""
+        return self._folder / teacher.name
+
+    def embed(
+        self, teacher: TeacherModel, texts: TextStore, *, process_index: int = 0, process_count: int = 1
+    ) -> VectorStore | None:
+        """Fill the teacher's store, this process's share of it; None while others' shards are missing.
+
+        Processes that have joined each other share the work by themselves, and all have the whole store then.
+        """
+        joined = processes.count() > 1
+        fill = partial(
+            embed_teacher,
+            self.folder(teacher),
+            texts,
+            teacher.spec,
+            teacher.encoder(),
+            process_index=processes.index() if joined else process_index,
+            process_count=processes.count() if joined else process_count,
+            progress=self.progress,
+        )
+        store = fill()
+        if joined:
+            processes.barrier(f"vectors of {teacher.name}")
+            store = fill()
+        return store
+
+    def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
+        """The teacher's complete store, checked against the texts and against the recipe's teacher."""
+        return VectorStore.open(self.folder(teacher), texts, teacher.spec)
+
+    def view(self, texts: TextStore) -> TeacherView | None:
+        """All teachers as one (paper section 2.1), None where no stage learns from them."""
+        if not self.needed:
+            return None
+        return TeacherView(
+            [
+                OnlineVectors(teacher.name, teacher.load(), texts)
+                if teacher.settings.mode == "online"
+                else self.open(teacher, texts)
+                for teacher in self.teachers
+            ]
+        )

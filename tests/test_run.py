@@ -1,0 +1,123 @@
+"""A run as a whole: what it reads of its source folders, and when; settings that a run may be continued with."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from jasper_jax.commands import run_all
+from jasper_jax.encoders import folder as folders
+from jasper_jax.parameters.trees import flatten
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import dump_recipe
+from jasper_jax.run import Run
+from jasper_jax.student import start
+from jasper_jax.student.start import load_student
+from tests.snapshots import snapshot
+from tests.tiny import recipe, recipe_tree
+from tests.training.runs import parameters, run_training
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
+FOLDERS = ("student", "teacher-a", "teacher-b")
+
+
+def small(place: Path, **changes: Any) -> Recipe:
+    """One stage of four steps, a checkpoint after the second."""
+    stages = [{"stage": 3, "steps": 4, "batch_size": 16, "learning_rate": 1e-2}]
+    training = {"shapes": 1, "save_every": 2, "evaluate_every": None}
+    return recipe(place, **{"heads": {"fc1": {"dim": "teachers"}}, "stages": stages, "training": training, **changes})
+
+
+@contextmanager
+def counted() -> Iterator[Counter[str]]:
+    """How often a model folder is read, by its name, and ``weights``: the student's."""
+    found: Counter[str] = Counter()
+    steps, load = folders._steps, start.load_params
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folders, "_steps", lambda path: (found.update([Path(path).name]), steps(path))[1])
+        patch.setattr(start, "load_params", lambda *one, **named: (found.update(["weights"]), load(*one, **named))[1])
+        yield found
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
+    """The place of a run that ``jasper run`` has finished, with what that read."""
+    place = tmp_path_factory.mktemp("finished")
+    made = small(place)
+    (place / "recipe.yaml").write_text(dump_recipe(made))
+    with counted() as read:
+        run_all(made)
+    return place, read
+
+
+def test_a_run_opens_nothing_until_it_is_asked(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    before = snapshot(tmp_path)
+    with counted() as read:
+        run = Run(made)
+        assert (run.needs_vectors, run.sees) == (True, False)
+        assert [stage.name for stage in run.stages] == ["stage-1", "stage-2", "stage-3"]
+    assert (snapshot(tmp_path), read) == (before, Counter())
+
+
+def test_jasper_run_reads_every_source_folder_once_and_the_students_weights_once(finished) -> None:
+    _, read = finished
+    assert {name: read[name] for name in (*FOLDERS, "weights")} == dict.fromkeys((*FOLDERS, "weights"), 1)
+
+
+@pytest.mark.parametrize("command", ["check", "embed", "train", "vectors verify"])
+def test_a_command_reads_a_source_folder_once(call, finished, command: str) -> None:
+    place, _ = finished
+    with counted() as read:
+        code, _, err = call(*command.split(), place / "recipe.yaml")
+    assert code == 0, err
+    assert max(read[name] for name in FOLDERS) == 1, read
+
+
+def test_evaluation_and_export_of_a_trained_run_need_no_starting_weights(call, finished, monkeypatch) -> None:
+    place, _ = finished
+    before = snapshot(place / "run")
+    (place / "student" / "model.safetensors").rename(place / "weights")
+    monkeypatch.setattr(start, "load_params", lambda *_, **__: pytest.fail("the starting weights were read"))
+    try:
+        for command in ("evaluate", "export"):
+            with counted() as read:
+                code, _, err = call(command, place / "recipe.yaml")
+            assert code == 0, err
+            assert (read["student"], max(read[name] for name in FOLDERS)) == (1, 1)
+    finally:
+        (place / "weights").rename(place / "student" / "model.safetensors")
+    after = snapshot(place / "run")
+    drawn = {"timings.json", "training.png", "dimensions.png", "contact-sheet.png"}
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= drawn
+
+
+def test_what_is_saved_before_training_are_the_starting_parameters(finished) -> None:
+    place, _ = finished
+    run = Run(small(place), progress=False)
+    _, expected, _ = load_student(run.recipe, run.teacher_dim, run.student)
+    saved = parameters(run, -1)
+    for name, leaf in flatten(expected).items():
+        np.testing.assert_array_equal(saved[name], leaf, err_msg=name)
+
+
+def test_a_run_is_continued_with_recomputation_switched_on(finished, tmp_path: Path) -> None:
+    place, _ = finished
+    changes = {"run_dir": str(tmp_path / "run"), "stores": str(place / "run")}
+    student = recipe_tree(place)["student"]
+    assert not run_training(Run(small(place, **changes), progress=False), stop=lambda step: step >= 2)
+    saved = Run(small(place, student={**student, "remat": True}, **changes), progress=False)
+    with counted() as read:
+        assert run_training(saved)
+    assert (read["student"], read["weights"]) == (1, 0), "the checkpoint has them"
+    assert yaml.safe_load((saved.folder / "recipe.yaml").read_text())["student"]["remat"] is True
+    expected = parameters(Run(small(place), progress=False), 0)
+    for name, leaf in parameters(saved, 0).items():
+        np.testing.assert_allclose(leaf, expected[name], atol=1e-4, err_msg=name)
