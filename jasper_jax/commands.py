@@ -62,7 +62,7 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     validate(run)
     processes.first_does(run.claim)
     with stop_flag() as stop, stop.immediately():
-        _embed(run, Timings(run.folder), process_index, process_count)
+        _embed(run, Timings(run.folder, process_index), process_index, process_count)
 
 
 def _embed(run, timings, process_index, process_count, training=False):  # type: ignore[no-untyped-def]
