@@ -40,10 +40,13 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     from jasper_jax.check import validate
     from jasper_jax.planning.plan import plan_stages
     from jasper_jax.planning.report import print_plan
+    from jasper_jax.recipe.extras import missing_extras
     from jasper_jax.run import Run
 
     run = Run(recipe, describe=True)
     student, _ = validate(run)
+    for line in missing_extras(recipe):
+        say(line)
     for topology in slices:
         print_plan(topology, list(plan_stages(run, student, topology)), OUT if OUT.is_terminal else Console(width=160))
 
