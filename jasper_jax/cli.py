@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
+from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
 
 app = typer.Typer(
     name="jasper",
@@ -44,11 +45,14 @@ ProcessCount = Annotated[int, typer.Option(help="How many processes share the wo
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of all commands."""
     if debug:
         os.environ["JASPER_DEBUG"] = "1"
+    if context.invoked_subcommand != "plan":
+        context.with_resource(hidden_tpu_compiler())
 
 
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
