@@ -43,43 +43,44 @@ class Collective:
         return self.sent * self.executions
 
 
-def kind_of(at: Instruction, within: Computation) -> str | None:
-    """The kind of collective that begins with ``at``; None where it is none or the continuation of one."""
-    opcode = at.opcode.removesuffix("-start").removeprefix("ragged-")
+def kind_of(instruction: Instruction, computation: Computation) -> str | None:
+    """The kind of collective that begins with ``instruction``; None where it is none or the continuation of one."""
+    opcode = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
     if opcode not in KINDS:
         return None
-    if in_flight(at) and not starts_chain(at, within):
+    if in_flight(instruction) and not starts_chain(instruction, computation):
         return None
-    if opcode == "all-reduce" and "all-reduce-scatter" in within.name:
+    if opcode == "all-reduce" and "all-reduce-scatter" in computation.name:
         return "reduce-scatter"
     return opcode
 
 
-def in_flight(at: Instruction) -> bool:
-    """Whether ``at`` is one of the repetitions of a collective that runs behind other work."""
-    return "chain_id=" in at.attributes
+def in_flight(instruction: Instruction) -> bool:
+    """Whether ``instruction`` is one of the repetitions of a collective that runs behind other work."""
+    return "chain_id=" in instruction.attributes
 
 
-def starts_chain(at: Instruction, within: Computation) -> bool:
+def starts_chain(instruction: Instruction, computation: Computation) -> bool:
     return any(
-        user.opcode == "custom-call" and "AsyncCollectiveStart" in user.attributes for user in within.users[at.name]
+        user.opcode == "custom-call" and "AsyncCollectiveStart" in user.attributes
+        for user in computation.users[instruction.name]
     )
 
 
 def read_collective(
     kind: str,
-    at: Instruction,
-    within: Computation,
+    instruction: Instruction,
+    computation: Computation,
     executions: float,
     sizes: Sequence[int],
     names: Sequence[str],
     source: str = "",
 ) -> Collective:
     """``sizes`` and ``names``: of the mesh the program was compiled for."""
-    groups = device_groups(at, math.prod(sizes))
+    groups = device_groups(instruction, math.prod(sizes))
     members = 0 if groups is None else groups.shape[1]
     axes = UNKNOWN_AXES if groups is None else crossed_axes(groups, sizes, names)
-    size = _payload(kind, at, within)
+    size = _payload(kind, instruction, computation)
     share = (members - 1) / members if members else 1.0
     if kind == "collective-permute":
         share = 1.0 if axes else 0.0
@@ -87,10 +88,12 @@ def read_collective(
     return Collective(kind, size, executions, members, axes, sent, source)
 
 
-def _payload(kind: str, at: Instruction, within: Computation) -> int:
+def _payload(kind: str, instruction: Instruction, computation: Computation) -> int:
     """The larger side: what is gathered for an all-gather, else what goes in."""
-    given = sum(shape.bytes for name in at.operands for shape in within.instructions[name].shapes)
+    given = sum(shape.bytes for name in instruction.operands for shape in computation.instructions[name].shapes)
     if kind != "all-gather":
         return given
-    made = sum(shape.bytes for shape in at.shapes)
-    return made - given if at.opcode.endswith("-start") else made  # A start returns (what it was given, what it makes).
+    made = sum(shape.bytes for shape in instruction.shapes)
+    return (
+        made - given if instruction.opcode.endswith("-start") else made
+    )  # A start returns (what it was given, what it makes).

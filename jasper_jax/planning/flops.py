@@ -18,35 +18,35 @@ PASSES = {"default": 1, "high": 3, "highest": 6}
 """bfloat16 products that a TPU makes of one float32 product (jax.lax.Precision: "bfloat16_3x", "bfloat16_6x")."""
 
 
-def matmul_flops(at: Instruction, within: Computation) -> int:
+def matmul_flops(instruction: Instruction, computation: Computation) -> int:
     """2 x multiply-adds of a ``dot`` or ``convolution``; 0 for anything else."""
-    if at.opcode == "dot":
-        left = within.operand(at, 0).shapes[0]
-        contracted = [int(d) for d in re.findall(r"\d+", at.attribute("lhs_contracting_dims") or "")]
-        return 2 * at.shapes[0].elements * math.prod(left.dims[d] for d in contracted)
-    if at.opcode == "convolution":
-        return 2 * _convolution(at, within)
+    if instruction.opcode == "dot":
+        left = computation.operand(instruction, 0).shapes[0]
+        contracted = [int(d) for d in re.findall(r"\d+", instruction.attribute("lhs_contracting_dims") or "")]
+        return 2 * instruction.shapes[0].elements * math.prod(left.dims[d] for d in contracted)
+    if instruction.opcode == "convolution":
+        return 2 * _convolution(instruction, computation)
     return 0
 
 
-def passes(at: Instruction, within: Computation) -> int:
+def passes(instruction: Instruction, computation: Computation) -> int:
     """How many bfloat16 products one product takes on a TPU: more than one for float32 operands of raised precision."""
-    found = re.search(r"operand_precision=\{(\w+),(\w+)\}", at.attributes)
-    if found is None or within.operand(at, 0).shapes[0].dtype not in ("f32", "f64"):
+    found = re.search(r"operand_precision=\{(\w+),(\w+)\}", instruction.attributes)
+    if found is None or computation.operand(instruction, 0).shapes[0].dtype not in ("f32", "f64"):
         return 1
     return max(PASSES.get(found[1], 1), PASSES.get(found[2], 1))
 
 
-def _convolution(at: Instruction, within: Computation) -> int:
+def _convolution(instruction: Instruction, computation: Computation) -> int:
     """Multiply-adds: output batch x output features x input features of the kernel x positions that meet an element."""
-    labels = re.fullmatch(r"(\w+)_(\w+)->(\w+)", at.attribute("dim_labels") or "")
+    labels = re.fullmatch(r"(\w+)_(\w+)->(\w+)", instruction.attribute("dim_labels") or "")
     if labels is None:
-        raise ValueError(f"HLO: convolution {at.name} without dim_labels")
+        raise ValueError(f"HLO: convolution {instruction.name} without dim_labels")
     inputs, kernel, output = labels.groups()
-    in_dims, kernel_dims = (within.operand(at, i).shapes[0].dims for i in (0, 1))
-    out_dims = at.shapes[0].dims
+    in_dims, kernel_dims = (computation.operand(instruction, i).shapes[0].dims for i in (0, 1))
+    out_dims = instruction.shapes[0].dims
     positions = 1
-    for dim, window in _windows(at, output).items():
+    for dim, window in _windows(instruction, output).items():
         positions *= _positions(in_dims[inputs.index(dim)], out_dims[output.index(dim)], window)
     return out_dims[output.index("b")] * out_dims[output.index("f")] * kernel_dims[kernel.index("i")] * positions
 
@@ -62,9 +62,9 @@ class Window:
     kernel_dilation: int = 1
 
 
-def _windows(at: Instruction, output: str) -> dict[str, Window]:
+def _windows(instruction: Instruction, output: str) -> dict[str, Window]:
     spatial = sorted(c for c in output if c.isdigit())
-    text = at.attribute("window") or ""
+    text = instruction.attribute("window") or ""
 
     def field(name: str, absent: str) -> list[str]:
         match = re.search(rf"(?:^|[\s{{]){name}=([^\s}}]+)", text)
@@ -88,6 +88,6 @@ def _positions(size: int, outputs: int, window: Window) -> int:
     for k in range(window.size):
         first = k * window.kernel_dilation - window.low
         for o in range(outputs):
-            at = first + o * window.stride
-            count += 0 <= at < extent and at % window.input_dilation == 0
+            position = first + o * window.stride
+            count += 0 <= position < extent and position % window.input_dilation == 0
     return count

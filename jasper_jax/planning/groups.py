@@ -18,15 +18,15 @@ from jasper_jax.planning.hlo import Instruction
 _IOTA = re.compile(r"\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
 
 
-def device_groups(at: Instruction, devices: int) -> np.ndarray | None:
+def device_groups(instruction: Instruction, devices: int) -> np.ndarray | None:
     """Devices that exchange data, ``[groups, devices of a group]``; of a permutation the pairs (source, target).
 
     None where the text has a form that is not understood.
     """
-    pairs = at.attribute("source_target_pairs")
+    pairs = instruction.attribute("source_target_pairs")
     if pairs is not None:
         return np.array(_numbers(pairs), dtype=int).reshape(-1, 2)
-    text = _replica_groups(at.attributes)
+    text = _replica_groups(instruction.attributes)
     if text is None or text == "{}":
         return np.arange(devices).reshape(1, -1)
     if text.startswith("{"):

@@ -95,8 +95,8 @@ class Instruction:
 
 def _value(text: str, start: int) -> str:
     depth, quoted = 0, False
-    for at in range(start, len(text)):
-        char = text[at]
+    for position in range(start, len(text)):
+        char = text[position]
         if char == '"':
             quoted = not quoted
         elif not quoted and char in "{([":
@@ -104,7 +104,7 @@ def _value(text: str, start: int) -> str:
         elif not quoted and char in "})]":
             depth -= 1
         elif not quoted and char == "," and depth == 0:
-            return text[start:at]
+            return text[start:position]
     return text[start:]
 
 

@@ -32,14 +32,16 @@ KernelFlops = Callable[[Kernel], float | None]
 """Operations of one execution of a kernel, or None: not known."""
 
 
-def read_kernel(at: Instruction, within: Computation) -> Kernel | None:
-    """The kernel that ``at`` runs; None where it runs none."""
-    what = target(at)
+def read_kernel(instruction: Instruction, computation: Computation) -> Kernel | None:
+    """The kernel that ``instruction`` runs; None where it runs none."""
+    what = target(instruction)
     if what is None or what in BOOKKEEPING:
         return None
-    stated = re.search(r'"cost_estimate":\{"flops":"?(\d+)', at.attributes)
-    operands = tuple(shape for name in at.operands for shape in within.instructions[name].shapes)
-    return Kernel(at.name, what, at.op_name, operands, at.shapes, float(stated[1]) if stated else None)
+    stated = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
+    operands = tuple(shape for name in instruction.operands for shape in computation.instructions[name].shapes)
+    return Kernel(
+        instruction.name, what, instruction.op_name, operands, instruction.shapes, float(stated[1]) if stated else None
+    )
 
 
 FLASH_PRODUCTS = (("dkv", 4), ("dq", 3))

@@ -88,83 +88,87 @@ def _loop_tuple(parameter: Instruction, element: int | None) -> Linear | None:
     return None if element is None else Linear(element, 0)
 
 
-def _linear(at: Instruction, within: Computation, module: Module, parameters: Parameters) -> Linear | None:
-    """The scalar ``at`` as *element of the loop's tuple + offset*, or None."""
-    if at.opcode == "constant":
-        return Linear(None, int(at.arguments)) if re.fullmatch(r"-?\d+", at.arguments) else None
-    if at.opcode == "parameter":
-        return parameters(at, None)
-    if at.opcode in TRANSPARENT:
-        return _linear(within.operand(at, 0), within, module, parameters)
-    if at.opcode == "get-tuple-element":
-        index = int(at.attribute("index") or 0)
-        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
-    if at.opcode in ("add", "subtract"):
-        left = _linear(within.operand(at, 0), within, module, parameters)
-        right = _linear(within.operand(at, 1), within, module, parameters)
+def _linear(
+    instruction: Instruction, computation: Computation, module: Module, parameters: Parameters
+) -> Linear | None:
+    """The scalar ``instruction`` as *element of the loop's tuple + offset*, or None."""
+    if instruction.opcode == "constant":
+        return Linear(None, int(instruction.arguments)) if re.fullmatch(r"-?\d+", instruction.arguments) else None
+    if instruction.opcode == "parameter":
+        return parameters(instruction, None)
+    if instruction.opcode in TRANSPARENT:
+        return _linear(computation.operand(instruction, 0), computation, module, parameters)
+    if instruction.opcode == "get-tuple-element":
+        index = int(instruction.attribute("index") or 0)
+        return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
+    if instruction.opcode in ("add", "subtract"):
+        left = _linear(computation.operand(instruction, 0), computation, module, parameters)
+        right = _linear(computation.operand(instruction, 1), computation, module, parameters)
         if left is None or right is None:
             return None
         if right.element is None:
-            return Linear(left.element, left.offset + (right.offset if at.opcode == "add" else -right.offset))
+            return Linear(left.element, left.offset + (right.offset if instruction.opcode == "add" else -right.offset))
         return (
-            Linear(right.element, left.offset + right.offset) if at.opcode == "add" and left.element is None else None
+            Linear(right.element, left.offset + right.offset)
+            if instruction.opcode == "add" and left.element is None
+            else None
         )
-    if at.opcode in ("fusion", "call"):
-        inner, given = _inside(at, within, module, parameters)
+    if instruction.opcode in ("fusion", "call"):
+        inner, given = _inside(instruction, computation, module, parameters)
         return _linear(inner.root, inner, module, given)
     return None
 
 
 def _tuple_part(
-    at: Instruction, index: int, within: Computation, module: Module, parameters: Parameters
+    instruction: Instruction, index: int, computation: Computation, module: Module, parameters: Parameters
 ) -> Linear | None:
-    """Element ``index`` of the tuple ``at``."""
-    if at.opcode == "tuple":
-        return _linear(within.operand(at, index), within, module, parameters)
-    if at.opcode == "parameter":
-        return parameters(at, index)
-    if at.opcode == "copy-start":
-        return _linear(within.operand(at, 0), within, module, parameters)
-    if at.opcode == "optimization-barrier":
-        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
-    if at.opcode in ("fusion", "call"):
-        inner, given = _inside(at, within, module, parameters)
+    """Element ``index`` of the tuple ``instruction``."""
+    if instruction.opcode == "tuple":
+        return _linear(computation.operand(instruction, index), computation, module, parameters)
+    if instruction.opcode == "parameter":
+        return parameters(instruction, index)
+    if instruction.opcode == "copy-start":
+        return _linear(computation.operand(instruction, 0), computation, module, parameters)
+    if instruction.opcode == "optimization-barrier":
+        return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
+    if instruction.opcode in ("fusion", "call"):
+        inner, given = _inside(instruction, computation, module, parameters)
         return _tuple_part(inner.root, index, inner, module, given)
-    if at.opcode == "while":
+    if instruction.opcode == "while":
         # An earlier loop that carries the element along unchanged.
-        body = module.computations[at.called("body")[0]]
+        body = module.computations[instruction.called("body")[0]]
         if _carried(index, body, module):
-            return _tuple_part(within.operand(at, 0), index, within, module, parameters)
+            return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
     return None
 
 
 def _inside(
-    at: Instruction, within: Computation, module: Module, parameters: Parameters
+    instruction: Instruction, computation: Computation, module: Module, parameters: Parameters
 ) -> tuple[Computation, Parameters]:
     """The computation that a fusion or call runs, and what its parameters stand for."""
-    inner = module.computations[at.called("calls", "to_apply")[0]]
+    inner = module.computations[instruction.called("calls", "to_apply")[0]]
 
     def given(parameter: Instruction, element: int | None) -> Linear | None:
-        outer = within.operand(at, int(parameter.arguments))
+        outer = computation.operand(instruction, int(parameter.arguments))
         if element is None:
-            return _linear(outer, within, module, parameters)
-        return _tuple_part(outer, element, within, module, parameters)
+            return _linear(outer, computation, module, parameters)
+        return _tuple_part(outer, element, computation, module, parameters)
 
     return inner, given
 
 
 def _comparison(condition: Computation, module: Module) -> tuple[str, Linear, Linear] | None:
     """``(direction, left, right)`` of the comparison that decides the loop."""
-    within, parameters, at = condition, _loop_tuple, condition.root
-    while at.opcode in ("fusion", "call", *TRANSPARENT):
-        if at.opcode in TRANSPARENT:
-            at = within.operand(at, 0)
+    computation, parameters, instruction = condition, _loop_tuple, condition.root
+    while instruction.opcode in ("fusion", "call", *TRANSPARENT):
+        if instruction.opcode in TRANSPARENT:
+            instruction = computation.operand(instruction, 0)
         else:
-            within, parameters = _inside(at, within, module, parameters)
-            at = within.root
-    if at.opcode != "compare":
+            computation, parameters = _inside(instruction, computation, module, parameters)
+            instruction = computation.root
+    if instruction.opcode != "compare":
         return None
-    left = _linear(within.operand(at, 0), within, module, parameters)
-    right = _linear(within.operand(at, 1), within, module, parameters)
-    direction = at.attribute("direction")
+    left = _linear(computation.operand(instruction, 0), computation, module, parameters)
+    right = _linear(computation.operand(instruction, 1), computation, module, parameters)
+    direction = instruction.attribute("direction")
     return None if left is None or right is None or direction is None else (direction, left, right)
