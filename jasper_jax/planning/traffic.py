@@ -29,7 +29,7 @@ SLICES = {"dynamic-slice", "slice", "gather"}
 
 
 def moved_bytes(instruction: Instruction, computation: Computation, module: Module) -> int:
-    """Bytes read from and written to main memory by one execution of ``instruction``, an instruction outside fusions."""
+    """Bytes that one execution of ``instruction``, outside fusions, reads from and writes to main memory."""
     if instruction.opcode in FREE or instruction.opcode.endswith("-done") or target(instruction) in BOOKKEEPING:
         return 0
     operands = [computation.instructions[name] for name in instruction.operands]
