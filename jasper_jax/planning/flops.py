@@ -1,8 +1,8 @@
-"""Floating-point operations of matrix products and convolutions: a multiply and an add are two.
+"""Floating-point operations of matrix products and convolutions; a multiply-add counts as two.
 
-On a TPU every matrix product is compiled to a convolution, batch dimensions as windows over a dilated input, so a
-window's positions are counted one by one: only those that meet an input element do work. Element-wise operations,
-reductions and sorts run beside the matrix units and are not counted.
+The TPU compiler turns every matrix product into a convolution, whose batch dimensions are windows over a dilated input.
+Therefore the positions of a window are counted one by one: only those that meet an input element do work. Element-wise
+operations, reductions and sorts do not use the matrix units and are not counted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from functools import lru_cache
 from jasper_jax.planning.hlo import Computation, Instruction
 
 PASSES = {"default": 1, "high": 3, "highest": 6}
-"""bfloat16 products that a TPU makes of one float32 product (jax.lax.Precision: "bfloat16_3x", "bfloat16_6x")."""
+"""bfloat16 products that a TPU computes for one float32 product (jax.lax.Precision: "bfloat16_3x", "bfloat16_6x")."""
 
 
 def matmul_flops(instruction: Instruction, computation: Computation) -> int:
-    """2 x multiply-adds of a ``dot`` or ``convolution``; 0 for anything else."""
+    """Operations of a ``dot`` or ``convolution``, two per multiply-add; 0 for any other instruction."""
     if instruction.opcode == "dot":
         left = computation.operand(instruction, 0).shapes[0]
         contracted = [int(d) for d in re.findall(r"\d+", instruction.attribute("lhs_contracting_dims") or "")]
@@ -30,15 +30,15 @@ def matmul_flops(instruction: Instruction, computation: Computation) -> int:
 
 
 def passes(instruction: Instruction, computation: Computation) -> int:
-    """How many bfloat16 products one product takes on a TPU: more than one for float32 operands of raised precision."""
-    found = re.search(r"operand_precision=\{(\w+),(\w+)\}", instruction.attributes)
-    if found is None or computation.operand(instruction, 0).shapes[0].dtype not in ("f32", "f64"):
+    """bfloat16 products that one product takes on a TPU: more than 1 for float32 operands of raised precision."""
+    precision = re.search(r"operand_precision=\{(\w+),(\w+)\}", instruction.attributes)
+    if precision is None or computation.operand(instruction, 0).shapes[0].dtype not in ("f32", "f64"):
         return 1
-    return max(PASSES.get(found[1], 1), PASSES.get(found[2], 1))
+    return max(PASSES.get(precision[1], 1), PASSES.get(precision[2], 1))
 
 
 def _convolution(instruction: Instruction, computation: Computation) -> int:
-    """Multiply-adds: output batch x output features x input features of the kernel x positions that meet an element."""
+    """Multiply-adds: output batch x output features x input features x window positions that meet an element."""
     labels = re.fullmatch(r"(\w+)_(\w+)->(\w+)", instruction.attribute("dim_labels") or "")
     if labels is None:
         raise ValueError(f"HLO: convolution {instruction.name} without dim_labels")
@@ -53,7 +53,7 @@ def _convolution(instruction: Instruction, computation: Computation) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """How the kernel moves along one dimension, as XLA writes it; padding may be negative."""
+    """XLA's description of how the kernel moves along one dimension. ``low``: padding, which may be negative."""
 
     size: int = 1
     stride: int = 1
@@ -80,7 +80,7 @@ def _windows(instruction: Instruction, output: str) -> dict[str, Window]:
 
 @lru_cache(maxsize=4096)
 def _positions(size: int, outputs: int, window: Window) -> int:
-    """Pairs (output position, kernel position) that fall on an input element, not on padding or a hole of dilation."""
+    """Number of pairs (output position, kernel position) on an input element, not on padding or a gap of dilation."""
     if window.size == 1 and window.low == 0 and window.input_dilation == 1 and (outputs - 1) * window.stride < size:
         return outputs
     extent = (size - 1) * window.input_dilation + 1

@@ -1,8 +1,8 @@
 """How often the body of a while loop runs.
 
-XLA notes the number on some backends (``known_trip_count``); the TPU compiler leaves it out. Then it is worked out as a
-reader would: the condition compares one counter with a constant, the body adds a constant to that counter, and the loop
-starts it at a constant. Values are followed through tuples, copies and fusions as *counter + offset*.
+XLA writes the number on some backends (``known_trip_count``), but not on TPUs. Otherwise it follows from three facts:
+the condition compares a counter with a constant, the body adds a constant to that counter, and the counter starts at a
+constant. Values are traced through tuples, copies and fusions as *counter + offset*.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 from jasper_jax.planning.hlo import Computation, Instruction, Module
 
 TRANSPARENT = {"copy", "copy-start", "copy-done", "bitcast", "convert", "reshape", "broadcast", "optimization-barrier"}
-"""Instructions that hand a scalar on as it is."""
+"""Instructions whose result is a scalar operand, unchanged."""
 
 FLIPPED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """``element of the loop's tuple + offset``; a constant where ``element`` is None."""
+    """``element of the loop's tuple + offset``; a constant if ``element`` is None."""
 
     element: int | None
     offset: int
 
 
 def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | None:
-    """Times the body of ``loop`` runs; None where that depends on data or is written in a way not understood."""
+    """How often the body of ``loop`` runs; None if that depends on data, or on code of an unknown form."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
@@ -39,14 +39,14 @@ def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | 
     if test is None:
         return None
     direction, left, right = test
-    if left.element is None or _carried(left.element, body, module):  # The counter stands on the right.
+    if left.element is None or _carried(left.element, body, module):  # the counter is on the right
         direction, left, right = FLIPPED[direction], right, left
     if left.element is None:
         return None
     entering = _tuple_part(caller.operand(loop, 0), left.element, caller, module, _no_parameters)
     after = _tuple_part(body.root, left.element, body, module, _loop_tuple)
     limit = right
-    if right.element is not None:  # A limit that is carried along unchanged.
+    if right.element is not None:  # a limit that the loop carries unchanged
         if not _carried(right.element, body, module):
             return None
         outside = _tuple_part(caller.operand(loop, 0), right.element, caller, module, _no_parameters)
@@ -59,12 +59,12 @@ def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | 
 
 
 def _carried(element: int, body: Computation, module: Module) -> bool:
-    """Whether the body hands the element on unchanged."""
+    """Whether the body leaves the element unchanged."""
     return _tuple_part(body.root, element, body, module, _loop_tuple) == Linear(element, 0)
 
 
 def _count(direction: str, start: int, limit: int, step: int) -> int | None:
-    """Length of ``start, start + step, ...`` while ``value direction limit``."""
+    """Number of values ``start, start + step, ...`` for which ``value direction limit`` holds; None if unknown."""
     if direction in ("GT", "GE"):
         direction, start, limit, step = FLIPPED[direction], -start, -limit, -step
     if direction == "LE":
@@ -77,7 +77,7 @@ def _count(direction: str, start: int, limit: int, step: int) -> int | None:
 
 
 Parameters = Callable[[Instruction, int | None], Linear | None]
-"""What (an element of) a parameter stands for."""
+"""(parameter, element of it or None) -> its value, or None if unknown."""
 
 
 def _no_parameters(parameter: Instruction, element: int | None) -> Linear | None:
@@ -114,8 +114,8 @@ def _linear(
             else None
         )
     if instruction.opcode in ("fusion", "call"):
-        inner, given = _inside(instruction, computation, module, parameters)
-        return _linear(inner.root, inner, module, given)
+        inner, inner_parameters = _inside(instruction, computation, module, parameters)
+        return _linear(inner.root, inner, module, inner_parameters)
     return None
 
 
@@ -132,10 +132,10 @@ def _tuple_part(
     if instruction.opcode == "optimization-barrier":
         return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
     if instruction.opcode in ("fusion", "call"):
-        inner, given = _inside(instruction, computation, module, parameters)
-        return _tuple_part(inner.root, index, inner, module, given)
+        inner, inner_parameters = _inside(instruction, computation, module, parameters)
+        return _tuple_part(inner.root, index, inner, module, inner_parameters)
     if instruction.opcode == "while":
-        # An earlier loop that carries the element along unchanged.
+        # an earlier loop that leaves the element unchanged
         body = module.computations[instruction.called("body")[0]]
         if _carried(index, body, module):
             return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
@@ -145,16 +145,16 @@ def _tuple_part(
 def _inside(
     instruction: Instruction, computation: Computation, module: Module, parameters: Parameters
 ) -> tuple[Computation, Parameters]:
-    """The computation that a fusion or call runs, and what its parameters stand for."""
+    """The computation that a fusion or call runs, and the values of its parameters."""
     inner = module.computations[instruction.called("calls", "to_apply")[0]]
 
-    def given(parameter: Instruction, element: int | None) -> Linear | None:
+    def inner_parameters(parameter: Instruction, element: int | None) -> Linear | None:
         outer = computation.operand(instruction, int(parameter.arguments))
         if element is None:
             return _linear(outer, computation, module, parameters)
         return _tuple_part(outer, element, computation, module, parameters)
 
-    return inner, given
+    return inner, inner_parameters
 
 
 def _comparison(condition: Computation, module: Module) -> tuple[str, Linear, Linear] | None:

@@ -74,7 +74,7 @@ def plan_program(stage: PlannedStage, lowered: Any, mesh: Mesh, target: Target) 
       UserError: the compiler refuses the program for another reason than its size.
     """
     began = time.monotonic()
-    analysis, floors, too_large = None, None, None
+    analysis, bounds, too_large = None, None, None
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
@@ -86,5 +86,5 @@ def plan_program(stage: PlannedStage, lowered: Any, mesh: Mesh, target: Target) 
     else:
         seconds = time.monotonic() - began
         analysis = analyse(compiled, mesh)
-        floors = estimate(analysis, target.chip, stage.batch_size)
-    return StagePlan(stage, mesh_sizes_of(mesh), analysis, floors, too_large, seconds)
+        bounds = estimate(analysis, target.chip, stage.batch_size)
+    return StagePlan(stage, mesh_sizes_of(mesh), analysis, bounds, too_large, seconds)

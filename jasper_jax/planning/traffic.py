@@ -1,10 +1,10 @@
-"""Bytes that a program moves to and from the device's main memory, from its text.
+"""Bytes that a program reads from and writes to the device's main memory, from its text.
 
-An instruction outside fusions reads its operands and writes its result; inside a fusion nothing is written. Arrays that
-the TPU compiler keeps on the chip (memory space 1) cost nothing, nor does what only renames an array. A fusion that
-slices an operand reads the slice, one that updates a slice in place writes the slice: a scan over stacked layers would
-otherwise seem to read every layer in every iteration. Tile padding is not counted, and neither is the reading again of
-an operand that a large matrix product makes: this is a floor.
+An instruction outside fusions reads its operands and writes its result; inside a fusion nothing is written. Arrays in
+on-chip memory (memory space 1 of a TPU) and instructions that only rename an array cost nothing. A fusion that slices
+an operand reads the slice, and one that updates a slice in place writes the slice: otherwise a scan over stacked layers
+would seem to read every layer in every iteration. This is a lower bound: it leaves out tile padding, and the repeated
+reads of an operand in a large matrix product.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ FREE = {
     *("opt-barrier", "optimization-barrier", "partition-id", "replica-id", "async-start", "async-update", "async-done"),
     "add-dependency",
 }
-"""Instructions that move nothing themselves."""
+"""Instructions that move no bytes themselves."""
 
 BOOKKEEPING = {
     *("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone", "Sharding"),
     *("AssumeGatherIndicesInBound", "ZeroCrop"),
 }
-"""Custom calls by which the TPU compiler talks to itself: no work, no traffic."""
+"""Custom calls for the TPU compiler's own use: no work, no traffic."""
 
 SLICES = {"dynamic-slice", "slice", "gather"}
 
@@ -57,13 +57,13 @@ def moved_bytes(instruction: Instruction, computation: Computation, module: Modu
     if instruction.opcode == "scatter":
         updates = operands[-1].shapes[0].bytes
         return 3 * updates * _in_memory(instruction) + sum(_main(o.shapes) for o in operands[1:-1])
-    if instruction.opcode.endswith("-start"):  # A collective: the result of the start repeats its operand.
+    if instruction.opcode.endswith("-start"):  # a collective, whose start returns its operand too
         return max(_main(instruction.shapes), sum(_main(o.shapes) for o in operands))
     return sum(_main(o.shapes) for o in operands) + _main(instruction.shapes)
 
 
 def target(instruction: Instruction) -> str | None:
-    """What a custom call calls."""
+    """The target of a custom call; None for another instruction."""
     return (
         (instruction.attribute("custom_call_target") or "").strip('"') if instruction.opcode == "custom-call" else None
     )
@@ -78,17 +78,17 @@ def _in_memory(instruction: Instruction) -> bool:
 
 
 def _read(computation: Computation, instruction: Instruction, module: Module) -> int:
-    """Bytes that a fused computation reads of ``instruction``, a parameter or another name of one."""
+    """Bytes that a fused computation reads of ``instruction``, which is a parameter or a bitcast of one."""
     whole = sum(shape.bytes for shape in instruction.shapes)
     read = 0
     for user in computation.users[instruction.name]:
         first = bool(user.operands) and user.operands[0] == instruction.name
         if user.opcode == "tuple" and user.root:
-            continue  # Handed on as it is.
+            continue  # returned unchanged
         if user.opcode in SLICES and first and instruction.name not in user.operands[1:]:
             read += user.shapes[0].bytes
         elif user.opcode == "dynamic-update-slice" and first and instruction.name not in user.operands[1:]:
-            continue  # Updated in place.
+            continue  # updated in place
         elif user.opcode == "bitcast":
             read += _read(computation, user, module)
         elif user.opcode == "fusion":
@@ -105,7 +105,7 @@ def _read(computation: Computation, instruction: Instruction, module: Module) ->
 
 
 def _unrenamed(instruction: Instruction, computation: Computation) -> Instruction:
-    """What ``instruction`` is another name of."""
+    """The instruction that ``instruction`` is a bitcast of, or itself."""
     while instruction.opcode == "bitcast":
         instruction = computation.operand(instruction, 0)
     return instruction
@@ -115,7 +115,7 @@ def _written(inner: Computation, shapes: tuple[Shape, ...], module: Module) -> i
     """Bytes that a fusion with results of ``shapes`` writes."""
     parts = list(leaves_of(inner.root, inner))
     if len(parts) != len(shapes):
-        # A tuple that one instruction makes: of the start of a chain the first two parts are its operand and result.
+        # One instruction makes the whole tuple; the first two elements of a chain's start are its operand and result.
         return _main(shapes[:2]) if target(inner.root) in BOOKKEEPING else _main(shapes)
     return sum(_part(part, inner, shape, module) for part, shape in zip(parts, shapes))
 
@@ -134,7 +134,7 @@ def _part(part: Instruction, computation: Computation, shape: Shape, module: Mod
 
 
 def _repetition(instruction: Instruction, computation: Computation) -> bool:
-    """Whether ``instruction`` only continues what an earlier fusion of the chain began."""
+    """Whether ``instruction`` only continues a collective that an earlier fusion of its chain started."""
     if target(instruction) in BOOKKEEPING:
         return True
     started = any("AsyncCollectiveStart" in user.attributes for user in computation.users[instruction.name])

@@ -1,7 +1,7 @@
-"""What one step of a compiled program does on one device: operations, memory traffic, collectives, kernels.
+"""The work of one execution of a compiled program on one device: operations, memory traffic, collectives, kernels.
 
-XLA's own ``cost_analysis`` counts the body of a loop once; here every computation is counted as often as it runs. Of
-a conditional the branch with the most operations counts.
+XLA's own ``cost_analysis`` counts the body of a loop once; here every computation counts as often as it runs. Of a
+conditional, the branch with the most operations counts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jasper_jax.planning.traffic import moved_bytes
 class Analysis:
     """One execution of a program on one device.
 
-    flops:           of matrix products, convolutions and kernels that are known.
-    bf16_flops:      the same as bfloat16 operations of a TPU's matrix unit, which makes six of a float32 one at
-                     ``Precision.HIGHEST``.
-    hbm_bytes:       read from and written to main memory.
-    collectives:     one per collective of the program's text, with how often it runs.
-    unknown_kernels: custom calls of which no count of operations is known; not in ``flops``.
-    unknown_loops:   where loops are whose length is not in the program; counted as one iteration.
+    flops:           operations of matrix products, convolutions and known kernels.
+    bf16_flops:      the same in bfloat16 operations of a TPU's matrix unit, which needs six for one float32 operation
+                     at ``Precision.HIGHEST``.
+    hbm_bytes:       bytes read from and written to main memory.
+    collectives:     one per collective of the program's text, with its number of executions.
+    unknown_kernels: custom calls whose operations are unknown and not in ``flops``.
+    unknown_loops:   names of the loops of unknown length, which count as one iteration.
     links:           the physical links of each mesh axis.
     """
 
@@ -49,19 +49,19 @@ class Analysis:
     def sent_bytes(self) -> Mapping[tuple[str, ...], float]:
         """Axes -> bytes that leave a device along them."""
         sent: Counter[tuple[str, ...]] = Counter()
-        for one in self.collectives:
-            if one.axes:
-                sent[one.axes] += one.total_sent  # pyright: ignore[reportArgumentType]
+        for collective in self.collectives:
+            if collective.axes:
+                sent[collective.axes] += collective.total_sent  # pyright: ignore[reportArgumentType]
         return dict(sent)
 
 
 def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -> Analysis:
-    """Count ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
+    """Count the work of ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
 
-    ``kernel_flops``: asked for every custom call; see ``jasper_jax.planning.kernels``.
+    ``kernel_flops``: called for every custom call; see ``jasper_jax.planning.kernels``.
 
     Raises:
-      ValueError: the text of the program has a form that is not understood.
+      ValueError: the text of the program has an unknown form.
     """
     module = parse_module(compiled.as_text())
     counter = _Counter(module, kernel_flops)
@@ -124,10 +124,10 @@ class _Counter:
         self.kernel_flops = kernel_flops
         self.done: dict[tuple[str, bool], _Work] = {}
         self.callers: dict[str, str] = {}
-        """Fused computation -> where in the Python program the fusion comes from."""
+        """Fused computation -> the fusion's place in the Python program."""
 
     def work(self, computation: Computation, *, fused: bool) -> _Work:
-        """Of one execution; what is ``fused`` moves nothing itself."""
+        """The work of one execution of ``computation``; inside a fusion (``fused``) it moves no bytes."""
         key = (computation.name, fused)
         if key not in self.done:
             total = _Work()
