@@ -205,7 +205,7 @@ def _instruction(line: str) -> Instruction:
     shape, rest = rest[:end], rest[end:].lstrip()
     opcode, bracket, _ = rest.partition("(")
     if not bracket:
-        raise ValueError(f"HLO: expected operands in {line.strip()[:120]}")
+        raise ValueError(f"HLO: no operands in {line.strip()[:120]}")
     end = _closing(rest, len(opcode))
     arguments = rest[len(opcode) + 1 : end - 1]
     operands = () if opcode in ("constant", "parameter") else tuple(_NAME.findall(arguments))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.runtime.remote import CLIENTS
 
 _LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
-_STORAGE = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 
 
 def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
@@ -30,8 +30,8 @@ def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     for logger in recipe.training.loggers:
         yield "training.loggers", logger, _LOGGERS[logger]
     protocol = (recipe.mirror or "").partition("://")[0]
-    if protocol in _STORAGE:
-        yield ("mirror", *_STORAGE[protocol])
+    if protocol in CLIENTS:
+        yield ("mirror", *CLIENTS[protocol])
 
 
 def missing_extras(recipe: Recipe) -> list[str]:

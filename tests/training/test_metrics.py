@@ -1,15 +1,19 @@
-"""Sinks of metrics: one run of each kind per run folder, whichever process or command writes."""
+"""The file of metrics, and its sinks: one of each kind per run folder, whichever process or command writes."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 
+from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.training.metrics import Metrics, make_sinks
+from jasper_jax.training.metrics import Metrics, make_sinks, read_events
+from tests.tiny import recipe
 from tests.training.processes import run_together
+from tests.training.runs import run_training
 
 WANDB = """
 from pathlib import Path
@@ -71,6 +75,17 @@ def test_numbers_of_an_event_go_to_the_sinks(wandb: Path, tmp_path: Path) -> Non
     assert (tmp_path / "finished").exists()
 
 
+def test_metrics_are_cut_back_to_the_checkpoint_and_survive_a_torn_line(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    lines = [{"event": "step", "stage_index": s, "step": k} for s in (0, 1) for k in (1, 2, 3)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "st')
+    Metrics(path, [], keep_before=(1, 2)).close()
+    assert [(e["stage_index"], e["step"]) for e in read_events(path)] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+    path.write_text('{"a": 1}\nnonsense\n{"b": 2}\n')
+    with pytest.raises(UserError, match="metrics.jsonl:2: not a JSON line"):
+        read_events(path)
+
+
 def test_a_logger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
         monkeypatch.setitem(sys.modules, package, None)
@@ -79,6 +94,7 @@ def test_a_logger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 
 PROGRAM = """
+import json
 import sys
 from pathlib import Path
 from jasper_jax.runtime import processes
@@ -106,3 +122,11 @@ def test_damaged_metrics_end_all_processes(wandb: Path, tmp_path: Path) -> None:
     for code, output in run_together(PROGRAM, str(tmp_path), PYTHONPATH=":".join([str(wandb), *sys.path[1:]])):
         assert code == 1
         assert "metrics.jsonl:1: not a JSON line" in output
+
+
+def test_tensorboard_receives_the_numbers(tmp_path: Path) -> None:
+    training = {"shapes": 1, "loggers": ["tensorboard"], "evaluate_every": None}
+    stages = [{"stage": 1, "steps": 2, "batch_size": 16, "learning_rate": 1e-2}]
+    run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages, training=training), progress=False)
+    assert run_training(run)
+    assert any((run.folder / "tensorboard").glob("events.out.tfevents*"))
