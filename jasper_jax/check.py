@@ -21,6 +21,7 @@ from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import mesh_axes, parts
 from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
+from jasper_jax.recipe.extras import missing_extras
 from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run
@@ -53,6 +54,8 @@ def report(run: Run, out: Console) -> None:
     for name in _described(run):
         note = "not on this machine: sizes are the published ones, weights and tokenizer were not looked at"
         out.print(f"{name}: {note}", markup=False, highlight=False)
+    for line in missing_extras(run.recipe):
+        out.print(line, markup=False, highlight=False)
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
         out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
     for stage in run.stages:
@@ -65,7 +68,8 @@ def report(run: Run, out: Console) -> None:
 def validate(run: Run) -> tuple[Student, int | None]:
     """The student and the teachers' dimension, once everything that can be known to be wrong has been looked for.
 
-    Takes a second or two and changes nothing; done before hours of work, not after them.
+    Takes a second or two and changes nothing; done before hours of work, not after them. A run that is only described
+    needs no optional library (``jasper_jax.recipe.extras`` names those that running it will need).
 
     Raises:
       UserError: a source, model or test that is not there; weights that do not fit their config; patterns that match
@@ -78,7 +82,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         if recipe.texts.count is not None:
             refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
     if recipe.images is not None and run.sees and not (run.data.pair_folder / "manifest.json").is_file():
-        check_image_sources(recipe.images)
+        check_image_sources(recipe.images, libraries=not run.describe)
     for test in recipe.evaluation.retrieval:
         if test.asset is not None:
             retrieval_split(test.asset, test.split)
@@ -91,7 +95,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
     for teacher in run.teachers if run.needs_vectors else ():
         folder = teacher.source
         if folder is not None and teacher.settings.backend == "torch":
-            refuse_without_torch(teacher.settings)
+            if not run.describe:
+                refuse_without_torch(teacher.settings)
         elif isinstance(folder, ModelFolder) and not folder.described:
             check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
     student = make_student(recipe, teacher_dim, run.student)

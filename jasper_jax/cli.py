@@ -13,6 +13,7 @@ from rich.console import Console
 
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
+from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
 
 app = typer.Typer(
     name="jasper",
@@ -22,11 +23,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-vectors_app = typer.Typer(help="Look after teacher vector stores: verify them, import vectors made elsewhere.")
+vectors_app = typer.Typer(help="Teacher vector stores: verify them, import vectors from another system.")
 app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
 
 RecipeFile = Annotated[
-    # Not a Path, which would take a slash out of gs://.
+    # Not a Path, which would turn gs:// into gs:/.
     str, typer.Argument(help="The recipe, a YAML file such as configs/quickstart.yaml or gs://bucket/recipe.yaml.")
 ]
 Overrides = Annotated[
@@ -37,18 +38,21 @@ Coordinator = Annotated[
     str | None, typer.Option(help="host:port of process 0, where several processes train together.")
 ]
 Processes = Annotated[int | None, typer.Option(help="How many processes train together.", min=1)]
-Process = Annotated[int | None, typer.Option(help="Which of them this is, from 0.", min=0)]
-ProcessIndex = Annotated[int, typer.Option(help="Which of the processes this is, from 0.", min=0)]
+Process = Annotated[int | None, typer.Option(help="The index of this process, from 0.", min=0)]
+ProcessIndex = Annotated[int, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
 
 
 @app.callback()
 def options(
+    context: typer.Context,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of all commands."""
     if debug:
         os.environ["JASPER_DEBUG"] = "1"
+    if context.invoked_subcommand != "plan":
+        context.with_resource(hidden_tpu_compiler())
 
 
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
@@ -77,7 +81,7 @@ def plan(
         list[str] | None, typer.Option(help="A TPU slice or GPUs, e.g. v5e:4x4 or 8xh100; may be given several times.")
     ] = None,
 ) -> None:
-    """Compile every stage's step for TPUs that need not be there: does it fit, what is sent, how long will it take.
+    """Compile every stage's step for TPUs or GPUs that need not exist: memory, communication, least time.
 
     Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
     """
@@ -97,7 +101,7 @@ def embed(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Build the text store and fill the teachers' vector stores; continues where it stopped.
+    """Build the text store and fill the teachers' vector stores; resumes where it stopped.
 
     Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`
     """
@@ -116,7 +120,7 @@ def train(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Train all stages; run again, it continues at the exact batch where it stopped.
+    """Train all stages; the same command resumes at the exact batch where it stopped.
 
     Example: `jasper train configs/quickstart.yaml`
     """
@@ -163,7 +167,7 @@ def run(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Everything: texts, vectors, stages, evaluation, export; what is already whole is skipped.
+    """Everything: texts, vectors, stages, evaluation, export; what is already complete is skipped.
 
     Example: `jasper run configs/quickstart.yaml`
     """
@@ -178,9 +182,9 @@ def run(
 def encode(
     model: Annotated[Path, typer.Argument(help="An exported folder (or any folder this library reads).")],
     input: Annotated[Path, typer.Argument(help="A text file, one text a line; - reads standard input.")],
-    output: Annotated[Path, typer.Argument(help="Where the vectors go: .npy, float32 [texts, dim].")],
-    kind: Annotated[str, typer.Option(help="query or passage: which prompt stands before each text.")] = "passage",
-    dim: Annotated[int | None, typer.Option(help="Which of the model's dimensions; default: its largest.")] = None,
+    output: Annotated[Path, typer.Argument(help="Output file of the vectors: .npy, float32 [texts, dim].")],
+    kind: Annotated[str, typer.Option(help="query or passage: which prompt precedes each text.")] = "passage",
+    dim: Annotated[int | None, typer.Option(help="The dimension of the vectors; default: the model's largest.")] = None,
 ) -> None:
     """Encode texts with an exported model, in JAX.
 
@@ -193,7 +197,7 @@ def encode(
 
 @app.command()
 def assets() -> None:
-    """List the models and corpora that can be used by name, and whether they are on this machine.
+    """List the models and corpora that have a name, and whether they are on this machine.
 
     Example: `jasper assets`
     """
@@ -206,7 +210,9 @@ def assets() -> None:
 def vectors_verify(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    sample: Annotated[int, typer.Option(help="Texts embedded anew to measure the stored type's error; 0: none.")] = 256,
+    sample: Annotated[
+        int, typer.Option(help="Texts to embed again, to measure the error of the stored type; 0: none.")
+    ] = 256,
 ) -> None:
     """Check every shard of texts and vectors against its sha256 and fingerprint; print the type's similarity error.
 
@@ -221,11 +227,11 @@ def vectors_verify(
 @vectors_app.command("import")
 def vectors_import(
     recipe: RecipeFile,
-    teacher: Annotated[str, typer.Argument(help="The teacher of the recipe whose vectors these are.")],
+    teacher: Annotated[str, typer.Argument(help="The recipe's teacher that these vectors belong to.")],
     files: Annotated[list[Path], typer.Argument(help="Parquet with text and embedding, or FILE.npy and its texts.")],
     override: Annotated[list[str] | None, typer.Option("--set", help="Change to the recipe, key=value.")] = None,
 ) -> None:
-    """Bring in vectors that another system computed; every text of the store must be among them.
+    """Import vectors that another system computed; every text of the store must have one.
 
     Example: `jasper vectors import configs/mine.yaml openai vectors.parquet`
     """
@@ -235,7 +241,7 @@ def vectors_import(
     import_teacher(load_recipe(recipe, override or []), teacher, files)
 
 
-_DISK = {
+_FILE_ERRORS = {
     errno.ENOSPC,
     errno.EROFS,
     errno.EACCES,
@@ -251,18 +257,18 @@ _DISK = {
     errno.ELOOP,
     errno.ENOTEMPTY,
 }
-"""What a disk, or a path somebody gave, can be the reason of; other errors are defects and keep their traceback."""
+"""Errors that a disk or a user's path can cause; other errors are defects and keep their traceback."""
 _LONGEST = 1000
-"""Characters of a message: a name or a value in it may be a million long, what to do about it stands at its end."""
+"""Characters of a message. A name or value in it may be a million long, and the remedy is at its end."""
 
 
 def main() -> None:
-    """Entry point: turns what can go wrong into one line and an exit code (2 input, 75 stopped and saved)."""
+    """Entry point: turns expected failures into one line and an exit code (2: input, 75: stopped and saved)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
     except WriteFailed as error:
-        _say(str(error), error)
+        _print_error(str(error), error)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(2)
@@ -276,18 +282,18 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno not in _DISK:
+        if error.errno not in _FILE_ERRORS:
             raise
-        place = error.filename or "a file"
-        _fail(f"{place}: {error.strerror}; free space or give another place (run_dir=...), then run again", 2, error)
+        path = error.filename or "a file"
+        _fail(f"{path}: {error.strerror}; free space or choose another folder (run_dir=...), then run again", 2, error)
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
-    _say(message, error)
+    _print_error(message, error)
     sys.exit(code)
 
 
-def _say(message: str, error: BaseException) -> None:
+def _print_error(message: str, error: BaseException) -> None:
     if os.environ.get("JASPER_DEBUG"):
         import traceback
 

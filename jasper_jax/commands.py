@@ -42,20 +42,23 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
     if not topologies:
         raise UserError("--topology: none is given; give a TPU slice or GPUs, e.g. --topology v5e:4x4, 8xh100")
-    slices = [parse_target(text) for text in topologies]
-    simulate(slices)
+    targets = [parse_target(text) for text in topologies]
+    simulate(targets)
     prepare_compiler()
 
     from jasper_jax.check import validate
-    from jasper_jax.planning.plan import plan_stages
     from jasper_jax.planning.report import print_plan
+    from jasper_jax.recipe.extras import missing_extras
     from jasper_jax.run import Run
+    from jasper_jax.training.plan_stages import plan_stages
 
     run = Run(recipe, describe=True)
     student, _ = validate(run)
+    for line in missing_extras(recipe):
+        say(line)
     wide = OUT if OUT.is_terminal else Console(width=160)
-    for topology in slices:
-        print_plan(topology, list(plan_stages(recipe, run.vectors, student, topology)), wide)
+    for target in targets:
+        print_plan(target, list(plan_stages(recipe, run.vectors, student, target)), wide)
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -72,7 +75,7 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     validate(run)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
-        _embed(run, Timings(run.folder), process_index, process_count)
+        _embed(run, Timings(run.folder, process_index), process_index, process_count)
 
 
 def _embed(

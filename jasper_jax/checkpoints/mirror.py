@@ -32,7 +32,7 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.remote import Store
 
 SUMS = ".sha256.json"
-CONTINUED = ("metrics.jsonl", "timings.json")
+CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id")
 """Small files that go on where the checkpoint ends; they are copied back with it."""
 SHOWN = ("recipe.yaml", "evaluation.json", "training.png", "dimensions.png")
 """Small files that are made anew, or for people."""

@@ -177,29 +177,42 @@ def _unicode(name: str) -> str:
     return name.encode(errors="replace").decode()
 
 
-def check_image_sources(images: Images) -> None:
-    """UserError for what can be known to be wrong before any work: libraries, folders, files, columns, names."""
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise UserError("images: pictures are read with Pillow: pip install 'jasper-jax[vision]'") from None
+def check_image_sources(images: Images, *, libraries: bool = True) -> None:
+    """Check everything that can be known before any work: folders, files, columns, names.
+
+    ``libraries``: also those that reading the images takes; a recipe can be described without them.
+
+    Raises:
+      UserError: the first thing that would stop the run.
+    """
+    if libraries:
+        _check_libraries(images)
     for number, source in enumerate(images.sources):
         key = source_key(number)
         if source.folder is not None:
             next(caption_rows(source, captions_file(source, key)), None)  # its columns
         elif source.webdataset is not None:
             matching(source.webdataset, f"{key}.webdataset")
-        elif source.hf is not None:
-            datasets_library(key)
         elif source.asset is not None:
             _check_asset(source.asset, key)
 
 
-def _check_asset(name: str, key: str) -> None:
+def _check_libraries(images: Images) -> None:
     from jasper_jax.assets.openmoji import renderer
 
+    try:
+        import PIL  # noqa: F401
+    except ImportError:
+        raise UserError("images: pictures are read with Pillow: pip install 'jasper-jax[vision]'") from None
+    for number, source in enumerate(images.sources):
+        if source.hf is not None:
+            datasets_library(source_key(number))
+        elif source.asset is not None:
+            renderer(source_key(number))
+
+
+def _check_asset(name: str, key: str) -> None:
     known = [asset.name for asset in CATALOGUE.values() if asset.kind == "images"]
     if name not in known:
         what = f"asset {name!r} is no collection of images" if name in CATALOGUE else f"there is no asset {name!r}"
         raise UserError(f"{key}.asset: {what}{nearest(name, known)}; the collections are {', '.join(known)}")
-    renderer(key)

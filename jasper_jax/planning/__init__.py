@@ -1,8 +1,8 @@
-"""Planning: a train step compiled for TPUs that are not there, counted, and held against the chips' published rates.
+"""Planning: account for a step compiled for devices that need not exist, by the chips' published rates.
 
-``prepare_compiler()`` comes first; ``topology_mesh(Topology.parse("v5e:4x4"), axes)`` gives a mesh to compile for,
-``analyse(compiled, mesh)`` counts what the compiler made, ``estimate(analysis, chip, texts)`` gives the least time it
-can take.
+Call ``prepare_compiler()`` first. ``topology_mesh(Topology.parse("v5e:4x4"), axes)`` gives a mesh to compile for,
+``analyse(compiled, mesh)`` counts the operations, traffic and memory of the compiled program, and
+``estimate(analysis, chip, texts)`` gives the least time that a step can take.
 """
 
 from jasper_jax.planning.chips import GPUS, TPUS, Chip, find_chip

@@ -1,12 +1,12 @@
-"""What the makers publish of their chips: the rates and sizes that bound a train step from below.
+"""Published rates and sizes of accelerators, which bound a train step from below.
 
-Every figure is the maker's and per chip, as a peak; where JAX sees a chip as two devices (TPU v7x), ``per_device``
-divides. ``usable_memory`` is not published: it is what the TPU compiler (libtpu 0.0.42) itself sets as the limit of a
-program, printed by it when a program does not fit; the runtime keeps the rest.
+Every figure is the manufacturer's peak per chip; where JAX sees a chip as two devices (TPU v7x), ``per_device`` halves
+it. ``usable_memory`` of a TPU is not published: it is the limit that the TPU compiler (libtpu 0.0.42) prints when a
+program does not fit. The runtime keeps the rest.
 
-Interconnect of a TPU: the makers give the sum over all links of both directions. ``link_bandwidth`` is one link one
-way, that is the published figure / ports / 2; how many links a mesh axis can use at a time depends on the topology and
-is worked out in ``jasper_jax.planning.links``. For a GPU it is all links of the GPU together, one way.
+Interconnect of a TPU: the published figure is the sum over all links and both directions. ``link_bandwidth`` is one
+link in one direction, that is the published figure / ports / 2; ``jasper_jax.planning.links`` computes how many links a
+mesh axis can use at the same time. For a GPU it is all links of the GPU together, in one direction.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ GIGA = 1e9
 class Chip:
     """One kind of accelerator.
 
-    peak_flops:      multiply and add counted as two, bfloat16 operands with float32 sums, dense, per second.
-    memory:          bytes, as published; ``usable_memory``: bytes that a program may take.
+    peak_flops:      operations per second of dense bfloat16 products with float32 sums; a multiply-add counts as two.
+    memory:          bytes, as published; ``usable_memory``: bytes that a program may use.
     bandwidth:       bytes/s of that memory.
     link_bandwidth:  bytes/s of one link in one direction (TPU); of all links in one direction (GPU).
-    ports:           links of a TPU chip: 2 per dimension of its torus; 1 for a GPU, whose links are counted together.
-    wraps:           (TPU) a dimension of the slice closes to a ring when it is a multiple of this many chips.
+    ports:           links of a TPU chip, 2 per dimension of its torus; 1 for a GPU, whose links are counted together.
+    wraps:           (TPU) a side of the slice is a ring if its length is a multiple of this many chips.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Chip:
 
     @property
     def per_device(self) -> Chip:
-        """The share of one JAX device: everything divided by the devices of a chip."""
+        """One JAX device's share: rates and sizes divided by the devices of a chip."""
         n = self.devices_per_chip
         return dataclasses.replace(
             self,
@@ -99,10 +99,10 @@ GPUS = {
 
 
 def find_chip(name: str) -> Chip:
-    """The chip of that name, TPU or GPU.
+    """The TPU or GPU called ``name``, in any case.
 
     Raises:
-      UserError: no such chip.
+      UserError: no such chip is known.
     """
     chips = {**TPUS, **GPUS}
     if name.lower() not in chips:

@@ -1,7 +1,7 @@
-"""Collectives of a program: what is sent, how often, along which axes of the mesh, and the bytes that leave a device.
+"""Collectives of a program: their kind, payload, number of executions, mesh axes, and the bytes that leave a device.
 
-The TPU compiler hides some of them: a reduce-scatter is a fusion around an all-reduce and a slice, and a collective
-that runs behind the matrix products is repeated in every fusion of its chain, of which only the first is counted.
+Two forms of the TPU compiler are less obvious: a reduce-scatter is a fusion around an all-reduce and a slice, and a
+collective that overlaps with matrix products appears in every fusion of its chain; only the first one is counted.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 """Also with ``-start``; ``ragged-all-to-all`` counts as all-to-all."""
 
 UNKNOWN_AXES = ("?",)
-"""The axes of a collective whose replica groups were not understood."""
+"""The axes of a collective whose replica groups could not be parsed."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
     """One collective of the program's text.
 
-    bytes: the payload on one device: the gathered result, the summed array, what is scattered, exchanged or permuted.
-    sent:  bytes that leave a device in one execution of a ring of n devices: (n-1)/n of the payload; twice that for an
-           all-reduce; all of it for a permutation.
-    source: where in the Python program it comes from, as JAX names it.
+    bytes:  payload on one device: the result of a gather, the operand of every other kind.
+    sent:   bytes that leave a device in one execution on a ring of n devices: (n-1)/n of the payload, twice that for an
+            all-reduce, all of it for a permutation.
+    source: its place in the Python program, as JAX names it.
     """
 
     kind: str
@@ -40,46 +40,49 @@ class Collective:
 
     @property
     def total_sent(self) -> float:
+        """Bytes that leave a device in all executions."""
         return self.sent * self.executions
 
 
-def kind_of(at: Instruction, within: Computation) -> str | None:
-    """The kind of collective that begins with ``at``; None where it is none or the continuation of one."""
-    opcode = at.opcode.removesuffix("-start").removeprefix("ragged-")
+def kind_of(instruction: Instruction, computation: Computation) -> str | None:
+    """The kind of collective that starts with ``instruction``; None if it is none, or the continuation of one."""
+    opcode = instruction.opcode.removesuffix("-start").removeprefix("ragged-")
     if opcode not in KINDS:
         return None
-    if in_flight(at) and not starts_chain(at, within):
+    if in_flight(instruction) and not starts_chain(instruction, computation):
         return None
-    if opcode == "all-reduce" and "all-reduce-scatter" in within.name:
+    if opcode == "all-reduce" and "all-reduce-scatter" in computation.name:
         return "reduce-scatter"
     return opcode
 
 
-def in_flight(at: Instruction) -> bool:
-    """Whether ``at`` is one of the repetitions of a collective that runs behind other work."""
-    return "chain_id=" in at.attributes
+def in_flight(instruction: Instruction) -> bool:
+    """Whether ``instruction`` belongs to the chain of a collective that overlaps with other work."""
+    return "chain_id=" in instruction.attributes
 
 
-def starts_chain(at: Instruction, within: Computation) -> bool:
+def starts_chain(instruction: Instruction, computation: Computation) -> bool:
+    """Whether ``instruction`` is the first of its chain."""
     return any(
-        user.opcode == "custom-call" and "AsyncCollectiveStart" in user.attributes for user in within.users[at.name]
+        user.opcode == "custom-call" and "AsyncCollectiveStart" in user.attributes
+        for user in computation.users[instruction.name]
     )
 
 
 def read_collective(
     kind: str,
-    at: Instruction,
-    within: Computation,
+    instruction: Instruction,
+    computation: Computation,
     executions: float,
     sizes: Sequence[int],
     names: Sequence[str],
     source: str = "",
 ) -> Collective:
-    """``sizes`` and ``names``: of the mesh the program was compiled for."""
-    groups = device_groups(at, math.prod(sizes))
+    """The collective of ``instruction``. ``sizes``, ``names``: the axes of the mesh the program was compiled for."""
+    groups = device_groups(instruction, math.prod(sizes))
     members = 0 if groups is None else groups.shape[1]
     axes = UNKNOWN_AXES if groups is None else crossed_axes(groups, sizes, names)
-    size = _payload(kind, at, within)
+    size = _payload(kind, instruction, computation)
     share = (members - 1) / members if members else 1.0
     if kind == "collective-permute":
         share = 1.0 if axes else 0.0
@@ -87,10 +90,11 @@ def read_collective(
     return Collective(kind, size, executions, members, axes, sent, source)
 
 
-def _payload(kind: str, at: Instruction, within: Computation) -> int:
-    """The larger side: what is gathered for an all-gather, else what goes in."""
-    given = sum(shape.bytes for name in at.operands for shape in within.instructions[name].shapes)
+def _payload(kind: str, instruction: Instruction, computation: Computation) -> int:
+    """Bytes of the larger side: the result of an all-gather, else the operands."""
+    operand_bytes = sum(shape.bytes for name in instruction.operands for shape in computation.instructions[name].shapes)
     if kind != "all-gather":
-        return given
-    made = sum(shape.bytes for shape in at.shapes)
-    return made - given if at.opcode.endswith("-start") else made  # A start returns (what it was given, what it makes).
+        return operand_bytes
+    result_bytes = sum(shape.bytes for shape in instruction.shapes)
+    # The result of a start is a tuple of its operands and the gathered arrays.
+    return result_bytes - operand_bytes if instruction.opcode.endswith("-start") else result_bytes

@@ -1,10 +1,10 @@
 """The least time that a step can take on a chip: its work over the chip's published peak rates.
 
-Three floors: matrix operations over peak operations, traffic over memory bandwidth, bytes sent over link bandwidth;
-the step takes at least the largest. What is left out makes a real step slower: the three overlap only in part; matrix
-units reach their peak only for large, aligned products; element-wise work, sorts, padding of tiles and latency are not
-counted; axes that share a link are taken to have it each to itself, and every hop beyond a neighbour is free; reading
-the next batch, checkpoints and evaluation are not part of a step.
+There are three lower bounds: matrix operations over peak operations, traffic over memory bandwidth, and bytes sent over
+link bandwidth; the step takes at least the largest of them. A real step is slower: the three overlap only in part;
+matrix units reach their peak only for large, aligned products; element-wise work, sorts, tile padding and latency are
+not counted; axes that share a link count as if each had it alone, and hops beyond a neighbour cost nothing; loading the
+next batch, checkpoints and evaluation are not part of a step.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from jasper_jax.planning.work import Analysis
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """Floors in seconds of one step. ``axis_seconds``: mesh axes, as collectives use them together -> seconds on their
-    links; ``interconnect_seconds`` is that of the busiest axis."""
+    """Lower bounds of one step, in seconds, and its memory on one device, in bytes.
+
+    axis_seconds:         mesh axes that collectives use together -> seconds on their links.
+    interconnect_seconds: of the busiest axis.
+    bound_by:             the name of the largest bound: compute, memory or interconnect.
+    """
 
     compute_seconds: float
     memory_seconds: float
@@ -38,25 +42,25 @@ class Estimate:
 
 
 def estimate(analysis: Analysis, chip: Chip, texts: int) -> Estimate:
-    """The floors of a step that trains on ``texts`` texts, all devices together."""
+    """The lower bounds of a step on ``chip`` that trains on ``texts`` texts, on all devices together."""
     device = chip.per_device
     axis_seconds = {
         axes: sent / (device.link_bandwidth * analysis.links.ways([a for a in axes if a != "?"], chip))
         for axes, sent in analysis.sent_bytes.items()
     }
-    # Collectives along the same axis share its links; those along different axes may run at the same time.
+    # Collectives along the same axis share its links; those along different axes may overlap.
     names = {name for axes in axis_seconds for name in axes}
     busiest = max((sum(s for axes, s in axis_seconds.items() if name in axes) for name in names), default=0.0)
-    floors = {
+    bounds = {
         "compute": analysis.bf16_flops / device.peak_flops,
         "memory": analysis.hbm_bytes / device.bandwidth,
         "interconnect": busiest,
     }
-    bound_by = max(floors, key=lambda name: floors[name])
-    seconds = floors[bound_by]
+    bound_by = max(bounds, key=lambda name: bounds[name])
+    seconds = bounds[bound_by]
     return Estimate(
-        compute_seconds=floors["compute"],
-        memory_seconds=floors["memory"],
+        compute_seconds=bounds["compute"],
+        memory_seconds=bounds["memory"],
         interconnect_seconds=busiest,
         axis_seconds=axis_seconds,
         step_seconds=seconds,

@@ -1,7 +1,7 @@
-"""A compiled program's text (optimized HLO, one partition) as computations and instructions.
+"""Parse a compiled program's text (optimized HLO, one partition) into computations and instructions.
 
-Only what the counts need is read: names, opcodes, shapes with their memory space, operands; the attributes stay text
-until somebody asks. One pass over the lines, so a text of several megabytes takes about a second.
+Only what the counts need is parsed: names, opcodes, shapes with their memory space, operands. Attributes stay text
+until they are asked for. A text of several megabytes takes about a second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import cached_property
 
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
-"""Element types whose name does not end in their bits, or that take a whole byte."""
+"""Element types whose name does not give their bits, or that occupy a whole byte."""
 
 _LEAF = re.compile(r"([a-z]\w*)\[([\d,<= ]*)\](\{[^}]*\})?")
 _SPACE = re.compile(r"S\((\d+)\)")
@@ -23,7 +23,7 @@ _BRACKET = re.compile(r"[()]")
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array: element type, sizes, memory space (0: the device's main memory; 1 on a TPU: on the chip)."""
+    """An array: element type, sizes, memory space (0: the device's main memory; 1 on a TPU: on-chip memory)."""
 
     dtype: str
     dims: tuple[int, ...]
@@ -31,11 +31,12 @@ class Shape:
 
     @property
     def elements(self) -> int:
+        """Number of elements."""
         return math.prod(self.dims)
 
     @property
     def bytes(self) -> int:
-        """Without the padding of a TPU's tiles."""
+        """Size in bytes, without the padding of a TPU's tiles."""
         bits = BITS.get(self.dtype)
         if bits is None:
             digits = re.search(r"\d+", self.dtype)
@@ -44,7 +45,7 @@ class Shape:
 
 
 def parse_shapes(text: str) -> tuple[Shape, ...]:
-    """``f32[2,3]{1,0:T(8,128)S(1)}`` or a (nested) tuple of such -> its arrays, flat."""
+    """Parse ``f32[2,3]{1,0:T(8,128)S(1)}``, or a (nested) tuple of such, into a flat tuple of arrays."""
     shapes = []
     for dtype, dims, layout in _LEAF.findall(text):
         space = _SPACE.search(layout) if layout else None
@@ -75,10 +76,11 @@ class Instruction:
 
     @property
     def is_tuple(self) -> bool:
+        """Whether the result is a tuple."""
         return self.shape_text.startswith("(")
 
     def attribute(self, key: str) -> str | None:
-        """The text of ``key=...`` up to the comma that ends it; brackets and quotes are kept together."""
+        """The value in ``key=value``, up to a comma outside brackets and quotes; None without the key."""
         match = re.search(rf"(?:^|[\s,]){re.escape(key)}=", self.attributes)
         return None if match is None else _value(self.attributes, match.end())
 
@@ -88,15 +90,15 @@ class Instruction:
 
     @property
     def op_name(self) -> str:
-        """Where in the Python program it comes from, as JAX names it."""
+        """Its place in the Python program, as JAX names it."""
         match = re.search(r'op_name="([^"]*)"', self.attributes)
         return match[1] if match else ""
 
 
 def _value(text: str, start: int) -> str:
     depth, quoted = 0, False
-    for at in range(start, len(text)):
-        char = text[at]
+    for position in range(start, len(text)):
+        char = text[position]
         if char == '"':
             quoted = not quoted
         elif not quoted and char in "{([":
@@ -104,25 +106,27 @@ def _value(text: str, start: int) -> str:
         elif not quoted and char in "})]":
             depth -= 1
         elif not quoted and char == "," and depth == 0:
-            return text[start:at]
+            return text[start:position]
     return text[start:]
 
 
 @dataclasses.dataclass
 class Computation:
-    """A function of the program; ``instructions`` by name, in the order of the text (the schedule, if there is one)."""
+    """A function of the program. ``instructions``: by name, in the order of the text, which is the schedule if any."""
 
     name: str
     instructions: dict[str, Instruction] = dataclasses.field(default_factory=dict)
 
     @cached_property
     def root(self) -> Instruction:
+        """The instruction whose result is the computation's."""
         return next(i for i in reversed(self.instructions.values()) if i.root)
 
     @cached_property
     def parameters(self) -> list[Instruction]:
-        found = [i for i in self.instructions.values() if i.opcode == "parameter"]
-        return sorted(found, key=lambda i: int(i.arguments))
+        """Its parameters, in order."""
+        parameters = [i for i in self.instructions.values() if i.opcode == "parameter"]
+        return sorted(parameters, key=lambda i: int(i.arguments))
 
     @cached_property
     def users(self) -> dict[str, list[Instruction]]:
@@ -134,31 +138,34 @@ class Computation:
         return users
 
     def operand(self, instruction: Instruction, index: int) -> Instruction:
+        """The instruction that makes the operand number ``index`` of ``instruction``."""
         return self.instructions[instruction.operands[index]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Module:
+    """A program: its computations by name, and the one that runs first."""
+
     computations: dict[str, Computation]
     entry: Computation
 
 
 def parse_module(text: str) -> Module:
-    """The text of ``compiled.as_text()`` -> its computations.
+    """Parse the text of ``compiled.as_text()``.
 
     Raises:
-      ValueError: a line that is not understood (the format has changed), or no entry.
+      ValueError: a line of an unknown form (the format has changed), or no entry computation.
     """
     computations: dict[str, Computation] = {}
     entry: Computation | None = None
     current: Computation | None = None
     for line in _whole_lines(text):
         if current is None:
-            # A computation begins in the first column; the tables of source lines before them do not end in "{".
+            # A computation begins in the first column. The tables of source lines above it do not end in "{".
             if line.endswith("{") and line.startswith(("%", "ENTRY")):
                 name = _NAME.search(line)
                 if name is None:
-                    raise ValueError(f"HLO: a computation without a name: {line[:120]}")
+                    raise ValueError(f"HLO: expected the name of a computation, got {line[:120]}")
                 current = computations[name[1]] = Computation(name[1])
                 if line.startswith("ENTRY"):
                     entry = current
@@ -173,8 +180,7 @@ def parse_module(text: str) -> Module:
 
 
 def _whole_lines(text: str) -> Iterator[str]:
-    """Lines of the text; what an instruction goes on with (a kernel's settings are quoted as they are, newlines and
-    all) is joined to its first line."""
+    """Lines of the text, each instruction joined into one line: the settings of a kernel may contain newlines."""
     held: list[str] = []
     for line in text.splitlines():
         if held and not line.startswith(("  %", "  ROOT ")) and line != "}" and not line.startswith("}, "):
@@ -207,17 +213,17 @@ def _instruction(line: str) -> Instruction:
 
 
 def _closing(text: str, start: int) -> int:
-    """The position behind the bracket that closes the one at ``start``."""
+    """The position after the bracket that closes the one at ``start``."""
     depth = 0
     for match in _BRACKET.finditer(text, start):
         depth += 1 if match[0] == "(" else -1
         if depth == 0:
             return match.end()
-    raise ValueError(f"HLO: an open bracket in {text[:120]}")
+    raise ValueError(f"HLO: unclosed bracket in {text[:120]}")
 
 
 def leaves_of(instruction: Instruction, computation: Computation) -> Iterator[Instruction]:
-    """The instructions that make the parts of a tuple, or the instruction itself."""
+    """The instructions that make the elements of a tuple, or the instruction itself."""
     if instruction.opcode == "tuple":
         for name in instruction.operands:
             yield computation.instructions[name]

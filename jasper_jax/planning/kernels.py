@@ -1,8 +1,8 @@
-"""Hand-written kernels: custom calls, whose operations the program's text does not show.
+"""Hand-written kernels: custom calls, whose operations are not in the program's text.
 
-A Pallas kernel may state its own count (``pallas_call(..., cost_estimate=...)``); JAX's flash attention does so for its
-forward pass alone, so the count of its backward passes is made from the shapes here. Any other kernel is reported as
-unknown, and the caller may bring a count of its own.
+A Pallas kernel may state its own operations (``pallas_call(..., cost_estimate=...)``). JAX's flash attention states
+those of its forward pass only; here those of its backward passes are computed from the shapes. Any other kernel is
+reported as unknown, and the caller may pass a count.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jasper_jax.planning.traffic import BOOKKEEPING, target
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A custom call. ``stated_flops``: by the kernel's author, None where there is no statement."""
+    """A custom call. ``stated_flops``: operations that the kernel's author states, None without a statement."""
 
     name: str
     target: str
@@ -29,17 +29,24 @@ class Kernel:
 
 
 KernelFlops = Callable[[Kernel], float | None]
-"""Operations of one execution of a kernel, or None: not known."""
+"""Operations of one execution of a kernel; None if unknown."""
 
 
-def read_kernel(at: Instruction, within: Computation) -> Kernel | None:
-    """The kernel that ``at`` runs; None where it runs none."""
-    what = target(at)
-    if what is None or what in BOOKKEEPING:
+def read_kernel(instruction: Instruction, computation: Computation) -> Kernel | None:
+    """The kernel that ``instruction`` runs; None if it runs none."""
+    called = target(instruction)
+    if called is None or called in BOOKKEEPING:
         return None
-    stated = re.search(r'"cost_estimate":\{"flops":"?(\d+)', at.attributes)
-    operands = tuple(shape for name in at.operands for shape in within.instructions[name].shapes)
-    return Kernel(at.name, what, at.op_name, operands, at.shapes, float(stated[1]) if stated else None)
+    stated = re.search(r'"cost_estimate":\{"flops":"?(\d+)', instruction.attributes)
+    operands = tuple(shape for name in instruction.operands for shape in computation.instructions[name].shapes)
+    return Kernel(
+        instruction.name,
+        called,
+        instruction.op_name,
+        operands,
+        instruction.shapes,
+        float(stated[1]) if stated else None,
+    )
 
 
 FLASH_PRODUCTS = (("dkv", 4), ("dq", 3))
@@ -48,17 +55,18 @@ QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """What the kernel states, or what is known of flash and splash attention.
+    """The kernel's stated operations, or those of flash and splash attention by their shapes; None if unknown.
 
-    Their first wide operands are q ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B where a device has one row. Tiles
-    that a causal mask or a window spares are counted, too."""
+    The first two large operands of attention are q ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B if a device has
+    one row. Tiles that a causal mask or a window skips are counted too.
+    """
     if kernel.stated_flops is not None:
         return kernel.stated_flops
     if "flash" in kernel.op_name or "splash" in kernel.op_name:
-        wide = [one for one in kernel.operands if len(one.dims) >= 3 and one.dims[-2] >= 64 and one.dims[-1] >= 8]
+        large = [s for s in kernel.operands if len(s.dims) >= 3 and s.dims[-2] >= 64 and s.dims[-1] >= 8]
         products = next((count for name, count in FLASH_PRODUCTS if name in kernel.op_name), 2)
-        if len(wide) >= 2:
-            query, key = wide[:2]
+        if len(large) >= 2:
+            query, key = large[:2]
             gradients = [r for r in kernel.results if len(r.dims) >= 3 and r.dims[-1] == query.dims[-1]]
             products = 5 if products == 4 and len(gradients) == 3 else products
             return 2.0 * products * query.elements * key.dims[-2]

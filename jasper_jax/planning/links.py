@@ -1,8 +1,8 @@
-"""Which physical links a mesh axis runs along: the sides of the TPU slice in which its devices differ.
+"""Which physical links a mesh axis uses: those along the sides of the TPU slice in which its devices differ.
 
-A ring of chips around a side sends both ways at once; a side that does not close to a ring carries a collective at the
-rate of one link, since all that an end of the line gets comes over one. An axis over several sides has the links of
-all of them.
+A side that is a ring of chips sends in both directions at the same time. A side that is a line carries a collective at
+the rate of one link, since everything that reaches an end of the line comes over one link. An axis over several sides
+has the links of all of them.
 """
 
 from __future__ import annotations
@@ -19,29 +19,34 @@ from jasper_jax.planning.chips import Chip
 
 @dataclasses.dataclass(frozen=True)
 class Links:
-    """``shape``: chips per side of the slice, empty for devices without coordinates. ``sides``: mesh axis -> (side,
-    how many chips of it the axis spans) for every side along which its devices differ."""
+    """The sides of a slice that each mesh axis runs along.
+
+    shape: chips per side of the slice, empty for devices without coordinates.
+    sides: mesh axis -> (side, chips of it that the axis spans) for every side along which its devices differ.
+    """
 
     shape: tuple[int, ...]
     sides: Mapping[str, tuple[tuple[int, int], ...]]
 
     def ways(self, axes: Sequence[str], chip: Chip) -> float:
-        """Links of ``chip`` that a device can send into at a time along ``axes``; 1 for a GPU, whose links count
-        together, and where ``axes`` are not known; infinite where the devices share a chip."""
+        """Links of ``chip`` that a device can send into at the same time along ``axes``.
+
+        1 for a GPU, whose links are counted together, and for unknown ``axes``; infinite if the devices share a chip.
+        """
         if not axes or not self.shape or not chip.wraps:
             return 1.0
-        # Slices of the 3-D generations are tori as a whole or not at all.
+        # A slice of a 3-D generation is a torus in all dimensions or in none.
         rings = [extent % chip.wraps == 0 for extent in self.shape]
         closed = all(rings) if chip.ports == 6 else None
         total = 0.0
-        for side, span in {place for axis in axes for place in self.sides[axis]}:
+        for side, span in {crossed for axis in axes for crossed in self.sides[axis]}:
             ring = self.shape[side] % chip.wraps == 0 if closed is None else closed
             total += 2.0 if ring and span == self.shape[side] else 1.0
         return total or float("inf")
 
 
 def mesh_links(mesh: Any) -> Links:
-    """Read from the coordinates of the mesh's devices."""
+    """The links of each axis of ``mesh``, from the coordinates of its devices."""
     devices = mesh.devices
     names = tuple(mesh.axis_names)
     if not hasattr(devices.flat[0], "coords"):
@@ -52,8 +57,8 @@ def mesh_links(mesh: Any) -> Links:
     for axis, name in enumerate(names):
         rows = np.moveaxis(coords, axis, 0).reshape(devices.shape[axis], -1, coords.shape[-1])
         spans = [max(len(np.unique(rows[:, row, side])) for row in range(rows.shape[1])) for side in range(len(shape))]
-        found = tuple((side, span) for side, span in enumerate(spans) if span > 1)
-        if math.prod(span for _, span in found) > devices.shape[axis]:
-            found = found[:1]  # It steps along several sides at once, so the links of one are as good as all.
-        sides[name] = found
+        crossed = tuple((side, span) for side, span in enumerate(spans) if span > 1)
+        if math.prod(span for _, span in crossed) > devices.shape[axis]:
+            crossed = crossed[:1]  # a diagonal axis steps along several sides at once: count the links of one
+        sides[name] = crossed
     return Links(shape, sides)

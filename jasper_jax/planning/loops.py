@@ -1,8 +1,8 @@
 """How often the body of a while loop runs.
 
-XLA notes the number on some backends (``known_trip_count``); the TPU compiler leaves it out. Then it is worked out as a
-reader would: the condition compares one counter with a constant, the body adds a constant to that counter, and the loop
-starts it at a constant. Values are followed through tuples, copies and fusions as *counter + offset*.
+XLA writes the number on some backends (``known_trip_count``), but not on TPUs. Otherwise it follows from three facts:
+the condition compares a counter with a constant, the body adds a constant to that counter, and the counter starts at a
+constant. Values are traced through tuples, copies and fusions as *counter + offset*.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from collections.abc import Callable
 from jasper_jax.planning.hlo import Computation, Instruction, Module
 
 TRANSPARENT = {"copy", "copy-start", "copy-done", "bitcast", "convert", "reshape", "broadcast", "optimization-barrier"}
-"""Instructions that hand a scalar on as it is."""
+"""Instructions whose result is a scalar operand, unchanged."""
 
 FLIPPED = {"LT": "GT", "LE": "GE", "GT": "LT", "GE": "LE", "EQ": "EQ", "NE": "NE"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Linear:
-    """``element of the loop's tuple + offset``; a constant where ``element`` is None."""
+    """``element of the loop's tuple + offset``; a constant if ``element`` is None."""
 
     element: int | None
     offset: int
 
 
 def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | None:
-    """Times the body of ``loop`` runs; None where that depends on data or is written in a way not understood."""
+    """How often the body of ``loop`` runs; None if that depends on data, or on code of an unknown form."""
     known = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.attributes)
     if known:
         return int(known[1])
@@ -39,14 +39,14 @@ def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | 
     if test is None:
         return None
     direction, left, right = test
-    if left.element is None or _carried(left.element, body, module):  # The counter stands on the right.
+    if left.element is None or _carried(left.element, body, module):  # the counter is on the right
         direction, left, right = FLIPPED[direction], right, left
     if left.element is None:
         return None
     entering = _tuple_part(caller.operand(loop, 0), left.element, caller, module, _no_parameters)
     after = _tuple_part(body.root, left.element, body, module, _loop_tuple)
     limit = right
-    if right.element is not None:  # A limit that is carried along unchanged.
+    if right.element is not None:  # a limit that the loop carries unchanged
         if not _carried(right.element, body, module):
             return None
         outside = _tuple_part(caller.operand(loop, 0), right.element, caller, module, _no_parameters)
@@ -59,12 +59,12 @@ def trip_count(loop: Instruction, caller: Computation, module: Module) -> int | 
 
 
 def _carried(element: int, body: Computation, module: Module) -> bool:
-    """Whether the body hands the element on unchanged."""
+    """Whether the body leaves the element unchanged."""
     return _tuple_part(body.root, element, body, module, _loop_tuple) == Linear(element, 0)
 
 
 def _count(direction: str, start: int, limit: int, step: int) -> int | None:
-    """Length of ``start, start + step, ...`` while ``value direction limit``."""
+    """Number of values ``start, start + step, ...`` for which ``value direction limit`` holds; None if unknown."""
     if direction in ("GT", "GE"):
         direction, start, limit, step = FLIPPED[direction], -start, -limit, -step
     if direction == "LE":
@@ -77,7 +77,7 @@ def _count(direction: str, start: int, limit: int, step: int) -> int | None:
 
 
 Parameters = Callable[[Instruction, int | None], Linear | None]
-"""What (an element of) a parameter stands for."""
+"""(parameter, element of it or None) -> its value, or None if unknown."""
 
 
 def _no_parameters(parameter: Instruction, element: int | None) -> Linear | None:
@@ -88,83 +88,87 @@ def _loop_tuple(parameter: Instruction, element: int | None) -> Linear | None:
     return None if element is None else Linear(element, 0)
 
 
-def _linear(at: Instruction, within: Computation, module: Module, parameters: Parameters) -> Linear | None:
-    """The scalar ``at`` as *element of the loop's tuple + offset*, or None."""
-    if at.opcode == "constant":
-        return Linear(None, int(at.arguments)) if re.fullmatch(r"-?\d+", at.arguments) else None
-    if at.opcode == "parameter":
-        return parameters(at, None)
-    if at.opcode in TRANSPARENT:
-        return _linear(within.operand(at, 0), within, module, parameters)
-    if at.opcode == "get-tuple-element":
-        index = int(at.attribute("index") or 0)
-        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
-    if at.opcode in ("add", "subtract"):
-        left = _linear(within.operand(at, 0), within, module, parameters)
-        right = _linear(within.operand(at, 1), within, module, parameters)
+def _linear(
+    instruction: Instruction, computation: Computation, module: Module, parameters: Parameters
+) -> Linear | None:
+    """The scalar ``instruction`` as *element of the loop's tuple + offset*, or None."""
+    if instruction.opcode == "constant":
+        return Linear(None, int(instruction.arguments)) if re.fullmatch(r"-?\d+", instruction.arguments) else None
+    if instruction.opcode == "parameter":
+        return parameters(instruction, None)
+    if instruction.opcode in TRANSPARENT:
+        return _linear(computation.operand(instruction, 0), computation, module, parameters)
+    if instruction.opcode == "get-tuple-element":
+        index = int(instruction.attribute("index") or 0)
+        return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
+    if instruction.opcode in ("add", "subtract"):
+        left = _linear(computation.operand(instruction, 0), computation, module, parameters)
+        right = _linear(computation.operand(instruction, 1), computation, module, parameters)
         if left is None or right is None:
             return None
         if right.element is None:
-            return Linear(left.element, left.offset + (right.offset if at.opcode == "add" else -right.offset))
+            return Linear(left.element, left.offset + (right.offset if instruction.opcode == "add" else -right.offset))
         return (
-            Linear(right.element, left.offset + right.offset) if at.opcode == "add" and left.element is None else None
+            Linear(right.element, left.offset + right.offset)
+            if instruction.opcode == "add" and left.element is None
+            else None
         )
-    if at.opcode in ("fusion", "call"):
-        inner, given = _inside(at, within, module, parameters)
-        return _linear(inner.root, inner, module, given)
+    if instruction.opcode in ("fusion", "call"):
+        inner, inner_parameters = _inside(instruction, computation, module, parameters)
+        return _linear(inner.root, inner, module, inner_parameters)
     return None
 
 
 def _tuple_part(
-    at: Instruction, index: int, within: Computation, module: Module, parameters: Parameters
+    instruction: Instruction, index: int, computation: Computation, module: Module, parameters: Parameters
 ) -> Linear | None:
-    """Element ``index`` of the tuple ``at``."""
-    if at.opcode == "tuple":
-        return _linear(within.operand(at, index), within, module, parameters)
-    if at.opcode == "parameter":
-        return parameters(at, index)
-    if at.opcode == "copy-start":
-        return _linear(within.operand(at, 0), within, module, parameters)
-    if at.opcode == "optimization-barrier":
-        return _tuple_part(within.operand(at, 0), index, within, module, parameters)
-    if at.opcode in ("fusion", "call"):
-        inner, given = _inside(at, within, module, parameters)
-        return _tuple_part(inner.root, index, inner, module, given)
-    if at.opcode == "while":
-        # An earlier loop that carries the element along unchanged.
-        body = module.computations[at.called("body")[0]]
+    """Element ``index`` of the tuple ``instruction``."""
+    if instruction.opcode == "tuple":
+        return _linear(computation.operand(instruction, index), computation, module, parameters)
+    if instruction.opcode == "parameter":
+        return parameters(instruction, index)
+    if instruction.opcode == "copy-start":
+        return _linear(computation.operand(instruction, 0), computation, module, parameters)
+    if instruction.opcode == "optimization-barrier":
+        return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
+    if instruction.opcode in ("fusion", "call"):
+        inner, inner_parameters = _inside(instruction, computation, module, parameters)
+        return _tuple_part(inner.root, index, inner, module, inner_parameters)
+    if instruction.opcode == "while":
+        # an earlier loop that leaves the element unchanged
+        body = module.computations[instruction.called("body")[0]]
         if _carried(index, body, module):
-            return _tuple_part(within.operand(at, 0), index, within, module, parameters)
+            return _tuple_part(computation.operand(instruction, 0), index, computation, module, parameters)
     return None
 
 
 def _inside(
-    at: Instruction, within: Computation, module: Module, parameters: Parameters
+    instruction: Instruction, computation: Computation, module: Module, parameters: Parameters
 ) -> tuple[Computation, Parameters]:
-    """The computation that a fusion or call runs, and what its parameters stand for."""
-    inner = module.computations[at.called("calls", "to_apply")[0]]
+    """The computation that a fusion or call runs, and the values of its parameters."""
+    inner = module.computations[instruction.called("calls", "to_apply")[0]]
 
-    def given(parameter: Instruction, element: int | None) -> Linear | None:
-        outer = within.operand(at, int(parameter.arguments))
+    def inner_parameters(parameter: Instruction, element: int | None) -> Linear | None:
+        outer = computation.operand(instruction, int(parameter.arguments))
         if element is None:
-            return _linear(outer, within, module, parameters)
-        return _tuple_part(outer, element, within, module, parameters)
+            return _linear(outer, computation, module, parameters)
+        return _tuple_part(outer, element, computation, module, parameters)
 
-    return inner, given
+    return inner, inner_parameters
 
 
 def _comparison(condition: Computation, module: Module) -> tuple[str, Linear, Linear] | None:
     """``(direction, left, right)`` of the comparison that decides the loop."""
-    within, parameters, at = condition, _loop_tuple, condition.root
-    while at.opcode in ("fusion", "call", *TRANSPARENT):
-        if at.opcode in TRANSPARENT:
-            at = within.operand(at, 0)
+    computation, parameters, instruction = condition, _loop_tuple, condition.root
+    while instruction.opcode in ("fusion", "call", *TRANSPARENT):
+        if instruction.opcode in TRANSPARENT:
+            instruction = computation.operand(instruction, 0)
         else:
-            within, parameters = _inside(at, within, module, parameters)
-            at = within.root
-    if at.opcode != "compare":
+            computation, parameters = _inside(instruction, computation, module, parameters)
+            instruction = computation.root
+    if instruction.opcode != "compare":
         return None
-    left = _linear(within.operand(at, 0), within, module, parameters)
-    right = _linear(within.operand(at, 1), within, module, parameters)
-    direction = at.attribute("direction")
+    left = _linear(computation.operand(instruction, 0), computation, module, parameters)
+    right = _linear(computation.operand(instruction, 1), computation, module, parameters)
+    direction = instruction.attribute("direction")
     return None if left is None or right is None or direction is None else (direction, left, right)

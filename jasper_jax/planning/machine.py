@@ -1,7 +1,8 @@
-"""GPUs of one kind, ``8xh100``, for which a step is estimated: no compiler of theirs runs without them.
+"""What a plan is for: a TPU slice, ``v5e:4x4``, or GPUs of one kind, ``8xh100``.
 
-State is exact: it follows from the shardings. Temporaries and operations are those of the same program as XLA makes it
-for as many simulated devices of the processor, where bfloat16 is computed in float32: more than a GPU needs.
+A step for GPUs is only estimated, since XLA cannot compile for GPUs that are not there. Its state is exact, because it
+follows from the shardings. Temporaries and operations are those of the same program compiled for as many simulated CPU
+devices, which compute bfloat16 in float32: more than a GPU needs.
 """
 
 from __future__ import annotations
@@ -25,16 +26,22 @@ class Machine:
 
     chip: Chip
     devices: int
+    platform = "gpu"
 
     @property
     def chips(self) -> int:
+        """Chips that are paid for."""
         return self.devices
 
     def __str__(self) -> str:
         return f"{self.devices}x{self.chip.name}"
 
     def mesh(self, sizes: tuple[int, int, int]) -> Any:
-        """A mesh of simulated devices; :func:`simulate` has to come before JAX looks for devices."""
+        """A mesh (data, fsdp, tensor) of simulated devices; :func:`simulate` must run before JAX finds its devices.
+
+        Raises:
+          UserError: JAX simulates fewer devices than the machine has.
+        """
         import jax
 
         from jasper_jax.parameters.sharding import make_mesh
@@ -48,26 +55,29 @@ class Machine:
         return make_mesh(sizes, devices[: self.devices])
 
 
-def parse_target(text: str) -> Topology | Machine:
-    """``v5e:4x4`` or ``8xh100`` -> what to plan for.
+Target = Topology | Machine
+
+
+def parse_target(text: str) -> Target:
+    """Parse ``v5e:4x4`` or ``8xh100``.
 
     Raises:
-      UserError: it is neither.
+      UserError: the text is neither, or names an unknown chip, shape or number.
     """
     match = re.fullmatch(r"(\d+)x([a-z][a-z0-9-]*)", text.strip().lower())
     if match is None:
         return Topology.parse(text)
     count, name = int(match[1]), match[2]
     if name not in GPUS:
-        raise UserError(f"topology: {text!r}: {name} is no GPU that is known; GPUs are {', '.join(GPUS)}")
+        raise UserError(f"topology: {text!r}: {name} is not a known GPU; GPUs are {', '.join(GPUS)}")
     if not 0 < count <= 4096:
-        raise UserError(f"topology: {text!r}: 1 to 4096 GPUs are allowed")
+        raise UserError(f"topology: {text!r}: expected 1 to 4096 GPUs, got {count}")
     return Machine(GPUS[name], count)
 
 
-def simulate(targets: Sequence[Topology | Machine]) -> None:
-    """Have JAX show as many devices of the processor as the largest of the machines has."""
-    most = max((target.devices for target in targets if isinstance(target, Machine)), default=0)
+def simulate(targets: Sequence[Target]) -> None:
+    """Make JAX simulate as many CPU devices as the largest GPU machine has, unless ``XLA_FLAGS`` already says."""
+    count = max((target.devices for target in targets if isinstance(target, Machine)), default=0)
     flags = os.environ.get("XLA_FLAGS", "")
-    if most > 1 and _FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={most}".strip()
+    if count > 1 and _FLAG not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={count}".strip()

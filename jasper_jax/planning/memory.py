@@ -1,19 +1,22 @@
-"""Bytes that a compiled program needs on one device, and what the compiler says when that is too much."""
+"""Bytes that arrays and a compiled program need on one device, and the compiler's refusal of a too large one."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
+
+import jax
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Bytes on one device, as the compiler allots them.
+    """Bytes on one device, as the compiler allocates them.
 
-    aliased: outputs that take the place of donated arguments. program: the code itself, which lies in the same memory.
+    aliased: outputs that reuse the memory of donated arguments. program: the code itself, in the same memory.
     """
 
     arguments: int
@@ -24,13 +27,13 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """All of it at once: temporaries are one allocation that lives as long as the program runs. (XLA's
-        ``peak_memory_in_bytes`` is not used: for a TPU it includes arrays on the chip.)"""
+        """The sum: temporaries are one allocation for the whole execution. XLA's own ``peak_memory_in_bytes`` is not
+        used, since for a TPU it includes arrays in on-chip memory."""
         return self.arguments + self.outputs - self.aliased + self.temporaries + self.program
 
 
 def program_memory(compiled: Any) -> Memory:
-    """Of ``jax.jit(...).lower(...).compile()``."""
+    """Memory of ``compiled``, the result of ``jax.jit(...).lower(...).compile()``."""
     stats = compiled.memory_analysis()
     return Memory(
         arguments=stats.argument_size_in_bytes,
@@ -41,16 +44,21 @@ def program_memory(compiled: Any) -> Memory:
     )
 
 
+def device_bytes(tree: Any) -> int:
+    """Bytes on one device of a tree of arrays, or of shapes with shardings."""
+    return sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
 @dataclasses.dataclass(frozen=True)
 class DoesNotFit:
-    """What the TPU compiler says of a program that is too large, in bytes (it rounds to a hundredth of a GiB)."""
+    """The TPU compiler's figures for a program that is too large, in bytes, which it rounds to 0.01 GiB."""
 
     needed: int
     available: int
 
 
 def does_not_fit(error: Exception) -> DoesNotFit | None:
-    """Read the compiler's refusal; None where ``error`` is about something else."""
+    """Parse the compiler's error; None if it is not about memory."""
     text = str(error)
     if "RESOURCE_EXHAUSTED" not in text:
         return None

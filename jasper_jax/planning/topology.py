@@ -1,7 +1,7 @@
-"""A described TPU slice: ``v5e:4x4`` -> its chip, its devices for the compiler, and a mesh laid over its links.
+"""A TPU slice by name: ``v5e:4x4`` -> its chip, its devices for the compiler, and a mesh that follows its links.
 
-No TPU is needed: libtpu, the TPU compiler, describes any slice and compiles for it. It must be told not to look for
-one: ``prepare_compiler`` does so, and a command that plans calls it before JAX looks for devices, which loads libtpu.
+No TPU is needed: libtpu, the TPU compiler, describes any slice and compiles for it. By default libtpu looks for a TPU
+of this machine when it is loaded; ``prepare_compiler`` turns that off and must run before JAX finds its devices.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ EXAMPLES = {
     "v6e": ("1x1", "2x2", "2x4", "4x4", "16x16"),
     "tpu7x": ("2x2x1", "2x2x2", "4x4x4"),
 }
-"""Shapes to name in a message; others exist."""
+"""Some shapes of each generation, for error messages."""
 
 PODS = {"v4": 4096, "v5e": 256, "v5p": 8960, "v6e": 256, "tpu7x": 9216}
-"""Chips of the largest machine (cloud.google.com/tpu/docs, a page per generation): the compiler would go further."""
+"""Chips of the largest slice (cloud.google.com/tpu/docs, a page per generation); the compiler accepts larger ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,20 +40,21 @@ class Topology:
 
     chip: Chip
     shape: tuple[int, ...]
+    platform = "tpu"
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """``"v5e:4x4"`` -> the slice. Does not load the compiler.
+        """Parse ``generation:shape``, such as ``v5e:4x4``. Does not load the compiler.
 
         Raises:
-          UserError: not of that form; no such generation; a shape that it cannot have.
+          UserError: another form, an unknown generation, or a shape that the generation does not have.
         """
         match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)+)", text.strip().lower())
         name = match[1] if match else text.partition(":")[0].strip().lower()
         if name not in TPUS:
             raise UserError(
-                f"topology: {text!r} names no TPU that is known; write generation:shape, e.g. v5e:4x4; generations are"
-                f" {', '.join(TPUS)}"
+                f"topology: {text!r} names no TPU that is known; expected generation:shape, e.g. v5e:4x4, of the"
+                f" generations {', '.join(TPUS)}"
             )
         chip = TPUS[name]
         shape = tuple(map(int, match[2].split("x"))) if match else ()
@@ -66,21 +67,29 @@ class Topology:
 
     @property
     def chips(self) -> int:
+        """Chips of the slice."""
         return math.prod(self.shape)
 
     @property
     def devices(self) -> int:
-        """What JAX sees: a mesh must have exactly as many."""
+        """JAX devices of the slice; a mesh must have exactly as many."""
         return self.chips * self.chip.devices_per_chip
 
     @property
     def hosts(self) -> int:
+        """Virtual machines of the slice."""
         return math.ceil(self.chips / self.chip.chips_per_host)
+
+    def mesh(self, sizes: tuple[int, int, int]) -> Any:
+        """A mesh (data, fsdp, tensor) over the slice; see :func:`topology_mesh`."""
+        from jasper_jax.parameters.sharding import mesh_axes
+
+        return topology_mesh(self, mesh_axes(sizes))
 
 
 def _refusal(chip: Chip, shape: tuple[int, ...]) -> str:
-    """Why the shape cannot be, or an empty string. The compiler's own rule is whole hosts of 2x2 chips; a single chip
-    is described as a host of its own."""
+    """Why no slice has this shape, or an empty string. The compiler takes whole hosts of 2x2 chips, or a single chip
+    as a host of its own."""
     dims = chip.ports // 2
     if len(shape) != dims:
         return f"{chip.name} slices have {dims} sides"
@@ -96,10 +105,10 @@ def _examples(name: str) -> str:
 
 
 def topology_devices(topology: Topology) -> list[Any]:
-    """Devices that a program can be compiled for; they hold no arrays.
+    """The slice's devices: programs can be compiled for them, but they hold no arrays.
 
     Raises:
-      UserError: the TPU compiler is not installed, or refuses the slice.
+      UserError: the TPU compiler is not installed, or rejects the slice.
     """
     if importlib.util.find_spec("libtpu") is None:
         raise UserError(f"topology: {topology} needs the TPU compiler, libtpu, which is not installed: {EXTRA}")
@@ -109,41 +118,43 @@ def topology_devices(topology: Topology) -> list[Any]:
 
     options: dict[str, Any] = {}
     if topology.chip.name == "v4":
-        options["chip_config_name"] = "megacore"  # Else each of the two cores is a device, as no v4 VM runs them.
+        options["chip_config_name"] = "megacore"  # otherwise each of the two cores is a device, unlike on a v4 VM
     if topology.chips == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
     except jax.errors.JaxRuntimeError as e:
         raise UserError(f"topology: {topology} is refused by the TPU compiler: {str(e).splitlines()[0]}") from e
-    if len(found.devices) != topology.devices:
-        raise AssertionError(f"{topology}: {len(found.devices)} devices, {topology.devices} expected")
-    return list(found.devices)
+    if len(description.devices) != topology.devices:
+        raise AssertionError(f"{topology}: expected {topology.devices} devices, got {len(description.devices)}")
+    return list(description.devices)
 
 
 def prepare_compiler() -> None:
-    """Set what libtpu reads when it is loaded on a machine without TPUs; what the user has set stands.
+    """Set the environment variables that libtpu needs on a machine without a TPU; the user's own values win.
 
-    Later than JAX's first look for devices it still works, but that look may wait for a metadata server and complain.
+    Called after JAX has found its devices this still works, but by then libtpu may have waited for a metadata server
+    and printed errors.
     """
     for name, value in {
-        "TPU_SKIP_MDS_QUERY": "1",  # Do not ask the cloud's metadata server, which is not there: minutes of retries.
-        "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # Must be one that exists; the described topology is what counts.
+        "TPU_SKIP_MDS_QUERY": "1",  # outside the cloud there is no metadata server: minutes of retries
+        "TPU_ACCELERATOR_TYPE": "v5litepod-16",  # any valid type will do: programs use the described topology
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_WORKER_ID": "0",
-        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # No device is held: two plans, or a plan beside a run, may go on at once.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # a plan holds no device, so several processes may plan at once
     }.items():
         os.environ.setdefault(name, value)
 
 
 def topology_mesh(topology: Topology, axes: Mapping[str, int]) -> Any:
-    """A mesh over the slice, ``axes`` from the least to the most talkative: ``{"data": 1, "fsdp": 8, "tensor": 2}``.
+    """A mesh over the slice. ``axes``: name -> size, the axis that communicates least first, e.g.
+    ``{"data": 1, "fsdp": 8, "tensor": 2}``.
 
-    The last axis gets neighbours on the links, then the one before it; an axis may take a part of a side or several
-    sides (``mesh_utils.create_device_mesh``, which knows the torus).
+    ``mesh_utils.create_device_mesh``, which knows the torus, gives neighbouring chips to the last axis first; an axis
+    may take a part of a side or several sides.
 
     Raises:
-      UserError: the sizes do not multiply to the devices of the slice; see also ``topology_devices``.
+      UserError: the product of the sizes is not the number of devices; also as ``topology_devices``.
     """
     if math.prod(axes.values()) != topology.devices:
         sizes = " x ".join(f"{name} {size}" for name, size in axes.items())

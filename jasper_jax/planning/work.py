@@ -1,7 +1,7 @@
-"""What one step of a compiled program does on one device: operations, memory traffic, collectives, kernels.
+"""The work of one execution of a compiled program on one device: operations, memory traffic, collectives, kernels.
 
-XLA's own ``cost_analysis`` counts the body of a loop once; here every computation is counted as often as it runs. Of
-a conditional the branch with the most operations counts.
+XLA's own ``cost_analysis`` counts the body of a loop once; here every computation counts as often as it runs. Of a
+conditional, the branch with the most operations counts.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from jasper_jax.planning.traffic import moved_bytes
 class Analysis:
     """One execution of a program on one device.
 
-    flops:           of matrix products, convolutions and kernels that are known.
-    bf16_flops:      the same as bfloat16 operations of a TPU's matrix unit, which makes six of a float32 one at
-                     ``Precision.HIGHEST``.
-    hbm_bytes:       read from and written to main memory.
-    collectives:     one per collective of the program's text, with how often it runs.
-    unknown_kernels: custom calls of which no count of operations is known; not in ``flops``.
-    unknown_loops:   where loops are whose length is not in the program; counted as one iteration.
+    flops:           operations of matrix products, convolutions and known kernels.
+    bf16_flops:      the same in bfloat16 operations of a TPU's matrix unit, which needs six for one float32 operation
+                     at ``Precision.HIGHEST``.
+    hbm_bytes:       bytes read from and written to main memory.
+    collectives:     one per collective of the program's text, with its number of executions.
+    unknown_kernels: custom calls whose operations are unknown and not in ``flops``.
+    unknown_loops:   names of the loops of unknown length, which count as one iteration.
     links:           the physical links of each mesh axis.
     """
 
@@ -49,19 +49,19 @@ class Analysis:
     def sent_bytes(self) -> Mapping[tuple[str, ...], float]:
         """Axes -> bytes that leave a device along them."""
         sent: Counter[tuple[str, ...]] = Counter()
-        for one in self.collectives:
-            if one.axes:
-                sent[one.axes] += one.total_sent  # pyright: ignore[reportArgumentType]
+        for collective in self.collectives:
+            if collective.axes:
+                sent[collective.axes] += collective.total_sent  # pyright: ignore[reportArgumentType]
         return dict(sent)
 
 
 def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -> Analysis:
-    """Count ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
+    """Count the work of ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
 
-    ``kernel_flops``: asked for every custom call; see ``jasper_jax.planning.kernels``.
+    ``kernel_flops``: called for every custom call; see ``jasper_jax.planning.kernels``.
 
     Raises:
-      ValueError: the text of the program has a form that is not understood.
+      ValueError: the text of the program has an unknown form.
     """
     module = parse_module(compiled.as_text())
     counter = _Counter(module, kernel_flops)
@@ -69,16 +69,16 @@ def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -
     sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
 
     def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
-        within = module.computations[key[0]]
-        return within.instructions[key[1]], within
+        computation = module.computations[key[0]]
+        return computation.instructions[key[1]], computation
 
     collectives = []
     for key, executions in work.collectives.items():
-        at, within = find(key)
-        kind = kind_of(at, within)
+        instruction, computation = find(key)
+        kind = kind_of(instruction, computation)
         if kind is not None:
-            source = at.op_name or counter.callers.get(within.name, "")
-            collectives.append(read_collective(kind, at, within, executions, sizes, names, source))
+            source = instruction.op_name or counter.callers.get(computation.name, "")
+            collectives.append(read_collective(kind, instruction, computation, executions, sizes, names, source))
     kernels = []
     for key, executions in work.kernels.items():
         kernel = read_kernel(*find(key))
@@ -124,51 +124,51 @@ class _Counter:
         self.kernel_flops = kernel_flops
         self.done: dict[tuple[str, bool], _Work] = {}
         self.callers: dict[str, str] = {}
-        """Fused computation -> where in the Python program the fusion comes from."""
+        """Fused computation -> the fusion's place in the Python program."""
 
-    def work(self, within: Computation, *, fused: bool) -> _Work:
-        """Of one execution; what is ``fused`` moves nothing itself."""
-        key = (within.name, fused)
+    def work(self, computation: Computation, *, fused: bool) -> _Work:
+        """The work of one execution of ``computation``; inside a fusion (``fused``) it moves no bytes."""
+        key = (computation.name, fused)
         if key not in self.done:
             total = _Work()
-            for at in within.instructions.values():
-                self._count(at, within, total, fused)
+            for instruction in computation.instructions.values():
+                self._count(instruction, computation, total, fused)
             self.done[key] = total
         return self.done[key]
 
-    def _count(self, at: Instruction, within: Computation, total: _Work, fused: bool) -> None:
+    def _count(self, instruction: Instruction, computation: Computation, total: _Work, fused: bool) -> None:
         if not fused:
-            total.hbm_bytes += moved_bytes(at, within, self.module)
-        if at.opcode in ("dot", "convolution"):
-            flops = matmul_flops(at, within)
+            total.hbm_bytes += moved_bytes(instruction, computation, self.module)
+        if instruction.opcode in ("dot", "convolution"):
+            flops = matmul_flops(instruction, computation)
             total.flops += flops
-            total.bf16_flops += flops * passes(at, within)
-        elif at.opcode == "while":
-            times = trip_count(at, within, self.module)
+            total.bf16_flops += flops * passes(instruction, computation)
+        elif instruction.opcode == "while":
+            times = trip_count(instruction, computation, self.module)
             if times is None:
-                total.loops.append(at.op_name or at.name)
-            for name in at.called("condition", "body"):
+                total.loops.append(instruction.op_name or instruction.name)
+            for name in instruction.called("condition", "body"):
                 total.add(self._named(name, fused), 1 if times is None else times)
-        elif at.opcode == "conditional":
-            branches = at.called("true_computation", "false_computation", "branch_computations")
+        elif instruction.opcode == "conditional":
+            branches = instruction.called("true_computation", "false_computation", "branch_computations")
             works = [self._named(name, fused) for name in branches]
             total.add(max(works, key=lambda work: (work.flops, work.hbm_bytes)))
-        elif at.opcode == "custom-call":
-            self._kernel(at, within, total)
-        elif kind_of(at, within) is not None:
-            total.collectives[within.name, at.name] += 1
-        elif at.opcode == "fusion":
-            self.callers[at.called("calls")[0]] = at.op_name
-            total.add(self._named(at.called("calls")[0], True))
-        elif at.opcode == "call" or at.opcode.endswith("-start"):
-            for name in at.called("to_apply", "calls"):
+        elif instruction.opcode == "custom-call":
+            self._kernel(instruction, computation, total)
+        elif kind_of(instruction, computation) is not None:
+            total.collectives[computation.name, instruction.name] += 1
+        elif instruction.opcode == "fusion":
+            self.callers[instruction.called("calls")[0]] = instruction.op_name
+            total.add(self._named(instruction.called("calls")[0], True))
+        elif instruction.opcode == "call" or instruction.opcode.endswith("-start"):
+            for name in instruction.called("to_apply", "calls"):
                 total.add(self._named(name, fused))
 
-    def _kernel(self, at: Instruction, within: Computation, total: _Work) -> None:
-        kernel = read_kernel(at, within)
+    def _kernel(self, instruction: Instruction, computation: Computation, total: _Work) -> None:
+        kernel = read_kernel(instruction, computation)
         if kernel is None:
             return
-        total.kernels[within.name, at.name] += 1
+        total.kernels[computation.name, instruction.name] += 1
         flops = self.kernel_flops(kernel)
         if flops is not None:
             total.flops += flops

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, manifests that say what a folder holds, and the lock of a folder."""
+"""Files that are complete or absent (written atomically), manifests of folders, and the lock of a folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _DIGEST = hashlib.sha256().digest_size
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in ``folder`` survive a power cut."""
+    """Flush ``folder`` itself to disk, so that renames in it survive a power failure."""
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -31,7 +31,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def temporary(path: Path) -> Path:
-    """A name beside ``path`` that no other process uses."""
+    """A temporary name in the folder of ``path`` that no other process uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
@@ -50,7 +50,7 @@ def _write_temporary(path: Path, data: bytes) -> Path:
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write ``path``, and its folder if need be, so that a reader sees the old content or the new."""
+    """Write ``path`` atomically: a reader sees the old content or the new. Creates its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = _write_temporary(path, content.encode() if isinstance(content, str) else content)
     try:
@@ -63,7 +63,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def naming(error: OSError, path: Path) -> OSError:
-    """``error`` with the file a person knows: a failed write names none, other calls name a temporary."""
+    """``error`` with ``path`` as its file name: a failed write has none, and other calls name the temporary file."""
     return OSError(error.errno, error.strerror or str(error), str(path))
 
 
@@ -79,13 +79,13 @@ def write_array(path: Path, array: np.ndarray) -> None:
 
 
 def write_cached_array(path: Path, array: np.ndarray) -> None:
-    """As ``write_array``, with the sha256 of its bytes behind them, which ``np.load`` does not look at."""
+    """Write ``array`` as ``.npy`` atomically, followed by the sha256 of its bytes, which ``np.load`` ignores."""
     data = _npy(array)
     write_atomic(path, data + hashlib.sha256(data).digest())
 
 
 def read_cached_array(path: Path) -> np.ndarray | None:
-    """What ``write_cached_array`` wrote; None where nothing is, or not to the byte what was written: make it anew."""
+    """Read what ``write_cached_array`` wrote; None if the file is missing or damaged, and must be made again."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -97,29 +97,29 @@ def read_cached_array(path: Path) -> np.ndarray | None:
 
 
 def mapped_array(path: Path) -> np.ndarray:
-    """What ``write_cached_array`` wrote, mapped instead of read; whether it is whole is for ``read_cached_array``."""
+    """Memory-map what ``write_cached_array`` wrote, without the check that ``read_cached_array`` makes."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
 def refuse_blocked(path: Path, remedy: str) -> None:
-    """UserError when ``path`` cannot come to be because something above it is a file, or its name is too long."""
+    """UserError if ``path`` cannot be created, because a parent is a file or the name is too long."""
     try:
-        above = next(p for p in path.absolute().parents if p.exists())
+        parent = next(p for p in path.absolute().parents if p.exists())
         path.exists()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {remedy}") from None
-    if not above.is_dir():
-        raise UserError(f"{above}: is a file, not a folder; {remedy}")
+    if not parent.is_dir():
+        raise UserError(f"{parent}: is a file, not a folder; {remedy}")
 
 
 def write_once(path: Path, data: bytes) -> None:
-    """As ``write_atomic``, but the first content that stands under ``path`` stays, whoever wrote it."""
+    """Write ``path`` atomically unless it exists; of several writers the first wins."""
     part = _write_temporary(path, data)
     try:
         os.link(part, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without hard links: the window between the two calls is the price
+    except OSError:  # no hard links on this file system: another writer may win between the next two calls
         if not path.exists():
             os.replace(part, path)
     finally:
@@ -128,15 +128,15 @@ def write_once(path: Path, data: bytes) -> None:
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
-    """``value`` with a ``checksum`` over the rest of it, for :func:`is_whole`."""
+    """``value`` with a ``checksum`` of its other keys, which :func:`is_whole` verifies."""
     rest = {k: v for k, v in value.items() if k != "checksum"}
     return {**rest, "checksum": hashlib.sha256(json_bytes(rest)).hexdigest()}
 
 
 def is_whole(value: Mapping[str, Any]) -> bool:
-    """Whether ``value`` is what :func:`sealed` returned; one that never had a checksum passes.
+    """Whether the checksum of ``value`` (see :func:`sealed`) is correct, or absent.
 
-    A damaged *name* of the key passes too: then nothing but that name is damaged.
+    A damaged *name* of the key ``checksum`` passes as well: then only that name is damaged.
     """
     return "checksum" not in value or sealed(value)["checksum"] == value["checksum"]
 
@@ -147,7 +147,7 @@ def json_bytes(value: Any) -> bytes:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """``json.loads`` whose only error is ValueError, also for what is nested too deeply to be read."""
+    """``json.loads``, but JSON that is nested too deeply raises ValueError as well."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -155,7 +155,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 class Manifest(BaseModel):
-    """What every manifest says; a folder's own keys are those of a subclass, and keys beside them are kept."""
+    """The keys of every manifest. Each kind of folder has a subclass with its own keys; other keys are kept."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
@@ -163,12 +163,16 @@ class Manifest(BaseModel):
 
 
 def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = Manifest) -> dict[str, Any]:
-    """``folder/manifest.json``, refused when it is missing, of a later format version, or not of ``form``."""
+    """Read ``folder/manifest.json`` of a ``what``, such as "text store".
+
+    ``newest``: the latest format version that this program reads. ``form``: the model that the manifest must fit.
+
+    Raises:
+      UserError: the manifest is missing, of a later version, damaged, or does not fit ``form``.
+    """
     path = folder / "manifest.json"
-    refused, remedy = (
-        f"{path}: not the manifest of a {what}",
-        f"restore it, or delete the folder and build the {what} again",
-    )
+    problem = f"{path}: not the manifest of a {what}"
+    remedy = f"restore it, or delete the folder and build the {what} again"
     try:
         data = path.read_bytes()
         manifest = parse_json(data)
@@ -182,10 +186,10 @@ def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = M
         raise UserError(f"{folder}: no complete {what} here (manifest.json is missing)") from None
     except ValidationError as e:
         first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(f"{refused} ({where}: {first['msg']}); {remedy}") from None
+        key = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{problem} ({key}: {first['msg']}); {remedy}") from None
     except ValueError as e:
-        raise UserError(f"{refused} ({e}); {remedy}") from None
+        raise UserError(f"{problem} ({e}); {remedy}") from None
     except OSError as e:
         raise UserError(f"{path}: cannot be read: {e.strerror}") from None
     if not is_whole(manifest):
@@ -200,7 +204,7 @@ def sha256_file(path: Path) -> str:
 
 
 def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:
-    """Refuse ``folder`` when a shard of its manifest is missing or has another size."""
+    """UserError if a shard of the manifest is missing in ``folder`` or has another size."""
     for shard in shards:
         path = folder / shard["file"]
         size = path.stat().st_size if path.exists() else None
@@ -210,15 +214,15 @@ def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) 
 
 
 def remove_leftovers(folder: Path, names: Iterable[str]) -> None:
-    """Delete the temporaries of ``names`` that killed writers left in ``folder``; only when all of them are whole."""
-    of = set(names)
+    """Delete temporary files of ``names`` that killed writers left in ``folder``, once all ``names`` are complete."""
+    targets = set(names)
     for path in folder.glob(".*.tmp"):
-        if path.name[1:].rsplit(".", 2)[0] in of:  # as ``temporary`` names them
+        if path.name[1:].rsplit(".", 2)[0] in targets:  # the inverse of ``temporary``
             path.unlink(missing_ok=True)
 
 
 def differences(recorded: Any, asked: Any, key: str) -> list[str]:
-    """The keys at which two JSON values differ, with both values: ``texts.count (10 there, 20 asked)``."""
+    """The keys below ``key`` at which two JSON values differ, with both: ``texts.count (10 there, 20 asked)``."""
     if isinstance(recorded, dict) and isinstance(asked, dict):
         keys = [*asked, *(k for k in recorded if k not in asked)]
         return [d for k in keys for d in differences(recorded.get(k), asked.get(k), f"{key}.{k}".lstrip("."))]
@@ -229,10 +233,10 @@ def differences(recorded: Any, asked: Any, key: str) -> list[str]:
 
 @contextlib.contextmanager
 def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Hold ``folder`` for this process alone; the lock goes with the process.
+    """Lock ``folder`` for this process and the command ``what``; the lock ends with the process.
 
     Raises:
-      UserError: another process holds it, or the folder cannot be written.
+      UserError: another process holds the lock, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -240,7 +244,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
-            f"{folder}: another process is at work in this run folder ({what}); wait for it, or set run_dir=..."
+            f"{folder}: another process is using this run folder ({what}); wait for it, or set run_dir=..."
         ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with run_dir=...") from None

@@ -1,15 +1,16 @@
-"""Being asked to stop: the first SIGTERM or Ctrl-C is obeyed at the next safe point, a second ends the process at once.
+"""Requests to stop: the first SIGTERM or Ctrl-C stops at the next safe point, a second ends the process at once.
 
-Batch systems and launchers may deliver one request twice, to the process and through its parent (SLURM signals a job's
-processes, and srun passes its own signal on): a SIGTERM that follows another within ``ECHO`` seconds is the same one.
+Batch systems may deliver one request twice, to the process and through its parent (SLURM signals a job's processes, and
+srun forwards its own signal). So a SIGTERM within ``ECHO`` seconds of another counts as the same request.
 
-Training stops between two steps and saves. Work that is whole or not there in any case (a shard, an evaluation, an
-export) is left where it stands.
+Training stops between two steps and saves. Work whose results are written atomically (a shard, an evaluation, an
+export) is abandoned on the spot.
 
-Of several processes any may be asked: JAX passes a SIGTERM on, and all stop after the same step.
+If there are several processes, any of them may get the request: JAX forwards a SIGTERM, and all stop after the same
+step.
 
-Python runs its signal handlers in the main thread and between two of its instructions, that is, not before a long
-compilation is over. The second signal must not wait for that, so a thread of its own hears the signals and counts.
+Python runs signal handlers in the main thread between two bytecode instructions, hence not during a long compilation.
+The second signal must not wait for that, so a separate thread listens for signals.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL: stopped with everything saved; run the command again to continue."""
+"""EX_TEMPFAIL: stopped and saved; run the command again to continue."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 5.0
-"""Seconds in which a second SIGTERM says nothing new."""
+"""Seconds in which a second SIGTERM counts as the first one."""
 
 
 class Stop:
-    """Called after each step, with its number, it says whether to stop there: somebody asked to."""
+    """Whether a stop was requested. Call it once after each step, with the step's number."""
 
     def __init__(self) -> None:
         self._asked = self._immediately = False
@@ -48,7 +49,7 @@ class Stop:
 
     @contextlib.contextmanager
     def immediately(self) -> Iterator[None]:
-        """Within the block being asked to stop raises :class:`Interrupted` on the spot: nothing there needs saving."""
+        """Within the block, which has nothing to save, a request to stop raises :class:`Interrupted` at once."""
         if self._asked:
             raise Interrupted
         self._immediately = True
@@ -59,19 +60,19 @@ class Stop:
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self._asked:
-            return  # the listener ends the process
+            return  # the listening thread ends the process
         self._asked = True
         if self._immediately:
             raise Interrupted
-        sys.stderr.write("\nStopping after this step and saving; once more to stop at once.\n")
+        sys.stderr.write("\nStopping after this step and saving; repeat to stop at once.\n")
         sys.stderr.flush()
 
 
 @contextlib.contextmanager
 def stop_flag() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT are answered by the yielded :class:`Stop`; the second: exit code 128 + n."""
+    """Within the block SIGTERM and SIGINT set the yielded :class:`Stop`; the second exits with 128 + its number."""
     stop = Stop()
-    if processes.count() > 1:  # SIGTERM is JAX's, which tells the other processes
+    if processes.count() > 1:  # JAX handles SIGTERM and notifies the other processes
         before_interrupt = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
         try:
             yield stop
@@ -87,7 +88,7 @@ def stop_flag() -> Iterator[Stop]:
     try:
         yield stop
     finally:
-        # Asked to stop, the process is about to end: the last cleaning up may still be cut short by a second signal.
+        # After a request to stop the process is about to end: a second signal may still cut its cleanup short.
         if not stop():
             signal.set_wakeup_fd(told_before)
             for signum, handler in before.items():
@@ -98,9 +99,9 @@ def stop_flag() -> Iterator[Stop]:
 
 
 def _end_at_the_second(hear: int) -> None:
-    """Read signal numbers from ``hear`` until it is closed; end the process at the second that asks to stop.
+    """Read signal numbers from the pipe ``hear`` until it is closed; end the process at the second request to stop.
 
-    Writes still under way are abandoned; their temporary names are cleaned up by the next start.
+    Unfinished writes are abandoned; the next start deletes their temporary files.
     """
     first: tuple[int, float] | None = None
     while data := os.read(hear, 64):

@@ -1,8 +1,8 @@
-"""Several processes that train one student: how they find each other, what they say to each other beside the step.
+"""Several processes that train one student: how they join, and what they exchange outside the train step.
 
-Each process of a TPU pod, of a SLURM job, or of a list of addresses runs the same command. The arrays of a step lie
-over the devices of all (``jax.distributed``). What only one may do (write metrics, build the text store, evaluate) is
-done by the first, while the others wait.
+Each process of a TPU pod, of a SLURM job, or of a list of addresses runs the same command. The arrays of a step are
+sharded over the devices of all processes (``jax.distributed``). Process 0 does what only one process may do (write
+metrics, build the text store, evaluate); the others wait for it.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ COORDINATOR, PROCESSES, PROCESS, AUTO = (
     "JASPER_DISTRIBUTED",
 )
 PATIENCE = 120
-"""Seconds to wait for the others at the start (JASPER_PATIENCE)."""
+"""Seconds to wait for the other processes at the start; ``JASPER_PATIENCE`` overrides it."""
 
 
 def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Join the other processes, if there are any to be; before anything else touches a device.
+    """Join the other processes, if there are any. Must run before anything else uses a device.
 
-    From the arguments, else ``JASPER_COORDINATOR`` (host:port of process 0), ``JASPER_PROCESSES`` and
-    ``JASPER_PROCESS``; else, in a SLURM job of several tasks and where ``JASPER_DISTRIBUTED=auto`` (the launcher of TPU
-    pods sets it), from what JAX finds in the environment. Otherwise this is the only process.
+    The addresses come from the arguments, else from ``JASPER_COORDINATOR`` (host:port of process 0),
+    ``JASPER_PROCESSES`` and ``JASPER_PROCESS``. Without either, JAX finds them in the environment if this is a SLURM
+    job of several tasks or ``JASPER_DISTRIBUTED=auto`` (set by the launcher of TPU pods). Otherwise this is the only
+    process.
 
     Raises:
-      UserError: an incomplete or impossible list; the coordinator cannot be reached in time.
+      UserError: the settings are incomplete or out of range, or the coordinator does not answer in time.
     """
-    environment = os.environ
-    coordinator = coordinator or environment.get(COORDINATOR)
+    coordinator = coordinator or os.environ.get(COORDINATOR)
     count = _number(PROCESSES, "--processes", processes)
     index = _number(PROCESS, "--process", process)
     if coordinator is None and count is None and index is None:
-        in_slurm = int(environment.get("SLURM_NTASKS", "1") or 1) > 1 and "SLURM_PROCID" in environment
-        if in_slurm or environment.get(AUTO) == "auto":
+        in_slurm = int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1 and "SLURM_PROCID" in os.environ
+        if in_slurm or os.environ.get(AUTO) == "auto":
             _initialize()
         return
     if coordinator is None or count is None or index is None:
@@ -57,20 +57,21 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
             f" together; seen: {coordinator}, {count}, {index}"
         )
     if not 0 <= index < count:
-        raise UserError(f"--process {index}: allowed are 0 to {count - 1}, there being --processes {count}")
+        raise UserError(f"--process {index}: allowed are 0 to {count - 1} with --processes {count}")
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 65536:
-        raise UserError(f"--coordinator {coordinator}: host:port of process 0 is needed, e.g. 10.0.0.1:8476")
+        raise UserError(f"--coordinator {coordinator}: expected host:port of process 0, e.g. 10.0.0.1:8476")
     if count == 1:
         return
     if index:
-        _await(host, int(port))
+        _wait_for_coordinator(host, int(port))
     _initialize(coordinator_address=coordinator, num_processes=count, process_id=index)
 
 
-def _number(variable: str, option: str, given: int | None) -> int | None:
-    if given is not None:
-        return given
+def _number(variable: str, option: str, value: int | None) -> int | None:
+    """``value`` of the command line's ``option``, else of the environment's ``variable``."""
+    if value is not None:
+        return value
     text = os.environ.get(variable)
     if text is None:
         return None
@@ -83,15 +84,15 @@ def _patience() -> int:
     return int(os.environ.get("JASPER_PATIENCE", PATIENCE))
 
 
-def _await(host: str, port: int) -> None:
-    """Until the coordinator answers: what JAX does when it does not is to end the process with a stack trace."""
-    until = time.monotonic() + _patience()
+def _wait_for_coordinator(host: str, port: int) -> None:
+    """Wait until the coordinator answers. JAX itself ends the process with a stack trace when it does not."""
+    deadline = time.monotonic() + _patience()
     while True:
         try:
             with socket.create_connection((host, port), timeout=5):
                 return
         except OSError as error:
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 raise UserError(
                     f"the coordinator {host}:{port} could not be reached in {_patience()} s ({error}); is process 0"
                     f" running there, and is the port open? JASPER_PATIENCE gives it more seconds"
@@ -99,15 +100,15 @@ def _await(host: str, port: int) -> None:
         time.sleep(0.5)
 
 
-def _initialize(**known: Any) -> None:
+def _initialize(**settings: Any) -> None:
     import jax
 
     try:
-        # At the end all wait for the first, which may be evaluating for hours.
-        jax.distributed.initialize(**known, initialization_timeout=_patience(), shutdown_timeout_seconds=7 * 86400)
+        # At the end all processes wait for process 0, which may evaluate for hours.
+        jax.distributed.initialize(**settings, initialization_timeout=_patience(), shutdown_timeout_seconds=7 * 86400)
     except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"several processes: JAX could not join them: {first}") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"several processes: JAX could not join them: {reason}") from error
     _state.joined = True
 
 
@@ -121,7 +122,7 @@ _state = _State()
 
 
 def count() -> int:
-    """How many processes there are."""
+    """Number of processes; 1 inside :func:`alone`."""
     if not _state.joined or _state.alone:
         return 1
     import jax
@@ -130,7 +131,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Which of them this is, from 0."""
+    """Index of this process, from 0; 0 inside :func:`alone`."""
     if not _state.joined or _state.alone:
         return 0
     import jax
@@ -139,13 +140,13 @@ def index() -> int:
 
 
 def is_first() -> bool:
-    """Whether this is the process that does what only one may do."""
+    """Whether this is process 0, which does what only one process may do."""
     return index() == 0
 
 
 @contextlib.contextmanager
 def alone() -> Iterator[None]:
-    """Within the block this process works as if it were the only one, on its own devices."""
+    """Within the block this process behaves as the only one and uses its own devices."""
     _state.alone = True
     try:
         yield
@@ -154,40 +155,51 @@ def alone() -> Iterator[None]:
 
 
 def is_alone_of_several() -> bool:
-    """Whether there are others, of whom this process takes no notice now."""
+    """True inside :func:`alone` when other processes exist."""
     return _state.joined and _state.alone
 
 
-def barrier(what: str) -> None:
-    """Wait until all processes are here."""
+def barrier(name: str) -> None:
+    """Wait until all processes have reached the barrier ``name``."""
     if count() > 1:
         from jax.experimental import multihost_utils
 
-        multihost_utils.sync_global_devices(what)
+        multihost_utils.sync_global_devices(name)
 
 
 def first_does(action: Callable[[], Any]) -> None:
-    """Process 0 does it, the others wait; what it refuses, all refuse.
+    """Run ``action`` in process 0 while the others wait. Its failure, whatever it is, ends all of them.
 
     Raises:
-      UserError: as ``action`` does, in every process.
+      UserError: ``action`` failed. A ``UserError`` keeps its text; another exception is named with its type and
+        message, and stays the cause of the error in process 0. A single process raises what ``action`` raised.
     """
     if count() == 1:
         action()
         return
-    message = ""
+    failure: BaseException | None = None
     if is_first():
         try:
             action()
-        except UserError as error:
-            message = str(error) or type(error).__name__
-    (said, *_) = _gather_text(message)
-    if said:
-        raise UserError(said)
+        except BaseException as error:  # noqa: BLE001  (the other processes wait for the answer in any case)
+            failure = error
+    message, *_ = _gather_text(_failure_line(failure))
+    if isinstance(failure, UserError) or (failure is not None and not isinstance(failure, Exception)):
+        raise failure
+    if message:
+        raise UserError(message) from failure
+
+
+def _failure_line(failure: BaseException | None) -> str:
+    if failure is None:
+        return ""
+    if isinstance(failure, UserError):
+        return str(failure) or type(failure).__name__
+    return f"process 0 failed: {type(failure).__name__}: {failure}; --debug shows its traceback there"
 
 
 def gather(values: np.ndarray) -> np.ndarray:
-    """``[n, ...]`` of each process, the same shape in all -> ``[processes, n, ...]`` in every process."""
+    """``values`` ``[n, ...]`` of each process, of one shape -> ``[processes, n, ...]`` in every process."""
     if count() == 1:
         return values[None]
     from jax.experimental import multihost_utils
@@ -196,7 +208,7 @@ def gather(values: np.ndarray) -> np.ndarray:
 
 
 def from_first(tree: Any) -> Any:
-    """A tree of host arrays as process 0 has it; the others give one of the same shapes."""
+    """Process 0's tree of host arrays, in every process; the others pass a tree of the same shapes."""
     if count() == 1:
         return tree
     from jax.experimental import multihost_utils
@@ -205,7 +217,7 @@ def from_first(tree: Any) -> Any:
 
 
 def host_copy(tree: Any) -> Any:
-    """Arrays that lie over the devices of all processes -> whole host arrays in every process."""
+    """Arrays sharded over the devices of all processes -> complete host arrays in every process."""
     import jax
 
     if count() == 1:
@@ -216,32 +228,34 @@ def host_copy(tree: Any) -> Any:
 
 
 def refuse_unlike(recipe: Mapping[str, Any]) -> None:
-    """UserError in every process when they do not run the same recipe with the same versions, naming both.
+    """Check that all processes run the same recipe with the same versions; called before any other collective.
 
-    Called before anything else that all have to do together, which would hang or go wrong in ways hard to read.
+    Raises:
+      UserError: in every process, with the differing keys and both values.
     """
     if count() == 1:
         return
     own = {"recipe": recipe, "versions": versions()}
-    said = _gather_text(json.dumps(own, sort_keys=True))
+    first, *others = map(json.loads, _gather_text(json.dumps(own, sort_keys=True)))
     from jasper_jax.runtime.files import differences
 
-    for other, text in enumerate(said):
-        if found := differences(json.loads(said[0]), json.loads(text), ""):
+    for number, other in enumerate(others, 1):
+        if changes := differences(first, other, ""):
             raise UserError(
-                f"processes 0 and {other} do not run the same: {'; '.join(found[:3])}"
-                f"{' and more' if found[3:] else ''}; start all with one recipe and one installation"
+                f"processes 0 and {number} do not run the same: {'; '.join(changes[:3])}"
+                f"{' and more' if changes[3:] else ''}; start all with one recipe and one installation"
             )
 
 
 def versions() -> dict[str, str]:
-    """What has to be the same in every process."""
+    """Versions that must be the same in every process."""
     packages = {name: version(name) for name in ("jasper-jax", "jax", "jaxlib", "flax", "optax")}
     return {"python": platform.python_version(), **packages}
 
 
 def _gather_text(text: str) -> list[str]:
-    data = np.frombuffer(text.encode(), np.uint8)
+    """The texts of all processes, in every process; half surrogates (from file names) become question marks."""
+    data = np.frombuffer(text.encode(errors="replace"), np.uint8)
     sizes = gather(np.array([len(data)], np.int32))[:, 0]
     if not sizes.any():
         return [""] * len(sizes)

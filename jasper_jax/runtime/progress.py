@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with rate and time left on a terminal, a line now and then in a log file."""
+"""Progress of long work: a bar with rate and remaining time on a terminal, a line every half minute in a log file."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class _Rate(ProgressColumn):
 
 
 class Bar:
-    """A running count of one piece of work."""
+    """A running count of units of work."""
 
     def __init__(self, description: str, total: int | None, unit: str, start: int, console: Console, enabled: bool):
         self._description, self._total, self._unit, self._console = description, total, unit, console
         self._done = self._start = start
-        self._began = self._said = time.monotonic()
+        self._began = self._printed = time.monotonic()
         self._enabled = enabled
         self._live: Progress | None = None
         if enabled and console.is_terminal:
@@ -56,15 +56,15 @@ class Bar:
             self._task = self._live.add_task(description, total=total, completed=start, unit=unit, note="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
-        """``amount`` more units are done; ``note`` is shown at the end of the line."""
+        """Count ``amount`` more units as done; ``note`` appears at the end of the line."""
         self._done += amount
         if self._live:
             self._live.update(self._task, advance=amount, note=note)
-        elif self._enabled and time.monotonic() - self._said >= LOG_SECONDS:
-            self._said = time.monotonic()
-            self._say(note)
+        elif self._enabled and time.monotonic() - self._printed >= LOG_SECONDS:
+            self._printed = time.monotonic()
+            self._print(note)
 
-    def _say(self, note: str = "") -> None:
+    def _print(self, note: str = "") -> None:
         seconds = time.monotonic() - self._began
         rate = (self._done - self._start) / seconds if seconds else 0.0
         amount, eta = f"{self._done:,}", ""
@@ -77,23 +77,24 @@ class Bar:
 
 @contextlib.contextmanager
 def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabled: bool = True) -> Iterator[Bar]:
-    """Show progress of ``total`` units (None: unknown; ``start`` of them done before), on standard error; of several
-    processes the first does so."""
+    """Show progress of ``total`` units on standard error, in the first of several processes.
+
+    ``total``: None if unknown. ``start``: units that were done before.
+    """
     enabled = enabled and processes.is_first()
     console = Console(file=sys.stderr, soft_wrap=True)
-    shown = Bar(description, total, unit, start, console, enabled)
-    if shown._live:
-        with shown._live:
-            yield shown
+    progress = Bar(description, total, unit, start, console, enabled)
+    if progress._live:
+        with progress._live:
+            yield progress
         return
-    yield shown
+    yield progress
     if enabled:
-        shown._say()
+        progress._print()
 
 
 def say(message: str) -> None:
-    """One line for the person at the terminal, on standard error; printed as it is, by the first of several
-    processes."""
+    """Print one line on standard error, without markup, in the first of several processes."""
     if not processes.is_first():
         return
     Console(file=sys.stderr, soft_wrap=True).print(message, markup=False, highlight=False)

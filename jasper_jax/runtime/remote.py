@@ -1,7 +1,7 @@
-"""Object storage by address (``gs://``, ``s3://``, ...), through fsspec: the few calls a run needs, errors in one line.
+"""Object storage by address (``gs://``, ``s3://``, ...) through fsspec, with errors as one line.
 
-Writing one object is atomic there; renaming is a copy and a deletion, and there are no locks. What is built on this
-module therefore never renames, and writes last what makes the rest count (``jasper_jax.checkpoints.mirror``).
+Writing one object is atomic there, but a rename is a copy and a deletion, and there are no locks. So callers never
+rename, and write the object that makes the others valid last (``jasper_jax.checkpoints.mirror``).
 """
 
 from __future__ import annotations
@@ -14,27 +14,29 @@ from typing import Any
 
 from jasper_jax.runtime.errors import UserError
 
-EXTRAS = {"gs": "jasper-jax[gcs]", "gcs": "jasper-jax[gcs]", "s3": "jasper-jax[s3]"}
+CLIENTS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
+"""Protocol -> the extra and the package that it needs."""
 _OWN = ("builtins", "jasper_jax")
+"""Packages whose exceptions, I/O errors aside, are defects of this program."""
 
 
 def is_remote(name: object) -> bool:
-    """Whether ``name`` is an address rather than a path of this machine."""
+    """Whether ``name`` is an address rather than a local path."""
     return "://" in str(name)
 
 
 class Store:
-    """The objects below ``url``; names are relative to it, with ``/`` between their parts."""
+    """The objects below ``url``; names are relative to it and separated by ``/``."""
 
     def __init__(self, url: str):
         self.url = url.rstrip("/")
 
     def where(self, name: str) -> str:
-        """The address of ``name``, for people."""
+        """The full address of ``name``, for messages."""
         return f"{self.url}/{name}" if name else self.url
 
     def read(self, name: str = "") -> bytes | None:
-        """The bytes of an object (of ``url`` itself for the empty name), None where there is none."""
+        """The bytes of an object, of ``url`` itself for the empty name; None if there is none."""
         with self._reaching(name):
             try:
                 return self._files.cat_file(self._at(name))
@@ -42,7 +44,7 @@ class Store:
                 return None
 
     def write(self, name: str, data: bytes) -> None:
-        """Put an object: a reader sees the old bytes or the new."""
+        """Write an object atomically: a reader sees the old bytes or the new."""
         with self._reaching(name):
             self._files.pipe_file(self._at(name), data)
 
@@ -52,7 +54,7 @@ class Store:
             self._files.put([str(folder / n) for n in names], [self._at(f"{to}/{n}") for n in names])
 
     def fetch(self, source: str, names: Sequence[str], folder: Path) -> bool:
-        """Copy objects below ``source`` into a local folder; False when one of them is not there."""
+        """Copy objects below ``source`` into a local folder; False if one of them is missing."""
         for name in names:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
         with self._reaching(source):
@@ -63,14 +65,14 @@ class Store:
         return True
 
     def names(self, folder: str) -> list[str]:
-        """All objects below ``folder``, relative to it, in order."""
+        """Names of all objects below ``folder``, relative to it, sorted."""
         with self._reaching(folder):
-            self._files.invalidate_cache()  # others write here too
+            self._files.invalidate_cache()  # other processes write here too
             top = self._at(folder).rstrip("/") + "/"
-            return sorted(str(found).removeprefix(top) for found in self._files.find(top))
+            return sorted(str(path).removeprefix(top) for path in self._files.find(top))
 
     def remove(self, name: str) -> None:
-        """Delete one object, if it is there."""
+        """Delete one object, if it exists."""
         with self._reaching(name), contextlib.suppress(FileNotFoundError):
             self._files.rm_file(self._at(name))
 
@@ -96,23 +98,22 @@ class Store:
 
         protocol = self.url.partition("://")[0]
         try:
-            # A folder is nothing in object storage; where it is something it has to be made.
+            # Object storage has no folders; a local file system must create them.
             files, root = url_to_fs(self.url, **({"auto_mkdir": True} if protocol in ("file", "local") else {}))
         except ImportError as error:
-            extra = EXTRAS.get(protocol)
-            remedy = f"pip install '{extra}'" if extra else str(error)
+            remedy = f"pip install 'jasper-jax[{CLIENTS[protocol][0]}]'" if protocol in CLIENTS else str(error)
             raise UserError(f"{self.url}: {protocol}:// needs a package that is not installed: {remedy}") from None
         except ValueError:
             raise UserError(
-                f"{self.url}: {protocol}:// is not known; allowed are gs://, s3:// and what else fsspec knows"
+                f"{self.url}: {protocol}:// is not known; allowed are gs://, s3:// and fsspec's other protocols"
             ) from None
         return files, root.rstrip("/")
 
     @contextlib.contextmanager
     def _reaching(self, name: str) -> Iterator[None]:
-        """Every way in which storage cannot be reached, as one error that says why.
+        """Turn every failure to reach storage into one UserError with its reason.
 
-        Each of fsspec's file systems raises what its own client library does, and those share no class.
+        Each of fsspec's file systems raises its client library's exceptions, which have no common class.
         """
         try:
             yield
@@ -124,7 +125,7 @@ class Store:
                 raise  # a defect
             first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{self.where(name)}: cannot be reached or written: {first}; mend the access or the address, then run"
+                f"{self.where(name)}: cannot be reached or written: {first}; fix the access or the address, then run"
                 f" the same command to continue"
             ) from error
 
@@ -133,7 +134,7 @@ def read_text(url: str) -> str:
     """The text at an address.
 
     Raises:
-      UserError: there is none, it is not UTF-8, or it cannot be reached.
+      UserError: nothing is there, it is not UTF-8, or it cannot be reached.
     """
     data = Store(url).read()
     if data is None:

@@ -1,4 +1,4 @@
-"""Where the time of a run went: seconds per phase, added up over all the commands that worked on its folder."""
+"""Where the time of a run went: seconds per phase, summed over all commands on its folder."""
 
 from __future__ import annotations
 
@@ -10,44 +10,47 @@ from pathlib import Path
 
 from rich.table import Table
 
+from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, write_atomic
 
 
 class Timings:
-    """Seconds by phase, kept in ``timings.json`` of the run folder."""
+    """Seconds by phase, kept in ``timings.json`` of the run folder; of several processes the first writes its own."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, process_index: int = 0):
+        """``process_index``: of processes that share the folder without having joined (``jasper embed``)."""
         self._path = folder / "timings.json"
+        self._writes = processes.is_first() and process_index == 0
         self.seconds: dict[str, float] = {}
         if self._path.is_file():
             try:
                 self.seconds = {str(k): float(v) for k, v in parse_json(self._path.read_text()).items()}
             except (ValueError, AttributeError, TypeError):
-                self.seconds = {}  # a record of durations, nothing depends on it: begin anew
+                self.seconds = {}  # nothing depends on this record: start over
 
     def add(self, phase: str, seconds: float) -> None:
-        """Add to a phase and write the file."""
+        """Add ``seconds`` to a phase, and write the file."""
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-        write_atomic(self._path, json.dumps(self.seconds, indent=1))
+        if self._writes:
+            write_atomic(self._path, json.dumps(self.seconds, indent=1))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time the block, also when it is left by an exception (which is then the one to be shown); a refused input
-        is no work, and leaves no trace."""
+        """Time the block, also when an exception ends it; a ``UserError`` means no work was done and adds nothing."""
         start = time.monotonic()
         try:
             yield
         except UserError:
             raise
         except BaseException:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the block's exception is the one to show
                 self.add(name, time.monotonic() - start)
             raise
         self.add(name, time.monotonic() - start)
 
     def table(self) -> Table:
-        """The budget as a table."""
+        """Seconds and share of each phase, and their total."""
         total = sum(self.seconds.values())
         table = Table("phase", "seconds", "share", title="Where the time went")
         for column in table.columns[1:]:

@@ -1,46 +1,57 @@
-"""Metrics of a run as JSON lines, one object an event; TensorBoard and Weights & Biases are optional sinks.
+"""Metrics of a run as JSON lines, one object per event; TensorBoard and Weights & Biases are optional sinks.
 
-On resume the file is cut back to the checkpoint's step, so that no step stands in it twice.
+On resume the file is truncated to the checkpoint's step, so that no step is in it twice. Of several processes the
+first alone writes the file and opens the sinks.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import naming, parse_json, write_atomic
+from jasper_jax.runtime.files import naming, parse_json, write_atomic, write_once
+
+WANDB_ID = "wandb_id"
+"""File of the run folder with the id of its Weights & Biases run, which a resumed run continues."""
 
 
 class Sink(Protocol):
-    """Somewhere else that numbers go to."""
+    """Another destination of the metrics' numbers."""
 
-    def log(self, step: int, values: Mapping[str, float]) -> None: ...
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record ``values`` by name at ``step``, counted over all stages."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Send what is buffered and release the destination."""
 
 
 class Metrics:
     """Appends events to ``metrics.jsonl`` and forwards numbers to the sinks."""
 
     def __init__(self, path: Path, sinks: list[Sink], *, keep_before: tuple[int, int]):
-        """``keep_before``: (stage index, step) of the checkpoint continued from; later events are dropped."""
+        """``keep_before``: (stage index, step) of the checkpoint resumed from; later events are dropped.
+
+        Raises:
+          UserError: the file is damaged, in every process.
+        """
         self.path, self.sinks = path, sinks
-        self._file = None
-        if not processes.is_first():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_events(path) if _before(line, keep_before)]
-        write_atomic(path, "".join(json.dumps(event) + "\n" for event in kept))
-        self._file = path.open("a")
+        self._file: IO[str] | None = None
+        processes.first_does(lambda: self._open(keep_before))
+
+    def _open(self, keep_before: tuple[int, int]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [event for event in read_events(self.path) if _is_before(event, keep_before)]
+        write_atomic(self.path, "".join(json.dumps(event) + "\n" for event in kept))
+        self._file = self.path.open("a")
 
     def write(self, event: Mapping[str, Any]) -> None:
-        """One event; numbers in ``terms`` and at the top level go to the sinks. Of several processes the first
-        writes."""
+        """Write one event; its numbers, at the top level and in ``terms``, also go to the sinks."""
         if self._file is None:
             return
         try:
@@ -56,7 +67,7 @@ class Metrics:
                 sink.log(int(step), numbers)
 
     def close(self) -> None:
-        """Close the file and the sinks. What a full disk kept in the buffer was reported by ``write``."""
+        """Close the file and the sinks. ``write`` has already reported a full disk."""
         with contextlib.suppress(OSError):
             if self._file:
                 self._file.close()
@@ -65,7 +76,11 @@ class Metrics:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics file; a last line cut short by a kill is left out."""
+    """The events of a metrics file, without a last line that a kill cut short.
+
+    Raises:
+      UserError: a line before the last is not a JSON object.
+    """
     if not path.is_file():
         return []
     events = []
@@ -82,17 +97,20 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     return events
 
 
-def _before(event: Mapping[str, Any], position: tuple[int, int]) -> bool:
+def _is_before(event: Mapping[str, Any], position: tuple[int, int]) -> bool:
     return (event.get("stage_index", -1), event.get("step", 0)) <= position
 
 
 def make_sinks(names: list[str], folder: Path, run_name: str) -> list[Sink]:
-    """The sinks of ``training.loggers``.
+    """The sinks of ``training.loggers``, opened in the first process; none in the others.
 
     Raises:
-      UserError: a logger's package is not installed.
+      UserError: a logger's package is not installed in the first process, or its server refuses; in every process.
     """
-    return [{"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}[name](folder, run_name) for name in names]
+    kinds = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
+    sinks: list[Sink] = []
+    processes.first_does(lambda: sinks.extend(kinds[name](folder, run_name) for name in names))
+    return sinks
 
 
 class _TensorBoard:
@@ -119,7 +137,10 @@ class _WeightsAndBiases:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("training.loggers: wandb needs the extra: pip install 'jasper-jax[wandb]'") from None
-        self._run = wandb.init(project="jasper-jax", name=run_name, dir=str(folder), id=run_name, resume="allow")
+        path = folder / WANDB_ID
+        write_once(path, uuid.uuid4().hex.encode())
+        run_id = path.read_text().strip()
+        self._run = wandb.init(project="jasper-jax", name=run_name, dir=str(folder), id=run_id, resume="allow")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

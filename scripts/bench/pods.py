@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from jasper_jax.planning.topology import Topology, prepare_compiler, topology_mesh
+from jasper_jax.planning.topology import Topology, prepare_compiler
 
 prepare_compiler()
 
@@ -24,15 +24,13 @@ from rich.console import Console  # noqa: E402
 from train_bench.report import Section, show, write  # noqa: E402
 
 from jasper_jax.check import validate  # noqa: E402
-from jasper_jax.parameters.sharding import mesh_axes  # noqa: E402
-from jasper_jax.planning.plan import plan_stage  # noqa: E402
-from jasper_jax.planning.programs import lower_step  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402
 from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
 from jasper_jax.student.student import Student  # noqa: E402
-from jasper_jax.training.lowering import LoweredStep  # noqa: E402
+from jasper_jax.training.lowering import LoweredStep, lower_step  # noqa: E402
 from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
+from jasper_jax.training.plan_stages import plan_stage  # noqa: E402
 
 RECIPE = "configs/jasper_2b.yaml"
 GIB = 2**30
@@ -104,10 +102,10 @@ def main() -> int:
 
 def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
     sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
-    mesh = topology_mesh(topology, mesh_axes(sizes))
-    found = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
-    assert found.analysis is not None, f"{stage.name} does not fit on {topology}"
-    assert found.estimate is not None
+    mesh = topology.mesh(sizes)
+    plan = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
+    assert plan.analysis is not None, f"{stage.name} does not fit on {topology}"
+    assert plan.estimate is not None
     step = lower_step(run.recipe, run.vectors, stage, student, mesh, "tpu")  # seconds, beside compiling it
     by_hand = analytic(stage, student, step) / topology.devices
     return (
@@ -115,13 +113,13 @@ def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) ->
         f"{stage.batch_size:,}",
         f"{step.rows:,}",
         "×".join(map(str, sizes)),
-        f"{sum(found.state.values()) / GIB:.3f}",
-        f"{found.estimate.needed_bytes / GIB:.2f}",
-        f"{sum(one.total_sent for one in found.analysis.collectives) / 1e9:.2f}",
-        f"{found.analysis.flops:.3e}",
-        "" if step.teachers else f"{found.analysis.flops / by_hand:.2f}",
-        f"{found.estimate.step_seconds * 1e3:,.0f}",
-        f"{found.compile_seconds:.0f}",
+        f"{sum(plan.stage.state_bytes.values()) / GIB:.3f}",
+        f"{plan.estimate.needed_bytes / GIB:.2f}",
+        f"{sum(one.total_sent for one in plan.analysis.collectives) / 1e9:.2f}",
+        f"{plan.analysis.flops:.3e}",
+        "" if step.teachers else f"{plan.analysis.flops / by_hand:.2f}",
+        f"{plan.estimate.step_seconds * 1e3:,.0f}",
+        f"{plan.compile_seconds:.0f}",
     )
 
 

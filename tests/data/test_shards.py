@@ -1,4 +1,4 @@
-"""The ArrayRecord shards that both stores are made of, and the files that appear whole."""
+"""The ArrayRecord shards that both stores are made of."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from jasper_jax.data import shards as sh
-from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 
 
@@ -106,58 +105,3 @@ def test_metadata_describes_only_splits_with_rows(tmp_path):
     info = json.loads((tmp_path / "dataset_info.json").read_text())
     assert [(s["name"], s["shardLengths"]) for s in info["splits"]] == [("train", ["4", "1"])]
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
-
-
-def test_only_the_first_content_is_written_once(tmp_path):
-    path = tmp_path / "scales.json"
-    files.write_once(path, b"first")
-    files.write_once(path, b"second")
-    assert path.read_bytes() == b"first"
-    files.write_atomic(path, b"third")
-    assert path.read_bytes() == b"third"
-    assert [p.name for p in tmp_path.iterdir()] == ["scales.json"]
-
-
-def test_write_once_without_hard_links(tmp_path, monkeypatch):
-    def no_links(*_):
-        raise PermissionError("no hard links here")
-
-    monkeypatch.setattr("os.link", no_links)
-    files.write_once(tmp_path / "a", b"first")
-    files.write_once(tmp_path / "a", b"second")
-    assert (tmp_path / "a").read_bytes() == b"first"
-    assert len(list(tmp_path.iterdir())) == 1
-
-
-def test_leftovers_go_and_nothing_else(tmp_path):
-    for name in (".x.123.tmp", ".x.456.tmp", ".y.123.tmp", "x"):
-        (tmp_path / name).write_text("")
-    files.remove_leftovers(tmp_path, ["x", "z"])
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".y.123.tmp", "x"]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (None, "manifest.json is missing"),
-        ("{", "not the manifest of a thing"),
-        ("[]", "not the manifest of a thing"),
-        ('{"shards": []}', "not the manifest of a thing"),
-        ('{"format": 2}', "format version 2, this program reads up to 1"),
-    ],
-)
-def test_manifests_that_cannot_be_used(tmp_path, content, message):
-    if content is not None:
-        (tmp_path / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=message):
-        files.read_manifest(tmp_path, "thing", 1)
-
-
-def test_differences_name_keys_and_both_values():
-    there = {"a": 1, "b": [{"c": 2}, {"c": 3}], "gone": 4}
-    asked = {"a": 1, "b": [{"c": 2}, {"c": 5}], "new": None}
-    assert files.differences(there, asked, "texts") == [
-        "texts.b[1].c (3 there, 5 asked)",
-        "texts.gone (4 there, None asked)",
-    ]
-    assert files.differences({"b": [1]}, {"b": [1, 2]}, "") == ["b ([1] there, [1, 2] asked)"]

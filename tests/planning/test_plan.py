@@ -1,57 +1,106 @@
-"""``jasper plan``: what it refuses, and the step that it lowers."""
+"""One program on one machine, what is printed of it, and that planning knows nothing of recipes."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import ast
+import io
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+from rich.console import Console
 
-from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.planning.plan import leaves, state_bytes
-from jasper_jax.planning.programs import lower_step
-from jasper_jax.run import Run
-from jasper_jax.student.start import make_student
-from tests.tiny import recipe, recipe_tree
+import jasper_jax.planning
+from jasper_jax.parameters.sharding import make_mesh, parts
+from jasper_jax.planning import GPUS, DoesNotFit
+from jasper_jax.planning.machine import Machine
+from jasper_jax.planning.memory import device_bytes
+from jasper_jax.planning.plan import PlannedStage, StagePlan, plan_program
+from jasper_jax.planning.report import print_plan
+from jasper_jax.runtime.errors import UserError
+
+MACHINE = Machine(GPUS["l4"], 1)
+N = 64
 
 
 @pytest.fixture
-def path(tmp_path):
-    found = tmp_path / "recipe.json"
-    found.write_text(json.dumps(recipe_tree(tmp_path)))
-    return found
+def mesh():
+    return make_mesh((1, 1, 1), jax.devices()[:1])
 
 
-def test_what_plan_refuses(refused, path) -> None:
-    refused("--topology: none is given; give a TPU slice", "plan", path)
-    refused("topology: '8xh99': h99 is no GPU that is known; GPUs are h100", "plan", path, "--topology", "8xh99")
-    refused("topology", "plan", path, "--topology", "v9z:4x4")
-    refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
-    if importlib.util.find_spec("libtpu") is None:
-        refused("pip install 'jasper-jax[plan]'", "plan", path, "--topology", "v5e:2x2")
+@pytest.fixture
+def stage(mesh) -> PlannedStage:
+    weight = {"heads/fc1/kernel": jax.ShapeDtypeStruct((N, N), jnp.float32)}
+    state = {"trained": 4 * N * N, "frozen": 0, "optimizer": 8 * N * N, "teachers": 0}
+    return PlannedStage("stage-1", N, 3600, state, tuple(parts(weight, mesh)))
 
 
-def test_a_plan_for_one_gpu(call, path) -> None:
-    code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}")
-    assert code == 0, err
-    assert "the recipe takes at least" in out
-    assert "1xl4: an estimate" in out
+def lowered(mesh):
+    whole = NamedSharding(mesh, PartitionSpec())
+    array = jax.ShapeDtypeStruct((N, N), jnp.float32, sharding=whole)
+    return jax.jit(lambda x, w: x @ w).lower(array, array)
 
 
-@pytest.mark.parametrize("online", [False, True])
-def test_the_step_that_is_planned(tmp_path, online: bool) -> None:
-    """Its arguments are those of training: every leaf, twice in the optimizer where it is trained."""
-    teachers = [{**t, "mode": "online" if online else "cached"} for t in recipe_tree(tmp_path)["teachers"]]
-    run = Run(recipe(tmp_path, teachers=teachers))
-    student = make_student(run.recipe, run.teacher_dim, run.student)
-    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
-    for stage in run.stages:
-        step = lower_step(run.recipe, run.vectors, stage, student, mesh, "cpu")
-        size = state_bytes(step)
-        assert size["optimizer"] >= 2 * size["trained"]
-        assert size["optimizer"] <= 2 * size["trained"] + 64
-        assert (size["teachers"] > 0) == online
-        assert sum(one for _, _, one in leaves(step, mesh)) == size["trained"] + size["frozen"]
-        assert (step.rows, step.length) == (16, 32)
-    assert size["frozen"] == 0
+def printed(plans: list[StagePlan]) -> str:
+    console = Console(width=200, record=True, file=io.StringIO())
+    print_plan(MACHINE, plans, console)
+    return console.export_text()
+
+
+def test_a_program_that_fits(mesh, stage: PlannedStage) -> None:
+    plan = plan_program(stage, lowered(mesh), mesh, MACHINE)
+    assert plan.fits
+    assert plan.analysis is not None
+    assert plan.estimate is not None
+    assert plan.analysis.flops == 2 * N**3
+    assert plan.mesh_sizes == (1, 1, 1)
+    assert plan.hours == pytest.approx(plan.estimate.step_seconds)  # 3,600 steps
+    text = printed([plan])
+    assert "1xl4: the recipe takes at least" in text
+    assert "heads/fc1/kernel" in text
+
+
+class Refused:
+    """A program that the compiler refuses."""
+
+    def __init__(self, reason: str):
+        self.reason = reason
+
+    def compile(self) -> None:
+        raise jax.errors.JaxRuntimeError(self.reason)
+
+
+def test_a_program_that_is_too_large(mesh, stage: PlannedStage) -> None:
+    plan = plan_program(stage, Refused("RESOURCE_EXHAUSTED: Used 30.0G of 24.0G hbm. More"), mesh, MACHINE)
+    assert plan.too_large == DoesNotFit(30 * 2**30, 24 * 2**30)
+    assert not plan.fits
+    text = printed([plan])
+    assert "no, 6.00 too much" in text
+    assert "stage-1 do not fit" in text
+
+
+def test_a_program_that_is_refused_for_another_reason(mesh, stage: PlannedStage) -> None:
+    with pytest.raises(UserError, match="stage-1: the compiler refuses the step for 1xl4: INVALID_ARGUMENT: x$"):
+        plan_program(stage, Refused("INVALID_ARGUMENT: x\nmore"), mesh, MACHINE)
+
+
+def test_bytes_on_a_device() -> None:
+    mesh = jax.sharding.AbstractMesh((4,), ("fsdp",))
+    spread, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (("fsdp",), ()))
+    tree = {
+        "spread": jax.ShapeDtypeStruct((8, 3), jnp.float32, sharding=spread),
+        "whole": [jax.ShapeDtypeStruct((5,), jnp.bfloat16, sharding=whole)],
+    }
+    assert device_bytes(tree) == 2 * 3 * 4 + 5 * 2
+    assert device_bytes(jnp.zeros(7, np.int8)) == 7
+
+
+def test_planning_imports_only_parameters_and_runtime() -> None:
+    folder = Path(jasper_jax.planning.__file__).parent
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("jasper_jax"):
+                assert node.module.split(".")[1] in ("planning", "parameters", "runtime"), (path.name, node.module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,21 @@ def test_jasper_2b(offline) -> None:
     sizes = ("66.2 GB", "131.8 GB", "262.9 GB", "33.4 GB")
     for cell in ("4,096", "8,192", "12,288", *sizes, "512,000", "896,000", "281,600", "315,000", "not on this machine"):
         assert cell in text, cell
+
+
+@pytest.fixture
+def no_extras(monkeypatch):
+    """An installation without optional packages."""
+    for name in ("datasets", "PIL", "resvg_py", "torch", "sentence_transformers", "tensorboardX", "gcsfs"):
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+def test_a_recipe_is_described_without_the_libraries_that_run_it(offline, no_extras) -> None:
+    text, run = printed("jasper_2b.yaml", offline)
+    assert "needs the extra datasets (texts.sources[0].hf, texts.sources[1].hf, texts.sources[2].hf, images" in text
+    assert "needs the extra vision (images): pip install 'jasper-jax[vision]'" in text
+    with pytest.raises(UserError, match=r"Pillow: pip install 'jasper-jax\[vision\]'"):
+        validate(Run(run.recipe))
 
 
 def test_stella_400m(offline) -> None:

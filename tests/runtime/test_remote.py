@@ -81,7 +81,7 @@ def test_what_a_client_raises_is_one_line_and_a_defect_is_not(monkeypatch: pytes
         return call
 
     monkeypatch.setattr(bucket, "pipe_file", failing(Denied("403 no access\nto it")))
-    with pytest.raises(UserError, match="memory://bucket/a: cannot be reached or written: 403 no access; mend"):
+    with pytest.raises(UserError, match="memory://bucket/a: cannot be reached or written: 403 no access; fix"):
         store.write("a", b"")
     monkeypatch.setattr(bucket, "pipe_file", failing(PermissionError(13, "Permission denied")))
     with pytest.raises(UserError, match="Permission denied"):

@@ -15,6 +15,28 @@ def free_port() -> int:
         return one.getsockname()[1]
 
 
+def run_together(program: str, *arguments: str, count: int = 2, **environment: str) -> list[tuple[int, str]]:
+    """Exit code and output of ``count`` Python processes of one program, which finds its coordinator's address and
+    its index in ``JASPER_COORDINATOR`` and ``JASPER_PROCESS``, as ``jasper`` does."""
+    address = {"JASPER_COORDINATOR": f"127.0.0.1:{free_port()}", "JASPER_PROCESSES": str(count)}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            env={**os.environ, **address, "JASPER_PROCESS": str(index), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0] for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    return [(process.returncode, output) for process, output in zip(started, outputs)]
+
+
 def start(
     recipe: Path,
     log: Path,

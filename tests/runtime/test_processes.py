@@ -1,0 +1,93 @@
+"""Two real processes: whatever fails in the first is passed on to the other, which would otherwise wait for ever."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import UserError
+from tests.tiny import recipe_tree
+from tests.training.processes import run_together
+
+COMMAND = """
+import errno, sys
+from jasper_jax.cli import main
+from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
+
+def fail(self):
+    raise {error}
+
+Run.claim = fail
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("first")
+    path = folder / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe_tree(folder)))
+    return path
+
+
+def embed_in_two(recipe: Path, error: str, *options: str) -> list[tuple[int, str]]:
+    """Exit code and output of two processes of ``jasper embed``, in which claiming the folder raises ``error``."""
+    cache = str(recipe.parent / "cache")
+    return run_together(COMMAND.format(error=error), *options, "embed", str(recipe), JASPER_CACHE=cache)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        ("UserError('texts: no file matches')", "jasper: texts: no file matches"),
+        (
+            "OSError(errno.ENOSPC, 'No space left on device', 'run/recipe.yaml')",
+            "jasper: process 0 failed: OSError: [Errno 28] No space left on device: 'run/recipe.yaml'; --debug shows",
+        ),
+        ("TypeError('a\\ndefect \\udcff')", "jasper: process 0 failed: TypeError: a defect"),
+    ],
+)
+def test_what_fails_in_the_first_is_one_line_in_all(recipe: Path, error: str, line: str) -> None:
+    for code, output in embed_in_two(recipe, error):
+        assert code == 2, output
+        lines = [text for text in output.splitlines() if not text.startswith("[Gloo]")]
+        assert len(lines) == 1, output
+        assert lines[0].startswith(line)
+
+
+def test_the_first_keeps_its_traceback(recipe: Path) -> None:
+    (_, first), (_, other) = embed_in_two(recipe, "TypeError('a defect')", "--debug")
+    assert "in fail" in first
+    assert "in fail" not in other
+
+
+def test_one_process_raises_what_it_raised() -> None:
+    def fail() -> None:
+        raise OSError("a full disk")
+
+    with pytest.raises(OSError, match="a full disk"):
+        processes.first_does(fail)
+
+
+def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jax.process_count", lambda: 4)
+    monkeypatch.setattr("jax.process_index", lambda: 3)
+    monkeypatch.setattr(processes._state, "joined", True)
+    assert (processes.count(), processes.index(), processes.is_first()) == (4, 3, False)
+    with processes.alone():
+        assert (processes.count(), processes.index(), processes.is_first()) == (1, 0, True)
+        assert processes.is_alone_of_several()
+    assert not processes.is_alone_of_several()
+
+
+def test_joining_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(**_: object) -> None:
+        raise RuntimeError("DEADLINE_EXCEEDED: a barrier\nwith details")
+
+    monkeypatch.setattr("jax.distributed.initialize", initialize)
+    with pytest.raises(UserError, match=r"processes: JAX could not join them: DEADLINE_EXCEEDED: a barrier$"):
+        processes.connect("127.0.0.1:1", 2, 0)

@@ -1,0 +1,94 @@
+"""``jasper plan`` and the mesh in ``jasper check``: what they refuse, and the step that they lower."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+
+import jax
+import pytest
+
+from jasper_jax.parameters.sharding import make_mesh
+from jasper_jax.planning import GPUS
+from jasper_jax.planning.machine import Machine
+from jasper_jax.run import Run
+from jasper_jax.student.start import make_student
+from jasper_jax.training import plan_stages
+from jasper_jax.training.lowering import lower_step
+from jasper_jax.training.plan_stages import planned_stage
+from tests.tiny import recipe, recipe_tree
+
+
+@pytest.fixture
+def path(tmp_path):
+    recipe_path = tmp_path / "recipe.json"
+    recipe_path.write_text(json.dumps(recipe_tree(tmp_path)))
+    return recipe_path
+
+
+def test_what_plan_refuses(refused, path) -> None:
+    refused("--topology: none is given; give a TPU slice", "plan", path)
+    refused("topology: '8xh99': h99 is not a known GPU; GPUs are h100", "plan", path, "--topology", "8xh99")
+    refused("topology", "plan", path, "--topology", "v9z:4x4")
+    refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
+    if importlib.util.find_spec("libtpu") is None:
+        refused("pip install 'jasper-jax[plan]'", "plan", path, "--topology", "v5e:2x2")
+
+
+def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
+    code, out, _ = call("check", path, "mesh={data: 1, fsdp: 4, tensor: 2}")
+    assert code == 0
+    assert "Where parameters lie" in out
+    refused("stages[0].batch_size: 16 texts do not divide over data × fsdp = 3", "check", path, "mesh={fsdp: 3}")
+
+
+def test_a_plan_for_one_gpu(call, path) -> None:
+    code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}")
+    assert code == 0, err
+    assert "the recipe takes at least" in out
+    assert "1xl4: an estimate" in out
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_the_step_that_is_planned(tmp_path, online: bool) -> None:
+    """Its arguments are those of training: every leaf, twice in the optimizer where it is trained."""
+    teachers = [{**t, "mode": "online" if online else "cached"} for t in recipe_tree(tmp_path)["teachers"]]
+    run = Run(recipe(tmp_path, teachers=teachers))
+    student = make_student(run.recipe, run.teacher_dim, run.student)
+    mesh = make_mesh((1, 1, 1), jax.devices()[:1])
+    for stage in run.stages:
+        step = lower_step(run.recipe, run.vectors, stage, student, mesh, "cpu")
+        planned = planned_stage(stage, step, mesh)
+        size = planned.state_bytes
+        assert size["optimizer"] >= 2 * size["trained"]
+        assert size["optimizer"] <= 2 * size["trained"] + 64
+        assert (size["teachers"] > 0) == online
+        assert sum(part_bytes for _, _, part_bytes in planned.leaves) == size["trained"] + size["frozen"]
+        assert (planned.name, planned.batch_size, planned.steps) == (stage.name, 16, 4)
+        assert (step.rows, step.length) == (16, 32)
+    assert size["frozen"] == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is asked of a plan."""
+
+    fits: bool
+    settings: tuple[str, ...] = ()
+
+
+def test_a_stage_that_does_not_fit_is_tried_with_less_memory(tmp_path, monkeypatch) -> None:
+    """Layers recomputed, then the batch in ever smaller pieces, until one fits."""
+    run = Run(recipe(tmp_path, stages=[{"stage": 3, "steps": 4, "batch_size": 16, "learning_rate": 1e-2}]))
+    student = make_student(run.recipe, run.teacher_dim, run.student)
+    tried = []
+
+    def plan_stage(recipe, vectors, stage, student, mesh, target):
+        tried.append((student.remat, recipe.training.micro_batch))
+        return Plan(recipe.training.micro_batch == 4)
+
+    monkeypatch.setattr(plan_stages, "plan_stage", plan_stage)
+    plans = list(plan_stages.plan_stages(run.recipe, run.vectors, student, Machine(GPUS["l4"], 1)))
+    assert tried == [(False, None), (True, None), (True, 8), (True, 4)]
+    assert plans[-1].settings == ("student.remat=true", "training.micro_batch=4")
