@@ -14,7 +14,12 @@ import tests.typecheck  # noqa: F401  (named in the hook below)
 
 # Shapes in annotations are checked in tests, and cost nothing otherwise. Before the modules are first imported.
 install_import_hook(
-    ["jasper_jax.losses.distillation", "jasper_jax.student.heads", "jasper_jax.encoders.pooling"],
+    [
+        "jasper_jax.losses.distillation",
+        "jasper_jax.student.heads",
+        "jasper_jax.encoders.dense",
+        "jasper_jax.encoders.pooling",
+    ],
     "tests.typecheck.check",
 )
 
