@@ -227,11 +227,12 @@ def run_all(recipe: Recipe) -> None:
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
     """``jasper encode``: one text a line to a ``.npy`` of float32 vectors."""
     from jasper_jax.embedder import Embedder
+    from jasper_jax.encoders.prompts import KINDS
     from jasper_jax.export.sentence_transformers import refuse_damaged
     from jasper_jax.run import cache_programs
 
-    if kind not in ("query", "passage"):
-        raise UserError(f"--kind {kind}: allowed are query and passage")
+    if kind not in KINDS:
+        raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")
     if output.suffix != ".npy":
         raise UserError(f"{output}: vectors are written as .npy; give the file that suffix")
     if str(source) != "-" and not source.is_file():

@@ -17,15 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.encoders.batch_shapes import Batch, plan_batches, texts_per_row
+from jasper_jax.encoders.dense import ACTIVATIONS, dense
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
-from jasper_jax.encoders.layout import segments_of
 from jasper_jax.encoders.model_folder import ModelFolder
+from jasper_jax.encoders.packed import encode_packed
 from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
+from jasper_jax.losses import normalize
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
 from jasper_jax.vision.mixtures import Mixture, check_images, is_image, read_mixture
@@ -33,18 +36,6 @@ from jasper_jax.vision.seeing import inserted
 from jasper_jax.vision.sight import Sight
 
 DTYPES = ("float32", "bfloat16", "float16")
-PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
-"""Kind -> the prompt names that stand for it; the first that is there and not empty is used (sentence-transformers
-writes an empty ``query`` and ``document`` into folders that have neither)."""
-
-ACTIVATIONS = {
-    "identity": lambda x: x,
-    "tanh": jnp.tanh,
-    "relu": jax.nn.relu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "silu": jax.nn.silu,
-    "sigmoid": jax.nn.sigmoid,
-}
 _BATCH_TOKENS = {"cpu": 1024}  # measured; elsewhere:
 _BATCH_TOKENS_ACCELERATOR = 32768
 _PROGRAM_COST = {"cpu": 4e10}  # multiplications and additions done in the time that one more shape takes to compile
@@ -52,29 +43,14 @@ _PROGRAM_COST_ACCELERATOR = 3e14
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host pads while the device computes
 
 
-@partial(jax.jit, static_argnames=("encoder", "pooling", "dtype"))
-def _pool(encoder: Encoder, pooling: Pooling, dtype: str, params, token_ids, lengths, prompt_lengths, inserted=None):
-    """[R, L] ids of rows that hold several texts, [R, S] tokens of each -> [R·S, pooled] float32."""
-    segments = segments_of(lengths, token_ids.shape[1])
-    states = encoder.apply(params, token_ids, segments, packed=True, inserted=inserted, compute_dtype=dtype)
-    vectors = pooling.packed(states, segments, lengths.shape[1], prompt_lengths)
-    return vectors.reshape(-1, vectors.shape[-1])
+_pooled = jax.jit(encode_packed, static_argnames=("encoder", "pooling", "compute_dtype"))
+"""One program for each number and length of rows: the weights are arguments."""
 
 
-@partial(jax.jit, static_argnames=("activations", "normalize"))
-def dense_steps(activations: tuple[str, ...], normalize: bool, weights, x):
-    """Dense steps, float32 throughout; then x · rsqrt(max(Σx², eps))."""
-    for (kernel, bias), activation in zip(weights, activations, strict=True):
-        x = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
-        x = ACTIVATIONS[activation](x if bias is None else x + bias)
-    if normalize:
-        x = x * jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=-1, keepdims=True), 1e-24))
-    return x
-
-
-def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
-    """The prompt for ``kind`` among a model's named prompts, see ``PROMPT_NAMES``; none of them is no prompt."""
-    return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
+@partial(jax.jit, static_argnames=("activations", "normalized"))
+def _output(weights: Any, activations: tuple[str, ...], normalized: bool, x: jax.Array) -> jax.Array:
+    x = dense(x, weights, activations)
+    return normalize(x) if normalized else x
 
 
 class Embedder:
@@ -202,7 +178,8 @@ class Embedder:
         return sorted(self._outputs)
 
     def output(self, dim: int) -> tuple[tuple[tuple[jax.Array, jax.Array | None], ...], tuple[str, ...]]:
-        """The Dense steps that make ``dim``: (kernel, bias or None) of each, and their activations."""
+        """The Dense steps that make ``dim``: (kernel, bias or None) of each, and their activations; arguments of
+        ``encoders.dense.dense``."""
         return self._outputs[dim], self._activations.get(dim, ())
 
     @property
@@ -244,7 +221,7 @@ class Embedder:
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
-        head = partial(dense_steps, self._activations.get(dim, ()), self.normalize, self._outputs[dim])
+        head = partial(_output, *self.output(dim), self.normalize)
         return self._run(texts, kind, head, dim, batch_tokens, show_progress)
 
     def pooled(
@@ -296,8 +273,10 @@ class Embedder:
                 seen = None
                 if images:
                     assert self.sight is not None
-                    seen = inserted(self.sight, self.dtype, self._seeing, batch, rows[0], images)
-                vectors = _pool(self.encoder, self.pooling, self.dtype, self.params, *rows, seen)
+                    seen = inserted(self.sight, self.dtype, self._seeing, batch, rows["ids"], images)
+                vectors = _pooled(
+                    self.encoder, self.pooling, self.params, rows, inserted=seen, compute_dtype=self.dtype
+                )
                 waiting.append((batch, head(vectors)))
                 if len(waiting) > _IN_FLIGHT:
                     fetch()
@@ -305,19 +284,16 @@ class Embedder:
                 fetch()
         return out
 
-    def _rows(
-        self, batch: Batch, ids: Sequence[np.ndarray], skip: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Token ids [rows, length] of a batch, tokens of each text [rows, S], and of its prompt where that is left
-        out."""
+    def _rows(self, batch: Batch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
+        """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more shape."""
         shape = (batch.rows, batch.length)
         texts = [ids[text] for text in batch.indices]
         tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), self.tokenizer.pad_id)
         if skip is None:
-            return tokens, lengths, None
+            return {"ids": tokens, "lengths": lengths}
         prompts = np.zeros_like(lengths)
         prompts[batch.packing.row, batch.packing.place] = skip[batch.indices]
-        return tokens, lengths, prompts
+        return {"ids": tokens, "lengths": lengths, "prompts": prompts}
 
     def _images(self, inputs: Sequence[Mixture], ids: Sequence[np.ndarray]) -> list[list[tuple[Any, str]]]:
         """Each input's images, each with where it was given; empty where there is none at all."""

@@ -17,6 +17,7 @@ install_import_hook(
     [
         *(f"jasper_jax.losses.{name}" for name in ("distillation", "geometry", "sigmoid")),
         "jasper_jax.student.heads",
+        "jasper_jax.encoders.dense",
         "jasper_jax.encoders.pooling",
     ],
     "tests.typecheck.check",

@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as TorchPooling
 
-from jasper_jax.embedder import Embedder, _pool
+from jasper_jax.embedder import Embedder, _pooled
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
 from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -139,14 +139,14 @@ def test_progress_is_shown_when_asked(embedder, capsys):
 def test_parameters_are_arguments(embedder):
     """A compiled program holds no weights: its text is short, and other weights need no other program."""
     ids, lengths = np.ones((2, 8), np.int32), np.full((2, 1), 8, np.int32)
-    arguments = (embedder.encoder, embedder.pooling, "float32")
-    text = _pool.lower(*arguments, embedder.params, ids, lengths, None).as_text()
+    rows = {"ids": ids, "lengths": lengths}
+    text = _pooled.lower(embedder.encoder, embedder.pooling, embedder.params, rows).as_text()
     assert len(text) < 200_000
     embedder.encode("the cat")
-    programs = _pool._cache_size()
+    programs = _pooled._cache_size()
     other = Embedder(embedder.encoder, embedder.encoder.init(jax.random.key(5)), embedder.tokenizer, embedder.pooling)
     assert np.abs(other.pooled("the cat") - embedder.pooled("the cat")).max() > 0.01
-    assert _pool._cache_size() == programs
+    assert _pooled._cache_size() == programs
 
 
 @pytest.mark.parametrize("family", ["bert", "mpnet"])

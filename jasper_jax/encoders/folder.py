@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, read_object
-from jasper_jax.encoders.model_folder import Dense, ModelFolder, read_prompts, read_settings
-from jasper_jax.encoders.pooling import MODES, Pooling
+from jasper_jax.encoders.model_folder import Dense, ModelFolder, read_settings
+from jasper_jax.encoders.pooling import MODES, POOLING_KEYS, Pooling
+from jasper_jax.encoders.prompts import read_prompts
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import open_checkpoint
 from jasper_jax.runtime.errors import UserError
@@ -31,15 +32,6 @@ DENSE_ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 """``activation_function`` in the config of a Dense step -> its name here."""
-
-_OLD_MODES = {  # before version 6: one boolean per mode; several are joined in this order
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_lasttoken": "lasttoken",
-}
 
 
 def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = None) -> ModelFolder:
@@ -145,12 +137,12 @@ def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
         modes = config["pooling_mode"]
         modes = tuple(modes) if isinstance(modes, list) else (modes,)
     else:
-        modes = tuple(mode for key, mode in _OLD_MODES.items() if config.get(key)) or ("mean",)
+        modes = tuple(mode for key, mode in POOLING_KEYS.items() if config.get(key)) or ("mean",)
     if not modes or not all(isinstance(mode, str) for mode in modes):
         seen = config["pooling_mode"]
         raise UserError(f"{file}: pooling_mode is {seen!r}; one or more of {', '.join(MODES)} is needed")
     unknown = [mode for mode in modes if mode not in MODES] + [
-        key for key, value in config.items() if key.startswith("pooling_mode_") and value and key not in _OLD_MODES
+        key for key, value in config.items() if key.startswith("pooling_mode_") and value and key not in POOLING_KEYS
     ]
     if unknown:
         raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")

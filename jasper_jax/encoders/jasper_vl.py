@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.model_folder import Dense, ModelFolder, VisionPart, read_prompts, read_settings
+from jasper_jax.encoders.model_folder import Dense, ModelFolder, VisionPart, read_settings
 from jasper_jax.encoders.pooling import MODES, Pooling
+from jasper_jax.encoders.prompts import read_prompts
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import TensorFile, open_checkpoint
 from jasper_jax.runtime.errors import UserError

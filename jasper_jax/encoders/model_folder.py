@@ -70,16 +70,3 @@ def read_settings(encoder_path: Path) -> dict[str, Any]:
     if length is not None and (isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LARGEST):
         raise UserError(f"{file}: max_seq_length is {length!r}; a whole number of at least 1 is needed")
     return settings
-
-
-def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the default's name, of ``config_sentence_transformers.json``."""
-    file = path / "config_sentence_transformers.json"
-    config = read_object(file) if file.is_file() else {}
-    prompts = config.get("prompts") or {}
-    default = config.get("default_prompt_name")
-    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise UserError(f"{file}: prompts must map names to texts")
-    if default is not None and (not isinstance(default, str) or default not in prompts):
-        raise UserError(f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}")
-    return dict(prompts), default

@@ -1,4 +1,4 @@
-"""Texts packed into rows -> one pooled vector each: the one place where the encoder and the pooling meet."""
+"""Token ids in rows -> one pooled vector for each text: the one place where the encoder and the pooling meet."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float, Int
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.layout import segments_of
@@ -19,6 +20,25 @@ tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b 
 ``prompts [R, S]`` tokens of each text's prompt, where the pooling leaves prompts out."""
 
 
+def encode_rows(
+    encoder: Encoder,
+    pooling: Pooling,
+    params: Any,
+    ids: Int[jax.Array, "R L"],
+    segments: Int[jax.Array, "R L"],
+    texts: int,
+    prompts: Int[jax.Array, "R S"] | None = None,
+    **options: Any,
+) -> Float[jax.Array, "R S D"]:
+    """Pooled vectors ``[R, S, D]`` float32 of rows of up to S = ``texts`` texts (``encoders.layout``).
+
+    ``prompts``: tokens of each text's prompt, needed where the pooling leaves prompts out. ``options`` are those of
+    ``Encoder.apply``: ``packed`` where a row may hold several texts, ``inserted``, ``compute_dtype``, and so on.
+    """
+    states = encoder.apply(params, ids, segments, **options)
+    return pooling.packed(states, segments, texts, prompts)
+
+
 def encode_packed(
     encoder: Encoder,
     pooling: Pooling,
@@ -29,28 +49,45 @@ def encode_packed(
     dropout_key: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
-    """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; ``options`` are ``Encoder.apply``'s.
+    """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; without ``slots`` ``[R·S, D]``, by row
+    and place.
 
-    Rows lie over the devices; the vectors are repeated on all of them, being small. ``pieces`` takes so many parts of
-    the rows one after another, each computed again in the backward pass: its memory is that of one part.
+    Rows lie over the devices; the vectors are repeated on all of them, being small. ``pieces``: as in
+    :func:`in_pieces`; ``options``: those of ``Encoder.apply``.
     """
 
     def encode(rows: Packed, key: jax.Array | None) -> jax.Array:
-        segments = segments_of(rows["lengths"], rows["ids"].shape[1])
-        states = encoder.apply(params, rows["ids"], segments, packed=True, dropout_key=key, **options)
-        return pooling.packed(states, segments, rows["lengths"].shape[1], rows.get("prompts"))
+        segments, places = segments_of(rows["lengths"], rows["ids"].shape[1]), rows["lengths"].shape[1]
+        return encode_rows(
+            encoder,
+            pooling,
+            params,
+            rows["ids"],
+            segments,
+            places,
+            rows.get("prompts"),
+            packed=True,
+            dropout_key=key,
+            **options,
+        )
 
-    rows = {name: constrain(texts[name], ROWS) for name in ("ids", "lengths", "prompts") if name in texts}
-    by_row = encode(rows, dropout_key) if pieces == 1 else _in_pieces(encode, rows, dropout_key, pieces)
+    rows = {name: texts[name] for name in ("ids", "lengths", "prompts") if name in texts}
+    by_row = in_pieces(encode, rows, dropout_key, pieces)
     vectors = constrain(by_row.reshape(-1, by_row.shape[-1]))
+    if "slots" not in texts:
+        return vectors
     return constrain(vectors.at[texts["slots"]].get(unique_indices=True))
 
 
-def _in_pieces(
+def in_pieces(
     encode: Callable[[Packed, jax.Array | None], jax.Array], rows: Packed, key: jax.Array | None, pieces: int
 ) -> jax.Array:
-    """``encode`` over ``pieces`` parts of the rows: row ``a · pieces + i`` is in part i, so that each part has its
-    share of every device's rows."""
+    """``encode(rows, key)``, computed in ``pieces`` parts one after another, each again in the backward pass: its
+    memory is that of one part. Row ``a · pieces + i`` is in part i, so each part has its share of every device's rows.
+    """
+    rows = {name: constrain(x, ROWS) for name, x in rows.items()}
+    if pieces == 1:
+        return encode(rows, key)
 
     def cut(x: jax.Array) -> jax.Array:  # [R, ...] -> [pieces, R / pieces, ...]
         return constrain(jnp.moveaxis(x.reshape(-1, pieces, *x.shape[1:]), 1, 0), None, ROWS)

@@ -57,6 +57,17 @@ MODES: dict[str, Callable[[Arrays, Arrays], Weights] | None] = {
 """sentence-transformers' name of a mode -> the weights, from the tokens that count ``[..., L]`` and the column of a
 text's first token ``[...]``. The maximum is no weighted sum."""
 
+POOLING_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+"""The keys of a Pooling step's config.json that every version of sentence-transformers reads, one boolean per mode,
+and their modes; several modes are joined in this order."""
+
 
 def _combine(mode: str, states: Arrays, keep: Arrays, start: Arrays) -> jax.Array:
     """``[R, L, D]`` states, ``[R, S, L]`` tokens that count -> ``[R, S, D]``."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.vectors import normalize_rows
 
 _ROWS = 4096  # vectors normalised at a time: bounds the temporaries
 
@@ -53,7 +54,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 
 
 def unit(vectors: ArrayLike) -> np.ndarray:
-    """Rows of ``[n, E]`` as float32 of length 1; a zero row stays zero.
+    """Rows of ``[n, E]`` as float32 of length 1 (``normalize_rows``), for scoring.
 
     Equal rows stay equal to the bit, so that ties in similarity survive. Rows that are not finite (a training
     that diverged) are refused with a ``UserError``.
@@ -70,8 +71,7 @@ def unit(vectors: ArrayLike) -> np.ndarray:
                 f"vector {start + bad[0]} of {len(vectors)} is not finite: nothing can be scored with it; "
                 "the model that made it has diverged or its weights are damaged"
             )
-        length = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-        out[start : start + _ROWS] = rows / np.maximum(length, np.finfo(np.float64).tiny)
+        out[start : start + _ROWS] = normalize_rows(rows)
     return out
 
 

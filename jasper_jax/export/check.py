@@ -2,7 +2,7 @@
 
 Where torch is installed sentence-transformers reloads it, in a process of its own, and every dimension is tried; of a
 student that sees, with images and mixtures of both. Elsewhere the folder is read back by this library and projected
-with numpy: that proves the files, not PyTorch's reading of them, and the verdict says so.
+again: that proves the files, not PyTorch's reading of them, and the verdict says so.
 """
 
 from __future__ import annotations
@@ -18,14 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import load_file
 
 from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.dense import dense
+from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import Provider
+from jasper_jax.student.heads import nested_head, project_rows
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.vectors import normalize_rows
 
 SAMPLE = (
     "What is knowledge distillation?",
@@ -58,12 +61,11 @@ def check_folder(
 
     expected: dict[str, np.ndarray] = {}
     embedder, sample = student_embedder(student, params, tokenizer), sample_of(student)
-    for kind in ("query", "passage"):
+    for kind in KINDS:
         pooled = embedder.pooled(sample, kind)
         for dim, provider in served.items():
-            head = params["heads"][provider.head]
-            vectors = pooled @ np.asarray(head["kernel"]) + np.asarray(head.get("bias", np.float32(0)))
-            expected[f"{kind}/{dim}"] = vectors[:, :dim]
+            head = nested_head(params["heads"][provider.head], dim)
+            expected[f"{kind}/{dim}"] = project_rows(head, pooled)
     return compare(folder, expected, sample, list(served), settings)
 
 
@@ -92,11 +94,11 @@ def compare(
     if importlib.util.find_spec("torch") and importlib.util.find_spec("sentence_transformers"):
         actual, how = _in_torch(folder, sample, dims), "sentence-transformers loads it"
     else:
-        actual = _in_numpy(folder, sample, dims)
+        actual = _in_jax(folder, sample, dims)
         how = "read back without torch (install the extra 'export' to have sentence-transformers load it)"
     worst, where = 1.0, ""
     for name, vectors in expected.items():
-        a, b = _unit(vectors), _unit(actual[name])
+        a, b = (normalize_rows(x).astype(np.float64) for x in (vectors, actual[name]))
         cosine = float((a * b).sum(axis=1).min()) if a.shape == b.shape else -1.0
         if not cosine >= worst:
             worst, where = cosine, name
@@ -108,23 +110,10 @@ def compare(
     return f"{how}; vectors agree at {', '.join(map(str, dims))} dimensions (worst cosine {worst:.7f})"
 
 
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    vectors = vectors.astype(np.float64)
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-def _in_numpy(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:
+def _in_jax(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:
     embedder = Embedder.load(folder)
-    out: dict[str, np.ndarray] = {}
-    for kind in ("query", "passage"):
-        if not (folder / f"2_Dense_{dims[0]}").is_dir():
-            out |= {f"{kind}/{dim}": embedder.encode(list(sample), kind, dim) for dim in dims}
-            continue
-        pooled = embedder.pooled(list(sample), kind)
-        for dim in dims:
-            dense = load_file(folder / f"2_Dense_{dim}" / "model.safetensors")
-            out[f"{kind}/{dim}"] = pooled @ dense["linear.weight"].T.astype(np.float32) + dense.get("linear.bias", 0.0)
-    return out
+    pooled = {kind: embedder.pooled(list(sample), kind) for kind in KINDS}
+    return {f"{kind}/{dim}": np.asarray(dense(x, *embedder.output(dim))) for kind, x in pooled.items() for dim in dims}
 
 
 def _in_torch(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:

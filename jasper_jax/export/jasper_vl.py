@@ -22,6 +22,7 @@ from jasper_jax.encoders.weights import config_of, state_dict
 from jasper_jax.export.files import DTYPES, write_json
 from jasper_jax.recipe.config import Export
 from jasper_jax.student.dimensions import Provider
+from jasper_jax.student.heads import nested_head
 from jasper_jax.student.student import Student
 from jasper_jax.vision.sight import END, IMAGE, IMAGE_TOKENS, START, Sight
 
@@ -87,10 +88,9 @@ def _tensors(
     prefix = "vision_model.vision_model." if kind == "siglip_vision_model" else "vision_model."
     out |= {f"{prefix}{name}": x for name, x in state_dict(params["vision"], sight.encoder).items()}
     for dim, provider in served.items():
-        head = params["heads"][provider.head]
-        out[f"vector_linear_{dim}.weight"] = np.asarray(head["kernel"])[:, :dim].T
-        bias = np.asarray(head["bias"])[:dim] if "bias" in head else np.zeros(dim, np.float32)
-        out[f"vector_linear_{dim}.bias"] = bias
+        head = nested_head(params["heads"][provider.head], dim)
+        out[f"vector_linear_{dim}.weight"] = np.asarray(head["kernel"]).T
+        out[f"vector_linear_{dim}.bias"] = np.asarray(head["bias"]) if "bias" in head else np.zeros(dim, np.float32)
     if sight.projector != "none":
         out["vision_projector.weight"] = np.asarray(params["projector"]["kernel"]).T
         out["vision_projector.bias"] = np.asarray(params["projector"]["bias"])

@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.encoders.prompts import KINDS
+
 
 def main(job_file: str) -> None:
     """Encode the job's inputs, as queries and as passages, at each of its dimensions; write them to its ``out``."""
@@ -21,14 +23,13 @@ def main(job_file: str) -> None:
     job = json.loads(Path(job_file).read_text())
     source = Path(job["folder"])
     vectors: dict[str, np.ndarray] = {}
-    kinds = ("query", "passage")
     if (source / "sentence_jasper_vl.py").is_file():
         # Code that this package wrote there, not that of a stranger.
         model = SentenceTransformer(str(source), device="cpu", trust_remote_code=True).float()
         module: Any = model[0]
         for dim in job["dims"]:
             module.model.config.vector_dim = dim
-            for kind in kinds:
+            for kind in KINDS:
                 vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
         np.savez(job["out"], allow_pickle=False, **vectors)
         return
@@ -47,7 +48,7 @@ def main(job_file: str) -> None:
                     module["path"] = f"2_Dense_{dim}"
             (folder / "modules.json").write_text(json.dumps(modules))
             model = SentenceTransformer(str(folder), device="cpu").float()
-            for kind in kinds:
+            for kind in KINDS:
                 vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
             del model
             shutil.rmtree(folder, ignore_errors=True)

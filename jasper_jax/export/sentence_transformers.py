@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.checkpoints.run_folder import RunFolder
+from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import save
@@ -28,6 +29,7 @@ from jasper_jax.export.model_card import model_card
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student.dimensions import Provider, providers
+from jasper_jax.student.heads import nested_head
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
 from jasper_jax.student.student import Student
@@ -44,15 +46,6 @@ WRITTEN = re.compile(
 FORMAT = 1
 EDITABLE = {MARKER, "modules.json", "README.md"}
 """Files without a checksum in the marker: people edit them."""
-POOLING_KEYS = {
-    "cls": "cls_token",
-    "mean": "mean_tokens",
-    "max": "max_tokens",
-    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "weightedmean": "weightedmean_tokens",
-    "lasttoken": "lasttoken",
-}
-"""Pooling mode -> its ``pooling_mode_`` key, which every version of sentence-transformers reads."""
 
 
 def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
@@ -187,7 +180,7 @@ def _write_stella(
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
     for dim, provider in served.items():
-        _write_dense(folder / f"2_Dense_{dim}", params["heads"][provider.head], dim, dtype)
+        _write_dense(folder / f"2_Dense_{dim}", nested_head(params["heads"][provider.head], dim), dtype)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{default}", "Dense")]
     if settings.normalize:
         modules.append(("3_Normalize", "Normalize"))
@@ -201,7 +194,7 @@ def _write_stella(
         ],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
-    modes = {f"pooling_mode_{old}": new in student.pooling.modes for new, old in POOLING_KEYS.items()}
+    modes = {key: mode in student.pooling.modes for key, mode in POOLING_KEYS.items()}
     write_json(
         folder / "1_Pooling" / "config.json",
         {"word_embedding_dimension": student.encoder.hidden_size, **modes},
@@ -216,18 +209,18 @@ def _write_stella(
     )
 
 
-def _write_dense(folder: Path, head: Mapping[str, Any], dim: int, dtype: Any) -> None:
-    kernel = np.asarray(jnp.asarray(head["kernel"][:, :dim], dtype))
+def _write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:
+    kernel = np.asarray(jnp.asarray(head["kernel"], dtype))
     tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
     if "bias" in head:
-        tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"][:dim], dtype))
+        tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"], dtype))
     folder.mkdir()
     write_safetensors(folder / "model.safetensors", tensors)
     write_json(
         folder / "config.json",
         {
-            "in_features": int(kernel.shape[0]),
-            "out_features": dim,
+            "in_features": kernel.shape[0],
+            "out_features": kernel.shape[1],
             "bias": "bias" in head,
             "activation_function": "torch.nn.modules.linear.Identity",
         },

@@ -1,8 +1,8 @@
 """Projection heads: linear maps from the student's pooled vector to an output dimension (paper section 2.1, FC1-FC4).
 
 A head's parameters are ``{"kernel": [D, E], "bias": [E]}``. Projections are float32 with full precision on every
-backend: the relative loss's margin (0.015) is finer than what bfloat16 products resolve. A head may start from the
-closed-form ridge solution instead of random weights (:func:`ridge_head`), or serve several nested dimensions.
+backend (``encoders.dense``). A head may start from the closed-form ridge solution instead of random weights
+(:func:`ridge_head`), or serve several nested dimensions.
 """
 
 from __future__ import annotations
@@ -14,8 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jasper_jax.encoders.dense import linear
+
 Arrays = jax.Array | np.ndarray
 Params = Mapping[str, Arrays]
+BLOCK = 4096
+"""Vectors projected at a time: bounds what lies on the device."""
 
 
 def init_head(key: Arrays, hidden: int, dim: int, bias: bool = True) -> dict[str, Arrays]:
@@ -33,9 +37,21 @@ def init_head(key: Arrays, hidden: int, dim: int, bias: bool = True) -> dict[str
 
 def project(params: Params, pooled: Float[Arrays, "B D"]) -> Float[jax.Array, "B E"]:
     """``pooled [B, D] -> [B, E]``, float32 (float64 in, float64 out); not normalised."""
-    pooled = pooled.astype(jnp.promote_types(pooled.dtype, jnp.float32))
-    out = jnp.matmul(pooled, params["kernel"], precision=jax.lax.Precision.HIGHEST)
-    return out + params["bias"] if "bias" in params else out
+    return linear(pooled, params["kernel"], params.get("bias"))
+
+
+def project_rows(params: Params, pooled: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n E"]:
+    """:func:`project` of many vectors that lie in the host's memory, ``BLOCK`` at a time: ``[n, D] -> [n, E]``."""
+    params = {name: jnp.asarray(x) for name, x in params.items()}
+    out = np.empty((len(pooled), params["kernel"].shape[1]), np.float32)
+    for start in range(0, len(pooled), BLOCK):
+        out[start : start + BLOCK] = project(params, pooled[start : start + BLOCK])
+    return out
+
+
+def nested_head(params: Params, dim: int) -> dict[str, Arrays]:
+    """The head of a nested dimension: the one that makes the first ``dim`` components of ``params``' vectors."""
+    return {name: x[..., :dim] for name, x in params.items()}
 
 
 def ridge_head(

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 from jasper_jax.encoders.encoder import Encoder
-from jasper_jax.encoders.packed import Packed, _in_pieces, encode_packed
+from jasper_jax.encoders.packed import Packed, encode_packed, encode_rows, in_pieces
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.losses.terms import TERMS
-from jasper_jax.parameters.sharding import ROWS, WIDE, constrain
+from jasper_jax.parameters.sharding import WIDE, constrain
 from jasper_jax.student.heads import init_head, project
 from jasper_jax.vision.sight import Sight
 
@@ -89,7 +89,7 @@ class Student:
           params: nested parameters; ``encoder/layers`` one stack or a pair of stacks.
           texts: the batch; other keys are ignored.
           key: random key for dropout; None switches dropout off (evaluation).
-          pieces: as in :func:`encode_packed`.
+          pieces: as in :func:`in_pieces`.
         """
         vectors = encode_packed(
             self.encoder,
@@ -113,23 +113,19 @@ class Student:
             tokens = sight.image_tokens(params, rows["pixels"], training=True, compute_dtype=dtype)
             return self.pooled_tokens(params["encoder"], tokens, key)
 
-        rows = {"pixels": constrain(pixels, ROWS)}
-        by_row = encode(rows, key) if pieces == 1 else _in_pieces(encode, rows, key, pieces)
-        return self._dropped(constrain(by_row), key)
+        return self._dropped(constrain(in_pieces(encode, {"pixels": pixels}, key, pieces)), key)
 
     def pooled_tokens(self, encoder: Any, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pooled vectors ``[N, D]`` of images, each an input of its own, given as the tokens ``[N, n, D]`` that stand
         in the text encoder's input. ``encoder``: its parameters."""
         assert self.sight is not None
         ids, inserted = self.sight.insert_alone(tokens)
-        states = self.encoder.apply(
-            encoder,
-            ids,
-            jnp.ones(ids.shape, jnp.int32),
-            inserted=inserted,
-            **self._training(key),
+        whole, no_prompt = jnp.ones(ids.shape, jnp.int32), jnp.zeros((len(ids), 1), jnp.int32)
+        options = self._training(key)
+        vectors = encode_rows(
+            self.encoder, self.pooling, encoder, ids, whole, 1, no_prompt, inserted=inserted, **options
         )
-        return self.pooling(states, jnp.ones(ids.shape, bool), jnp.zeros(len(ids), jnp.int32))
+        return vectors[:, 0]
 
     def _training(self, key: jax.Array | None) -> dict[str, Any]:
         """What the encoder is told in a step: options of ``Encoder.apply``. Without a key nothing is dropped."""

@@ -73,7 +73,7 @@ def embed_teacher(
                 f"{folder}: the teacher's vector of {shard.split} text {shard.start + int(bad[0])} is "
                 f"zero or not finite ({bad.size} such in this shard): {rows[bad[0]].text[:60]!r}"
             )
-        return vec.normalise(vectors)
+        return vec.normalize_rows(vectors)
 
     return fill_store(
         folder,

@@ -15,10 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.embedder import Embedder, dense_steps
+from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.packed import Packed, encode_packed
 from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.losses import normalize
 
 
@@ -35,7 +37,7 @@ class OnlineTeacher:
         """``[B, T]`` float32, not normalised, in the batch's order; no gradient flows into the teacher."""
         dtype = jnp.dtype(self.dtype)
         x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, pieces=pieces, compute_dtype=dtype)
-        return jax.lax.stop_gradient(dense_steps(self.activations, False, params["dense"], x))
+        return jax.lax.stop_gradient(dense(x, params["dense"], self.activations))
 
 
 class OnlineVectors:
@@ -62,7 +64,7 @@ class OnlineVectors:
     @property
     def prompts(self) -> dict[str, str]:
         """Text put before a text, by its kind."""
-        return {kind: self.embedder.prompt(kind) for kind in ("query", "passage")}
+        return {kind: self.embedder.prompt(kind) for kind in KINDS}
 
     def size(self, split: str) -> int:
         return self._texts.size(split)

@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.assets.assets import model_identity
-from jasper_jax.embedder import Embedder, prompt_of
+from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
-from jasper_jax.encoders.model_folder import ModelFolder, read_prompts
+from jasper_jax.encoders.model_folder import ModelFolder
+from jasper_jax.encoders.prompts import KINDS, prompt_of, read_prompts
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.vectors import VectorSpec
-
-KINDS = ("query", "passage")
 
 
 def load_teacher(teacher: Teacher, source: Path | ModelFolder) -> Embedder:
@@ -102,8 +101,8 @@ class TeacherEncoder:
         """Tokens encoded so far, padding not counted."""
         return self._embedder.tokens
 
-    def __call__(self, texts: Sequence[str], kinds: Sequence[str]) -> np.ndarray:
-        return self._embedder.encode(list(texts), kind=list(kinds))
+    def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        return self._embedder.encode(list(texts), kind=list(kinds), show_progress=show_progress)
 
 
 def given_prompts(teacher: Teacher) -> dict[str, str]:

@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.embedder import prompt_of
-from jasper_jax.encoders.model_folder import read_prompts
+from jasper_jax.encoders.prompts import prompt_of, read_prompts
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.teacher import given_prompts
@@ -55,13 +54,13 @@ class TorchEncoder:
             model.max_seq_length = self.teacher.max_length
         return model
 
-    def __call__(self, texts: Sequence[str], kinds: Sequence[str]) -> np.ndarray:
+    def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         out: np.ndarray | None = None
         for kind in sorted(set(kinds)):
             rows = [i for i, one in enumerate(kinds) if one == kind]
             prompt = prompt_of(self._prompts, kind)
             # A prompt of its own always: without one, the model's default prompt would be put before the texts.
-            vectors = self._model.encode([texts[i] for i in rows], prompt=prompt, show_progress_bar=False)
+            vectors = self._model.encode([texts[i] for i in rows], prompt=prompt, show_progress_bar=show_progress)
             out = np.empty((len(texts), vectors.shape[1]), np.float32) if out is None else out
             out[rows] = vectors
         return np.empty((0, self.teacher.dim or 0), np.float32) if out is None else out

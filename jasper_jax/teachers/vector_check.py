@@ -13,7 +13,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
-from jasper_jax.teachers.vectors import REMEDY, VectorStore, normalise
+from jasper_jax.teachers.vectors import REMEDY, VectorStore, normalize_rows
 
 # How far a stored vector's norm may be from 1: rounding of the dtype; int8 also clips.
 NORM_ERROR = {"float32": 1e-4, "float16": 2e-3, "int8": 0.3}
@@ -78,8 +78,8 @@ def dtype_error(
     size = texts.size(sh.TRAIN)
     rows = np.sort(np.random.default_rng(seed).choice(size, min(sample, size), replace=False))
     found = texts.read(sh.TRAIN, rows)
-    exact = normalise(encode([r.text for r in found], [r.kind for r in found]))
-    stored = normalise(store.read(sh.TRAIN, rows))
+    exact = normalize_rows(encode([r.text for r in found], [r.kind for r in found]))
+    stored = normalize_rows(store.read(sh.TRAIN, rows))
     pairs = np.triu_indices(len(rows), k=1)
     error = np.abs(stored @ stored.T - exact @ exact.T)[pairs]
     return SimilarityError(len(rows), float(error.max()), float(error.mean()))

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from jasper_jax.data import shards as sh
 from jasper_jax.data.selection import digest
 from jasper_jax.data.texts import TextStore
+from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime import files as whole
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import fill_store
-from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalise
+from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
-KINDS = ("query", "passage")
 _ROWS = 1024
 
 
@@ -186,7 +186,7 @@ class _Spool:
 
     def add(self, batch: _Batch) -> None:
         _check(batch, self.spec.dim)
-        vectors = normalise(batch.vectors)
+        vectors = normalize_rows(batch.vectors)
         known, used = np.zeros((2, len(vectors)), bool)
         for kind in KINDS:
             place = self.places.of(batch.texts, kind)

@@ -76,8 +76,12 @@ class VectorManifest(sh.StoreManifest):
         return self
 
 
-def normalise(vectors: np.ndarray) -> np.ndarray:
-    """Rows of ``[n, T]`` divided by their L2 norms, float32; a row of zeros stays zero."""
+def normalize_rows(vectors: np.ndarray) -> np.ndarray:
+    """Rows of ``[n, T]`` divided by their L2 norms, float32; a row of zeros stays zero.
+
+    NumPy, for vectors in the host's memory; in a JAX program it is ``losses.normalize``, which also lets shorter rows
+    than 1e-6 come out shorter than 1, so that the gradient is finite.
+    """
     x = np.array(vectors, np.float32)
     norms = np.sqrt(np.einsum("nt,nt->n", x, x))
     x /= np.maximum(norms, np.finfo(np.float32).tiny)[:, None]
@@ -86,8 +90,8 @@ def normalise(vectors: np.ndarray) -> np.ndarray:
 
 def concatenate(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """Several teachers' ``[n, T_i]`` as one ``[n, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
-    rows = [normalise(one) for one in vectors]
-    return normalise(np.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
+    rows = [normalize_rows(one) for one in vectors]
+    return normalize_rows(np.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
 
 
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:

@@ -11,8 +11,8 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student.heads import ridge_head
-from jasper_jax.teachers.vectors import TeacherView
+from jasper_jax.student.heads import project_rows, ridge_head
+from jasper_jax.teachers.vectors import TeacherView, normalize_rows
 
 
 def ridge_heads(
@@ -45,10 +45,9 @@ def ridge_heads(
             assert view is not None
             target = view.read("train", indices)
         elif source == "pooled":
-            target = _normalized(pooled)
+            target = normalize_rows(pooled)
         else:
-            head = heads[source]
-            target = _normalized(pooled @ np.asarray(head["kernel"]) + np.asarray(head.get("bias", 0.0)))
+            target = normalize_rows(project_rows(heads[source], pooled))
         if dims[name] > target.shape[1]:
             raise UserError(
                 f"heads.{name}.init: ridge reaches at most its target's {target.shape[1]} dimensions, not {dims[name]}"
@@ -57,7 +56,3 @@ def ridge_heads(
             pooled, target, dims[name], recipe.training.ridge_penalty, recipe.heads[name].bias
         )
     return solved
-
-
-def _normalized(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)

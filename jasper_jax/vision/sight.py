@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.encoders.dense import linear
 from jasper_jax.encoders.layout import Inserted
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
@@ -82,9 +83,7 @@ class Sight:
         x = self.features(params, pixels, training=training, compute_dtype=compute_dtype)
         if self.projector == "none":
             return x
-        projector = params["projector"]
-        x = x.reshape(len(x), -1, self.projected[0])
-        x = jnp.matmul(x, projector["kernel"], precision=jax.lax.Precision.HIGHEST) + projector["bias"]
+        x = linear(x.reshape(len(x), -1, self.projected[0]), **params["projector"])
         return x.reshape(len(x), self.tokens, self.width)
 
     def insert_alone(self, tokens: jax.Array) -> tuple[jax.Array, Inserted]:

@@ -17,9 +17,9 @@ import numpy as np
 from quality_report import write_methods
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.evaluation.providers import Tests
 from jasper_jax.evaluation.report import EvaluationRow, final_rows, from_json
 from jasper_jax.evaluation.similarity import truncate, unit
+from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run, cache_programs
 from jasper_jax.student.start import load_student, student_embedder
@@ -34,7 +34,7 @@ def main() -> int:
     cache_programs()
     run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]))
     texts = TextStore.open(run.data.text_folder)
-    tests = Tests(run.recipe.evaluation, texts)
+    tests = TextTests(run.recipe, texts)
     student, params, tokenizer = load_student(run.recipe, None, run.student)
     model = student_embedder(student, params, tokenizer)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.student.heads import init_head, project, ridge_head
+from jasper_jax.student.heads import init_head, nested_head, project, project_rows, ridge_head
 
 
 def data(n: int = 300, d: int = 12, t: int = 20) -> tuple[np.ndarray, np.ndarray]:
@@ -68,3 +68,14 @@ def test_projection_is_lowered_with_full_precision() -> None:
     dots = [line for line in text.splitlines() if "dot_general" in line]
     assert dots
     assert all("precision = [HIGHEST, HIGHEST]" in line for line in dots)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_many_vectors_on_the_host_are_projected_in_blocks(monkeypatch: pytest.MonkeyPatch, bias: bool) -> None:
+    monkeypatch.setattr("jasper_jax.student.heads.BLOCK", 128)
+    head, x = init_head(jax.random.key(0), 12, 7, bias), data()[0]
+    out = project_rows(head, x)
+    assert type(out) is np.ndarray
+    np.testing.assert_allclose(out, project(head, x), atol=1e-6)
+    np.testing.assert_allclose(project_rows(nested_head(head, 3), x), out[:, :3], atol=1e-6)
+    assert project_rows(head, x[:0]).shape == (0, 7)

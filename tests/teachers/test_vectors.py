@@ -21,7 +21,7 @@ from jasper_jax.teachers.vectors import (
     TeacherView,
     VectorStore,
     int8_scales,
-    normalise,
+    normalize_rows,
     store_bytes,
 )
 from tests.data.store_helpers import contents, encode, expected, small_store, spec, vector
@@ -155,7 +155,7 @@ def test_a_record_is_what_tfds_writes():
 
 
 def test_normalise_leaves_zero_at_zero():
-    np.testing.assert_allclose(normalise(np.array([[0.0, 0.0], [3.0, 4.0]])), [[0, 0], [0.6, 0.8]], rtol=1e-7)
+    np.testing.assert_allclose(normalize_rows(np.array([[0.0, 0.0], [3.0, 4.0]])), [[0, 0], [0.6, 0.8]], rtol=1e-7)
 
 
 def test_the_room_above_the_int8_scales_is_worth_its_rounding():
@@ -262,7 +262,7 @@ def test_verify_finds_a_flipped_byte_and_wrong_norms(made, texts, tmp_path):
 
 
 def test_verify_finds_vectors_that_are_not_of_norm_1(texts, tmp_path, monkeypatch):
-    monkeypatch.setattr("jasper_jax.teachers.vectors.normalise", lambda x: np.asarray(x, np.float32) * 0.1)
+    monkeypatch.setattr("jasper_jax.teachers.vectors.normalize_rows", lambda x: np.asarray(x, np.float32) * 0.1)
     store = embedded(tmp_path / "vectors", texts)
     with pytest.raises(UserError, match=r"array_record-00000-of-00003, row 0: norm .*128 such rows"):
         verify_store(store.folder, texts, progress=False)

@@ -1,0 +1,66 @@
+"""The recipe's tests on texts: each as lists of texts that a model encodes once, and the scores of its vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jasper_jax.assets.corpora import lee_similarities, read_beir, retrieval_test, subset
+from jasper_jax.data.texts import TextStore
+from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.retrieval import score_retrieval
+from jasper_jax.evaluation.similarity import score_similarity
+from jasper_jax.recipe.config import Recipe
+
+AGREEMENT_TEXTS = 2000
+"""At most so many held-out texts are compared for agreement."""
+HELD_OUT = "held_out"
+"""The list of those texts."""
+
+
+class Texts(NamedTuple):
+    """A list of texts of one test, with the kind of each."""
+
+    texts: list[str]
+    kinds: list[str]
+
+
+class TextTests:
+    """The tests of a recipe; ``lists`` is what has to be encoded for them, ``held_out`` how many texts agree or not."""
+
+    def __init__(self, recipe: Recipe, texts: TextStore | None):
+        self.lists: dict[str, Texts] = {}
+        self.retrieval: dict[str, Any] = {}
+        for spec in recipe.evaluation.retrieval:
+            test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir or "")
+            test = subset(test, spec.passages, spec.queries_per_passage)
+            self.retrieval[spec.name] = test
+            for name, kind, found in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
+                self.lists[f"{spec.name}/{name}"] = Texts(list(found.values()), [kind] * len(found))
+        self.human: dict[str, np.ndarray] = {}
+        for name in recipe.evaluation.similarity:
+            documents, self.human[name] = lee_similarities()
+            self.lists[name] = Texts(documents, ["passage"] * len(documents))
+        self.held_out = 0
+        if recipe.evaluation.agreement and texts is not None:
+            self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
+        if self.held_out and texts is not None:
+            rows = texts.read("held_out", range(self.held_out))
+            self.lists[HELD_OUT] = Texts([r.text for r in rows], [r.kind for r in rows])
+
+    def score(self, vectors: Mapping[str, np.ndarray], reference: np.ndarray | None) -> dict[str, Any]:
+        """The scores of one provider's ``vectors``, by list, as fields of an ``EvaluationRow``.
+
+        ``reference [held_out, T]``: what vectors of held-out texts are compared with."""
+        scores: dict[str, Any] = {
+            "retrieval": {
+                name: score_retrieval(vectors[f"{name}/queries"], vectors[f"{name}/passages"], test)
+                for name, test in self.retrieval.items()
+            },
+            "similarity": {name: score_similarity(vectors[name], human) for name, human in self.human.items()},
+        }
+        if reference is not None and HELD_OUT in vectors:
+            scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)
+        return scores

@@ -1,0 +1,70 @@
+"""What evaluation asks of models that embedding and training took: a teacher in PyTorch alone, several poolings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jasper_jax.encoders.registry import FAMILIES
+from jasper_jax.evaluation.report import EvaluationRow
+from jasper_jax.run import Run
+from tests.tiny import recipe, sentences, write_model
+from tests.training.runs import evaluate, run_training
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
+
+def write_distilbert(folder: Path) -> Path:
+    """A sentence-transformers folder of a family that no encoder here implements."""
+    from transformers import DistilBertConfig, DistilBertModel
+
+    assert "distilbert" not in FAMILIES
+    vocab = json.loads((write_model(folder) / "config.json").read_text())["vocab_size"]
+    sizes = {"dim": 16, "hidden_dim": 32, "n_layers": 1, "n_heads": 2, "max_position_embeddings": 64}
+    DistilBertModel(DistilBertConfig(vocab_size=vocab, **sizes, initializer_range=0.3)).save_pretrained(folder)
+    return folder
+
+
+def write_retrieval(folder: Path) -> Path:
+    """A BEIR folder: twelve passages, the first four of which answer a query each."""
+    (folder / "qrels").mkdir(parents=True)
+    passages = {f"p{i}": text for i, text in enumerate(sentences(12, seed=7))}
+    queries = {f"q{i}": text for i, text in enumerate(sentences(4, seed=8))}
+    for name, texts in (("corpus", passages), ("queries", queries)):
+        lines = [json.dumps({"_id": number, "text": text}) for number, text in texts.items()]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    (folder / "qrels" / "test.tsv").write_text("".join(f"q{i}\tp{i}\t1\n" for i in range(4)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[EvaluationRow]:
+    place = tmp_path_factory.mktemp("teachers")
+    pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
+    (write_model(place / "joined") / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    chosen = recipe(
+        place,
+        teachers=[{"name": "t", "model": str(write_distilbert(place / "distilbert")), "backend": "torch", "dim": 16}],
+        student={"model": str(place / "joined")},
+        heads={"fc1": {"dim": "teachers", "init": "ridge"}},
+        stages=[{"stage": 1, "steps": 1, "batch_size": 16, "learning_rate": 1e-2}],
+        evaluation={"retrieval": [{"name": "small", "beir": str(write_retrieval(place / "beir"))}]},
+    )
+    run = Run(chosen, progress=False)
+    assert run_training(run)
+    return evaluate(run).rows
+
+
+def test_a_teacher_whose_family_has_no_encoder_here_is_scored_by_its_own(rows: list[EvaluationRow]) -> None:
+    (teacher,) = [row for row in rows if row.role == "teacher"]
+    assert (teacher.provider, teacher.dim) == ("teacher t", 16)
+    assert teacher.retrieval["small"].queries == 4
+    assert teacher.agreement is not None
+    assert teacher.agreement.spearman == pytest.approx(1.0)
+
+
+def test_the_pooled_vector_is_as_wide_as_all_its_poolings(rows: list[EvaluationRow]) -> None:
+    (before,) = [row for row in rows if row.head == "pooled"]
+    assert (before.provider, before.dim) == ("student before training", 32)
