@@ -135,6 +135,7 @@ def _train_stage(context: Training, stage: ResolvedStage, params: Params, first_
             pending = (offset + batch.number + 1, batch, values)
             step = batch.number + 1
             progress.advance(note=log.note)
+            context.checkpoints.settle()
             last, asked = step == stage.steps, context.stop(offset + step)
             evaluating = settings.evaluate_every and step % settings.evaluate_every == 0
             saving = step % settings.save_every == 0 and not last
