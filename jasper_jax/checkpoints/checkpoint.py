@@ -1,38 +1,31 @@
-"""Checkpoints of a run, through Orbax; no other module imports it.
+"""Checkpoints of a run: where they stand, which count, when they are written, sealed and deleted.
 
 A run's ``checkpoints/`` holds ``start`` (the parameters before training) and one folder a stage: ``step-000200``
 (trained leaves and optimizer state; the frozen ones are those the stage began with) and ``final`` (all parameters).
 A checkpoint is written to a temporary name, renamed when whole, and counts only once its checksums stand beside it,
 so a process killed at any moment leaves the previous one in force. Every load is checked against those checksums.
+
+A save goes on beside the steps that follow it. As soon as the files of all processes are in place, the first process
+writes their checksums, deletes the older checkpoints and tells the mirror, all in the thread that waited for the files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import json
-import logging
-import os
 import re
-import shutil
-import sys
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from orbax.checkpoint import v1 as ocp
 
+from jasper_jax.checkpoints import arrays
+from jasper_jax.checkpoints.background import Background
+from jasper_jax.checkpoints.seal import is_complete, make_way, remove, seal, verify
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError, WriteFailed
-from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 FORMAT = 1
-_TRIES = 5
-"""Orbax limits a save by the wall clock: when that jumps, a save may "time out" at once, and is begun again."""
 _STEP = re.compile(r"step-\d{6,}")
 
 
@@ -56,11 +49,12 @@ class Checkpoints:
         after: Callable[[], None] = lambda: None,
     ):
         """``other_recipe``: what differs between a checkpoint's recipe (with its path, for errors) and the run's.
-        ``after`` runs whenever a checkpoint has become whole and the older ones are gone."""
+        ``after`` runs whenever a checkpoint has become complete and the older ones are gone, in a thread of its own,
+        in the first process."""
         self.folder, self.stages, self.keep, self._other_recipe = folder, stages, keep, other_recipe
         self._after = after
         self._verified: set[Path] = set()
-        self._pending: tuple[Any, Callable[[], Any], Path, Callable[[], None]] | None = None
+        self._background = Background()
 
     # ------------------------------------------------------------------ names
 
@@ -76,20 +70,20 @@ class Checkpoints:
     def steps(self, stage: int) -> list[int]:
         """Steps of a stage that have a whole checkpoint, ascending."""
         parent = self.final(stage).parent
-        found = [p for p in parent.iterdir() if _STEP.fullmatch(p.name) and _is_whole(p)] if parent.is_dir() else []
+        found = [p for p in parent.iterdir() if _STEP.fullmatch(p.name) and is_complete(p)] if parent.is_dir() else []
         return sorted(int(p.name.removeprefix("step-")) for p in found)
 
     def has(self, path: Path) -> bool:
         """Whether the checkpoint is there and whole."""
-        return _is_whole(path)
+        return is_complete(path)
 
     def latest(self) -> Position:
         """The furthest point that can be continued from; (0, 0) when nothing was saved."""
         for stage in reversed(range(len(self.stages))):
-            if _is_whole(self.final(stage)):
+            if is_complete(self.final(stage)):
                 return Position(stage + 1, 0)
             # A step holds what the stage trains; the rest is in the checkpoint before, which may have been deleted.
-            if (not stage or _is_whole(self.final(stage - 1))) and (steps := self.steps(stage)):
+            if (not stage or is_complete(self.final(stage - 1))) and (steps := self.steps(stage)):
                 return Position(stage, steps[-1])
         return Position(0, 0)
 
@@ -100,28 +94,44 @@ class Checkpoints:
     ) -> None:
         """Start writing ``tree``; returns once the values are copied. A save still under way is waited for first.
 
-        ``done`` runs when the checkpoint is whole (used to drop older ones).
+        ``done`` runs when the checkpoint is complete (used to drop older ones).
+
+        Raises:
+          WriteFailed: what :meth:`wait` raises; the old files cannot be removed.
         """
         self.wait()
         self._verified.discard(path)
-        _quiet()
-        with _writing(path):
-            processes.first_does(lambda: _make_way(path))
-            # The step donates its buffers, and on CPU Orbax may hold views of them: give it copies of its own.
-            copies = jax.tree.map(jnp.copy, tree)
 
-            def write() -> Any:
-                return ocp.save_async(str(path.absolute()), copies, custom_metadata={"format": FORMAT, **metadata})
+        def clear() -> None:
+            with arrays.writing(path):
+                make_way(path)
 
-            response = write()
-        self._pending = (response, write, path, done)
+        processes.first_does(clear)
+        try:
+            saving = arrays.Saving(path, tree, {"format": FORMAT, **metadata})
+        except WriteFailed as error:
+            if processes.count() == 1:
+                raise
+            self._background.fail(error)  # the others have begun to write
+            return
+        seals = processes.is_first()
+
+        def finish() -> None:
+            saving.wait()
+            if seals:
+                with arrays.writing(path):
+                    seal(path)
+                    done()
+                    self._after()
+
+        self._background.start(finish)
 
     def save_step(self, position: Position, tree: Any, metadata: Mapping[str, Any]) -> None:
         """Save within a stage and keep the last ``keep`` of them."""
 
         def prune() -> None:
             for old in self.steps(position.stage)[: -self.keep]:
-                _remove(self.step(position.stage, old))
+                remove(self.step(position.stage, old))
 
         self.save(self.step(position.stage, position.step), tree, _where(position, metadata), done=prune)
 
@@ -130,34 +140,21 @@ class Checkpoints:
 
         def prune() -> None:
             for old in self.steps(stage):
-                _remove(self.step(stage, old))
+                remove(self.step(stage, old))
 
         self.save(self.final(stage), params, _where(Position(stage + 1, 0), metadata), done=prune)
         self.wait()
 
+    def settle(self) -> None:
+        """Raise what a save under way has raised since; called by every process after every step, and cheap there.
+
+        One process raises it at the next call, several at a call at which they compare (see :class:`Background`).
+        """
+        self._background.settle()
+
     def wait(self) -> None:
-        """Wait for the save under way, if any; raises what it raised."""
-        if self._pending is None:
-            return
-        response, write, path, done = self._pending
-        self._pending = None
-        with _writing(path):
-            for left in reversed(range(_TRIES)):
-                try:
-                    response.result()
-                    break
-                except TimeoutError:
-                    if not left:
-                        raise
-                    _clear(path)
-                    response = write()
-
-            def seal() -> None:
-                write_atomic(_sums(path), json.dumps(_checksums(path), indent=1))
-                done()
-                self._after()
-
-            processes.first_does(seal)
+        """Wait until the save under way, if any, is complete; raises what it raised."""
+        self._background.wait()
 
     # ------------------------------------------------------------------ loading
 
@@ -168,14 +165,7 @@ class Checkpoints:
           UserError: it is missing, damaged, of a later format, of another recipe, or of other shapes.
         """
         self.metadata(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
-            try:
-                with _orbax():
-                    return ocp.load(str(path.absolute()), abstract)
-            except (ValueError, KeyError, TypeError) as error:
-                first = str(error).splitlines()[0] if str(error) else type(error).__name__
-                raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
+        return arrays.load(path, abstract)
 
     def metadata(self, path: Path) -> dict[str, Any]:
         """What was saved beside the arrays: position, recipe, environment.
@@ -185,16 +175,11 @@ class Checkpoints:
         Raises:
           UserError: the checkpoint is missing, damaged, of a later format or of another recipe.
         """
-        if not _is_whole(path):
+        if not is_complete(path):
             raise UserError(f"{path}: no whole checkpoint there; run jasper train first")
         if path not in self._verified:
-            processes.first_does(lambda: _verify(path))
-        try:
-            with _orbax():
-                found = ocp.metadata(str(path.absolute())).custom_metadata
-        except (ValueError, OSError, KeyError) as error:
-            raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
-        metadata = dict(found) if isinstance(found, dict) else {}
+            processes.first_does(lambda: verify(path))
+        metadata = arrays.metadata(path)
         version = metadata.get("format")
         if not isinstance(version, int) or version > FORMAT:
             raise UserError(
@@ -211,97 +196,6 @@ class Checkpoints:
 
 def _where(position: Position, metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {"stage": position.stage, "step": position.step, **metadata}
-
-
-def _sums(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256.json")
-
-
-def _is_whole(path: Path) -> bool:
-    return path.is_dir() and _sums(path).is_file()
-
-
-def _orbax() -> contextlib.AbstractContextManager[Any]:
-    """Orbax waits for every process at a load, except where this one works alone."""
-    if not processes.is_alone_of_several():
-        return contextlib.nullcontext()
-    context = ocp.Context()
-    own = jax.process_index()
-    context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
-    return context
-
-
-def _make_way(path: Path) -> None:
-    _clear(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-
-
-def _clear(path: Path) -> None:
-    """Remove what stands where a checkpoint is to be written, whole or half written."""
-    for leftover in (path, _sums(path)):
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        leftover.unlink(missing_ok=True)
-    for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _remove(path: Path) -> None:
-    _sums(path).unlink(missing_ok=True)
-    shutil.rmtree(path)
-
-
-def _verify(path: Path) -> None:
-    """UserError when a file of the checkpoint is missing, new, or not of its recorded sha256."""
-    remedy = f"delete {path} and run again to continue from the one before"
-    try:
-        expected = parse_json(_sums(path).read_bytes())
-    except ValueError:
-        expected = None
-    if not isinstance(expected, dict):
-        raise UserError(f"{_sums(path)}: not a list of checksums, the checkpoint is damaged; {remedy}")
-    actual = _checksums(path)
-    for name in sorted(expected.keys() | actual.keys()):
-        if expected.get(name) != actual.get(name):
-            raise UserError(
-                f"{path}/{name}: the checkpoint is damaged (sha256 differs or the file is missing); {remedy}"
-            )
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Every way in which Orbax fails to write, as one error that says why.
-
-    Arrays are written by tensorstore, whose errors are ValueErrors with the system's error number in the text.
-    """
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError) as error:
-        number = re.search(r"os_error_code='(\d+)'", str(error))
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        why = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or first
-        raise WriteFailed(
-            f"{path}: the checkpoint could not be written: {why}; free space or mend the folder, then run the same"
-            f" command to continue from the checkpoint before"
-        ) from error
-
-
-@functools.cache
-def _quiet() -> None:
-    """Keep the tracebacks of Orbax's threads off the terminal: what they raised, :meth:`Checkpoints.wait` raises."""
-    logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in record.getMessage())
-    before = sys.unraisablehook
-
-    def hook(unraisable: Any) -> None:
-        """tensorstore reports the end of further writes to an event loop that the first error has closed."""
-        if str(unraisable.exc_value) != "Event loop is closed":
-            before(unraisable)
-
-    sys.unraisablehook = hook
-
-
-def _checksums(path: Path) -> dict[str, str]:
-    return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
 
 
 def abstract(tree: Any) -> Any:

@@ -18,6 +18,7 @@ import os
 import re
 import shutil
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -26,12 +27,12 @@ from typing import Any
 
 import yaml
 
+from jasper_jax.checkpoints.seal import SUMS, sums_path
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.remote import Store
 
-SUMS = ".sha256.json"
 CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id")
 """Small files that go on where the checkpoint ends; they are copied back with it."""
 SHOWN = ("recipe.yaml", "evaluation.json", "training.png", "dimensions.png")
@@ -51,6 +52,7 @@ class Mirror:
         """The checksums of the checkpoints in the mirror."""
         self._sent: dict[str, str] = {}
         """sha256 of the small files as they were last sent."""
+        self._pushing = threading.Lock()
 
     # ------------------------------------------------------------------ beginning
 
@@ -121,33 +123,33 @@ class Mirror:
     def push(self) -> None:
         """Make the mirror what the run folder is: its small files, its whole checkpoints and no others, its export.
 
+        From any thread, one at a time; checkpoints of the run folder do not change meanwhile, and events may be
+        appended to its metrics.
+
         Raises:
           UserError: another process has begun on this mirror since, or it cannot be written.
         """
-        self._refuse_if_taken_over()
-        for name in (*SHOWN, *CONTINUED):
-            self._send_small(name)
-        here = self._whole_here()
-        for name in sorted(here, key=_place):
-            sums = (self.folder / "checkpoints" / f"{name}{SUMS}").read_bytes()
-            if self._there.get(name) != sums:
-                self.drop(name)
-                self.send_files(name, sorted(_files(sums) or {}))
-                self.seal(name, sums)
-        for name in sorted(self._there.keys() - here, key=_place):
-            self.drop(name)
-        self._send_export()
+        with self._pushing:
+            self._refuse_if_taken_over()
+            for name in (*SHOWN, *CONTINUED):
+                self._send_small(name)
+            here = self._whole_here()
+            for name in sorted(here, key=_place):
+                sums = sums_path(self.folder / "checkpoints" / name).read_bytes()
+                if self._there.get(name) != sums:
+                    self._drop(name)
+                    self._send(name, sums)
+            for name in sorted(self._there.keys() - here, key=_place):
+                self._drop(name)
+            self._send_export()
 
-    def send_files(self, name: str, files: list[str]) -> None:
-        """Files of a checkpoint, or those of them that this process has; they count once it is sealed."""
-        self.store.send(self.folder / "checkpoints" / name, files, f"checkpoints/{name}")
-
-    def seal(self, name: str, sums: bytes) -> None:
-        """The checksums of all of a checkpoint's files, when all are sent."""
+    def _send(self, name: str, sums: bytes) -> None:
+        """A checkpoint: its files, then the checksums by which it counts."""
+        self.store.send(self.folder / "checkpoints" / name, sorted(_files(sums) or {}), f"checkpoints/{name}")
         self.store.write(f"checkpoints/{name}{SUMS}", sums)
         self._there[name] = sums
 
-    def drop(self, name: str) -> None:
+    def _drop(self, name: str) -> None:
         """Delete a checkpoint, whole or not, so that it stops counting before its first file goes."""
         self.store.remove(f"checkpoints/{name}{SUMS}")
         self.store.remove_below(f"checkpoints/{name}")
@@ -158,6 +160,8 @@ class Mirror:
         if not path.is_file():
             return
         data = path.read_bytes()
+        if path.suffix == ".jsonl":
+            data = data[: data.rfind(b"\n") + 1]  # an event may be half written at this moment
         digest = hashlib.sha256(data).hexdigest()
         if self._sent.get(name) != digest:
             self.store.write(name, data)

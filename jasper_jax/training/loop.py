@@ -139,6 +139,7 @@ class StageTrainer:
                     stopping = stop(steps_before + step) and not last
                     moment = Moment(step, steps_before + step, last, stopping, batch, metrics)
                     log.step(moment)
+                    self.checkpoints.settle()
                     call_hooks(moment)
                     if stopping:
                         break

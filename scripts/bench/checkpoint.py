@@ -4,9 +4,9 @@
 
 RUN is the folder of a run whose texts and teacher vectors are there (``jasper embed`` suffices). A round is as many
 steps of the real loop as the recipe puts between two saves (``training.save_every``), batches prepared meanwhile. One
-side begins its round with a save (parameters and AdamW's state, through ``training/checkpoint.py``), which is written
-while the steps run, and ends it with the wait and the checksums that the next save would begin with. The difference
-is all that a save costs, the contention for cores and memory with it, not only the call that blocks.
+side begins its round with a save (parameters and AdamW's state, through ``checkpoints/checkpoint.py``), which is
+written and sealed while the steps run, and ends it with the wait that the next save would begin with. The difference is
+all that a save costs, the contention for cores and memory with it, not only the call that blocks.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def measure(world: World, every: int | None, rounds: int, scratch: Path) -> Sect
     start = world.batches.steps - number  # the last ones: nothing is prepared ahead that is not used
     checkpoints = Checkpoints(scratch / "checkpoints", [s.name for s in world.run.stages], recipe.training.keep)
     metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
-    blocked: dict[str, list[float]] = {"the call that starts a save": [], "waiting for it and its checksums": []}
+    blocked: dict[str, list[float]] = {"the call that starts a save": [], "waiting for it at the end": []}
 
     def steps() -> None:
         before = None
@@ -63,6 +63,7 @@ def measure(world: World, every: int | None, rounds: int, scratch: Path) -> Sect
             values = ours.begin(batch)
             if before:
                 jax.device_get(before)  # a step late, as the loop does
+            checkpoints.settle()
             before = values
         jax.block_until_ready((ours.trained, ours.state))
 

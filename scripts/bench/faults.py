@@ -52,7 +52,7 @@ def campaign(options: argparse.Namespace, place: Path) -> int:
     world.differences(world.undisturbed)
     chosen = PARTS if options.part == "all" else (options.part,)
     makers = {
-        "kills": lambda: kills.tasks(world, events, options.kills, options.seed),
+        "kills": lambda: kills.tasks(world, first, options.kills, options.seed),
         "disk": lambda: disk.tasks(world, events, options.seed),
         "flip": lambda: flips.tasks(world, events, options.seed),
         "two": lambda: others.two_tasks(world),
@@ -78,7 +78,7 @@ def campaign(options: argparse.Namespace, place: Path) -> int:
     rows.append(
         Row("programs", "the cache of compiled programs afterwards", ", ".join(damaged) or "whole", not damaged)
     )
-    text = report(rows, options, time.monotonic() - began)
+    text = report(rows, options, time.monotonic() - began, kills.commit_seconds(first))
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(text)
@@ -95,7 +95,7 @@ def preload() -> None:
     example_class()
 
 
-def report(rows: list[Row], options: argparse.Namespace, seconds: float) -> str:
+def report(rows: list[Row], options: argparse.Namespace, seconds: float, commit: float) -> str:
     """The result as Markdown: a summary, then every case."""
     command = f"python scripts/bench/faults.py {options.part} --kills {options.kills} --seed {options.seed}"
     lines = [
@@ -110,6 +110,14 @@ def report(rows: list[Row], options: argparse.Namespace, seconds: float) -> str:
     ]
     cases, good = Counter(row.kind for row in rows), Counter(row.kind for row in rows if row.good)
     lines += [f"| {kind} | {number} | {good[kind]} |" for kind, number in cases.items()]
+    lost = [row.lost for row in rows if row.lost is not None]
+    if lost:
+        lines += [
+            "",
+            f"Steps undone by {len(lost)} kills: {sum(lost)}, at most {max(lost)} by one. Allowed are the steps since",
+            f"the last save, and those done in the {commit:.2f} s that it may take to count; a save every 2 steps of",
+            f"{kills.STEP_SECONDS} s.",
+        ]
     for kind in cases:
         lines += ["", f"## {kind}", "", "| | what | outcome |", "| --- | --- | --- |"]
         for row in rows:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import fsspec
 import numpy as np
 import pytest
 
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
@@ -125,6 +129,51 @@ def test_a_checkpoint_of_the_same_name_is_sent_anew(run: Path, tmp_path: Path) -
     mirror.push()
     attached(tmp_path / "other")
     assert checkpoints(tmp_path / "other") == checkpoints(run)
+
+
+def test_metrics_are_sent_up_to_their_last_whole_line(run: Path) -> None:
+    """They are appended to while the thread that has sealed a checkpoint pushes."""
+    mirror = attached(run)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 5}\n{"ste')
+        file.flush()
+        mirror.push()
+        assert mirror.store.read("metrics.jsonl") == b'{"step": 4}\n{"step": 5}\n'
+        file.write('p": 6}\n')
+    mirror.push()
+    assert mirror.store.read("metrics.jsonl") == (run / "metrics.jsonl").read_bytes()
+
+
+def test_pushes_of_two_threads_do_not_mix(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mirror, send = attached(run), Store.write
+    under_way: list[int] = []
+    most: list[int] = []
+
+    def slow(self: Store, name: str, data: bytes) -> None:
+        under_way.append(threading.get_ident())
+        most.append(len(set(under_way)))
+        time.sleep(0.01)
+        send(self, name, data)
+        under_way.pop()
+
+    monkeypatch.setattr(Store, "write", slow)
+    with ThreadPoolExecutor(4) as threads:
+        for pushed in [threads.submit(mirror.push) for _ in range(4)]:
+            pushed.result()
+    assert max(most) == 1
+    assert whole_in_mirror(run.parent) == {"start", FIRST, SECOND}
+
+
+def test_the_mirror_has_a_checkpoint_before_the_next_save_begins(run: Path, tmp_path: Path) -> None:
+    mirror = attached(run)
+    checkpoints = Checkpoints(run / "checkpoints", ["one"], 2, after=mirror.push)
+    checkpoints.save_step(Position(0, 6), {"a": np.ones(3)}, {})
+    deadline = time.monotonic() + 60
+    while mirror.store.read("checkpoints/00-one/step-000006.sha256.json") is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    checkpoints.wait()
+    assert whole_in_mirror(tmp_path) == {"start", SECOND, "00-one/step-000006"}
 
 
 class Cut(Exception):

@@ -6,11 +6,10 @@ import json
 import shutil
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
+from jasper_jax.checkpoints.checkpoint import Position
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import exclusive
@@ -117,33 +116,6 @@ def test_the_start_deleted_after_the_end_is_made_again(undisturbed: Run) -> None
     assert run_training(undisturbed)
     after = parameters(undisturbed, -1)
     assert all(np.array_equal(before[name], after[name]) for name in before)
-
-
-def test_a_save_that_the_clock_ended_is_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from orbax.checkpoint import v1 as ocp
-
-    begun: list[str] = []
-    save = ocp.save_async
-
-    class TimedOut:
-        def result(self) -> None:
-            raise TimeoutError("Overall save timeout exceeded.")
-
-    def save_async(path: str, *given: object, **named: object) -> object:
-        begun.append(path)
-        response = save(path, *given, **named)
-        if len(begun) % 2:
-            response.result()
-            return TimedOut()
-        return response
-
-    monkeypatch.setattr("jasper_jax.checkpoints.checkpoint.ocp.save_async", save_async)
-    checkpoints = Checkpoints(tmp_path, ["one"], keep=2)
-    checkpoints.save_final(0, {"a": np.arange(3.0)}, {})
-    assert len(begun) == 2
-    assert checkpoints.has(checkpoints.final(0))
-    found = checkpoints.load(checkpoints.final(0), {"a": jax.ShapeDtypeStruct((3,), np.float32)})
-    np.testing.assert_array_equal(found["a"], np.arange(3.0))
 
 
 def test_only_the_last_checkpoints_are_kept_and_a_finished_stage_keeps_its_end(run: Run) -> None:

@@ -4,7 +4,8 @@ Nothing in the package knows of this. Python's audit hook reports every file of 
 renames or removes; wrappers around a few functions of the package say which phase that is and report the optimizer
 steps. Orbax and ArrayRecord write from C++, which no hook sees: a strike may come some milliseconds after its event.
 
-A moment is (phase, stage, step, n): the n-th event of that phase there. Moments are the same in every process.
+A moment is (phase, stage, step, n): the n-th event of that phase there. Moments are the same in every process. The log
+also has lines that are no moments: ``save`` and ``sealed``, when a checkpoint is begun and when it counts.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class Plan:
     """Packages that the process does not find: they are slow to import."""
     clock: bool = False
     """Whether the clock jumps by days, back and forth, at every look."""
+    step_seconds: float = 0.0
+    """How much longer a step takes: with real models a save is over before the next one."""
     plain_user: bool = False
     """Whether root gives up its right to write where permissions forbid it."""
 
@@ -85,7 +88,10 @@ class Injector:
         phase, stage, step = self.phase, self.stage, self.step
         if relative.startswith("checkpoints/") and phase == "optimizer step":
             phase = "checkpoint"
-        if found := _CHECKPOINT.search(relative):
+        found = _CHECKPOINT.search(relative)
+        if not found and threading.current_thread() is not threading.main_thread():
+            return  # which step that is beside depends on how fast the thread is
+        if found:
             if "sha256" not in relative and event == "open" and phase in ("evaluation", "export", "start"):
                 return  # read, not written
             if phase not in ("evaluation", "export"):
@@ -112,6 +118,12 @@ class Injector:
     def _write(self, kind: str, moment: Moment) -> None:
         fields = (kind, moment.phase, moment.stage, moment.step, moment.n, moment.what, f"{time.monotonic():.4f}")
         os.write(self._log, ("\t".join(map(str, fields)) + "\n").encode())
+
+    def note(self, kind: str, checkpoint: Path) -> None:
+        """Log what happened to a checkpoint."""
+        if found := _CHECKPOINT.search(str(checkpoint)):
+            stage, step = int(found[1] or 0), -1 if found[3] else int(found[2] or 0)
+            self._write(kind, Moment("checkpoint", stage, step, 0, kind))
 
     def _strike(self, moment: Moment) -> None:
         self._write("strike", dataclasses.replace(moment, what=f"{moment.what}; now {self.phase} {self.step}"))
@@ -170,12 +182,14 @@ def _wrap(injector: Injector) -> None:
     """Wrap the functions of the package that begin and end the phases."""
     import contextlib
 
+    from jasper_jax.checkpoints import checkpoint
     from jasper_jax.checkpoints.checkpoint import Checkpoints
     from jasper_jax.runtime.timings import Timings
     from jasper_jax.training.loop import StageTrainer
     from jasper_jax.training.stage_programs import CompiledPrograms
 
     timed, step, final, stage_of = Timings.phase, CompiledPrograms.step, Checkpoints.save_final, StageTrainer.train
+    save, seal = Checkpoints.save, checkpoint.seal
 
     @contextlib.contextmanager
     def phase(self: Timings, name: str) -> Any:
@@ -190,7 +204,16 @@ def _wrap(injector: Injector) -> None:
         injector.event("optimizer step", injector.stage, injector.step, "before the step")
         result = step(self, *arguments)
         injector.event("optimizer step", injector.stage, injector.step, "step dispatched")
+        time.sleep(injector.plan.step_seconds)
         return result
+
+    def one_save(self: Checkpoints, path: Path, *arguments: Any, **named: Any) -> None:
+        injector.note("save", path)
+        save(self, path, *arguments, **named)
+
+    def one_seal(path: Path) -> None:
+        seal(path)
+        injector.note("sealed", path)
 
     def save_final(self: Checkpoints, stage: int, *arguments: Any) -> None:
         injector.phase = "stage change"
@@ -203,6 +226,7 @@ def _wrap(injector: Injector) -> None:
         return stage_of(self, *arguments)
 
     Timings.phase, CompiledPrograms.step, Checkpoints.save_final = phase, one_step, save_final
+    Checkpoints.save, checkpoint.seal = one_save, one_seal
     StageTrainer.train = train_stage
 
 

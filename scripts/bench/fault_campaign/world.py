@@ -24,6 +24,9 @@ import yaml
 from fault_campaign.inject import Moment, Plan, install
 
 LIMIT = 240.0
+STEPS = 6
+"""Steps of each stage."""
+STAGES = (1, 3)
 FORK = multiprocessing.get_context("fork")
 
 
@@ -35,6 +38,8 @@ class Row:
     what: str
     outcome: str
     good: bool
+    lost: int | None = None
+    """Steps that a kill undid."""
 
 
 @dataclasses.dataclass
@@ -70,9 +75,9 @@ class World:
 
         self.place.mkdir(parents=True, exist_ok=True)
         tree = recipe_tree(self.place)
-        stage = {"steps": 6, "batch_size": 16, "learning_rate": 1e-2}
+        stage = {"steps": STEPS, "batch_size": 16, "learning_rate": 1e-2}
         tree["teachers"][1]["dtype"] = "int8"
-        tree["stages"] = [{"stage": 1, **stage}, {"stage": 3, **stage}]
+        tree["stages"] = [{"stage": number, **stage} for number in STAGES]
         tree["training"] |= {"save_every": 2, "evaluate_every": 3, "keep": 2}
         test, texts = self.place / "beir", sentences(40, seed=7)
         (test / "qrels").mkdir(parents=True, exist_ok=True)
@@ -114,6 +119,13 @@ class World:
             kept.write_text(json.dumps(self.fingerprint(self.undisturbed)))
         expected, found = json.loads(kept.read_text()), self.fingerprint(run)
         return sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+
+    def saved(self, run: Path) -> int:
+        """Steps, counted over all stages, after which ``run`` would go on."""
+        from jasper_jax.checkpoints.checkpoint import Checkpoints
+
+        at = Checkpoints(run / "checkpoints", [f"stage-{number}" for number in STAGES], 2).latest()
+        return STEPS * at.stage + at.step
 
     def damaged_programs(self) -> list[str]:
         """Entries of the cache of compiled programs that are cut short."""

@@ -1,0 +1,66 @@
+"""What makes a checkpoint count: the sha256 of its files, in one file beside it, written last and deleted first."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
+
+SUMS = ".sha256.json"
+"""What the name of that file adds to the checkpoint's."""
+
+
+def sums_path(path: Path) -> Path:
+    """Where the checksums of the checkpoint ``path`` stand."""
+    return path.with_name(path.name + SUMS)
+
+
+def is_complete(path: Path) -> bool:
+    """Whether the checkpoint is there and sealed."""
+    return path.is_dir() and sums_path(path).is_file()
+
+
+def seal(path: Path) -> None:
+    """Write the checksums of all files of ``path``: from here on the checkpoint counts."""
+    write_atomic(sums_path(path), json.dumps(_checksums(path), indent=1))
+
+
+def verify(path: Path) -> None:
+    """UserError when a file of the checkpoint is missing, new, or not of its recorded sha256."""
+    remedy = f"delete {path} and run again to continue from the one before"
+    try:
+        expected = parse_json(sums_path(path).read_bytes())
+    except ValueError:
+        expected = None
+    if not isinstance(expected, dict):
+        raise UserError(f"{sums_path(path)}: not a list of checksums, the checkpoint is damaged; {remedy}")
+    actual = _checksums(path)
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            raise UserError(
+                f"{path}/{name}: the checkpoint is damaged (sha256 differs or the file is missing); {remedy}"
+            )
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint; it stops counting before its first file goes."""
+    sums_path(path).unlink(missing_ok=True)
+    shutil.rmtree(path)
+
+
+def make_way(path: Path) -> None:
+    """Remove what stands where a checkpoint is to be written, complete or half written."""
+    for leftover in (sums_path(path), path):
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        leftover.unlink(missing_ok=True)
+    for temporary in path.parent.glob(f"{path.name}.orbax-checkpoint-tmp*"):
+        shutil.rmtree(temporary, ignore_errors=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _checksums(path: Path) -> dict[str, str]:
+    return {str(p.relative_to(path)): sha256_file(p) for p in sorted(path.rglob("*")) if p.is_file()}
