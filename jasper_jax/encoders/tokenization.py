@@ -131,15 +131,6 @@ class Tokenizer:
         encoding = self._backend.encode(prompt)
         return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
 
-    def pad(self, ids: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ragged ids -> (ids, mask), both int32 ``[rows, length]``, padded on the right; spare rows are all padding."""
-        tokens = np.full((rows, length), self.pad_id, np.int32)
-        mask = np.zeros((rows, length), np.int32)
-        for row, one in enumerate(ids):
-            tokens[row, : len(one)] = one
-            mask[row, : len(one)] = 1
-        return tokens, mask
-
     def fingerprint(self) -> str:
         """sha256 of everything that decides the ids: the tokenizer, its settings and ``max_length``."""
         return hashlib.sha256(f"{self._backend.to_str()}\n{self.pad_id}".encode()).hexdigest()
