@@ -255,10 +255,10 @@ def list_assets() -> None:
     """``jasper assets``."""
     from rich.table import Table
 
-    from jasper_jax.assets.assets import catalogue
+    from jasper_jax.assets.cache import asset_list
 
     table = Table("name", "kind", "MB", "licence", "from", "here")
-    for asset in catalogue():
+    for asset in asset_list():
         table.add_row(
             asset.name,
             asset.kind,

