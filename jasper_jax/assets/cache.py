@@ -20,7 +20,7 @@ from typing import Any
 import filelock
 
 from jasper_jax.assets import hub
-from jasper_jax.assets.catalogue import CATALOGUE, Asset, AssetInfo, Unavailable, named
+from jasper_jax.assets.catalogue import Asset, Unavailable, named
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
@@ -50,26 +50,6 @@ def download_folder(asset: Asset) -> Path:
 def is_cached(asset: Asset) -> bool:
     """Whether all files of the asset are in the cache, as far as their sizes tell."""
     return _fault(asset) is None
-
-
-def asset_list() -> list[AssetInfo]:
-    """Every asset, and whether its files are in the cache."""
-    return [
-        AssetInfo(
-            name=asset.name,
-            kind=asset.kind,
-            about=asset.about,
-            size=sum(archive.size for archive in asset.archives),
-            licence=asset.licence,
-            source=asset.source,
-            cached=is_cached(asset),
-            folder=asset_folder(asset),
-        )
-        for asset in CATALOGUE.values()
-    ]
-
-
-# ---------------------------------------------------------------------------------------------- the cache
 
 
 def asset_record(folder: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ from urllib.request import url2pathname
 import pooch
 import pypi_simple
 import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
 from requests.utils import get_auth_from_url, urldefragauth
 from urllib3 import HTTPResponse
 
@@ -58,7 +60,7 @@ class Index:
     def sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         """Add the credentials to a request to the index's own host."""
         own = urlsplit(str(request.url))[:2] == urlsplit(self.url)[:2]
-        return requests.auth.HTTPBasicAuth(*self.auth)(request) if own and self.auth else request
+        return HTTPBasicAuth(*self.auth)(request) if own and self.auth else request
 
 
 def pip_settings() -> dict[str, str]:
@@ -103,8 +105,9 @@ def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool 
     cache = pooch.create(folder, base_url="", registry=hashes, retry_if_failed=RETRIES)
     files = []
     for archive in archives:
+        downloader: Any = functools.partial(_download, archive, progress)
         try:
-            file = cache.fetch(archive.filename, downloader=functools.partial(_download, archive, progress))
+            file = cache.fetch(archive.filename, downloader=downloader)
         except requests.RequestException as error:
             raise Unavailable(f"{error} (gave up after {RETRIES + 1} tries)") from error
         except ValueError as error:  # the file has another sha256
@@ -146,7 +149,7 @@ def _download_from(index: Index, archive: Archive, target: str, progress: bool, 
         listed = package.digests.get("sha256", archive.sha256)
         if listed != archive.sha256:
             raise Unavailable(f"its {archive.filename} has sha256 {listed}, not {archive.sha256}")
-        shown = functools.partial(_Progress, archive, progress)
+        shown: Any = functools.partial(_Progress, archive, progress)
         client.download_package(package, target, verify=False, progress=shown, timeout=TIMEOUT)
 
 
@@ -170,7 +173,7 @@ class _Progress(contextlib.ExitStack):
         self._bar.advance(self._bytes // 1000 - before)
 
 
-class _LocalFiles(requests.adapters.HTTPAdapter):
+class _LocalFiles(HTTPAdapter):
     """``file:`` addresses of an index in a folder, which pip allows too."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:

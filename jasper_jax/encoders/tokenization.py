@@ -115,11 +115,6 @@ class Tokenizer:
         self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def without_special(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a text without its special tokens."""
-        special = [i for i, token in self._backend.get_added_tokens_decoder().items() if token.special]
-        return ids[~np.isin(ids, special)]
-
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text as ``encode`` would give them (cut, special tokens included); int32 [n]."""
         return np.fromiter((len(e) for e in self._backend.encode_batch_fast(list(texts))), np.int32, len(texts))

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from jasper_jax.assets import hub
-from jasper_jax.assets.cache import asset_folder, asset_list, cache_folder, download_folder, fetch_asset
+from jasper_jax.assets.cache import asset_folder, cache_folder, download_folder, fetch_asset, is_cached
 from jasper_jax.assets.catalogue import CATALOGUE
+from jasper_jax.commands import list_assets
 from jasper_jax.runtime.errors import UserError
 from tests.assets.small_assets import MODEL, TEXTS, sha256, small_catalogue
 
@@ -105,7 +106,7 @@ def test_pieces_already_fetched_are_not_fetched_again(server):
 def test_a_damaged_asset_is_noticed(server, caplog):
     folder = fetch_asset("texts", progress=False)
     (folder / "a.txt").write_bytes(b"short")
-    assert not next(info for info in asset_list() if info.name == "texts").cached
+    assert not is_cached(CATALOGUE["texts"])
     fetch_asset("texts", progress=False)
     assert "a.txt has 5 bytes, not 500000; it is fetched again" in caplog.text
     assert files_of(folder)["a.txt"] == TEXTS["a.txt"]
@@ -226,14 +227,18 @@ def test_every_row_of_the_catalogue_is_complete():
         assert (asset.convert is None) == (not asset.made)
 
 
-def test_the_list_of_assets(server):
+def test_the_list_of_assets(server, capsys):
     fetch_asset("texts", progress=False)
-    texts, model = asset_list()
-    assert (texts.name, texts.kind, texts.licence, texts.source) == ("texts", "corpus", "MIT", "texts==1.0")
-    assert (texts.cached, model.cached) == (True, False)
+    assert [is_cached(asset) for asset in CATALOGUE.values()] == [True, False]
+    model = CATALOGUE["tiny-model"]
     assert model.source == "tiny-0==1.0 and 2 more"
-    assert model.size == sum(archive.size for archive in CATALOGUE["tiny-model"].archives)
-    assert texts.folder == asset_folder(CATALOGUE["texts"])
+    assert model.size == sum(len(data) for i in range(3) for data in server.projects[f"tiny-{i}"].values())
+    list_assets()
+    lines = capsys.readouterr().out.splitlines()
+    texts, tiny = (next(line for line in lines if name in line) for name in CATALOGUE)
+    assert "yes" in texts
+    assert "texts==1.0" in texts
+    assert "yes" not in tiny
 
 
 def test_the_smallest_asset_from_the_configured_index(monkeypatch, tmp_path):
