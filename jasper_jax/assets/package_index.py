@@ -68,7 +68,7 @@ def pip_settings() -> dict[str, str]:
     settings: dict[str, str] = {}
     if importlib.util.find_spec("pip"):
         command = [sys.executable, "-m", "pip", "config", "list"]
-        run = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if run.returncode:
             raise UserError(f"pip's configuration cannot be read: {' '.join(run.stderr.split())}")
         listed = [line.partition("=") for line in run.stdout.splitlines()]
@@ -181,7 +181,7 @@ class _LocalFiles(HTTPAdapter):
         try:
             body = (path / "index.html" if path.is_dir() else path).open("rb")
         except FileNotFoundError:
-            return self.build_response(request, HTTPResponse(io.BytesIO(), status=404, preload_content=False))
+            return self.build_response(request, HTTPResponse(io.BytesIO(), None, 404, reason="Not Found"))
         headers = {"Content-Type": "text/html"}
         return self.build_response(request, HTTPResponse(body, headers, 200, preload_content=False))
 
