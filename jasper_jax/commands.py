@@ -275,17 +275,18 @@ def list_assets() -> None:
     """``jasper assets``."""
     from rich.table import Table
 
-    from jasper_jax.assets.assets import catalogue
+    from jasper_jax.assets.cache import is_cached
+    from jasper_jax.assets.catalogue import CATALOGUE
 
     table = Table("name", "kind", "MB", "licence", "from", "here")
-    for asset in catalogue():
+    for asset in CATALOGUE.values():
         table.add_row(
             asset.name,
             asset.kind,
             f"{asset.size / 1e6:,.0f}",
             asset.licence,
             asset.source,
-            "yes" if asset.cached else "",
+            "yes" if is_cached(asset) else "",
         )
     OUT.print(table)
 

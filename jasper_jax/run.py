@@ -59,7 +59,7 @@ def cache_programs() -> None:
     """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder)."""
     import jax
 
-    from jasper_jax.assets.assets import cache_folder
+    from jasper_jax.assets.cache import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)

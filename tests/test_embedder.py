@@ -15,10 +15,10 @@ from sentence_transformers.sentence_transformer.modules import Pooling as TorchP
 
 from jasper_jax.embedder import Embedder, _pooled
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
-from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.runtime.errors import UserError
+from tests.encoders.stacks import split_layers
 from tests.st_folders import (
     DIM,
     LONGEST,

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 from jasper_jax.runtime.errors import UserError, nearest
+
+
+class Unavailable(Exception):
+    """A source has not given what the catalogue says it has; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +61,15 @@ class Asset:
         return self.made or self.members
 
     @property
+    def size(self) -> int:
+        """Bytes to download."""
+        return sum(archive.size for archive in self.archives)
+
+    @property
     def source(self) -> str:
+        """The distributions it is in, in words."""
         first, more = self.archives[0].project, len(self.archives) - 1
         return f"{first}=={self.version}" + (f" and {more} more" if more else "")
-
-
-@dataclass(frozen=True)
-class AssetInfo:
-    """A line of ``jasper assets``."""
-
-    name: str
-    kind: str
-    about: str
-    size: int
-    """Bytes to download."""
-    licence: str
-    source: str
-    cached: bool
-    folder: Path
 
 
 _POOLING_MODULES = "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf"

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from jasper_jax.assets.assets import fetch_asset
+from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.assets.onnx_weights import read_onnx
 from jasper_jax.encoders.safetensors import write_safetensors
+from jasper_jax.runtime.errors import UserError
 
 CONFIG = {
     "architectures": ["Dinov2Model"],
@@ -53,22 +53,31 @@ def convert(folder: Path) -> None:
     """``vit_s_focus.onnx`` in ``folder`` -> ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` there.
 
     Raises:
+      UserError: the library that reads ONNX is not installed.
       ValueError: the file has not got what is looked for.
     """
-    weights, nodes = read_onnx(folder / "vit_s_focus.onnx")
+    try:
+        import onnx
+    except ImportError:
+        raise UserError(
+            "asset 'dinov2-small' is read with onnx: pip install 'jasper-jax[vision]', then again"
+        ) from None
+    graph = onnx.load(folder / "vit_s_focus.onnx").graph
+    floats = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
+    weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in floats}
     tensors = {n.removeprefix(_BACKBONE): x for n, x in weights.items() if n.startswith(_BACKBONE)}
-    for node in nodes:
-        if node.kind == "MatMul" and node.name.startswith("/backbone/") and node.inputs[1] in weights:
+    for node in graph.node:
+        if node.op_type == "MatMul" and node.name.startswith("/backbone/") and node.input[1] in weights:
             name = node.name.removeprefix("/backbone/").removesuffix("/MatMul").replace("/", ".")
-            tensors[f"{name}.weight"] = weights[node.inputs[1]].T
+            tensors[f"{name}.weight"] = weights[node.input[1]].T
     patches = [x for x in weights.values() if x.shape == _POSITIONS]
-    joined = [n for n in nodes if n.kind == "Concat" and n.name.startswith("/backbone/embeddings/")]
-    first = [weights[n.inputs[0]] for n in joined if n.inputs[0] in weights and weights[n.inputs[0]].shape == _FIRST]
+    joined = [n.input[0] for n in graph.node if n.op_type == "Concat" and n.name.startswith("/backbone/embeddings/")]
+    first = [weights[name] for name in joined if name in weights and weights[name].shape == _FIRST]
     if len(patches) != 1 or len(first) != 1:
         raise ValueError(
             f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed"
         )
     tensors["embeddings.position_embeddings"] = np.concatenate([first[0], patches[0]], axis=1)
-    write_safetensors(folder / "model.safetensors", {n: np.ascontiguousarray(x) for n, x in sorted(tensors.items())})
+    write_safetensors(folder / "model.safetensors", tensors)
     for name, content in (("config.json", CONFIG), ("preprocessor_config.json", PROCESSOR)):
         (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")

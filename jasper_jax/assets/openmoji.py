@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from jasper_jax.assets.assets import fetch_asset
+from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 

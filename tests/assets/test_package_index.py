@@ -9,9 +9,7 @@ import sys
 import pytest
 import requests
 
-from jasper_jax.assets import download as transfer
-from jasper_jax.assets.catalogue import Archive
-from jasper_jax.assets.download import Unavailable
+from jasper_jax.assets.catalogue import Archive, Unavailable
 from jasper_jax.assets.package_index import (
     Index,
     extract,
@@ -22,19 +20,15 @@ from jasper_jax.assets.package_index import (
 )
 from jasper_jax.runtime.errors import UserError
 from tests.assets.index_server import IndexServer, tar_of, zip_of
+from tests.assets.small_assets import without_configuration
 
 DATA = zip_of({"thing/text.txt": b"hello"})
 
 
 @pytest.fixture(autouse=True)
-def clean(monkeypatch, tmp_path):
+def clean(monkeypatch):
     """No configuration but the test's own."""
-    for key in list(os.environ):
-        if key.startswith(("PIP_", "UV_")):
-            monkeypatch.delenv(key)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(transfer, "BACK_OFF", (0.0,))
+    without_configuration(monkeypatch)
 
 
 @pytest.fixture
@@ -74,7 +68,6 @@ def test_pip_s_files_are_read_in_pip_s_order(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CONFIG_DIRS", str(shared.parent))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(user.parent))
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PIP_CONFIG_FILE", str(chosen))
     assert urls()[0] == "https://user/simple/"
     assert {"https://one/simple/", "https://two/"} <= set(urls())
@@ -90,6 +83,16 @@ def test_pip_s_files_are_read_in_pip_s_order(monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_CONFIG_FILE", str(chosen))
     with pytest.raises(UserError, match=r"own\.conf"):
         pip_settings()
+
+
+def test_an_environment_without_pip_has_only_variables(monkeypatch, tmp_path):
+    (tmp_path / "own.conf").write_text("[global]\nindex-url = https://file/simple\n")
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "own.conf"))
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "https://more/simple")
+    assert urls()[0] == "https://file/simple/"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert urls()[1:] == ["https://more/simple/"]
+    assert "index-url" not in pip_settings()
 
 
 def test_uv_s_variables_and_no_index(monkeypatch):
@@ -121,11 +124,61 @@ def test_a_file_is_found_by_its_name_and_fetched_once(server, monkeypatch, tmp_p
     assert len(server.requests) == 2
 
 
-def test_a_wrong_file_put_by_hand_is_removed_and_named(server, tmp_path):
+def test_a_wrong_file_put_by_hand_is_replaced(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
     (tmp_path / "thing-1-py3-none-any.whl").write_bytes(b"wrong")
-    with pytest.raises(UserError, match=r"thing-1-py3-none-any.whl had sha256 .* removed"):
-        fetch_archives([archive()], tmp_path, progress=False)
+    (file,) = fetch_archives([archive()], tmp_path, progress=False)
+    assert file.read_bytes() == DATA
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_broken_download_starts_again(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
+    server.breaks["thing-1-py3-none-any.whl"] = [20]
+    (file,) = fetch_archives([archive()], tmp_path / "a", progress=False)
+    assert file.read_bytes() == DATA
+    server.breaks["thing-1-py3-none-any.whl"] = [20, 0]
+    with pytest.raises(Unavailable, match=rf"^package index {server.url}: .* \(gave up after 2 tries\)$"):
+        fetch_archives([archive()], tmp_path / "b", progress=False)
+    assert list((tmp_path / "b").iterdir()) == []
+
+
+def test_a_wrong_sha256_is_refused_and_nothing_left(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
+    server.listed["thing-1-py3-none-any.whl"] = archive(b"other").sha256
+    wanted, found = archive(b"other").sha256, archive().sha256
+    with pytest.raises(
+        UserError, match=f"thing-1-.* expected sha256:{wanted} but got {found}.*PIP_INDEX_URL"
+    ) as raised:
+        fetch_archives([archive(b"other")], tmp_path, progress=False)
+    assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_passing_and_lasting_answers(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
+    server.statuses["thing-1-py3-none-any.whl"] = [503]
+    fetch_archives([archive()], tmp_path / "a", progress=False)
+    server.statuses["thing"] = [429]
+    fetch_archives([archive()], tmp_path / "b", progress=False)
+    server.statuses["thing-1-py3-none-any.whl"] = [503, 500]
+    with pytest.raises(Unavailable, match=r": 500 Server Error: Internal Server Error \(gave up after 2 tries\)$"):
+        fetch_archives([archive()], tmp_path / "c", progress=False)
+    server.statuses["thing-1-py3-none-any.whl"] = [403]
+    before = len(server.requests)
+    with pytest.raises(Unavailable, match=r": 403 Client Error: Forbidden$"):
+        fetch_archives([archive()], tmp_path / "d", progress=False)
+    assert len(server.requests) == before + 2  # the page and the file, once
+
+
+def test_the_bar_shows_name_and_size(server, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PIP_INDEX_URL", server.url)
+    data = bytes(3_000_000)
+    server.add("thing", "thing-1-py3-none-any.whl", data)
+    fetch_archives([archive(data)], tmp_path, progress=True)
+    shown = capsys.readouterr()
+    assert "thing-1-py3-none-any.whl: 3,000 of 3,000 (" in shown.err
+    assert shown.out == ""
 
 
 def test_the_next_index_is_asked_and_every_answer_reported(server, monkeypatch, tmp_path):
@@ -137,9 +190,10 @@ def test_the_next_index_is_asked_and_every_answer_reported(server, monkeypatch, 
         fetch_archives([archive(project="other")], tmp_path / "x", progress=False)
     first, second, third = str(caught.value).split("; ")
     assert first.startswith("package index http://127.0.0.1:9/simple/: ")
-    assert "refused (2 tries)" in first
+    assert first.endswith("refused")
+    assert "0x" not in first
     assert second == f"package index {tmp_path.as_uri()}/none/: no project other"
-    assert third == f"package index {server.url}: no project other"
+    assert third == f"package index {server.url}: no project other (gave up after 2 tries)"
 
 
 def test_an_index_in_a_folder(monkeypatch, tmp_path):
@@ -164,7 +218,7 @@ def test_what_an_index_may_answer_instead(server, monkeypatch, tmp_path):
 
     server.listed["thing-1-py3-none-any.whl"] = "f" * 64
     assert answer() == f"its thing-1-py3-none-any.whl has sha256 {'f' * 64}, not {archive().sha256}"
-    assert server.asked("thing-1-py3-none-any.whl") == []  # not even fetched
+    assert server.asked("thing-1-py3-none-any.whl") == 0  # not even fetched
     del server.projects["thing"]["thing-1-py3-none-any.whl"]
     assert answer() == "project thing has no file thing-1-py3-none-any.whl"
     server.content_type = "application/octet-stream"
@@ -180,9 +234,9 @@ def test_credentials_go_to_the_index_s_own_host_only_and_are_not_shown(server, m
     assert [authorization for *_, authorization in server.requests] == [expected, expected]
     index = Index.parse("https://me:secret@index.example/simple")
     assert index.url == "https://index.example/simple/"
-    assert index.auth_for("https://index.example/files/x") == ("me", "secret")
-    assert index.auth_for("https://files.example/x") is None
-    assert index.auth_for("http://index.example/files/x") is None
+    hosts = ("https://index.example/files/x", "https://files.example/x", "http://index.example/files/x")
+    signed = [index.sign(requests.Request("GET", url).prepare()).headers.get("Authorization") for url in hosts]
+    assert signed == [requests.auth._basic_auth_str("me", "secret"), None, None]
     with pytest.raises(Unavailable) as caught:
         fetch_archives([archive(project="none")], tmp_path / "x", progress=False)
     assert "cret" not in str(caught.value)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from jasper_jax.assets.assets import catalogue
+from jasper_jax.assets.cache import is_cached
+from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.recipe.config_sources import Images, ImageSource
 
 
@@ -51,4 +52,4 @@ def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
 
 
 def openmoji_is_cached() -> bool:
-    return next(info.cached for info in catalogue() if info.name == "openmoji")
+    return is_cached(CATALOGUE["openmoji"])

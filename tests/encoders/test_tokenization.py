@@ -105,14 +105,6 @@ def test_no_texts(folder):
     assert tokenizer.lengths([]).shape == (0,)
 
 
-def test_pad(folder):
-    tokenizer = Tokenizer.load(folder, pad_id=9)
-    ids, mask = tokenizer.pad([np.array([3, 4], np.int32), np.array([5], np.int32)], 3, 4)
-    np.testing.assert_array_equal(ids, [[3, 4, 9, 9], [5, 9, 9, 9], [9, 9, 9, 9]])
-    np.testing.assert_array_equal(mask, [[1, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
-    assert ids.dtype == mask.dtype == np.int32
-
-
 def test_prompt_length(folder):
     tokenizer = Tokenizer.load(folder)
     prompt, text = "represent this : ", "the cat"

@@ -14,12 +14,12 @@ from safetensors.numpy import load_file
 from safetensors.torch import save_file
 
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
-from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.weights import load_params, save, state_dict
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.runtime.errors import UserError
 from tests.encoders.reference import FAMILIES, ragged, torch_model, torch_states
 from tests.encoders.reference import save as save_torch
+from tests.encoders.stacks import split_layers
 from tests.families import CASES
 
 
@@ -204,7 +204,7 @@ def test_wrong_shapes_are_listed_with_both_shapes(bert):
 def test_integer_weights(bert):
     folder, tensors = bert
     rewrite(folder, {**tensors, "embeddings.LayerNorm.bias": torch.zeros(32, dtype=torch.int64)})
-    with pytest.raises(UserError, match=r"embeddings.LayerNorm.bias is int64, not float32, float16 or bfloat16"):
+    with pytest.raises(UserError, match=r"embeddings.LayerNorm.bias is I64, not F32, F16 or BF16"):
         read(folder)
 
 

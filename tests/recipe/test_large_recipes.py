@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 def offline(monkeypatch, tmp_path):
     """A machine without these models and without the hub."""
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
-    monkeypatch.setattr("jasper_jax.assets.download.hub_snapshot", lambda *_, **__: pytest.fail("would download"))
+    monkeypatch.setattr("jasper_jax.assets.hub.snapshot", lambda *_, **__: pytest.fail("would download"))
     return tmp_path
 
 

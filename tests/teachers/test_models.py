@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.assets.assets import model_identity
+from jasper_jax.assets.models import model_identity
 from jasper_jax.encoders import folder as folders
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.recipe.config import Teacher

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.encoders.stack import split_layers
 from jasper_jax.encoders.weights import load_params, save, state_dict
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.pooler import adaptive_pool
 from jasper_jax.vision.registry import vision_from_config, vision_from_folder
+from tests.encoders.stacks import split_layers
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -7,10 +7,10 @@ import re
 
 import pytest
 
-from jasper_jax.assets import assets as module
-from jasper_jax.assets import download as transfer
-from jasper_jax.assets.assets import asset_folder, fetch_asset, model_identity, resolve_model
+from jasper_jax.assets import hub, models
+from jasper_jax.assets.cache import asset_folder, fetch_asset
 from jasper_jax.assets.catalogue import CATALOGUE
+from jasper_jax.assets.models import model_identity, resolve_model
 from jasper_jax.runtime.errors import UserError
 from tests.assets.small_assets import MODEL, sha256, small_catalogue
 
@@ -23,9 +23,7 @@ def server(monkeypatch, tmp_path):
 
 def test_what_a_model_s_name_stands_for(server, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(
-        transfer, "hub_snapshot", lambda repo, revision, **_: asked.append((repo, revision)) or tmp_path
-    )
+    monkeypatch.setattr(hub, "snapshot", lambda repo, revision, **_: asked.append((repo, revision)) or tmp_path)
     assert resolve_model("tiny-model", progress=False) == asset_folder(CATALOGUE["tiny-model"])
     (tmp_path / "org" / "local").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -61,7 +59,7 @@ def test_an_unknown_asset_names_the_nearest(server):
 
 def test_the_identity_of_an_asset_comes_from_its_record(server, monkeypatch):
     folder = resolve_model("tiny-model", progress=False)
-    monkeypatch.setattr(module, "sha256_file", None)  # nothing is read again
+    monkeypatch.setattr(models, "sha256_file", None)  # nothing is read again
     sums = {name: sha256(MODEL[name]) for name in ("model.safetensors", "tokenizer.json")}
     assert model_identity("tiny-model", None, folder) == {
         "id": "tiny-model",

