@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.encoders.batch_shapes import Batch, plan_batches, texts_per_row
+from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, texts_per_row
 from jasper_jax.encoders.dense import ACTIVATIONS, dense
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
@@ -259,7 +259,7 @@ class Embedder:
             longest=self.max_length,
             program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR) / self._flops_per_token,
         )
-        waiting: deque[tuple[Batch, jax.Array]] = deque()
+        waiting: deque[tuple[RowBatch, jax.Array]] = deque()
         with bar("embedding", len(texts), "texts", enabled=show_progress) as progress:
 
             def fetch() -> None:
@@ -284,7 +284,7 @@ class Embedder:
                 fetch()
         return out
 
-    def _rows(self, batch: Batch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
+    def _rows(self, batch: RowBatch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
         """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more shape."""
         shape = (batch.rows, batch.length)
         texts = [ids[text] for text in batch.indices]

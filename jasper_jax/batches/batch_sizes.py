@@ -26,10 +26,10 @@ _PIECE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Of the K batches of a stage, training ones first, then held-out ones, packed into rows of ``row`` tokens: how
+    """Of the K batches of a stage, training ones first, then held-out ones, packed into rows of ``row_length`` tokens: how
     many rows each needs, ``rows [K]``, and how many texts its fullest row holds, ``texts [K]``."""
 
-    row: int
+    row_length: int
     rows: np.ndarray
     texts: np.ndarray
 

@@ -2,7 +2,7 @@
 
 A batch is B consecutive draws of the shuffled records (``draw_order``), whatever their lengths: the similarity and
 relative losses live on the pairs within a batch, so bucketing by length would change the loss. For each encoder the
-texts are packed into rows of static shape (``rows``). A position in the data is the one number k; there is no iterator
+texts are packed into rows of static shape (``row_packer``). A position in the data is the one number k; there is no iterator
 state.
 """
 
@@ -17,8 +17,8 @@ import numpy as np
 from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, batch_sizes
 from jasper_jax.batches.draw_order import DrawOrder
 from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
-from jasper_jax.batches.rows import Rows
-from jasper_jax.batches.share import ALL, Share
+from jasper_jax.batches.process_share import WHOLE_BATCH, ProcessShare
+from jasper_jax.batches.row_packer import RowPacker
 from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -45,7 +45,7 @@ class Batches:
         shapes: int,
         folder: Path,
         row: int | None = None,
-        share: Share = ALL,
+        share: ProcessShare = WHOLE_BATCH,
         multiple: int = 1,
         tile: int = 1,
     ):
@@ -88,13 +88,13 @@ class Batches:
             lengths = BatchLengths(counts, self._order, batch_size, steps, self.held_out_batches)
             return batch_sizes(lengths, folder, row=row, tile=tile)
 
-        self.rows = Rows(tokenizer, prompts, sizes(counts, row), shapes=shapes, multiple=multiple)
-        self.online: dict[str, Rows] = {}
+        self.packer = RowPacker(tokenizer, prompts, sizes(counts, row), shapes=shapes, multiple=multiple)
+        self.online: dict[str, RowPacker] = {}
         for teacher in view.online if view else ():
             embedder = teacher.embedder
             own = TokenCounts(texts, embedder.tokenizer, teacher.prompts, folder)
             self._counts[teacher.name] = own.by_split
-            self.online[teacher.name] = Rows(
+            self.online[teacher.name] = RowPacker(
                 embedder.tokenizer,
                 teacher.prompts,
                 sizes(own),
@@ -128,7 +128,7 @@ class Batches:
     def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
         """The batch of these records: packed rows for each encoder, and teacher vectors. Only texts in rows of this
         process are read."""
-        encoders = {"": self.rows, **self.online}
+        encoders = {"": self.packer, **self.online}
         lengths = {name: self._counts[name][split][indices] for name in encoders}
         placed = {name: rows.place(lengths[name], largest=largest) for name, rows in encoders.items()}
         shares = {name: self._share.of_rows(rows) for name, (_, rows) in placed.items()}
@@ -151,5 +151,5 @@ class Batches:
             arrays["cached"], arrays["online"] = vectors, packed
         elif vectors:
             arrays["teachers"] = concatenate(list(vectors.values()))
-        slots = placed[""][1] * self.rows.row
+        slots = placed[""][1] * self.packer.row_length
         return LoadedBatch(number, arrays, indices, tokens=int(lengths[""].sum()), slots=slots)

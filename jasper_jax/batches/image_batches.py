@@ -15,7 +15,7 @@ import numpy as np
 from jasper_jax.batches.captions import CaptionVectors
 from jasper_jax.batches.draw_order import DrawOrder
 from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
-from jasper_jax.batches.share import ALL, Share
+from jasper_jax.batches.process_share import WHOLE_BATCH, ProcessShare
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.images import open_image
@@ -38,7 +38,7 @@ class ImageBatches:
         steps: int,
         seed: int,
         max_pixels: int,
-        share: Share = ALL,
+        share: ProcessShare = WHOLE_BATCH,
         multiple: int = 1,
     ):
         size = pairs.size("train")

@@ -24,7 +24,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import Bar, bar
 
 
-class Row(NamedTuple):
+class TextRecord(NamedTuple):
     text: str
     kind: str
 
@@ -41,18 +41,18 @@ class TextManifest(RowManifest):
 # ------------------------------------------------------------------------------------------ reading
 
 
-class TextStore(RowStore[Row]):
+class TextStore(RowStore[TextRecord]):
     """A text store in ``folder``. Its fingerprint is over every text and its kind."""
 
     WHAT, FORMAT, MANIFEST = "text store", 1, TextManifest
 
     @staticmethod
-    def parse(record: bytes) -> Row:
+    def parse(record: bytes) -> TextRecord:
         feature = sh.example_class().FromString(record).features.feature
-        return Row(feature["text"].bytes_list.value[0].decode(), feature["kind"].bytes_list.value[0].decode())
+        return TextRecord(feature["text"].bytes_list.value[0].decode(), feature["kind"].bytes_list.value[0].decode())
 
     @staticmethod
-    def digested(row: Row | Text) -> bytes:
+    def digested(row: TextRecord | Text) -> bytes:
         data = row.text.encode()
         return f"{row.kind} {len(data)} ".encode() + data
 

@@ -17,7 +17,7 @@ from jasper_jax.encoders.packing import ROOMY, BestFit, Packing, roomy
 _MOST = 32
 
 
-class Batch(NamedTuple):
+class RowBatch(NamedTuple):
     """``rows`` rows of ``length`` tokens, each with at most ``texts_per_row(length)`` texts. ``packing`` is of the
     texts ``indices [n]``, in this order."""
 
@@ -71,7 +71,7 @@ def rows_for(length: int, batch_tokens: int) -> int:
     return rows - rows % 8 if rows > 8 else rows
 
 
-def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[Batch]:
+def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[RowBatch]:
     """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest rows first.
 
     ``batch_tokens`` bounds a batch's slots (one row is always allowed); ``program_cost`` is what one more shape is
@@ -97,7 +97,7 @@ def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, progra
     return _in_batches(rows, batch_tokens)
 
 
-def _in_batches(rows: BestFit, batch_tokens: int) -> list[Batch]:
+def _in_batches(rows: BestFit, batch_tokens: int) -> list[RowBatch]:
     """Rows of one length together, as many as a batch holds; the last batch of a length has fewer, a power of two."""
     batches = []
     for length in sorted(set(rows.length), reverse=True):
@@ -108,7 +108,7 @@ def _in_batches(rows: BestFit, batch_tokens: int) -> list[Batch]:
             count = full if len(group) == full else min(full, 1 << (len(group) - 1).bit_length())
             where = [(row, place) for row, one in enumerate(group) for place in range(len(rows.texts[one]))]
             batches.append(
-                Batch(
+                RowBatch(
                     np.array([text for one in group for text in rows.texts[one]]),
                     Packing(
                         np.array([row for row, _ in where], np.int32),

@@ -74,13 +74,16 @@ class ImageStage(StageKind):
         if not self.new_parts(before):
             return params
         assert inputs.pairs is not None
-        solved = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["projector"])
-        on_host = processes.host_copy(params)
-        if processes.is_first():
+        pairs, on_host = inputs.pairs, processes.host_copy(params)
+        solved = {"projector": jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["projector"])}
+
+        def solve() -> None:
             local = jax.device_put({k: on_host[k] for k in self.parts}, jax.local_devices()[0])
             embedder = student_embedder(self.student, local, inputs.tokenizer)
-            solved = ridge_projector(self.recipe, self.student, local, inputs.pairs, embedder, inputs.progress)
-        return {**params, **put_params({"projector": processes.from_first(solved)}, inputs.mesh)}
+            solved["projector"] = ridge_projector(self.recipe, self.student, local, pairs, embedder, inputs.progress)
+
+        processes.first_does(solve)  # one solves, all take its solution: theirs might differ in the last bits
+        return {**params, **put_params(processes.from_first(solved), inputs.mesh)}
 
     def head_losses(self, teaching: Teaching) -> dict[str, HeadLoss]:
         losses = self.stage.losses

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.batches.share import Share
+from jasper_jax.batches.process_share import ProcessShare
 from jasper_jax.parameters.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
 from jasper_jax.recipe.config import Mesh as MeshSizes
 from jasper_jax.recipe.stages import ResolvedStage
@@ -105,15 +105,15 @@ def batch_shardings(batch: Any, mesh: Mesh, whole: Sequence[str]) -> Any:
     return jax.tree_util.tree_map_with_path(find, batch)
 
 
-def share_of(mesh: Mesh) -> Share:
+def share_of(mesh: Mesh) -> ProcessShare:
     """The rows of a batch that this process's devices hold."""
     parts = row_shards(mesh)
     held = row_sharding(mesh).addressable_devices_indices_map((parts,)).values()
     starts = [index[0].start or 0 for index in held if index is not None]
-    return Share(min(starts), max(starts) + 1, parts)
+    return ProcessShare(min(starts), max(starts) + 1, parts)
 
 
-def put_batch(batch: Any, mesh: Mesh, share: Share, whole: Sequence[str]) -> Any:
+def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, whole: Sequence[str]) -> Any:
     """A loaded batch, of which this process has its ``share`` of the rows, as global arrays; ``whole`` as in
     :func:`batch_shardings`."""
 

@@ -72,14 +72,17 @@ class TextStage(StageKind):
         new = [part.removeprefix("heads/") for part in self.new_parts(before)]
         if not new:
             return params
+        assert inputs.texts is not None
+        texts, on_host = inputs.texts, processes.host_copy(params)
         solved: Params = {h: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["heads"][h]) for h in new}
-        on_host = processes.host_copy(params)
-        if processes.is_first():  # one solves, all take its solution: theirs might differ in the last bits
-            on_host = {**on_host, "encoder": jax.device_put(on_host["encoder"], jax.local_devices()[0])}
-            assert inputs.texts is not None
+
+        def solve() -> None:
+            local = {**on_host, "encoder": jax.device_put(on_host["encoder"], jax.local_devices()[0])}
             dims = {name: head.dim for name, head in self.student.heads.items()}
-            embedder = student_embedder(self.student, on_host, inputs.tokenizer)
-            solved = ridge_heads(self.recipe, new, dims, on_host, embedder, inputs.texts, inputs.teachers)
+            embedder = student_embedder(self.student, local, inputs.tokenizer)
+            solved.update(ridge_heads(self.recipe, new, dims, local, embedder, texts, inputs.teachers))
+
+        processes.first_does(solve)  # one solves, all take its solution: theirs might differ in the last bits
         placed = put_params({"heads": processes.from_first(solved)}, inputs.mesh)["heads"]
         return {**params, "heads": {**params["heads"], **placed}}
 

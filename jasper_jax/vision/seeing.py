@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.encoders.batch_shapes import Batch
+from jasper_jax.encoders.batch_shapes import RowBatch
 from jasper_jax.encoders.layout import Inserted
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.sight import Sight
@@ -60,7 +60,7 @@ def inserted(
     sight: Sight,
     dtype: str,
     params: Mapping[str, Any],
-    batch: Batch,
+    batch: RowBatch,
     ids: np.ndarray,
     images: Sequence[Sequence[tuple[Any, str]]],
 ) -> Inserted | None:

@@ -106,7 +106,7 @@ def measure(case: Case, sample: int) -> tuple[str, ...]:
     order = grain.MapDataset.range(case.texts).shuffle(seed=SEED).repeat(-(-case.batch * case.steps // case.texts))
     for number in range(sample):
         records = [order[i] for i in range(number * case.batch, (number + 1) * case.batch)]
-        packing = pack(counts.by_split["train"][records], sizes.row)
+        packing = pack(counts.by_split["train"][records], sizes.row_length)
         assert (packing.rows, packing.texts) == (sizes.rows[number], sizes.texts[number])
     one_by_one = (time.process_time() - before) / sample * case.steps
     return (

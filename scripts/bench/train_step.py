@@ -90,11 +90,11 @@ def main() -> int:
 
 
 def describe(world: World) -> str:
-    rows = ", ".join(str(rows) for rows in world.batches.rows.row_counts)
+    rows = ", ".join(str(rows) for rows in world.batches.packer.row_counts)
     heads = ", ".join(f"{name} {world.student.heads[name].dims}" for name in world.stage.heads)
     return (
         f"{world.run.recipe.name}, {world.stage.name}: batch {world.stage.batch_size}, heads {heads};"
-        f" rows of {world.batches.rows.row} tokens, {rows} of them"
+        f" rows of {world.batches.packer.row_length} tokens, {rows} of them"
     )
 
 
@@ -241,10 +241,10 @@ def padding(world: World) -> Section:
             lengths = world.counts.by_split["train"][batches.indices(k)]
             found += (
                 lengths.sum(),
-                program_rows(batches, world.counts, k) * batches.rows.row,
+                program_rows(batches, world.counts, k) * batches.packer.row_length,
                 len(lengths) * lengths.max(),
             )
-        rows.append((name, str(batches.steps), *shares(found), ", ".join(map(str, batches.rows.row_counts))))
+        rows.append((name, str(batches.steps), *shares(found), ", ".join(map(str, batches.packer.row_counts))))
         sums += found
     steps = sum(batches.steps for batches in world.by_stage.values())
     rows.append(("all stages", str(steps), *shares(sums), ""))

@@ -10,7 +10,7 @@ import pytest
 
 from jasper_jax.batches import batch_sizes
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.share import Share
+from jasper_jax.batches.process_share import ProcessShare
 from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.encoders.packing import choose_rows, pack, row_length
@@ -64,14 +64,16 @@ def test_shapes_are_those_of_packing_batch_after_batch(texts, tokenizer, tmp_pat
     tokens = row or -(-chosen // tile) * tile
     packings = [pack(lengths, tokens) for lengths in known]
     needed = np.array([-(-packing.rows // multiple) * multiple for packing in packings])
-    assert batches.rows.row == tokens
-    assert batches.rows.texts_per_row == max(packing.texts for packing in packings)
-    np.testing.assert_array_equal(batches.rows.row_counts, choose_rows(needed, 2))
+    assert batches.packer.row_length == tokens
+    assert batches.packer.texts_per_row == max(packing.texts for packing in packings)
+    np.testing.assert_array_equal(batches.packer.row_counts, choose_rows(needed, 2))
     for number in range(STEPS):
         loaded = batches.load(number)
         assert loaded.tokens == known[number].sum()
         packing = packings[number]
-        np.testing.assert_array_equal(loaded.arrays["slots"], packing.row * batches.rows.texts_per_row + packing.place)
+        np.testing.assert_array_equal(
+            loaded.arrays["slots"], packing.row * batches.packer.texts_per_row + packing.place
+        )
         for text, record in enumerate(texts.read("train", loaded.indices)):
             ids = tokenizer.encode([PROMPTS[record.kind] + record.text])[0]
             start = packing.column[text]
@@ -82,14 +84,17 @@ def test_a_start_packs_nothing_and_a_second_start_computes_nothing(texts, tokeni
     def refuse(*_: object) -> None:
         raise AssertionError("computed at the start")
 
-    monkeypatch.setattr("jasper_jax.batches.rows.pack", refuse)
+    monkeypatch.setattr("jasper_jax.batches.row_packer.pack", refuse)
     first = make(texts, tokenizer, tmp_path)
     monkeypatch.setattr(batch_sizes, "packed_sizes", refuse)
     monkeypatch.setattr(batch_sizes.DrawOrder, "records", refuse)
     monkeypatch.setattr(Tokenizer, "lengths", refuse)
     second = make(texts, tokenizer, tmp_path)
-    np.testing.assert_array_equal(first.rows.row_counts, second.rows.row_counts)
-    assert (first.rows.row, first.rows.texts_per_row) == (second.rows.row, second.rows.texts_per_row)
+    np.testing.assert_array_equal(first.packer.row_counts, second.packer.row_counts)
+    assert (first.packer.row_length, first.packer.texts_per_row) == (
+        second.packer.row_length,
+        second.packer.texts_per_row,
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,8 +104,11 @@ def test_cached_sizes_of_other_settings_are_not_taken(texts, tokenizer, tmp_path
     make(texts, tokenizer, tmp_path / "shared")
     beside = make(texts, tokenizer, tmp_path / "shared", **changes)
     alone = make(texts, tokenizer, tmp_path / "own", **changes)
-    assert (beside.rows.row, beside.rows.texts_per_row) == (alone.rows.row, alone.rows.texts_per_row)
-    np.testing.assert_array_equal(beside.rows.row_counts, alone.rows.row_counts)
+    assert (beside.packer.row_length, beside.packer.texts_per_row) == (
+        alone.packer.row_length,
+        alone.packer.texts_per_row,
+    )
+    np.testing.assert_array_equal(beside.packer.row_counts, alone.packer.row_counts)
 
 
 @pytest.mark.parametrize("prefix", ["train-", "batch-tokens-", "batch-rows-"])
@@ -113,7 +121,7 @@ def test_a_damaged_cache_file_is_computed_anew(texts, tokenizer, tmp_path, prefi
     path.write_bytes(damaged)
     after = make(texts, tokenizer, tmp_path)
     assert path.read_bytes() == whole
-    np.testing.assert_array_equal(before.rows.row_counts, after.rows.row_counts)
+    np.testing.assert_array_equal(before.packer.row_counts, after.packer.row_counts)
 
 
 def test_a_row_too_short_for_a_text_is_refused(texts, tokenizer, tmp_path) -> None:
@@ -123,7 +131,9 @@ def test_a_row_too_short_for_a_text_is_refused(texts, tokenizer, tmp_path) -> No
 
 def test_processes_load_the_rows_that_one_would(texts, tokenizer, tmp_path) -> None:
     whole = make(texts, tokenizer, tmp_path, multiple=2).load(3).arrays
-    parts = [make(texts, tokenizer, tmp_path, multiple=2, share=Share(i, i + 1, 2)).load(3).arrays for i in range(2)]
+    parts = [
+        make(texts, tokenizer, tmp_path, multiple=2, share=ProcessShare(i, i + 1, 2)).load(3).arrays for i in range(2)
+    ]
     for name in ("ids", "lengths"):
         np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
     np.testing.assert_array_equal(parts[1]["slots"], whole["slots"])

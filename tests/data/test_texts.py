@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from jasper_jax.data.augment import divide, normalised
-from jasper_jax.data.texts import Row, TextStore, build_text_store
+from jasper_jax.data.texts import TextRecord, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
@@ -75,7 +75,9 @@ def test_empties_duplicates_and_long_texts_are_counted(tmp_path):
     source = lines(tmp_path / "a.txt", found)
     both = [source, TextSource(text=source.text, kind="query")]
     store = build(recipe(*both, max_chars=20), tmp_path / "texts")
-    assert sorted(rows(store)) == sorted(Row(t, k) for t in ("a b", "c d", "x" * 20) for k in ("query", "passage"))
+    assert sorted(rows(store)) == sorted(
+        TextRecord(t, k) for t in ("a b", "c d", "x" * 20) for k in ("query", "passage")
+    )
     counts = store.manifest["counts"][f"text:{source.text}"]
     assert counts["query"] == counts["passage"]
     assert counts["query"] == {"documents": 7, "empty": 2, "duplicates": 2, "cut": 2, "train": 3}

@@ -123,8 +123,8 @@ def open_world(folder: Path, stage_index: int, scratch: Path) -> World:
 
 def program_rows(batches: Batches, counts: TokenCounts, number: int) -> int:
     """Rows of the smallest program that holds the batch: what ``Batches`` chooses, without reading its texts."""
-    needed = pack(counts.by_split["train"][batches.indices(number)], batches.rows.row).rows
-    return int(batches.rows.row_counts[np.searchsorted(batches.rows.row_counts, needed)])
+    needed = pack(counts.by_split["train"][batches.indices(number)], batches.packer.row_length).rows
+    return int(batches.packer.row_counts[np.searchsorted(batches.packer.row_counts, needed)])
 
 
 class Ours:

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.batches.batch_sizes import BatchSizes
-from jasper_jax.data.texts import Row
+from jasper_jax.data.texts import TextRecord
 from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 
 
-class Rows:
+class RowPacker:
     """How batches are packed for one encoder (see ``jasper_jax.encoders.packing``)."""
 
     def __init__(
@@ -36,7 +36,7 @@ class Rows:
         multiple: row counts are multiples of it.
         """
         self.tokenizer, self.prompts = tokenizer, prompts
-        self.row, self.texts_per_row = sizes.row, int(sizes.texts.max())
+        self.row_length, self.texts_per_row = sizes.row_length, int(sizes.texts.max())
         self.row_counts = choose_rows(-(-sizes.rows // multiple) * multiple, shapes)
         self._prompt_lengths = (
             {k: tokenizer.prompt_length(p) for k, p in prompts.items()} if leave_prompts_out else None
@@ -47,12 +47,12 @@ class Rows:
 
         ``largest``: take the program with the most rows.
         """
-        packing = pack(lengths, self.row)
+        packing = pack(lengths, self.row_length)
         counts = self.row_counts[-1:] if largest else self.row_counts
         return packing, int(counts[np.searchsorted(counts, packing.rows)])
 
     def assemble(
-        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[Row]
+        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[TextRecord]
     ) -> dict[str, Any]:
         """The arrays of ``encoders.packed.Packed`` for some ``rows`` of a batch, ``slots`` for all its texts.
 
@@ -73,7 +73,7 @@ class Rows:
                 " number now; delete the folder token_counts of the run and run again"
             )
         here = Packing(packing.row[which] - rows.start, packing.place[which], packing.column[which])
-        shape = (rows.stop - rows.start, self.row)
+        shape = (rows.stop - rows.start, self.row_length)
         ids, per_text = fill_rows(tokens, here, shape, self.texts_per_row, self.tokenizer.pad_id)
         arrays: dict[str, Any] = {
             "ids": ids,

@@ -6,7 +6,7 @@ import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class ProcessShare:
     """Parts ``first .. last - 1`` of ``parts`` equal ones; by default the whole batch."""
 
     first: int = 0
@@ -18,4 +18,4 @@ class Share:
         return slice(rows * self.first // self.parts, rows * self.last // self.parts)
 
 
-ALL = Share()
+WHOLE_BATCH = ProcessShare()
