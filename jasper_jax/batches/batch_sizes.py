@@ -26,8 +26,8 @@ _PIECE = 1 << 20
 
 @dataclasses.dataclass(frozen=True)
 class BatchSizes:
-    """Of the K batches of a stage, training ones first, then held-out ones, packed into rows of ``row_length`` tokens: how
-    many rows each needs, ``rows [K]``, and how many texts its fullest row holds, ``texts [K]``."""
+    """The sizes of the K batches of a stage, training ones first, packed into rows of ``row_length`` tokens: how many
+    rows each needs, ``rows [K]``, and how many texts its fullest row holds, ``texts [K]``."""
 
     row_length: int
     rows: np.ndarray

@@ -2,8 +2,8 @@
 
 A batch is B consecutive draws of the shuffled records (``draw_order``), whatever their lengths: the similarity and
 relative losses live on the pairs within a batch, so bucketing by length would change the loss. For each encoder the
-texts are packed into rows of static shape (``row_packer``). A position in the data is the one number k; there is no iterator
-state.
+texts are packed into rows of static shape (``row_packer``). A position in the data is the one number k; there is no
+iterator state.
 """
 
 from __future__ import annotations
