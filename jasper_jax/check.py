@@ -81,7 +81,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
             check_sources(recipe.texts)
         if recipe.texts.count is not None:
             refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
-    if recipe.images is not None and run.sees and not (run.data.pair_folder / "manifest.json").is_file():
+    if recipe.images is not None and run.trains_on_images and not (run.data.pair_folder / "manifest.json").is_file():
         check_image_sources(recipe.images, libraries=not run.describe)
     for test in recipe.evaluation.retrieval:
         if test.asset is not None:
@@ -133,7 +133,7 @@ def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
     recipe = run.recipe
     used = {h for s in run.stages for h in s.heads if recipe.heads[h].init == "random"}
     prefixes = [f"heads/{head}/" for head in sorted(used)] + (["encoder/"] if recipe.student.config else [])
-    if recipe.student.vision is not None and run.sees:
+    if recipe.student.vision is not None and run.trains_on_images:
         prefixes += ["vision/"] if recipe.student.vision.weights == "random" else []
     covered: dict[str, int] = {}
     for stage in run.stages:
@@ -187,11 +187,12 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
             f"{stage.steps * stage.batch_size:,}",
         )
     table.caption = f"student: {total:,} parameters, {student.encoder.num_layers} layers, width {student.width}"
-    if (sight := student.sight) is not None:
+    if (vision_model := student.vision_model) is not None:
         vision = _parameters(params["vision"])
         table.caption += (
-            f"; sees with {vision:,} of them, {sight.encoder.num_layers} layers, {sight.encoder.image_size} px,"
-            f" {sight.encoder.num_tokens} tokens pooled to {sight.tokens}"
+            f"; vision: {vision:,} of them, {vision_model.encoder.num_layers} layers,"
+            f" {vision_model.encoder.image_size} px,"
+            f" {vision_model.encoder.num_tokens} tokens pooled to {vision_model.tokens}"
         )
     return table
 
@@ -248,7 +249,7 @@ def _cost(run: Run, student: Student) -> Table:
     if recipe.texts is not None:
         table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
         table.add_row("texts seen in training", f"{_seen(run, 'texts'):,}")
-    if run.sees:
+    if run.trains_on_images:
         table.add_row("images seen in training", f"{_seen(run, 'images'):,}")
     params = _parameters(student.shapes())
     table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))

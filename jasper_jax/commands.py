@@ -89,7 +89,7 @@ def _embed(
             texts = run.data.texts()
         if training:
             refuse_large_batches(run.stages, texts.size("train"), "training texts", "texts")
-    if run.sees:
+    if run.trains_on_images:
         with timings.phase("images"):
             pairs = run.data.pairs()
         if training:
@@ -124,7 +124,7 @@ def train_stages(recipe: Recipe) -> None:
         timings = Timings(run.folder)
         with stop.immediately():
             texts = None if recipe.texts is None else run.data.texts()
-            pairs = run.data.pairs() if run.sees else None
+            pairs = run.data.pairs() if run.trains_on_images else None
         _train(run, texts, pairs, timings, stop)
 
 

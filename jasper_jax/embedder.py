@@ -31,9 +31,9 @@ from jasper_jax.encoders.weights import load_params
 from jasper_jax.losses import normalize
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
+from jasper_jax.vision.image_tokens import inserted
 from jasper_jax.vision.mixtures import Mixture, check_images, is_image, read_mixture
-from jasper_jax.vision.seeing import inserted
-from jasper_jax.vision.sight import Sight
+from jasper_jax.vision.vision_model import VisionModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 _BATCH_TOKENS = {"cpu": 1024}  # measured; elsewhere:
@@ -61,7 +61,7 @@ class Embedder:
     otherwise). ``params`` may hold its layers in one stack or several; JAX arrays are used where they lie.
     ``dtype`` is that of the encoder's computation; pooling and Dense steps are float32.
 
-    ``sight`` and its parameters ``seeing`` make it take images too.
+    ``vision_model`` and its parameters ``vision_params`` make it take images too.
 
     ``truncated`` counts the texts cut to ``max_length`` so far.
     """
@@ -80,8 +80,8 @@ class Embedder:
         max_length: int | None = None,
         normalize: bool = True,
         dtype: str = "float32",
-        sight: Sight | None = None,
-        seeing: Mapping[str, Any] | None = None,
+        vision_model: VisionModel | None = None,
+        vision_params: Mapping[str, Any] | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
@@ -101,8 +101,8 @@ class Embedder:
         self.default_prompt_name = default_prompt_name
         self.normalize = normalize
         self.dtype = dtype
-        self.sight = sight
-        self._seeing = jax.tree.map(jnp.asarray, dict(seeing or {}))
+        self.vision_model = vision_model
+        self._vision_params = jax.tree.map(jnp.asarray, dict(vision_params or {}))
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
         self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
@@ -132,8 +132,8 @@ class Embedder:
 
         ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
         override what the folder says; so do ``causal`` (a decoder whose config.json does not say whether its
-        attention is causal) and ``append_eos`` (see ``Tokenizer.load``). A model that sees does so, unless ``images``
-        is false or no image fits ``max_length``.
+        attention is causal) and ``append_eos`` (see ``Tokenizer.load``). A model of images too takes them, unless
+        ``images`` is false or no image fits ``max_length``.
 
         Vectors come out L2-normalised whether or not the folder ends with a Normalize step.
         """
@@ -152,11 +152,11 @@ class Embedder:
         limit = (
             max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
         )
-        sight, seeing = None, None
+        vision_model, vision_params = None, None
         if images and folder.vision is not None and folder.vision.tokens + 4 <= limit:  # its ends, special tokens
             from jasper_jax.vision.load import load_part
 
-            sight, seeing = load_part(folder.vision, tokenizer, encoder, limit, dtype)
+            vision_model, vision_params = load_part(folder.vision, tokenizer, encoder, limit, dtype)
         return cls(
             encoder,
             load_params(folder.encoder_path, encoder, dtype=dtype),
@@ -168,8 +168,8 @@ class Embedder:
             default_prompt_name=folder.default_prompt_name,
             max_length=limit,
             dtype=dtype,
-            sight=sight,
-            seeing=seeing,
+            vision_model=vision_model,
+            vision_params=vision_params,
         )
 
     @property
@@ -212,7 +212,7 @@ class Embedder:
     ) -> np.ndarray:
         """float32 ``[len(texts), dim]``, in the order of ``texts``; one text (a str) or image alone gives ``[dim]``.
 
-        Each of ``texts`` is a text, or with a model that sees an image or a list of both (``vision.mixtures``);
+        Each of ``texts`` is a text, or with a model of images an image or a list of both (``vision.mixtures``);
         UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's
         name or None (see ``prompt``), for all texts or one per text. ``dim``: one of ``dims``. ``batch_tokens``: tokens
         per batch, padding included (1024 on CPU). A text longer than ``max_length`` tokens is cut, and counted in
@@ -245,7 +245,7 @@ class Embedder:
         if not texts:
             return out
         inputs = [
-            read_mixture(text, self.sight, f"texts[{i}]", lambda prompt=prompt: prompt)
+            read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt)
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
         ids = self.tokenizer.encode([one.text for one in inputs])
@@ -272,8 +272,8 @@ class Embedder:
                 rows = self._rows(batch, ids, skip)
                 seen = None
                 if images:
-                    assert self.sight is not None
-                    seen = inserted(self.sight, self.dtype, self._seeing, batch, rows["ids"], images)
+                    assert self.vision_model is not None
+                    seen = inserted(self.vision_model, self.dtype, self._vision_params, batch, rows["ids"], images)
                 vectors = _pooled(
                     self.encoder, self.pooling, self.params, rows, inserted=seen, compute_dtype=self.dtype
                 )
@@ -299,10 +299,10 @@ class Embedder:
         """Each input's images, each with where it was given; empty where there is none at all."""
         if not any(one.images for one in inputs):
             return []
-        assert self.sight is not None
+        assert self.vision_model is not None
         for i, (one, tokens) in enumerate(zip(inputs, ids, strict=True)):
             if one.images:
-                check_images(tokens.tolist(), one, self.sight, f"texts[{i}]", self.max_length)
+                check_images(tokens.tolist(), one, self.vision_model, f"texts[{i}]", self.max_length)
         return [[(image, f"texts[{i}]") for image in one.images] for i, one in enumerate(inputs)]
 
     def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:

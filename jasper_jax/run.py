@@ -40,7 +40,7 @@ class Run:
         return self.run_folder.path
 
     @property
-    def sees(self) -> bool:
+    def trains_on_images(self) -> bool:
         """Whether a stage learns from images."""
         return needs(self.stages, "images")
 

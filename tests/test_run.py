@@ -62,7 +62,7 @@ def test_a_run_opens_nothing_until_it_is_asked(tmp_path: Path) -> None:
     before = snapshot(tmp_path)
     with counted() as read:
         run = Run(made)
-        assert (run.needs_vectors, run.sees) == (True, False)
+        assert (run.needs_vectors, run.trains_on_images) == (True, False)
         assert [stage.name for stage in run.stages] == ["stage-1", "stage-2", "stage-3"]
     assert (snapshot(tmp_path), read) == (before, Counter())
 

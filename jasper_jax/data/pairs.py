@@ -1,4 +1,4 @@
-"""The pair store: image-caption pairs for a stage that teaches the student to see, some held out, some for a test.
+"""The pair store: image-caption pairs for a stage that teaches the student images, some held out, some for a test.
 
     sources ─► usable, distinct pairs ─► written down as they come ─► groups divided ─► train | held_out | test shards
 

@@ -23,7 +23,7 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True)
 class VisionPart:
-    """What a folder in the public Jasper checkpoint's layout sees with; its weights lie under ``vision_model.``."""
+    """The vision side of a folder in the public Jasper checkpoint's layout; its weights lie under ``vision_model.``."""
 
     path: Path
     hf_config: dict[str, Any]

@@ -1,4 +1,4 @@
-"""What the student sees, to look at: for some captions the pictures ranked first, for some pictures the captions."""
+"""Rankings of images to look at: for some captions the pictures ranked first, for some pictures the captions."""
 
 from __future__ import annotations
 

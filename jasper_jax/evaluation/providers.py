@@ -40,7 +40,7 @@ def evaluate(
     run: RunFolder, data: DataStores, teachers: TeacherVectors, source: StudentSource, sheet: Path | None = None
 ) -> Evaluation:
     """Score everything that is there: the teachers, and the student as far as it has been trained; with ``sheet``, draw
-    there what it sees, where it does. ``source``: where the student began; its weights are not read.
+    there how it ranks images, where it takes them. ``source``: where the student began; its weights are not read.
 
     Raises:
       UserError: nothing was trained yet, or the recipe names a test that does not exist.

@@ -1,7 +1,7 @@
 """Reload the exported folder and compare its vectors with the trained student's; refuse on a mismatch.
 
 Where torch is installed sentence-transformers reloads it, in a process of its own, and every dimension is tried; of a
-student that sees, with images and mixtures of both. Elsewhere the folder is read back by this library and projected
+student of images too, with images and mixtures of both. Elsewhere the folder is read back by this library and projected
 again: that proves the files, not PyTorch's reading of them, and the verdict says so.
 """
 
@@ -70,8 +70,8 @@ def check_folder(
 
 
 def sample_of(student: Student) -> list[Any]:
-    """The inputs of the comparison: texts; of a student that sees also two images and two mixtures."""
-    if student.sight is None:
+    """The inputs of the comparison: texts; of a student of images also two images and two mixtures."""
+    if student.vision_model is None:
         return list(SAMPLE)
     from PIL import Image
 
@@ -82,7 +82,7 @@ def sample_of(student: Student) -> list[Any]:
     first, second = {"type": "image", "content": one}, {"type": "image", "content": two}
     before, after = {"type": "text", "content": SAMPLE[1]}, {"type": "text", "content": SAMPLE[0]}
     # Where an image leaves hardly any room it comes first, and the text after it is cut.
-    roomy = len(student.sight.alone) + 32 <= student.max_length
+    roomy = len(student.vision_model.alone) + 32 <= student.max_length
     return [*SAMPLE, one, two, [first, after], [before, second, after] if roomy else [second, before]]
 
 

@@ -1,4 +1,4 @@
-"""Export of a student that sees, in the layout and with the names of the public Jasper checkpoint.
+"""Export of a student of texts and images, in the layout and with the names of the public Jasper checkpoint.
 
 One folder for ``AutoModel`` and sentence-transformers, with the code that puts image tokens among words
 (``export/remote``, which a loader runs only when told to trust it). Every dimension has its own
@@ -24,7 +24,7 @@ from jasper_jax.recipe.config import Export
 from jasper_jax.student.dimensions import Provider
 from jasper_jax.student.heads import nested_head
 from jasper_jax.student.student import Student
-from jasper_jax.vision.sight import END, IMAGE, IMAGE_TOKENS, START, Sight
+from jasper_jax.vision.vision_model import END, IMAGE, IMAGE_TOKENS, START, VisionModel
 
 CODE = ("configuration_jasper_vl.py", "modeling_jasper_vl.py", "sentence_jasper_vl.py")
 """Files of ``export/remote``, copied as they are."""
@@ -49,23 +49,23 @@ def write_jasper_vl(
     """Every file of such a folder except README.md and the marker.
 
     Args:
-      student: with its ``sight``.
+      student: with its ``vision_model``.
       params: ``encoder``, ``heads``, ``vision``, and ``projector`` where it has one.
       tokenizer: the student's, with the image tokens.
       source: where the names of the tokenizer's special tokens come from (``tokenizer_config.json``).
       served: the dimensions and the heads that provide them.
       default: ``vector_dim``.
     """
-    sight = student.sight
-    assert sight is not None
+    vision_model = student.vision_model
+    assert vision_model is not None
     folder.mkdir(parents=True, exist_ok=True)
     dtype = np.dtype(DTYPES[settings.dtype])
-    tensors = {name: np.asarray(x).astype(dtype) for name, x in _tensors(student, sight, params, served).items()}
+    tensors = {name: np.asarray(x).astype(dtype) for name, x in _tensors(student, vision_model, params, served).items()}
     write_safetensors(folder / SINGLE, tensors)
-    write_json(folder / "config.json", _config(student, sight, list(served), default, settings))
+    write_json(folder / "config.json", _config(student, vision_model, list(served), default, settings))
     tokenizer.save(folder)
     write_json(folder / "tokenizer_config.json", _tokenizer_config(source, student.max_length))
-    write_json(folder / "preprocessor_config.json", sight.preprocessing.to_hf())
+    write_json(folder / "preprocessor_config.json", vision_model.preprocessing.to_hf())
     module = "sentence_jasper_vl.JasperVLModule"
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": module}])
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length})
@@ -79,25 +79,27 @@ def write_jasper_vl(
 
 
 def _tensors(
-    student: Student, sight: Sight, params: Mapping[str, Any], served: Mapping[int, Provider]
+    student: Student, vision_model: VisionModel, params: Mapping[str, Any], served: Mapping[int, Provider]
 ) -> dict[str, np.ndarray]:
     """By the public checkpoint's names; a nested dimension is the first rows of its head. A head without a bias has
     one of zeros."""
     out = {f"model.{name}": x for name, x in state_dict(params["encoder"], student.encoder).items()}
-    kind = sight.encoder.family.model_type
+    kind = vision_model.encoder.family.model_type
     prefix = "vision_model.vision_model." if kind == "siglip_vision_model" else "vision_model."
-    out |= {f"{prefix}{name}": x for name, x in state_dict(params["vision"], sight.encoder).items()}
+    out |= {f"{prefix}{name}": x for name, x in state_dict(params["vision"], vision_model.encoder).items()}
     for dim, provider in served.items():
         head = nested_head(params["heads"][provider.head], dim)
         out[f"vector_linear_{dim}.weight"] = np.asarray(head["kernel"]).T
         out[f"vector_linear_{dim}.bias"] = np.asarray(head["bias"]) if "bias" in head else np.zeros(dim, np.float32)
-    if sight.projector != "none":
+    if vision_model.projector != "none":
         out["vision_projector.weight"] = np.asarray(params["projector"]["kernel"]).T
         out["vision_projector.bias"] = np.asarray(params["projector"]["bias"])
     return out
 
 
-def _config(student: Student, sight: Sight, dims: list[int], default: int, settings: Export) -> dict[str, Any]:
+def _config(
+    student: Student, vision_model: VisionModel, dims: list[int], default: int, settings: Export
+) -> dict[str, Any]:
     text = config_of(student.encoder)
     if student.encoder.family.has_causal:
         text["is_causal"] = student.encoder.config.causal
@@ -112,22 +114,22 @@ def _config(student: Student, sight: Sight, dims: list[int], default: int, setti
         "dtype": settings.dtype,
         "text_config": {**text, "dtype": settings.dtype},
         "vision_config": {
-            **config_of(sight.encoder),
-            **_PARTS.get(sight.encoder.family.model_type, {}),
+            **config_of(vision_model.encoder),
+            **_PARTS.get(vision_model.encoder.family.model_type, {}),
             "dtype": settings.dtype,
         },
         "is_text_encoder": False,
         "vector_dim": default,
         "vector_dims": dims,
         "vector_dropout_p": student.vector_dropout,
-        "num_img_tokens": sight.tokens,
+        "num_img_tokens": vision_model.tokens,
         "img_start_token": START,
         "img_token": IMAGE,
         "img_end_token": END,
-        "img_start_token_id": sight.start_id,
-        "img_token_id": sight.image_id,
-        "img_end_token_id": sight.end_id,
-        "projector": sight.projector,
+        "img_start_token_id": vision_model.start_id,
+        "img_token_id": vision_model.image_id,
+        "img_end_token_id": vision_model.end_id,
+        "projector": vision_model.projector,
         "pooling_mode": modes[0] if len(modes) == 1 else list(modes),
         "normalize": settings.normalize,
     }

@@ -34,14 +34,14 @@ def model_card(
         "",
         f"# {recipe.name}",
         "",
-        f"{'An embedding model of texts and images,' if student.sight else 'A text-embedding model of'}"
+        f"{'An embedding model of texts and images,' if student.vision_model else 'A text-embedding model of'}"
         f" {student.encoder.num_layers} layers and width {student.encoder.hidden_size},"
         f" distilled from {teachers} with the Jasper and Stella method (arXiv 2412.19048) by jasper_jax."
         f" Vectors of {', '.join(map(str, served))} dimensions; at most {student.max_length} tokens.",
         "",
         "## Use",
         "",
-        *(_use(served, default) if student.sight is None else _use_seeing(served, default)),
+        *(_use(served, default) if student.vision_model is None else _use_with_images(served, default)),
         "",
         "| dimension | made by |",
         "| ---: | --- |",
@@ -107,7 +107,7 @@ def _use(served: Mapping[int, Provider], default: int) -> list[str]:
     ]
 
 
-def _use_seeing(served: Mapping[int, Provider], default: int) -> list[str]:
+def _use_with_images(served: Mapping[int, Provider], default: int) -> list[str]:
     """How a folder of an encoder of texts and images is loaded."""
     return [
         "```python",

@@ -1,4 +1,4 @@
-"""Export as a sentence-transformers folder in Stella's layout; of a student that sees, in Jasper's (``jasper_vl``).
+"""Export as a sentence-transformers folder in Stella's layout; with images in Jasper's (``jasper_vl``).
 
 ``Transformer`` at the top, ``1_Pooling``, one ``2_Dense_{dim}`` for every head and nested dimension, and a
 ``Normalize``; ``modules.json`` points at one of the Dense folders, any other is chosen by editing that one line. The
@@ -127,7 +127,7 @@ def write_folder(
     default: int,
 ) -> None:
     """Every file of the export; nothing in it depends on time or place, so equal runs give equal bytes."""
-    if student.sight is None:
+    if student.vision_model is None:
         _write_stella(folder, run, student, params, tokenizer, source, served, default)
     else:
         write_jasper_vl(

@@ -59,7 +59,7 @@ class Teacher(Section):
 
 
 class Vision(Section):
-    """What makes a text student see: a vision encoder whose tokens stand among those of the text."""
+    """What makes a text student take images: a vision encoder whose tokens stand among those of the text."""
 
     model: str
     """An asset, a folder, or a hub id of a vision encoder (SigLIP, SigLIP 2, DINOv2, CLIP)."""

@@ -177,7 +177,7 @@ _NOT_FOR_IMAGES = {
 
 
 class Images(Section):
-    """Image-caption pairs, for a stage that teaches the student to see."""
+    """Image-caption pairs, for a stage that teaches the student images."""
 
     sources: Annotated[list[ImageSource], Field(min_length=1)]
     held_out: Annotated[int, Field(ge=0)] = 200

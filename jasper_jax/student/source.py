@@ -15,7 +15,7 @@ from jasper_jax.encoders.published import describe as published
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.recipe.config import Student as StudentSettings
 from jasper_jax.vision.load import VisionFolder, described_vision, read_vision
-from jasper_jax.vision.sight import with_image_tokens
+from jasper_jax.vision.vision_model import with_image_tokens
 
 
 class StudentSource:

@@ -18,8 +18,8 @@ from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.student import HeadShape, Student
-from jasper_jax.vision.load import check_vision, load_vision, sight_of
-from jasper_jax.vision.sight import PARTS
+from jasper_jax.vision.load import check_vision, load_vision, vision_model_of
+from jasper_jax.vision.vision_model import PARTS
 from jasper_jax.vision.words import grow_words, with_vocabulary
 
 _OWN_TOKENIZER = ("qwen2", "qwen3")
@@ -104,12 +104,12 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
             f"student: {recipe.student.model} leaves prompts out of its pooling, which a student"
             " cannot yet; set no prompts"
         )
-    sight = None
+    vision_model = None
     if settings.vision is not None:
         assert source.vision is not None
         tokenizer = None if source.described else source.tokenizer(max_length)
-        sight = sight_of(settings.vision, source.vision, tokenizer, encoder, max_length)
-        encoder = with_vocabulary(encoder, max(encoder.vocab_size, sight.end_id + 1))
+        vision_model = vision_model_of(settings.vision, source.vision, tokenizer, encoder, max_length)
+        encoder = with_vocabulary(encoder, max(encoder.vocab_size, vision_model.end_id + 1))
     return Student(
         encoder=encoder,
         pooling=pooling,
@@ -120,7 +120,7 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         remat=settings.remat,
         dropout=settings.dropout,
         vector_dropout=settings.vector_dropout,
-        sight=sight,
+        vision_model=vision_model,
         learned_terms=tuple(dict.fromkeys(t for stage in resolve_stages(recipe) for t in stage.learned_terms)),
     )
 
@@ -153,10 +153,10 @@ def starting_params(recipe: Recipe, student: Student, source: StudentSource) -> 
             "encoder": grow_words(encoder, student.encoder.vocab_size),
             "heads": {**student.init_heads(recipe.seed), **stored_heads(recipe, student, folder)},
         }
-    if student.sight is not None:
+    if student.vision_model is not None:
         assert settings.vision is not None
         assert source.vision is not None
-        params |= load_vision(settings.vision, source.vision, student.sight, recipe.seed)
+        params |= load_vision(settings.vision, source.vision, student.vision_model, recipe.seed)
     return params | student.init_terms()
 
 
@@ -217,8 +217,8 @@ def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[
 
 
 def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
-    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It sees,
-    where the student does."""
+    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It takes
+    images, where the student does."""
     return Embedder(
         encoder=student.encoder,
         params=params["encoder"],
@@ -226,6 +226,6 @@ def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tok
         pooling=student.pooling,
         prompts=dict(student.prompts),
         dtype=student.compute_dtype,
-        sight=student.sight,
-        seeing={name: params[name] for name in PARTS if name in params},
+        vision_model=student.vision_model,
+        vision_params={name: params[name] for name in PARTS if name in params},
     )

@@ -20,7 +20,7 @@ from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.parameters.sharding import WIDE, constrain
 from jasper_jax.student.heads import init_head, project
-from jasper_jax.vision.sight import Sight
+from jasper_jax.vision.vision_model import VisionModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Student:
     remat: bool
     dropout: float
     vector_dropout: float
-    sight: Sight | None = None
+    vision_model: VisionModel | None = None
     learned_terms: tuple[str, ...] = ()
     """The loss terms with numbers of their own, which are trained but not exported."""
 
@@ -61,9 +61,9 @@ class Student:
     def init(self, seed: int) -> dict[str, Any]:
         """Random parameters, a function of the seed alone."""
         key = jax.random.key(seed)
-        seeing = self.sight.init(seed) if self.sight else {}
+        vision = self.vision_model.init(seed) if self.vision_model else {}
         encoder = self.encoder.init(jax.random.fold_in(key, 0))
-        return {"encoder": encoder, "heads": self.init_heads(seed), **seeing, **self.init_terms()}
+        return {"encoder": encoder, "heads": self.init_heads(seed), **vision, **self.init_terms()}
 
     def init_terms(self) -> dict[str, Any]:
         """The learned numbers of loss terms at their start: ``{"losses": {term: {name: scalar}}}``, empty without."""
@@ -105,12 +105,12 @@ class Student:
         self, params: Mapping[str, Any], pixels: jax.Array, key: jax.Array | None = None, *, pieces: int = 1
     ) -> jax.Array:
         """Pooled vectors ``[R, D]`` (float32) of images, each an input of its own: ``pixels [R, S, S, 3]`` uint8."""
-        sight = self.sight
-        assert sight is not None
+        vision_model = self.vision_model
+        assert vision_model is not None
         dtype = jnp.dtype(self.compute_dtype)
 
         def encode(rows: Mapping[str, jax.Array], key: jax.Array | None) -> jax.Array:
-            tokens = sight.image_tokens(params, rows["pixels"], training=True, compute_dtype=dtype)
+            tokens = vision_model.image_tokens(params, rows["pixels"], training=True, compute_dtype=dtype)
             return self.pooled_tokens(params["encoder"], tokens, key)
 
         return self._dropped(constrain(in_pieces(encode, {"pixels": pixels}, key, pieces)), key)
@@ -118,8 +118,8 @@ class Student:
     def pooled_tokens(self, encoder: Any, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pooled vectors ``[N, D]`` of images, each an input of its own, given as the tokens ``[N, n, D]`` that stand
         in the text encoder's input. ``encoder``: its parameters."""
-        assert self.sight is not None
-        ids, inserted = self.sight.insert_alone(tokens)
+        assert self.vision_model is not None
+        ids, inserted = self.vision_model.insert_alone(tokens)
         whole, no_prompt = jnp.ones(ids.shape, jnp.int32), jnp.zeros((len(ids), 1), jnp.int32)
         options = self._training(key)
         vectors = encode_rows(

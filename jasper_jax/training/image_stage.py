@@ -24,7 +24,7 @@ from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.projector_start import ridge_projector
 from jasper_jax.training.stage_kind import Arrays, Inputs, Params, StageKind
 from jasper_jax.training.teaching import Teaching
-from jasper_jax.vision.sight import PARTS
+from jasper_jax.vision.vision_model import PARTS
 
 
 class ImageStage(StageKind):
@@ -37,7 +37,7 @@ class ImageStage(StageKind):
     def batches(self, inputs: Inputs, params: Params) -> ImageBatches:
         """With the captions' vectors under the text student as it stands in ``params``."""
         student, images = self.student, self.recipe.images
-        assert student.sight is not None
+        assert student.vision_model is not None
         assert images is not None
         assert inputs.pairs is not None
         encoder = processes.host_copy({"encoder": params["encoder"]})["encoder"]
@@ -54,7 +54,7 @@ class ImageStage(StageKind):
         return ImageBatches(
             inputs.pairs,
             captions,
-            student.sight.preprocessing,
+            student.vision_model.preprocessing,
             batch_size=self.stage.batch_size,
             steps=self.stage.steps,
             seed=self.seed,
@@ -99,15 +99,15 @@ class ImageStage(StageKind):
         return self._by_dimension(images), self._by_dimension(texts)
 
     def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
-        sight, images = self.student.sight, self.stage.batch_size
-        assert sight is not None
-        size = sight.preprocessing.size
+        vision_model, images = self.student.vision_model, self.stage.batch_size
+        assert vision_model is not None
+        size = vision_model.preprocessing.size
         batch = {
             "pixels": jax.ShapeDtypeStruct((rows, size, size, 3), jnp.uint8),
             "captions": jax.ShapeDtypeStruct((images, self.student.width), jnp.float32),
             "same": jax.ShapeDtypeStruct((images,), jnp.int32),
         }
-        return batch, len(sight.alone)
+        return batch, len(vision_model.alone)
 
     def _names(self, head: str) -> list[str]:
         """A head and its nested dimensions, as metrics call them."""

@@ -51,9 +51,9 @@ def lower_step(
     teaching, teachers = abstract_teachers(vectors)
     form = attention_form(platform)
     student = dataclasses.replace(student, encoder=dataclasses.replace(student.encoder, attention=form))
-    if (sight := student.sight) is not None:
-        vision = dataclasses.replace(sight.encoder, attention=form)
-        student = dataclasses.replace(student, sight=dataclasses.replace(sight, encoder=vision))
+    if (vision_model := student.vision_model) is not None:
+        vision = dataclasses.replace(vision_model.encoder, attention=form)
+        student = dataclasses.replace(student, vision_model=dataclasses.replace(vision_model, encoder=vision))
     online = {
         name: dataclasses.replace(teacher, encoder=dataclasses.replace(teacher.encoder, attention=form))
         for name, teacher in teaching.online.items()

@@ -26,7 +26,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.progress import bar
 from jasper_jax.student.heads import ridge_head
 from jasper_jax.student.student import Student
-from jasper_jax.vision.sight import Sight
+from jasper_jax.vision.vision_model import VisionModel
 from jasper_jax.vision.words import word_table
 
 POINT_STEPS = 6
@@ -44,14 +44,14 @@ def ridge_projector(
       params: ``encoder`` and ``vision`` on this process's device.
       embedder: the student as it stands.
     """
-    sight, vision = student.sight, recipe.student.vision
-    assert sight is not None
+    vision_model, vision = student.vision_model, recipe.student.vision
+    assert vision_model is not None
     assert vision is not None
     number = min(recipe.training.ridge_texts, pairs.size("train"))
     indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
-    x, captions = _features(recipe, sight, params, pairs, indices, progress)
+    x, captions = _features(recipe, vision_model, params, pairs, indices, progress)
     y = embedder.pooled(captions, "passage")
-    x = x.reshape(number, -1) if sight.projector == "joint" else x.mean(axis=1)
+    x = x.reshape(number, -1) if vision_model.projector == "joint" else x.mean(axis=1)
     head = ridge_head(x, y, y.shape[1], vision.projector_penalty)
     words = np.asarray(word_table(params["encoder"]), np.float32).mean(axis=0)
     return through(student, params, x.mean(axis=0, dtype=np.float64), y.mean(axis=0), head["kernel"], words)
@@ -62,10 +62,10 @@ def through(
 ) -> dict[str, np.ndarray]:
     """Steps 2 and 3: the projector that does what ``kernel [X, D]`` does around the means ``x``, ``y`` of its sides.
     ``words``: the token ``[D]`` from which the point is looked for."""
-    sight = student.sight
-    assert sight is not None
+    vision_model = student.vision_model
+    assert vision_model is not None
     pooled, slope = _response(student, params)
-    free = np.tile(words, sight.projected[1] // sight.width).astype(np.float32)
+    free = np.tile(words, vision_model.projected[1] // vision_model.width).astype(np.float32)
     direction = y / np.linalg.norm(y)
     points = []
     for _ in range(POINT_STEPS + 1):
@@ -91,11 +91,11 @@ def _response(
 ) -> tuple[Callable[[np.ndarray], jax.Array], Callable[[np.ndarray], jax.Array]]:
     """What an image's tokens, given as the projector's output ``[F]``, do: the pooled vector ``[D]``, and its
     derivative ``[D, F]``."""
-    sight = student.sight
-    assert sight is not None
+    vision_model = student.vision_model
+    assert vision_model is not None
 
     def pooled(encoder: Any, free: jax.Array) -> jax.Array:
-        tokens = jnp.broadcast_to(free.reshape(1, -1, sight.width), (1, sight.tokens, sight.width))
+        tokens = jnp.broadcast_to(free.reshape(1, -1, vision_model.width), (1, vision_model.tokens, vision_model.width))
         return student.pooled_tokens(encoder, tokens)[0]
 
     def slope(encoder: Any, free: jax.Array) -> jax.Array:
@@ -107,17 +107,22 @@ def _response(
 
 
 def _features(
-    recipe: Recipe, sight: Sight, params: Mapping[str, Any], pairs: PairStore, indices: np.ndarray, progress: bool
+    recipe: Recipe,
+    vision_model: VisionModel,
+    params: Mapping[str, Any],
+    pairs: PairStore,
+    indices: np.ndarray,
+    progress: bool,
 ) -> tuple[np.ndarray, list[str]]:
     """Pooled vision tokens ``[m, n, C]`` of training pairs, and their captions."""
     assert recipe.images is not None
-    features = jax.jit(lambda vision, pixels: sight.features({"vision": vision}, pixels))
-    x = np.empty((len(indices), sight.tokens, sight.encoder.hidden_size), np.float32)
+    features = jax.jit(lambda vision, pixels: vision_model.features({"vision": vision}, pixels))
+    x = np.empty((len(indices), vision_model.tokens, vision_model.encoder.hidden_size), np.float32)
     captions: list[str] = []
     with bar("projector's start", len(indices), "images", enabled=progress) as shown:
         for start in range(0, len(indices), _AT_ONCE):
             here = indices[start : start + _AT_ONCE]
-            pixels = decode_all(pairs, "train", sight.preprocessing, here, recipe.images.max_pixels)
+            pixels = decode_all(pairs, "train", vision_model.preprocessing, here, recipe.images.max_pixels)
             padded = np.zeros((_AT_ONCE, *pixels.shape[1:]), np.uint8)
             padded[: len(here)] = pixels
             x[start : start + len(here)] = np.asarray(features(params["vision"], padded))[: len(here)]

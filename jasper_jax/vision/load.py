@@ -19,7 +19,7 @@ from jasper_jax.vision.encoder import VisionEncoder
 from jasper_jax.vision.preprocess import Preprocessing, default_for
 from jasper_jax.vision.processor_config import preprocessing_from_folder
 from jasper_jax.vision.registry import vision_from_config, vision_from_folder
-from jasper_jax.vision.sight import IMAGE_TOKENS, Sight, make_sight
+from jasper_jax.vision.vision_model import IMAGE_TOKENS, VisionModel, make_vision_model
 
 
 @dataclass(frozen=True)
@@ -54,17 +54,17 @@ def check_vision(settings: Vision, folder: VisionFolder) -> None:
         check_params(folder.path, folder.encoder)
 
 
-def sight_of(
+def vision_model_of(
     settings: Vision, folder: VisionFolder, tokenizer: Tokenizer | None, encoder: Encoder, max_length: int
-) -> Sight:
-    """The student's sight. Without a ``tokenizer`` (a model that is only described) the three tokens are taken to
+) -> VisionModel:
+    """The student's vision side. Without a ``tokenizer`` (a model that is only described) the three tokens are taken to
     follow the word table's rows, and no special token to stand around an input.
 
     Raises:
       UserError: an image does not fit the student's longest input.
     """
     if tokenizer is not None:
-        return make_sight(
+        return make_vision_model(
             folder.encoder,
             folder.preprocessing,
             tokens=settings.tokens,
@@ -75,7 +75,7 @@ def sight_of(
             remat=settings.remat,
         )
     start = encoder.vocab_size
-    return Sight(
+    return VisionModel(
         encoder=folder.encoder,
         preprocessing=folder.preprocessing,
         tokens=settings.tokens,
@@ -89,10 +89,10 @@ def sight_of(
     )
 
 
-def load_vision(settings: Vision, folder: VisionFolder, sight: Sight, seed: int) -> dict[str, Any]:
+def load_vision(settings: Vision, folder: VisionFolder, vision_model: VisionModel, seed: int) -> dict[str, Any]:
     """``{"vision": ..., "projector": ...}``: the checkpoint's weights unless the recipe wants random ones; the
     projector random (``projector_init: ridge`` is solved when the stage begins)."""
-    params = sight.init(seed)
+    params = vision_model.init(seed)
     if settings.weights == "pretrained":
         if folder.path is None:
             raise UserError(f"student.vision.model: {settings.model} is not here, only its sizes are known")
@@ -102,8 +102,8 @@ def load_vision(settings: Vision, folder: VisionFolder, sight: Sight, seed: int)
 
 def load_part(
     part: VisionPart, tokenizer: Tokenizer, encoder: Encoder, max_length: int, dtype: str = "float32"
-) -> tuple[Sight, dict[str, Any]]:
-    """What a model folder sees with, and its parameters.
+) -> tuple[VisionModel, dict[str, Any]]:
+    """The vision side of a model folder, and its parameters.
 
     Raises:
       UserError: other tokens than Jasper's, or none in the tokenizer; weights that do not fit.
@@ -114,7 +114,7 @@ def load_part(
         raise UserError(f"{part.path}: its image tokens are {', '.join(given)}; {', '.join(IMAGE_TOKENS)} are needed")
     preprocessing = preprocessing_from_folder(part.path, vision_from_config(part.hf_config, where).family.model_type)
     vision = vision_from_config(part.hf_config, where, preprocessing.size)
-    sight = make_sight(
+    vision_model = make_vision_model(
         vision,
         preprocessing,
         tokens=part.tokens,
@@ -127,4 +127,4 @@ def load_part(
     if part.projector is not None:
         kernel, bias = part.projector
         params["projector"] = {"kernel": jnp.asarray(kernel), "bias": jnp.asarray(bias)}
-    return sight, params
+    return vision_model, params

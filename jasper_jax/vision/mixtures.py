@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.sight import IMAGE_TOKENS, Sight
+from jasper_jax.vision.vision_model import IMAGE_TOKENS, VisionModel
 
 TYPES = ("text", "image", "image_path", "image_bytes")
 
@@ -30,11 +30,11 @@ def is_image(item: Any) -> bool:
     return isinstance(item, (os.PathLike, bytes, bytearray, memoryview)) or hasattr(item, "tobitmap")
 
 
-def read_mixture(item: Any, sight: Sight | None, where: str, prompt: Callable[[], str]) -> Mixture:
+def read_mixture(item: Any, vision_model: VisionModel | None, where: str, prompt: Callable[[], str]) -> Mixture:
     """An input of ``encode``, its ``prompt`` before it where it begins with text.
 
     Raises:
-      UserError: an item of unknown type; an image for a model that does not see; a text that holds an image token.
+      UserError: an item of unknown type; an image for a model of texts alone; a text that holds an image token.
     """
     items = item if isinstance(item, (list, tuple)) else [item]
     if not items:
@@ -49,11 +49,11 @@ def read_mixture(item: Any, sight: Sight | None, where: str, prompt: Callable[[]
                 raise UserError(f"{here}: the text holds {token}, which only an image may; take it out")
             parts.append(content)
             continue
-        if sight is None:
+        if vision_model is None:
             raise UserError(f"{here}: is an image, and this model takes texts only; export one with student.vision")
-        parts.append(sight.written)
+        parts.append(vision_model.written)
         images.append(content)
-    begins = prompt() if parts[0] != (sight.written if sight and images else None) else ""
+    begins = prompt() if parts[0] != (vision_model.written if vision_model and images else None) else ""
     return Mixture(begins + "".join(parts), tuple(images))
 
 
@@ -88,12 +88,12 @@ def _item(item: Any, where: str) -> tuple[str, Any]:
     return "image", content
 
 
-def check_images(ids: Sequence[int], mixture: Mixture, sight: Sight, where: str, limit: int) -> None:
+def check_images(ids: Sequence[int], mixture: Mixture, vision_model: VisionModel, where: str, limit: int) -> None:
     """UserError when not every token of every image came through the tokenizer: the input was cut within one."""
-    found = [sum(1 for token in ids if token == one) for one in (sight.image_id, sight.end_id)]
-    if found != [sight.tokens * len(mixture.images), len(mixture.images)]:
-        most = max(0, (limit - 2) // (sight.tokens + 2))
+    found = [sum(1 for token in ids if token == one) for one in (vision_model.image_id, vision_model.end_id)]
+    if found != [vision_model.tokens * len(mixture.images), len(mixture.images)]:
+        most = max(0, (limit - 2) // (vision_model.tokens + 2))
         raise UserError(
-            f"{where}: {len(mixture.images)} images of {sight.tokens + 2} tokens do not fit what the model reads,"
-            f" {limit} tokens; give at most {most}, or less text before them"
+            f"{where}: {len(mixture.images)} images of {vision_model.tokens + 2} tokens do not fit what the model"
+            f" reads, {limit} tokens; give at most {most}, or less text before them"
         )

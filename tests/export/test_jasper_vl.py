@@ -1,4 +1,4 @@
-"""The folder of a student that sees: sentence-transformers and transformers load it, and give what its parts give."""
+"""A folder for texts and images: sentence-transformers and transformers load it, and give what its parts give."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from jasper_jax.student.student import HeadShape, Student
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import default_for
 from jasper_jax.vision.registry import vision_from_config
-from jasper_jax.vision.sight import make_sight, with_image_tokens
+from jasper_jax.vision.vision_model import make_vision_model, with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary
-from tests.export.seeing import DIMS, QUERY, VISION, inputs, parts_of, run_torch
+from tests.export.vision_students import DIMS, QUERY, VISION, inputs, parts_of, run_torch
 from tests.tiny import write_model
 
 pytest.importorskip("torch")
@@ -56,7 +56,7 @@ class Case:
         encoder = encoder_from_config({**folder.hf_config, "max_position_embeddings": max(longest, 64)})
         sizes = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4, **VISION[vision]}
         tower = vision_from_config({"model_type": vision, **sizes})
-        self.sight = make_sight(
+        self.vision_model = make_vision_model(
             tower,
             default_for(vision).with_size(28),
             tokens=tokens,
@@ -65,7 +65,7 @@ class Case:
             tokenizer=tokenizer,
             max_length=longest,
         )
-        rows = max(encoder.vocab_size, self.sight.end_id + 1)
+        rows = max(encoder.vocab_size, self.vision_model.end_id + 1)
         heads = {"fc1": HeadShape(24, (24, 12), True), "fc2": HeadShape(8, (8,), False)}
         self.student = Student(
             encoder=with_vocabulary(encoder, rows),
@@ -77,7 +77,7 @@ class Case:
             remat=False,
             dropout=0.0,
             vector_dropout=0.2,
-            sight=self.sight,
+            vision_model=self.vision_model,
         )
         noise = jax.random.key(5)
         drawn = self.student.init(1)
@@ -102,11 +102,11 @@ class Case:
         )
 
     def torch(self) -> dict:
-        """What ``tests.export.seeing`` makes of it."""
+        """What ``tests.export.vision_students`` makes of it."""
         given = inputs(self.place / "pictures")
         arrays: dict[str, np.ndarray] = {}
         for i, one in enumerate(map(parts_of, given)):
-            text = "".join(part if isinstance(part, str) else self.sight.written for part in one)
+            text = "".join(part if isinstance(part, str) else self.vision_model.written for part in one)
             for kind, prompt in (("query", QUERY), ("passage", "")):
                 prompt = prompt if isinstance(one[0], str) else ""
                 (arrays[f"{kind}/ids/{i}"],) = (x.astype(np.int64) for x in self.tokenizer.encode([prompt + text]))
@@ -126,17 +126,17 @@ class Case:
             vision=str(self.place / "vision"),
             given=str(self.place / "given.npz"),
             inputs=len(given),
-            tokens=self.sight.tokens,
-            projector=self.sight.projector != "none",
-            image_id=self.sight.image_id,
+            tokens=self.vision_model.tokens,
+            projector=self.vision_model.projector != "none",
+            image_id=self.vision_model.image_id,
         )
 
     def pixels(self, image) -> np.ndarray:
         """[3, S, S], as transformers wants them."""
         from jasper_jax.vision.images import open_image
 
-        levels = self.sight.preprocessing.prepare(open_image(image, "test"))
-        return np.asarray(self.sight.preprocessing.normalise(levels)).transpose(2, 0, 1)
+        levels = self.vision_model.preprocessing.prepare(open_image(image, "test"))
+        return np.asarray(self.vision_model.preprocessing.normalise(levels)).transpose(2, 0, 1)
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -171,7 +171,7 @@ def test_the_jax_student_gives_the_same_image_vectors(case: Case, seen: dict) ->
     given = [parts_of(one) for one in inputs(case.place / "pictures")]
     from jasper_jax.vision.images import open_image
 
-    levels = np.stack([case.sight.preprocessing.prepare(open_image(given[i][0], "test")) for i in (1, 4)])
+    levels = np.stack([case.vision_model.preprocessing.prepare(open_image(given[i][0], "test")) for i in (1, 4)])
     pooled = case.student.pooled_images(case.params, levels)
     ours = np.asarray(case.student.project(case.params, pooled, ["fc1"])["fc1"])
     assert cosines(ours, seen["vectors"]["passage/24"][[1, 4]]).min() >= 0.99999
@@ -215,7 +215,7 @@ def test_it_is_a_text_teacher_again(case: Case, seen: dict) -> None:
     assert Embedder.load(case.folder).default_dim == 12
 
 
-def test_read_back_it_sees(case: Case, seen: dict) -> None:
+def test_read_back_it_takes_images(case: Case, seen: dict) -> None:
     embedder = Embedder.load(case.folder)
     for kind in ("query", "passage"):
         for dim in DIMS:
@@ -227,13 +227,13 @@ def test_its_parts_are_read_back(case: Case) -> None:
     folder = read_model_folder(case.folder)
     part = folder.vision
     assert part is not None
-    assert (part.tokens, part.image_token) == (case.sight.tokens, "<|jasper_img_token|>")
+    assert (part.tokens, part.image_token) == (case.vision_model.tokens, "<|jasper_img_token|>")
     tower = vision_from_config(part.hf_config)
-    assert tower.config == case.sight.encoder.config
+    assert tower.config == case.vision_model.encoder.config
     for encoder, ours in ((tower, case.params["vision"]), (case.student.encoder, case.params["encoder"])):
         back = load_params(case.folder, encoder)
         assert jax.tree.all(jax.tree.map(lambda a, b: np.array_equal(a, b), back, ours))
-    if case.sight.projector != "none":
+    if case.vision_model.projector != "none":
         assert part.projector is not None
         np.testing.assert_array_equal(part.projector[0], case.params["projector"]["kernel"])
     else:
@@ -254,13 +254,13 @@ def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: P
     served = providers(case.student.heads, {})
     said = check_folder(case.folder, case.student, case.params, case.tokenizer, served, Export())
     assert "sentence-transformers loads it; vectors agree at 24, 12, 8 dimensions" in said
-    if case.sight.tokens == 9:
+    if case.vision_model.tokens == 9:
         shutil.copytree(case.folder, tmp_path / "other")
-        other = dataclasses.replace(case.sight, preprocessing=default_for("clip_vision_model").with_size(28))
+        other = dataclasses.replace(case.vision_model, preprocessing=default_for("clip_vision_model").with_size(28))
         with pytest.raises(UserError, match="differ from the student's"):
             check_folder(
                 tmp_path / "other",
-                dataclasses.replace(case.student, sight=other),
+                dataclasses.replace(case.student, vision_model=other),
                 case.params,
                 case.tokenizer,
                 served,

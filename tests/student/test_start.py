@@ -19,8 +19,8 @@ from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import check_start, head_shapes, make_student, make_tokenizer, starting_params
 from jasper_jax.student.student import HeadShape
 from tests.families import CASES
-from tests.seeing import VISION, seeing
 from tests.tiny import recipe, recipe_tree, write_model
+from tests.tiny_vision import VISION, seeing
 
 STAGE = {"steps": 2, "batch_size": 16, "learning_rate": 1e-2}
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}

@@ -27,8 +27,8 @@ from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.step import Teaching, make_program
-from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree
+from tests.tiny_vision import vision_changes
 from tests.training.runs import fill
 
 STEPS = 20
@@ -52,10 +52,10 @@ def steps(place: Path, case: dict) -> dict:
     folder = str(place / f"{'online' if case.get('online') else 'cached'}-{rate}")
     changes = {"teachers": teachers, "stages": stages, "training": training, "run_dir": folder}
     if case["stage"] == 4:
-        sees = seeing(place, projector="joint", projector_init="random")
-        student = {**recipe_tree(place)["student"], "vision": sees["vision"]}
+        vision = vision_changes(place, projector="joint", projector_init="random")
+        student = {**recipe_tree(place)["student"], "vision": vision["vision"]}
         heads = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
-        changes |= {"student": student, "images": sees["images"], "stages": [*stages, images], "heads": heads}
+        changes |= {"student": student, "images": vision["images"], "stages": [*stages, images], "heads": heads}
         changes["run_dir"] = f"{folder}-images"
     run = Run(recipe(place, **changes), progress=False)
     run.run_folder.claim()
@@ -77,7 +77,9 @@ def steps(place: Path, case: dict) -> dict:
     program = make_program(kind, partition, dataclasses.replace(teaching, online=online), mesh)
     trained, frozen = (put_params(widen(p), mesh) for p in partition.split(kind.active(params)))
     state = begin_state(program.optimizer, trained, mesh)
-    inputs = Inputs(mesh, tokenizer, run.folder, pairs=run.data.pairs() if run.sees else None, progress=False)
+    inputs = Inputs(
+        mesh, tokenizer, run.folder, pairs=run.data.pairs() if run.trains_on_images else None, progress=False
+    )
     batches = (
         make_kind(run.recipe, stage, as_trained).batches(inputs, params)
         if stage.learns_from("images")

@@ -33,7 +33,7 @@ def run_training(run: Run, stop=lambda step: False) -> bool:
 
 
 def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
-    pairs = run.data.pairs() if run.sees else None
+    pairs = run.data.pairs() if run.trains_on_images else None
     return train(run.run_folder, run.student, texts, view, Timings(run.folder), stop, pairs, progress=run.progress)
 
 

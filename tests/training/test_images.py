@@ -1,4 +1,4 @@
-"""Stage 4 at tiny size, through the real loop: it learns to see, and nothing of the text student moves."""
+"""Stage 4 at tiny size, through the real loop: it learns images, and nothing of the text student moves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import read_events
-from tests.seeing import seeing
 from tests.tiny import recipe, recipe_tree
+from tests.tiny_vision import vision_changes
 from tests.training.runs import parameters, run_training
 
 HEADS = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
@@ -23,8 +23,8 @@ def stages(**changes):
     ]
 
 
-def seeing_run(place, changes=None, model_type="dinov2", name="run", **vision) -> Run:
-    extra = seeing(place, model_type, **vision)
+def vision_run(place, changes=None, model_type="dinov2", name="run", **vision) -> Run:
+    extra = vision_changes(place, model_type, **vision)
     student = {**recipe_tree(place)["student"], "vision": extra["vision"]}
     return Run(
         recipe(
@@ -52,7 +52,7 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def whole(place) -> Run:
-    run = seeing_run(place, name="whole", projector="linear")
+    run = vision_run(place, name="whole", projector="linear")
     assert run_training(run)
     return run
 
@@ -73,7 +73,7 @@ def falls(run: Run) -> bool:
     return np.mean(found[-10:]) < 0.99 * np.mean(found[:5])
 
 
-def test_the_student_learns_to_see_and_its_texts_stay(whole) -> None:
+def test_the_student_learns_images_and_its_texts_stay(whole) -> None:
     assert falls(whole)
     assert moved_parts(whole) == {"vision", "projector"}
     held_out = losses(whole, "evaluation")
@@ -81,7 +81,7 @@ def test_the_student_learns_to_see_and_its_texts_stay(whole) -> None:
 
 
 def test_without_a_projector_and_with_the_sigmoid_loss(place) -> None:
-    run = seeing_run(place, {"losses": {"sigmoid": 1.0}}, "siglip_vision_model", name="sigmoid")
+    run = vision_run(place, {"losses": {"sigmoid": 1.0}}, "siglip_vision_model", name="sigmoid")
     assert run_training(run)
     assert falls(run)
     assert moved_parts(run) == {"vision", "losses"}
@@ -90,7 +90,7 @@ def test_without_a_projector_and_with_the_sigmoid_loss(place) -> None:
 
 
 def test_the_last_layers_alone(place) -> None:
-    run = seeing_run(place, {"last_layers": 1, "steps": 6}, "clip_vision_model", name="last")
+    run = vision_run(place, {"last_layers": 1, "steps": 6}, "clip_vision_model", name="last")
     assert run_training(run)
     before, after = parameters(run, 0), parameters(run, 1)
     moved = {name for name in before if not np.array_equal(before[name], after[name])}
@@ -100,7 +100,7 @@ def test_the_last_layers_alone(place) -> None:
 
 
 def test_stopped_and_continued_it_ends_the_same(place, whole) -> None:
-    parts = seeing_run(place, name="parts", projector="linear")
+    parts = vision_run(place, name="parts", projector="linear")
     assert not run_training(parts, stop=lambda step: step == 37)
     assert run_training(parts)
     one, other = parameters(whole, 1), parameters(parts, 1)
@@ -108,7 +108,7 @@ def test_stopped_and_continued_it_ends_the_same(place, whole) -> None:
 
 
 def test_the_closed_form_start_is_nearer_than_a_random_one(place, whole) -> None:
-    run = seeing_run(place, {"steps": 1}, name="random", projector="linear", projector_init="random")
+    run = vision_run(place, {"steps": 1}, name="random", projector="linear", projector_init="random")
     assert run_training(run)
     assert losses(whole)[0] < losses(run)[0]
 
@@ -132,7 +132,7 @@ def test_a_mistake_is_named(place, changes, says) -> None:
     from jasper_jax.check import validate
     from jasper_jax.recipe.load import parse_recipe
 
-    tree = seeing_run(place, name="wrong").recipe.model_dump(mode="json")
+    tree = vision_run(place, name="wrong").recipe.model_dump(mode="json")
     tree["heads"]["fc3"] = {"dim": 4}
     for key, value in changes.items():
         node = tree

@@ -16,8 +16,8 @@ import yaml
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
-from tests.seeing import seeing
 from tests.tiny import recipe_tree
+from tests.tiny_vision import vision_changes
 from tests.training.processes import free_port, start
 from tests.training.runs import parameters
 
@@ -102,17 +102,17 @@ def test_processes_make_the_same_student(alone, place, processes: int, devices: 
     assert not any("stage-3" in text for text in others)  # the first alone speaks
 
 
-def test_processes_learn_to_see_alike(alone, place) -> None:
+def test_processes_learn_images_alike(alone, place) -> None:
     """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all.
 
     Of 10 pictures a single comparison that rounding turns makes 5e-4 of the loss; without rounding, see test_mesh.
     """
-    sees = seeing(place, projector="linear")
+    changes = vision_changes(place, projector="linear")
     found = []
-    for name, processes, devices in (("sees", 1, 1), ("see-together", 2, 2)):
-        recipe = write(place, name, steps=2, images=sees["images"])
+    for name, processes, devices in (("images", 1, 1), ("images-together", 2, 2)):
+        recipe = write(place, name, steps=2, images=changes["images"])
         tree = yaml.safe_load(recipe.read_text())
-        tree["student"]["vision"] = sees["vision"]
+        tree["student"]["vision"] = changes["vision"]
         # 10 images do not divide by 4 devices
         tree["stages"].append({"stage": 4, "steps": STEPS, "batch_size": 10, "learning_rate": 1e-4})
         recipe.write_text(yaml.safe_dump(tree))

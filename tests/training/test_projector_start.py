@@ -9,7 +9,7 @@ import pytest
 
 from jasper_jax.student.start import load_student
 from jasper_jax.training.projector_start import through
-from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, seeing_run
+from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, vision_run
 
 
 @pytest.fixture(scope="module")
@@ -19,19 +19,24 @@ def place(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.mark.parametrize("projector", ["linear", "joint"])
 def test_small_changes_of_an_image_move_its_vector_as_the_regression_says(place, projector) -> None:
-    run = seeing_run(place, name=f"through-{projector}", projector=projector)
+    run = vision_run(place, name=f"through-{projector}", projector=projector)
     student, params, _ = load_student(run.recipe, run.teacher_dim, run.student)
-    sight, rng = student.sight, np.random.default_rng(0)
-    assert sight is not None
-    X, D = sight.projected[0], student.width
+    vision_model, rng = student.vision_model, np.random.default_rng(0)
+    assert vision_model is not None
+    X, D = vision_model.projected[0], student.width
     x, y, kernel = rng.normal(size=X), rng.normal(size=D), rng.normal(size=(X, D)) / X**0.5
-    y = np.asarray(student.pooled_tokens(params["encoder"], jnp.full((1, sight.tokens, sight.width), 0.01))[0]) + y / 20
-    solved = through(student, params, x, y, kernel, np.full(sight.width, 0.01, np.float32))
-    assert solved["kernel"].shape == sight.projected
+    y = (
+        np.asarray(
+            student.pooled_tokens(params["encoder"], jnp.full((1, vision_model.tokens, vision_model.width), 0.01))[0]
+        )
+        + y / 20
+    )
+    solved = through(student, params, x, y, kernel, np.full(vision_model.width, 0.01, np.float32))
+    assert solved["kernel"].shape == vision_model.projected
 
     def pooled(features: np.ndarray) -> np.ndarray:
-        tokens = (features @ solved["kernel"] + solved["bias"]).reshape(len(features), -1, sight.width)
-        tokens = jnp.broadcast_to(tokens, (len(features), sight.tokens, sight.width))
+        tokens = (features @ solved["kernel"] + solved["bias"]).reshape(len(features), -1, vision_model.width)
+        tokens = jnp.broadcast_to(tokens, (len(features), vision_model.tokens, vision_model.width))
         return np.asarray(student.pooled_tokens(params["encoder"], tokens), np.float64)
 
     middle = pooled(x[None])[0]
@@ -44,7 +49,7 @@ def test_small_changes_of_an_image_move_its_vector_as_the_regression_says(place,
 
 
 def test_a_joint_projector_learns_with_the_vision_encoder(place) -> None:
-    run = seeing_run(place, name="joint", projector="joint")
+    run = vision_run(place, name="joint", projector="joint")
     assert run_training(run)
     assert falls(run)
     assert moved_parts(run) == {"vision", "projector"}
@@ -55,7 +60,7 @@ def test_a_frozen_projector_keeps_its_start(place) -> None:
     found = []
     for steps in (1, 6):
         stage = {"train": ["vision/layers[-1:]/**"], "steps": steps}
-        run = seeing_run(place, stage, name=f"still-{steps}", projector="joint")
+        run = vision_run(place, stage, name=f"still-{steps}", projector="joint")
         assert run_training(run)
         found.append(parameters(run, 1))
     one, six = found
@@ -67,7 +72,7 @@ def test_a_frozen_projector_keeps_its_start(place) -> None:
 def test_the_penalty_changes_the_start(place) -> None:
     starts = []
     for penalty in (0.01, 10.0):
-        run = seeing_run(place, {"steps": 1}, name=f"penalty-{penalty}", projector="joint", projector_penalty=penalty)
+        run = vision_run(place, {"steps": 1}, name=f"penalty-{penalty}", projector="joint", projector_penalty=penalty)
         assert run_training(run)
         starts.append(losses(run)[0])
     assert starts[0] != starts[1]

@@ -1,4 +1,4 @@
-"""The config of a text encoder that sees: two encoders' own configs, and how images stand among words."""
+"""The config of a text encoder that takes images: two encoders' own configs, and how images stand among words."""
 
 from transformers import AutoConfig, PretrainedConfig
 

@@ -1,4 +1,4 @@
-"""A text encoder that sees (arXiv 2412.19048): an image's vision tokens stand in place of words."""
+"""A text encoder that takes images (arXiv 2412.19048): an image's vision tokens stand in place of words."""
 
 import inspect
 

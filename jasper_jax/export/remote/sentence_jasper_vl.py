@@ -149,8 +149,8 @@ class JasperVLModule(InputModule):
         }
         short = getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None
         if whole := [middle(opened(image)) if short else opened(image) for own in images for image in own]:
-            seeing = torch.tensor([bool(own) for own in images])[:, None]
-            features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & seeing
+            with_images = torch.tensor([bool(own) for own in images])[:, None]
+            features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & with_images
             features["pixel_values"] = self.processor(images=whole, return_tensors="pt")["pixel_values"]
         return features
 

@@ -1,4 +1,4 @@
-"""What a student sees with: a vision encoder whose tokens take the place of words in the text encoder's input.
+"""The vision side of a student: an encoder whose tokens take the place of words in the text encoder's input.
 
 An image is written ``start``, n times ``image``, ``end`` (arXiv 2412.19048; the public Jasper checkpoint's three
 tokens). At the n positions stand the vision tokens: pooled to the student's width without parameters, or pooled to n
@@ -25,11 +25,11 @@ from jasper_jax.vision.preprocess import Preprocessing
 
 START, IMAGE, END = IMAGE_TOKENS = ("<|jasper_img_start|>", "<|jasper_img_token|>", "<|jasper_img_end|>")
 PARTS = ("vision", "projector")
-"""Names of the parameters that belong to seeing, beside ``encoder`` and ``heads``."""
+"""Names of the vision side's parameters, beside ``encoder`` and ``heads``."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Sight:
+class VisionModel:
     """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
     image, special tokens included.
     ``projector``: as in the recipe, ``none``, ``linear``, or ``joint``, which maps all tokens of an image at once."""
@@ -101,7 +101,7 @@ def with_image_tokens(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer.with_tokens(IMAGE_TOKENS)
 
 
-def make_sight(
+def make_vision_model(
     encoder: VisionEncoder,
     preprocessing: Preprocessing,
     *,
@@ -111,8 +111,8 @@ def make_sight(
     tokenizer: Tokenizer,
     max_length: int,
     remat: bool = False,
-) -> Sight:
-    """The sight of a student whose ``tokenizer`` has the image tokens.
+) -> VisionModel:
+    """The vision side of a student whose ``tokenizer`` has the image tokens.
 
     Raises:
       UserError: an image does not fit the student's longest input.
@@ -127,7 +127,7 @@ def make_sight(
             f"student.vision.tokens: an image of {tokens} tokens makes an input of {len(ids)}, student.max_length is"
             f" {max_length}; take at most {max_length - len(ids) + tokens}, or raise student.max_length"
         )
-    return Sight(
+    return VisionModel(
         encoder=encoder,
         preprocessing=preprocessing,
         tokens=tokens,

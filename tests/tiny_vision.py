@@ -84,7 +84,7 @@ def write_pairs(folder: Path) -> Path:
     return folder
 
 
-def seeing(place: Path, model_type: str = "dinov2", **vision: Any) -> dict[str, Any]:
+def vision_changes(place: Path, model_type: str = "dinov2", **vision: Any) -> dict[str, Any]:
     """Changes to a tiny recipe that give its student a vision encoder and the recipe pairs."""
     folder, pairs = place / f"vision-{model_type}", place / "pairs"
     if not folder.is_dir():

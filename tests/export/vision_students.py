@@ -1,5 +1,8 @@
-"""Tiny students that see, their folders, and what they should give; ``python -m tests.export.seeing job.json`` is the
-torch side of it, in a process of its own (torch's loaders warn, and tests turn warnings into errors)."""
+"""Tiny students of texts and images, their folders, and what they should give.
+
+``python -m tests.export.vision_students job.json`` is the torch side of it, in a process of its own (torch's loaders
+warn, and tests turn warnings into errors).
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,7 @@ def run_torch(scratch: Path, **job: Any) -> dict[str, Any]:
     file.write_text(json.dumps({**job, "out": str(scratch / "out")}))
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_MODULES_CACHE": str(scratch / "code")}
     done = subprocess.run(
-        [sys.executable, "-m", "tests.export.seeing", str(file)],
+        [sys.executable, "-m", "tests.export.vision_students", str(file)],
         capture_output=True,
         text=True,
         env={**os.environ, **offline},

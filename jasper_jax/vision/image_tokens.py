@@ -14,50 +14,52 @@ import numpy as np
 from jasper_jax.encoders.batch_shapes import RowBatch
 from jasper_jax.encoders.layout import Inserted
 from jasper_jax.vision.images import open_image
-from jasper_jax.vision.sight import Sight
+from jasper_jax.vision.vision_model import VisionModel
 
 AT_ONCE = {"cpu": 8}
 AT_ONCE_ACCELERATOR = 64
 """Images that go through the vision encoder together."""
 
 
-@partial(jax.jit, static_argnames=("sight", "dtype"))
-def _tokens(sight: Sight, dtype: str, params: Any, pixels: jax.Array) -> jax.Array:
-    return sight.image_tokens(params, pixels, compute_dtype=jnp.dtype(dtype))
+@partial(jax.jit, static_argnames=("vision_model", "dtype"))
+def _tokens(vision_model: VisionModel, dtype: str, params: Any, pixels: jax.Array) -> jax.Array:
+    return vision_model.image_tokens(params, pixels, compute_dtype=jnp.dtype(dtype))
 
 
-def decode(sight: Sight, images: Sequence[tuple[Any, str]]) -> np.ndarray:
+def decode(vision_model: VisionModel, images: Sequence[tuple[Any, str]]) -> np.ndarray:
     """(image, where it was given) -> ``[n, S, S, 3]`` uint8. UserError that says where for one that cannot be used."""
 
     def one(item: tuple[Any, str]) -> np.ndarray:
         image, where = item
         source = bytes(image) if isinstance(image, (bytearray, memoryview)) else image
-        return sight.preprocessing.prepare(open_image(source, where))
+        return vision_model.preprocessing.prepare(open_image(source, where))
 
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(one, images))
-    size = sight.preprocessing.size
+    size = vision_model.preprocessing.size
     return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
 
 
-def image_tokens(sight: Sight, dtype: str, params: Mapping[str, Any], images: Sequence[tuple[Any, str]]) -> jax.Array:
+def image_tokens(
+    vision_model: VisionModel, dtype: str, params: Mapping[str, Any], images: Sequence[tuple[Any, str]]
+) -> jax.Array:
     """``[m, n, D]`` tokens of images, m a power of two that is at least their number: the rest is of no image."""
     at_once = AT_ONCE.get(jax.default_backend(), AT_ONCE_ACCELERATOR)
     wanted = 1 << max(len(images) - 1, 0).bit_length()
     at_once, parts = min(at_once, wanted), []
     for start in range(0, wanted, at_once):
-        pixels = decode(sight, images[start : start + at_once])
+        pixels = decode(vision_model, images[start : start + at_once])
         if not len(pixels):
             parts.append(jnp.zeros_like(parts[0]))
             continue
         padded = np.zeros((at_once, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
-        parts.append(_tokens(sight, dtype, params, padded))
+        parts.append(_tokens(vision_model, dtype, params, padded))
     return jnp.concatenate(parts)
 
 
 def inserted(
-    sight: Sight,
+    vision_model: VisionModel,
     dtype: str,
     params: Mapping[str, Any],
     batch: RowBatch,
@@ -72,9 +74,9 @@ def inserted(
     which = np.full(ids.shape, -1, np.int32)
     first = 0
     for text, row, column in zip(batch.indices, batch.packing.row, batch.packing.column, strict=True):
-        count = len(images[text]) * sight.tokens
-        columns = column + np.flatnonzero(ids[row, column:] == sight.image_id)[:count] if count else []
+        count = len(images[text]) * vision_model.tokens
+        columns = column + np.flatnonzero(ids[row, column:] == vision_model.image_id)[:count] if count else []
         which[row, columns] = np.arange(first, first + count)
         first += count
-    tokens = image_tokens(sight, dtype, params, given)
+    tokens = image_tokens(vision_model, dtype, params, given)
     return Inserted(tokens.reshape(-1, tokens.shape[-1]), jnp.asarray(which))
