@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Set up and run the tests: format, lint, types, then pytest.
 #
-#   scripts/test.sh [pytest arguments]
+#   scripts/test.sh [--full] [pytest arguments]
 #
+# --full runs the long campaigns too: more moments at which a run is killed or stopped. Before a release.
 # Makes a virtual environment in .venv (or uses $VENV) and installs the package with its dev extra.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

@@ -177,7 +177,9 @@ class Stage(Section):
     steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)] = 128
     learning_rate: PositiveFloat
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    """Steps in which the learning rate rises to its peak; None: a tenth of the stage's. Without any, Adam's first steps
+    move every weight by the whole rate, and throw a closed-form start away (docs/results/rates.md)."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """How the learning rate falls after the warm-up, down to ``final_rate`` of its peak."""
     final_rate: Share = 0.1

@@ -23,18 +23,19 @@ WEIGHT_DECAY: tuple[tuple[str, bool], ...] = (
 def learning_rate(stage: Stage) -> optax.Schedule:
     """Learning rate by step: linear warm-up to the peak, then ``schedule`` down to ``final_rate`` of the peak."""
     peak, final = stage.learning_rate, stage.learning_rate * stage.final_rate
-    falling = max(stage.steps - stage.warmup_steps, 1)
+    rising = stage.steps // 10 if stage.warmup_steps is None else stage.warmup_steps
+    falling = max(stage.steps - rising, 1)
     if stage.schedule == "constant":
         after: optax.Schedule = optax.constant_schedule(peak)
     elif stage.schedule == "linear":
         after = optax.linear_schedule(peak, final, falling)
     else:
         after = optax.cosine_decay_schedule(peak, falling, alpha=stage.final_rate)
-    if not stage.warmup_steps:
+    if not rising:
         return after
     # The first step already moves: warm-up counts from 1, not from a rate of 0.
-    warmup = optax.linear_schedule(peak / stage.warmup_steps, peak, max(stage.warmup_steps - 1, 1))
-    return optax.join_schedules([warmup, after], [stage.warmup_steps])
+    warmup = optax.linear_schedule(peak / rising, peak, max(rising - 1, 1))
+    return optax.join_schedules([warmup, after], [rising])
 
 
 def make_optimizer(stage: Stage) -> optax.GradientTransformation:

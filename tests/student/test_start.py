@@ -20,7 +20,7 @@ from jasper_jax.student.start import check_start, head_shapes, make_student, mak
 from jasper_jax.student.student import HeadShape
 from tests.families import CASES
 from tests.tiny import recipe, recipe_tree, write_model
-from tests.tiny_vision import VISION, seeing
+from tests.tiny_vision import VISION, vision_changes
 
 STAGE = {"steps": 2, "batch_size": 16, "learning_rate": 1e-2}
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
@@ -53,7 +53,7 @@ def test_shapes_are_those_of_the_weights(tmp_path: Path, family: str) -> None:
 @pytest.mark.parametrize("model_type", VISION)
 @pytest.mark.parametrize("projector", ["none", "linear", "joint"])
 def test_shapes_of_a_student_that_sees_are_those_of_the_weights(tmp_path: Path, model_type: str, projector) -> None:
-    extra = seeing(tmp_path, model_type, projector=projector)
+    extra = vision_changes(tmp_path, model_type, projector=projector)
     student = {**recipe_tree(tmp_path)["student"], "vision": extra["vision"]}
     stages = [{"stage": 3, **STAGE}, {"stage": 4, "losses": {"sigmoid": 1.0}, **STAGE}]
     params = agree(recipe(tmp_path, student=student, images=extra["images"], stages=stages))
