@@ -13,7 +13,7 @@ from jasper_jax.losses.geometry import Arrays, cosines, gram
 from jasper_jax.losses.relative import PairOrder, pair_order, pairs
 
 
-class Row(NamedTuple):
+class HeadDim(NamedTuple):
     """The first ``dim`` components of a head's vectors."""
 
     head: str
@@ -42,11 +42,11 @@ class Comparison:
         self.nested, self.settings = nested, settings
         self._compared = self.rows(compared)
 
-    def rows(self, heads: Sequence[str]) -> list[Row]:
+    def rows(self, heads: Sequence[str]) -> list[HeadDim]:
         """One row per nested dimension of each head."""
-        return [Row(head, m) for head in heads for m in self.nested[head] or (self.students[head].shape[1],)]
+        return [HeadDim(head, m) for head in heads for m in self.nested[head] or (self.students[head].shape[1],)]
 
-    def similarities(self, rows: Sequence[Row]) -> jax.Array:
+    def similarities(self, rows: Sequence[HeadDim]) -> jax.Array:
         """Cosine similarities ``[rows, B, B]`` of the students."""
         if rows == self._compared:
             return self._stack
@@ -67,7 +67,7 @@ class Comparison:
         return pair_order(pairs(self.target_similarities))
 
     @staticmethod
-    def by_head(values: Arrays, rows: Sequence[Row]) -> dict[str, jax.Array]:
+    def by_head(values: Arrays, rows: Sequence[HeadDim]) -> dict[str, jax.Array]:
         """``[rows]`` -> the mean over the rows of each head."""
         return {
             head: jnp.mean(jnp.stack([value for value, row in zip(values, rows) if row.head == head]))

@@ -22,7 +22,7 @@ from jasper_jax.runtime import processes
 from jasper_jax.student.start import student_embedder
 from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.projector_start import ridge_projector
-from jasper_jax.training.stage_kind import Arrays, Inputs, Params, StageKind
+from jasper_jax.training.stage_kind import BatchArrays, Inputs, Params, StageKind
 from jasper_jax.training.teaching import Teaching
 from jasper_jax.vision.vision_model import PARTS
 
@@ -32,7 +32,7 @@ class ImageStage(StageKind):
     padding; ``captions [B, D]`` pooled; ``same [B]``, equal where captions are."""
 
     parts = ("encoder", *PARTS)
-    whole = ("captions", "same")
+    replicated = ("captions", "same")
 
     def batches(self, inputs: Inputs, params: Params) -> ImageBatches:
         """With the captions' vectors under the text student as it stands in ``params``."""
@@ -91,7 +91,7 @@ class ImageStage(StageKind):
         return {name: one for head in self.stage.heads for name in self._names(head)}
 
     def vectors(
-        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: Any, teaching: Teaching
+        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: Any, teaching: Teaching
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         captions = batch["captions"]
         pooled = self.student.pooled_images(params, batch["pixels"], key, pieces=self.pieces)[: len(captions)]

@@ -28,9 +28,8 @@ from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Partition, make_partition
 from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
 from jasper_jax.training.stage_log import StageLog
-from jasper_jax.training.stage_programs import CompiledPrograms
 from jasper_jax.training.stage_state import StageState
-from jasper_jax.training.step import make_program
+from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
 
 
@@ -174,7 +173,7 @@ class StageTrainer:
             state.restore(self.checkpoints.load(path, state.abstract))
         else:
             state.begin()
-        return state, CompiledPrograms(program, mesh, self.kind.whole)
+        return state, CompiledPrograms(program, mesh, self.kind.replicated)
 
     @contextlib.contextmanager
     def _hooks(

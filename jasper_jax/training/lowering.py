@@ -1,4 +1,4 @@
-"""The train step of a stage, lowered for devices that may not exist: shapes and shardings in place of arrays."""
+"""The train step of a stage, lowered for another machine: shapes and shardings in place of arrays."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jasper_jax.student.student import Student
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.online import OnlineTeacher
 from jasper_jax.teachers.stores import TeacherVectors
-from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings, laid
+from jasper_jax.training.mesh import abstract_params, abstract_state, batch_shardings, with_shardings
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.step import make_program
@@ -69,7 +69,7 @@ def lower_step(
     rows = -(-stage.batch_size // multiple) * multiple
     batch, length = kind.abstract_batch(rows, teaching)
     own = {name: abstract_params(teachers[name], mesh) for name in batch.get("online", ())}
-    batch = laid(batch, batch_shardings(batch, mesh, kind.whole))
+    batch = with_shardings(batch, batch_shardings(batch, mesh, kind.replicated))
     with jax.set_mesh(mesh):
         lowered = program.step.lower(trained, optimizer, frozen, own, batch, jax.ShapeDtypeStruct((), jnp.int32))
     return LoweredStep(lowered, trained, frozen, optimizer, own, rows, length)

@@ -1,4 +1,4 @@
-"""The mesh of a run, and everything that has to be laid on it: parameters, optimizer state, batches."""
+"""The mesh of a run, and how parameters, optimizer state and batches are placed on it."""
 
 from __future__ import annotations
 
@@ -72,35 +72,34 @@ def put_params(params: Any, mesh: Mesh) -> Any:
     return jax.tree.map(put, params, shardings(params, mesh))
 
 
-def laid(shapes: Any, placed: Any) -> Any:
+def with_shardings(shapes: Any, shardings: Any) -> Any:
     """A tree of arrays or shapes and one of shardings -> shapes with shardings."""
-    return jax.tree.map(lambda x, one: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one), shapes, placed)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
 def abstract_params(shapes: Any, mesh: Mesh) -> Any:
     """A tree of arrays or shapes -> shapes with shardings: what a checkpoint is restored onto."""
-    return laid(shapes, shardings(shapes, mesh))
+    return with_shardings(shapes, shardings(shapes, mesh))
 
 
 def abstract_state(optimizer: optax.GradientTransformation, trained: Mapping[str, Any], mesh: Mesh) -> Any:
     """The optimizer's state for ``trained`` (a flat dict of arrays or shapes) as shapes with shardings."""
     state = jax.eval_shape(optimizer.init, trained)
-    placed = like_leaves(state, shardings(trained, mesh), mesh)
-    return laid(state, placed)
+    return with_shardings(state, like_leaves(state, shardings(trained, mesh), mesh))
 
 
 def begin_state(optimizer: optax.GradientTransformation, trained: Mapping[str, Any], mesh: Mesh) -> Any:
-    """The optimizer's state for ``trained``, which lies on the mesh, made where it is to lie."""
+    """The optimizer's state for ``trained``, created in place on the mesh."""
     placed = jax.tree.map(lambda x: x.sharding, abstract_state(optimizer, trained, mesh))
     return jax.jit(optimizer.init, out_shardings=placed)(trained)
 
 
-def batch_shardings(batch: Any, mesh: Mesh, whole: Sequence[str]) -> Any:
-    """Of a step's batch: the arrays named in ``whole`` on every device, the rows of all others over the devices."""
-    rows, replicated = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
+def batch_shardings(batch: Any, mesh: Mesh, replicated: Sequence[str]) -> Any:
+    """Of a step's batch: the arrays named in ``replicated`` on every device, the rows of the others over the devices."""
+    rows, everywhere = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        return replicated if path[-1].key in whole else rows
+        return everywhere if path[-1].key in replicated else rows
 
     return jax.tree_util.tree_map_with_path(find, batch)
 
@@ -113,8 +112,8 @@ def share_of(mesh: Mesh) -> ProcessShare:
     return ProcessShare(min(starts), max(starts) + 1, parts)
 
 
-def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, whole: Sequence[str]) -> Any:
-    """A loaded batch, of which this process has its ``share`` of the rows, as global arrays; ``whole`` as in
+def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, replicated: Sequence[str]) -> Any:
+    """A loaded batch, of which this process has its ``share`` of the rows, as global arrays; ``replicated`` as in
     :func:`batch_shardings`."""
 
     def one(values: np.ndarray, placed: NamedSharding) -> jax.Array:
@@ -130,4 +129,4 @@ def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, whole: Sequence[str])
 
         return jax.make_array_from_callback((rows, *values.shape[1:]), placed, part)
 
-    return jax.tree.map(one, batch, batch_shardings(batch, mesh, whole))
+    return jax.tree.map(one, batch, batch_shardings(batch, mesh, replicated))

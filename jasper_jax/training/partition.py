@@ -3,7 +3,7 @@
 A stage's ``train`` patterns divide the canonical parameters (one stack of layers) into a trained and a frozen part.
 The gradient is taken with respect to the trained part alone, so a frozen layer below it has no backward pass, and a
 frozen leaf no optimizer state. Where only the last layers are trained, the stack is cut in two for the length of the
-stage: ``encoder/layers[:25]/...`` and ``encoder/layers[25:]/...``. So with the vision encoder's.
+stage: ``encoder/layers[:25]/...`` and ``encoder/layers[25:]/...``; likewise the vision encoder's.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Join = Callable[[Any, Any, str], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """Which leaves a stage trains. ``cut``: the first layer of the second stack, 0 for one stack; ``stack``: of which
-    layers, one of ``STACKS``."""
+    """Which leaves a stage trains. ``stack``, one of ``STACKS``, is cut before layer ``cut``; 0 leaves it in one
+    piece."""
 
     cut: int
     trained: frozenset[str]

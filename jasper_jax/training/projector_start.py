@@ -1,7 +1,7 @@
-"""How the projector begins: the ridge regression from images to their captions' vectors, through the text encoder.
+"""The closed-form start of the projector: ridge regression from images to caption vectors, through the text encoder.
 
-A regression from the vision tokens straight onto the captions' pooled vectors is closed form, but an image has to pass
-the text encoder first. Around one input that encoder is nearly linear, so the regression is taken back through it:
+A regression from the vision tokens onto the captions' pooled vectors has a closed form, but an image passes the text
+encoder first. Around one input that encoder is nearly linear, so the regression is taken back through it:
 
 1. ridge: pooled caption vector ≈ y₀ + B (x - x̄), x the pooled vision tokens of an image;
 2. a point: image tokens e₀ whose pooled vector points where y₀ does (Gauss-Newton steps on one input);

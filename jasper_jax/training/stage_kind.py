@@ -30,10 +30,12 @@ from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.teaching import Teaching
 
 Params = dict[str, Any]
-Arrays = Mapping[str, Any]
+BatchArrays = Mapping[str, Any]
 """A batch as the step takes it."""
-Metrics = dict[str, jax.Array]
-LossFunction = Callable[[Mapping[str, Any], Mapping[str, Any], Arrays, jax.Array | None], tuple[jax.Array, Metrics]]
+Scalars = dict[str, jax.Array]
+LossFunction = Callable[
+    [Mapping[str, Any], Mapping[str, Any], BatchArrays, jax.Array | None], tuple[jax.Array, Scalars]
+]
 """``(params, online teachers' params, batch, dropout key or None) -> (scalar, {"head/term": scalar})``."""
 
 
@@ -78,9 +80,9 @@ class StageKind(abc.ABC):
     """One stage of a recipe and the student it trains."""
 
     parts: ClassVar[tuple[str, ...]] = ("encoder",)
-    """The parameters it sees beside its heads and its loss terms' own."""
-    whole: ClassVar[tuple[str, ...]] = ()
-    """Arrays of a batch that lie on every device: they are small, and have no row for a row of tokens or pixels."""
+    """The parameters it uses beside its heads and those of its loss terms."""
+    replicated: ClassVar[tuple[str, ...]] = ()
+    """Arrays of a batch that every device holds: small, and without a row for each row of tokens or pixels."""
 
     def __init__(self, recipe: Recipe, stage: ResolvedStage, student: Student):
         self.recipe, self.stage, self.student = recipe, stage, student
@@ -95,7 +97,7 @@ class StageKind(abc.ABC):
 
     @abc.abstractmethod
     def vectors(
-        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: Any, teaching: Teaching
+        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: Any, teaching: Teaching
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         """``(students, targets)`` of a batch, by the heads of :meth:`head_losses`: ``[B, E]`` and ``[B, T]``."""
 
@@ -116,8 +118,8 @@ class StageKind(abc.ABC):
         spec = self.head_losses(teaching)
 
         def loss(
-            params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: jax.Array | None
-        ) -> tuple[jax.Array, Metrics]:
+            params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: jax.Array | None
+        ) -> tuple[jax.Array, Scalars]:
             students, targets = self.vectors(params, teachers, batch, key, teaching)
             terms = distillation_losses(students, targets, spec, batch=batch, learned=params.get("losses"))
             return reduce_heads(terms, self.stage.reduce_heads), named_terms(terms)

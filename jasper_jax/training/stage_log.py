@@ -19,7 +19,7 @@ from jasper_jax.runtime.progress import Bar, say
 from jasper_jax.training.hooks import Moment
 from jasper_jax.training.metrics import Metrics, read_events
 from jasper_jax.training.stage_kind import StageBatches
-from jasper_jax.training.stage_programs import CompiledPrograms
+from jasper_jax.training.step import CompiledPrograms
 
 
 class StageLog:

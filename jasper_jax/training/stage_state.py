@@ -16,8 +16,7 @@ from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.training.mesh import abstract_params, abstract_state, begin_state, put_params
 from jasper_jax.training.partition import Flat
 from jasper_jax.training.stage_kind import Params, StageKind
-from jasper_jax.training.stage_programs import CompiledPrograms
-from jasper_jax.training.step import StageProgram
+from jasper_jax.training.step import CompiledPrograms, StageProgram
 
 
 class StageState:

@@ -1,4 +1,4 @@
-"""How a stage's new heads begin: random, or the closed-form ridge solution (``heads.<name>.init: ridge``)."""
+"""The closed-form start of a stage's new heads (``heads.<name>.init: ridge``)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,11 @@ def ridge_heads(
     texts: TextStore,
     view: TeacherView | None,
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Ridge solutions for those of ``names`` whose recipe asks for them; an empty dict when none does.
+    """Ridge solutions of the heads ``names``, from up to ``training.ridge_texts`` training texts.
 
-    ``embedder`` holds the student as it stands (its pooled vectors are the regressors). A head taught by another
-    head regresses on that head's present output, so target heads come first.
+    ``embedder`` holds the student as it stands; its pooled vectors are the regressors. A head taught by another head
+    regresses on that head's present output, so target heads come first.
     """
-    wanted = [n for n in names if recipe.heads[n].init == "ridge"]
-    if not wanted:
-        return {}
     size = texts.size("train")
     number = min(recipe.training.ridge_texts, size)
     indices = np.sort(np.random.default_rng(recipe.seed).choice(size, number, replace=False))
@@ -39,7 +36,7 @@ def ridge_heads(
     pooled = embedder.pooled([r.text for r in rows], [r.kind for r in rows])
     heads: dict[str, Any] = dict(params["heads"])
     solved: dict[str, dict[str, np.ndarray]] = {}
-    for name in sorted(wanted, key=lambda n: recipe.heads[n].target in recipe.heads):
+    for name in sorted(names, key=lambda n: recipe.heads[n].target in recipe.heads):
         source = recipe.heads[name].target
         if source == "teachers":
             assert view is not None

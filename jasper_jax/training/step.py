@@ -7,19 +7,21 @@ frozen ones, and the parameters of teachers that run in the step, are arguments 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.parameters.sharding import shardings
-from jasper_jax.training.mesh import abstract_state
+from jasper_jax.training.mesh import abstract_state, put_batch, share_of
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
 from jasper_jax.training.partition import Flat, Partition
-from jasper_jax.training.stage_kind import Arrays, Metrics, StageKind
+from jasper_jax.training.stage_kind import BatchArrays, Scalars, StageKind
 from jasper_jax.training.teaching import Teaching
 
 Teachers = Mapping[str, Any]
@@ -32,8 +34,8 @@ class StageProgram:
 
     partition: Partition
     optimizer: optax.GradientTransformation
-    step: Callable[[Flat, Any, Flat, Teachers, Arrays, jax.Array], tuple[Flat, Any, Metrics]]
-    evaluate: Callable[[Flat, Flat, Teachers, Arrays], Metrics]
+    step: Callable[[Flat, Any, Flat, Teachers, BatchArrays, jax.Array], tuple[Flat, Any, Scalars]]
+    evaluate: Callable[[Flat, Flat, Teachers, BatchArrays], Scalars]
 
 
 def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh: Mesh | None = None) -> StageProgram:
@@ -46,11 +48,11 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
     seed = jax.random.key(kind.recipe.seed)
 
     def step(
-        trained: Flat, opt_state: Any, frozen: Flat, teachers: Teachers, batch: Arrays, number: jax.Array
-    ) -> tuple[Flat, Any, Metrics]:
+        trained: Flat, opt_state: Any, frozen: Flat, teachers: Teachers, batch: BatchArrays, number: jax.Array
+    ) -> tuple[Flat, Any, Scalars]:
         key = jax.random.fold_in(jax.random.fold_in(seed, 1000 + stage.index), number) if drops else None
 
-        def objective(part: Flat) -> tuple[jax.Array, Metrics]:
+        def objective(part: Flat) -> tuple[jax.Array, Scalars]:
             return loss(partition.merge(part, frozen), teachers, batch, key)
 
         (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
@@ -60,19 +62,54 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
         moved: Any = optax.apply_updates(trained, updates)
         return moved, opt_state, {**metrics, **terms}
 
-    def evaluate(trained: Flat, frozen: Flat, teachers: Teachers, batch: Arrays) -> Metrics:
+    def evaluate(trained: Flat, frozen: Flat, teachers: Teachers, batch: BatchArrays) -> Scalars:
         value, terms = loss(partition.merge(trained, frozen), teachers, batch, None)
         return {"loss": value, **terms}
 
     if mesh is None:
         return StageProgram(partition, optimizer, jax.jit(step, donate_argnums=(0, 1)), jax.jit(evaluate))
-    replicated = NamedSharding(mesh, PartitionSpec())
+    everywhere = NamedSharding(mesh, PartitionSpec())
     trained, _ = jax.eval_shape(partition.split, kind.active(student.shapes()))
     placed = shardings(trained, mesh)
     state = jax.tree.map(lambda x: x.sharding, abstract_state(optimizer, trained, mesh))
     return StageProgram(
         partition,
         optimizer,
-        step=jax.jit(step, donate_argnums=(0, 1), out_shardings=(placed, state, replicated)),
-        evaluate=jax.jit(evaluate, out_shardings=replicated),
+        step=jax.jit(step, donate_argnums=(0, 1), out_shardings=(placed, state, everywhere)),
+        evaluate=jax.jit(evaluate, out_shardings=everywhere),
     )
+
+
+class CompiledPrograms:
+    """``step`` and ``evaluate`` of a stage, one program for each shape of a batch; counts them and the seconds that
+    compiling took."""
+
+    def __init__(self, program: StageProgram, mesh: Mesh, replicated: Sequence[str]):
+        """``replicated``: the arrays of a batch that lie on every device."""
+        self._program, self._mesh, self._share, self._replicated = program, mesh, share_of(mesh), replicated
+        self._compiled: dict[Any, Any] = {}
+        self.seconds = 0.0
+
+    @property
+    def count(self) -> int:
+        """Programs compiled so far, the evaluation's among them."""
+        return len(self._compiled)
+
+    def step(self, trained: Any, optimizer: Any, frozen: Any, teachers: Any, batch: Any, number: Any) -> Any:
+        """``StageProgram.step`` on a loaded batch."""
+        batch = put_batch(batch, self._mesh, self._share, self._replicated)
+        return self._call("step", (trained, optimizer, frozen, teachers, batch, number), batch)
+
+    def evaluate(self, trained: Any, frozen: Any, teachers: Any, batch: Any) -> Any:
+        """``StageProgram.evaluate`` on a loaded batch."""
+        batch = put_batch(batch, self._mesh, self._share, self._replicated)
+        return self._call("evaluate", (trained, frozen, teachers, batch), batch)
+
+    def _call(self, name: str, arguments: tuple[Any, ...], batch: Any) -> Any:
+        key = (name, *(np.shape(leaf) for leaf in jax.tree.leaves(batch)))
+        if key not in self._compiled:
+            began = time.monotonic()
+            with jax.set_mesh(self._mesh):
+                self._compiled[key] = getattr(self._program, name).lower(*arguments).compile()
+            self.seconds += time.monotonic() - began
+        return self._compiled[key](*arguments)

@@ -17,7 +17,7 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime import processes
 from jasper_jax.student.start import cosine_applies, student_embedder
 from jasper_jax.training.mesh import put_params, share_of
-from jasper_jax.training.stage_kind import Arrays, Inputs, Params, StageKind
+from jasper_jax.training.stage_kind import BatchArrays, Inputs, Params, StageKind
 from jasper_jax.training.start import ridge_heads
 from jasper_jax.training.teaching import Teaching
 
@@ -30,7 +30,7 @@ class TextStage(StageKind):
     them. Where teachers run in the step, in their place ``cached``: {teacher: ``[B, T_i]``} and ``online``: {teacher:
     ``Packed``, its own tokens}."""
 
-    whole = ("slots",)
+    replicated = ("slots",)
 
     @property
     def length(self) -> int:
@@ -99,7 +99,7 @@ class TextStage(StageKind):
         return spec
 
     def vectors(
-        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: Arrays, key: Any, teaching: Teaching
+        self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: Any, teaching: Teaching
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         pooled = self.student.pooled(params, batch, key, pieces=self.pieces)
         students = self.student.project(params, pooled, self.stage.heads)

@@ -33,8 +33,7 @@ from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import abstract_params, begin_state
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_kind import Inputs, make_kind
-from jasper_jax.training.stage_programs import CompiledPrograms
-from jasper_jax.training.step import make_program
+from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
 
 WARM = 8
@@ -74,7 +73,7 @@ def main() -> int:
     assert isinstance(batches, ImageBatches)
     partition = make_partition(stage.train, kind.active(params), "train")
     program = make_program(kind, partition, Teaching(), mesh)
-    compiled = CompiledPrograms(program, mesh, kind.whole)
+    compiled = CompiledPrograms(program, mesh, kind.replicated)
     cores = len(os.sched_getaffinity(0))
     rows: list[tuple[str, ...]] = []
     for number in range(options.rounds):

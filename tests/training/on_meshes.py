@@ -100,7 +100,7 @@ def steps(place: Path, case: dict) -> dict:
         )
     )
     own = {one.name: put_params(widen(one.params), mesh) for one in view.online}
-    compiled = CompiledPrograms(program, mesh, kind.whole)
+    compiled = CompiledPrograms(program, mesh, kind.replicated)
     losses, norms = [], []
     for number in range(STEPS):
         arrays = batches.load(number).arrays
@@ -112,7 +112,7 @@ def steps(place: Path, case: dict) -> dict:
     begun, _ = partition.split(kind.active(params))
     flops = {}
     if case.get("count"):
-        batch = put_batch(arrays, mesh, share_of(mesh), kind.whole)
+        batch = put_batch(arrays, mesh, share_of(mesh), kind.replicated)
         with jax.set_mesh(mesh):
             step = program.step.lower(trained, state, frozen, own, batch, np.int32(0)).compile()
             forward = program.evaluate.lower(trained, frozen, own, batch).compile()

@@ -186,7 +186,7 @@ def _wrap(injector: Injector) -> None:
     from jasper_jax.checkpoints.checkpoint import Checkpoints
     from jasper_jax.runtime.timings import Timings
     from jasper_jax.training.loop import StageTrainer
-    from jasper_jax.training.stage_programs import CompiledPrograms
+    from jasper_jax.training.step import CompiledPrograms
 
     timed, step, final, stage_of = Timings.phase, CompiledPrograms.step, Checkpoints.save_final, StageTrainer.train
     save, seal = Checkpoints.save, checkpoint.seal

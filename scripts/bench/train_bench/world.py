@@ -34,8 +34,7 @@ from jasper_jax.training.mesh import begin_state, put_params
 from jasper_jax.training.optimizer import learning_rate
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_kind import StageKind, make_kind
-from jasper_jax.training.stage_programs import CompiledPrograms
-from jasper_jax.training.step import StageProgram, make_program
+from jasper_jax.training.step import CompiledPrograms, StageProgram, make_program
 from jasper_jax.training.teaching import Teaching
 
 
@@ -134,7 +133,7 @@ class Ours:
 
     def __init__(self, world: World):
         partition = world.program.partition
-        self.compiled = CompiledPrograms(world.program, world.mesh, world.kind.whole)
+        self.compiled = CompiledPrograms(world.program, world.mesh, world.kind.replicated)
         # Copies: the step donates its arguments, and the parameters of the world stay as they are.
         copies = (jax.tree.map(jnp.array, part) for part in partition.split(world.params))
         self.trained, self.frozen = (put_params(part, world.mesh) for part in copies)
