@@ -95,7 +95,7 @@ def begin_state(optimizer: optax.GradientTransformation, trained: Mapping[str, A
 
 
 def batch_shardings(batch: Any, mesh: Mesh, replicated: Sequence[str]) -> Any:
-    """Of a step's batch: the arrays named in ``replicated`` on every device, the rows of the others over the devices."""
+    """The arrays of a batch named in ``replicated`` on every device, the rows of the others over the devices."""
     rows, everywhere = row_sharding(mesh), NamedSharding(mesh, PartitionSpec())
 
     def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
