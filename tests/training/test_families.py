@@ -19,7 +19,17 @@ ELSEWHERE = ("bert", "mpnet", "xlm-roberta", "qwen2-causal")
 """Students of the other training and export tests, and cases whose code is another's."""
 
 
-@pytest.fixture(scope="module", params=[case for case in CASES if case not in ELSEWHERE])
+ALWAYS = ("modernbert", "qwen3")
+"""One encoder and one decoder at every push; the others in the long campaign."""
+
+
+def cases():
+    for case in CASES:
+        if case not in ELSEWHERE:
+            yield pytest.param(case, marks=() if case in ALWAYS else pytest.mark.full)
+
+
+@pytest.fixture(scope="module", params=cases())
 def trained(request, tmp_path_factory: pytest.TempPathFactory) -> Run:
     place = tmp_path_factory.mktemp("family")
     write_model(place / "student", model_type=request.param, hidden=16, layers=3, seed=3)
@@ -78,8 +88,8 @@ def check_next_teacher(folder, place) -> None:
     stages = [{"stage": 1, "steps": 2, "batch_size": 16, "learning_rate": 1e-3}]
     again = Run(recipe(place, teachers=teachers, heads=heads, stages=stages), progress=False)
     assert run_training(again)
-    texts = again.texts()
+    texts = again.data.texts()
     rows = texts.read("train", range(4))
-    stored = again.teachers(texts).read("train", range(4))
+    stored = again.vectors.view(texts).read("train", range(4))
     vectors = Embedder.load(folder).encode([r.text for r in rows], [r.kind for r in rows], dim=8)
     np.testing.assert_allclose(vectors, stored, atol=1e-5)

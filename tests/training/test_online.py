@@ -34,7 +34,7 @@ def cached(tmp_path_factory):
     return place, run, losses(run)
 
 
-@pytest.mark.parametrize("online", ["a", "b", "ab"])
+@pytest.mark.parametrize("online", ["a", pytest.param("b", marks=pytest.mark.full), "ab"])
 def test_online_and_cached_teachers_give_the_same_losses(cached, online) -> None:
     place, run, expected = cached
     changes = {name: {"dtype": "float32"} | ({"mode": "online"} if name in online else {}) for name in "ab"}

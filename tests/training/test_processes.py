@@ -93,7 +93,7 @@ def alone(place) -> Path:
     return recipe
 
 
-@pytest.mark.parametrize(("processes", "devices"), [(2, 2), (4, 1)])
+@pytest.mark.parametrize(("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.full)])
 def test_processes_make_the_same_student(alone, place, processes: int, devices: int) -> None:
     recipe = write(place, f"together-{processes}")
     assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
