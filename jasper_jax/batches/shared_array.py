@@ -1,4 +1,4 @@
-"""An array that all processes compute together, once: later starts read it from a file."""
+"""A cached array that all processes compute together, once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from jasper_jax.runtime.files import read_cached_array, write_cached_array
 
 
 def shared_array(path: Path, shape: tuple[int, ...], compute: Callable[[int, int], np.ndarray]) -> np.ndarray:
-    """The int32 array of this ``shape`` in the cache file ``path``, else computed and written there.
+    """The int32 array of this ``shape`` in the cache file ``path``, computed and written if missing.
 
-    ``compute(first, last)`` returns the rows ``first .. last - 1``. Each process computes an equal part of the rows,
-    and all receive the whole array. All processes have to call this together.
+    ``compute(first, last)`` returns the rows ``first .. last - 1``. Each process computes an equal share of the rows
+    and receives the complete array. All processes must call this together.
     """
     cached = read_cached_array(path)
     valid = cached is not None and cached.shape == shape

@@ -50,7 +50,7 @@ class PairManifest(RowManifest):
 class PairStore(RowStore[Pair]):
     """A pair store in ``folder``. Its fingerprint is over everything in it."""
 
-    WHAT, FORMAT, MANIFEST = "pair store", 1, PairManifest
+    WHAT, ROWS, FORMAT, MANIFEST = "pair store", "pairs", 1, PairManifest
 
     @staticmethod
     def parse(record: bytes) -> Pair:

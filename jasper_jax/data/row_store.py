@@ -60,6 +60,8 @@ class RowStore(Generic[R]):
     """A store in ``folder``: random access to its rows, safe among threads, picklable."""
 
     WHAT: ClassVar[str]
+    ROWS: ClassVar[str]
+    """What its rows are called, also in the shards' file names."""
     FORMAT: ClassVar[int]
     MANIFEST: ClassVar[type[RowManifest]]
 

@@ -44,7 +44,7 @@ class TextManifest(RowManifest):
 class TextStore(RowStore[TextRecord]):
     """A text store in ``folder``. Its fingerprint is over every text and its kind."""
 
-    WHAT, FORMAT, MANIFEST = "text store", 1, TextManifest
+    WHAT, ROWS, FORMAT, MANIFEST = "text store", "texts", 1, TextManifest
 
     @staticmethod
     def parse(record: bytes) -> TextRecord:
