@@ -1,4 +1,4 @@
-"""The texts and the image-caption pairs of a recipe: where their stores are, and each built when first opened."""
+"""The text store and the pair store of a recipe: their folders, and each built when first opened."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class DataStores:
         self.pair_folder = stores_dir(recipe) / "images"
 
     def texts(self) -> TextStore:
-        """The text store, built if it is not there yet."""
+        """The text store, built if missing."""
         settings = self._recipe.texts
         assert settings is not None
         seed = self._seed(settings.seed)
         return _built(lambda: build_text_store(settings, self.text_folder, seed, progress=self.progress))
 
     def pairs(self) -> PairStore:
-        """The store of image-caption pairs, built if it is not there yet."""
+        """The store of image-caption pairs, built if missing."""
         settings = self._recipe.images
         assert settings is not None
         seed = self._seed(settings.seed)
@@ -41,7 +41,7 @@ class DataStores:
 
 
 def _built(build: Callable[[], S]) -> S:
-    """What ``build`` builds or finds; of several processes the first builds."""
+    """What ``build`` returns; of several processes the first builds, and the others then open."""
     if processes.count() > 1:
-        processes.first_does(build)  # the others then find it whole
+        processes.first_does(build)
     return build()
