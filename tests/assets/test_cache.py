@@ -108,7 +108,7 @@ def test_a_damaged_asset_is_noticed(server, caplog):
     (folder / "a.txt").write_bytes(b"short")
     assert not is_cached(CATALOGUE["texts"])
     fetch_asset("texts", progress=False)
-    assert "a.txt has 5 bytes, not 500000; it is fetched again" in caplog.text
+    assert "a.txt has 5 bytes, not 500000; fetching it again" in caplog.text
     assert files_of(folder)["a.txt"] == TEXTS["a.txt"]
 
 
@@ -195,7 +195,7 @@ def test_archives_that_are_kept_whole(server, monkeypatch):
 
 def test_a_cache_that_is_no_folder(server, tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(UserError, match=r"the cache .* cannot hold 'texts' .* JASPER_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write 'texts' to the cache .* JASPER_CACHE"):
         fetch_asset("texts", progress=False)
 
 
