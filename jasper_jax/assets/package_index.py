@@ -90,9 +90,6 @@ def indexes(settings: dict[str, str]) -> list[Index]:
     return list(dict.fromkeys(Index.parse(url) for url in urls))
 
 
-# --------------------------------------------------------------------------------------- finding, fetching
-
-
 def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool = True) -> list[Path]:
     """The archives' files in ``folder``; downloads those that are missing. An interrupted download starts again.
 
@@ -183,9 +180,6 @@ class _LocalFiles(HTTPAdapter):
             return self.build_response(request, HTTPResponse(io.BytesIO(), None, 404, reason="Not Found"))
         headers = {"Content-Type": "text/html"}
         return self.build_response(request, HTTPResponse(body, headers, 200, preload_content=False))
-
-
-# ---------------------------------------------------------------------------------------------- members
 
 
 def extract(file: Path, root: str, members: Iterable[str], into: Path) -> None:

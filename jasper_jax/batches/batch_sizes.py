@@ -73,8 +73,8 @@ class BatchLengths:
     @property
     def key(self) -> str:
         """A hash of everything the lengths depend on."""
-        parts = (self.counts.key, self.order.size, self.order.seed, self.batch_size, self.steps, self.held_out)
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        inputs = (self.counts.key, self.order.size, self.order.seed, self.batch_size, self.steps, self.held_out)
+        return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
     def pieces(self, first: int, last: int) -> Iterator[np.ndarray]:
         """``[k, B]`` of the batches ``first .. last - 1``, in pieces."""

@@ -18,6 +18,7 @@ from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, TokenCounts
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.batches.row_packer import RowPacker
 from jasper_jax.data.texts import TextStore
+from jasper_jax.encoders.packing import Packing
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.vectors import TeacherView, concatenate
@@ -49,21 +50,17 @@ class Batches(StageBatches[TextStore]):
         Args:
           texts: the text store.
           view: the teachers, cached or online; None where no head of the stage learns from them.
-          tokenizer: the student's, at the length at which texts are cut.
-          prompts: the student's, by kind of text.
+          tokenizer: the student's, at its maximum length; ``prompts`` are the student's, by kind of text.
           counts: token counts under that tokenizer and those prompts.
-          batch_size: texts in a batch.
-          steps: training batches.
           seed: of this stage's draw order.
-          shapes: the most row counts, each a compiled program, that training batches may use.
+          shapes: the maximum number of row counts, each a compiled program, of training batches.
           folder: caches the teachers' token counts and the sizes of batches.
-          row: tokens of a row of the student; None: chosen from the texts.
+          row: tokens in a row of the student; None: chosen from the texts, a multiple of ``tile``.
           share: the rows that this process loads.
           multiple: row counts are multiples of it; itself a multiple of ``share.parts``.
-          tile: a row length chosen here is a multiple of it.
 
         Raises:
-          UserError: fewer texts than a batch holds, or nothing to do.
+          UserError: fewer texts than a batch, or nothing to do.
         """
         super().__init__(texts, batch_size=batch_size, steps=steps, seed=seed, share=share)
         if not steps + self.held_out_batches:
@@ -97,7 +94,8 @@ class Batches(StageBatches[TextStore]):
         """Packed rows for each encoder, and teacher vectors. Reads only the texts in rows of this process."""
         encoders = {"": self.packer, **self.online}
         lengths = {name: self._counts[name][split][indices] for name in encoders}
-        placed, rows = {}, {}
+        rows: dict[str, int] = {}
+        placed: dict[str, tuple[Packing, np.ndarray, slice, np.ndarray]] = {}
         for name, packer in encoders.items():
             packing, rows[name] = packer.place(lengths[name], largest=split == "held_out")
             share = self._share.of_rows(rows[name])

@@ -22,10 +22,10 @@ def shared_array(path: Path, shape: tuple[int, ...], compute: Callable[[int, int
     if processes.gather(np.array([valid])).all():
         assert cached is not None
         return cached
-    part = -(-shape[0] // processes.count())
-    first = min(processes.index() * part, shape[0])
-    last = min(first + part, shape[0])
-    own = np.zeros((part, *shape[1:]), np.int32)  # the last process may have fewer rows: all gather equal shapes
+    rows_each = -(-shape[0] // processes.count())
+    first = min(processes.index() * rows_each, shape[0])
+    last = min(first + rows_each, shape[0])
+    own = np.zeros((rows_each, *shape[1:]), np.int32)  # the last process may have fewer rows: all gather equal shapes
     if first < last:
         own[: last - first] = compute(first, last)
     array = processes.gather(own).reshape(-1, *shape[1:])[: shape[0]]

@@ -34,9 +34,6 @@ def group_of(source: ImageSource, row: Row) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-# -------------------------------------------------------------------------------------------- folder
-
-
 def captions_file(source: ImageSource, key: str) -> Path:
     """The captions file. UserError: it or the folder does not exist, or its format is not supported."""
     folder, name = Path(str(source.folder)), str(source.captions)
@@ -95,15 +92,12 @@ def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
             continue
         for text in strings(row.values[caption], caption, row.where):
             yield Example(data, text, Path(name).as_posix(), group_of(source, row))
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            file = Path(place, name)
+            file = Path(parent, name)
             if file.suffix.lower() in IMAGE_SUFFIXES and file.resolve() not in named:
                 log.skip(NO_CAPTION, file.relative_to(folder).as_posix())
-
-
-# ---------------------------------------------------------------------------------------- WebDataset
 
 
 def webdataset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:

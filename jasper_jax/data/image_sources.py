@@ -28,13 +28,6 @@ from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.errors import UserError, nearest
 
 
-def source_key(number: int) -> str:
-    return f"images.sources[{number}]"
-
-
-# ----------------------------------------------------------------------------------------- data sets
-
-
 def _splits(source: ImageSource) -> list[str]:
     return [source.split] if source.split is not None else []
 
@@ -97,9 +90,6 @@ def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
         return f"{where}: {path or 'neither bytes nor path'} ({e.strerror})"
 
 
-# -------------------------------------------------------------------------------------------- assets
-
-
 def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
     from jasper_jax.assets.openmoji import drawings, rendered
 
@@ -118,8 +108,6 @@ _READERS = {
     "hf": _hf_pairs,
     "asset": _asset_pairs,
 }
-
-# ------------------------------------------------------------------------------------------ examples
 
 
 def read_image_source(source: ImageSource, images: Images, log: SourceLog) -> Iterator[Example]:
@@ -170,33 +158,28 @@ def check_image_sources(images: Images, *, libraries: bool = True) -> None:
       UserError: the first problem.
     """
     if libraries:
-        _check_libraries(images)
+        try:
+            import PIL  # noqa: F401
+        except ImportError:
+            raise UserError("images: reading images needs Pillow: pip install 'jasper-jax[vision]'") from None
     for number, source in enumerate(images.sources):
-        key = source_key(number)
+        key = f"images.sources[{number}]"
         if source.folder is not None:
             next(caption_rows(source, captions_file(source, key)), None)  # its columns
         elif source.webdataset is not None:
             matching(source.webdataset, f"{key}.webdataset")
+        elif source.hf is not None and libraries:
+            datasets_library(key)
         elif source.asset is not None:
-            _check_asset(source.asset, key)
+            _check_asset(source.asset, key, libraries)
 
 
-def _check_libraries(images: Images) -> None:
+def _check_asset(name: str, key: str, library: bool) -> None:
     from jasper_jax.assets.openmoji import renderer
 
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise UserError("images: reading images needs Pillow: pip install 'jasper-jax[vision]'") from None
-    for number, source in enumerate(images.sources):
-        if source.hf is not None:
-            datasets_library(source_key(number))
-        elif source.asset is not None:
-            renderer(source_key(number))
-
-
-def _check_asset(name: str, key: str) -> None:
     names = [asset.name for asset in CATALOGUE.values() if asset.kind == "images"]
     if name not in names:
         problem = f"asset {name!r} is not an image collection" if name in CATALOGUE else f"there is no asset {name!r}"
         raise UserError(f"{key}.asset: {problem}{nearest(name, names)}; the image collections are {', '.join(names)}")
+    if library:
+        renderer(key)

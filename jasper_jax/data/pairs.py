@@ -18,7 +18,7 @@ import numpy as np
 
 from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import Example, SourceLog
-from jasper_jax.data.image_sources import check_image_sources, read_image_source, source_key
+from jasper_jax.data.image_sources import check_image_sources, read_image_source
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
 from jasper_jax.recipe.config_sources import Images
@@ -89,9 +89,6 @@ def _encoded(pair: Pair | Example) -> dict[str, bytes]:
     return {"image": pair.image, **texts}
 
 
-# ----------------------------------------------------------------------------------------- building
-
-
 def _gather(
     images: Images, logs: Sequence[SourceLog], spool: SplitWriter, counts: list[Counter[str]], shown: Bar
 ) -> Pairs:
@@ -117,7 +114,7 @@ def _gather(
 
 
 def _build(images: Images, folder: Path, seed: int, progress: bool) -> None:
-    logs = [SourceLog(source, source_key(number)) for number, source in enumerate(images.sources)]
+    logs = [SourceLog(source, f"images.sources[{number}]") for number, source in enumerate(images.sources)]
     counts: list[Counter[str]] = [Counter() for _ in logs]
     spool = SplitWriter(folder, sh.TRAIN + "-unsorted", images.shard_rows, compress=False)
     with bar("images", None, "pairs", enabled=progress) as shown:
@@ -203,9 +200,9 @@ def build_pair_store(images: Images, folder: Path | str, seed: int, *, progress:
     """
     patterns = [source.webdataset for source in images.sources if source.webdataset is not None]
 
-    def build(place: Path) -> None:
+    def build(temporary: Path) -> None:
         check_image_sources(images)
-        _build(images, place, seed, progress)
+        _build(images, temporary, seed, progress)
 
     def check(store: PairStore) -> None:
         store.refuse_other(images, seed, patterns)

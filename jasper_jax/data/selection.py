@@ -95,18 +95,18 @@ class Selection:
 
     def train(self) -> Iterator[Text]:
         """Training texts in order; ``held_out`` has the others afterwards."""
-        given = 0
+        count = 0
         for document in self.mix:
             texts = self._texts_of(document)
             if not texts:
                 continue
             for text in self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts):
-                if given == self.recipe.count:
+                if count == self.recipe.count:
                     return
-                given += 1
+                count += 1
                 self.counts[text.source, text.kind, "train"] += 1
                 yield text
-            if given == self.recipe.count:
+            if count == self.recipe.count:
                 return
 
     def held(self) -> list[Text]:

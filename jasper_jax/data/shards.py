@@ -102,9 +102,6 @@ def example(values: Mapping[str, bytes]) -> bytes:
     return message.SerializeToString(deterministic=True)
 
 
-# ------------------------------------------------------------------------------------------ writing
-
-
 def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> None:
     """Write the ArrayRecord file ``path`` and flush it to disk."""
     writer = ArrayRecordWriter(str(path), "group_size:1" + ("" if compress else ",uncompressed"))
@@ -137,12 +134,12 @@ def write_metadata(
     splits = [s for s in PAIR_SPLITS if any(shard.split == s for shard in shards)]
     # TFDS reads the names of the data set and its splits from the files beside the metadata. Give it an empty file a
     # split in a temporary folder, so that the store itself never has a partly written file.
-    with tempfile.TemporaryDirectory() as place:
+    with tempfile.TemporaryDirectory() as temporary:
         for shard in shards:
             if shard.index == 0:
-                (Path(place) / shard_file(name, shard, shards)).touch()
+                (Path(temporary) / shard_file(name, shard, shards)).touch()
         tfds.folder_dataset.write_metadata(
-            data_dir=place,
+            data_dir=temporary,
             features=dict(features),
             split_infos=[
                 tfds.core.SplitInfo(
@@ -156,10 +153,7 @@ def write_metadata(
             description=about,
         )
         for file in ("dataset_info.json", "features.json"):
-            write_atomic(folder / file, (Path(place) / file).read_bytes())
-
-
-# ------------------------------------------------------------------------------------------ reading
+            write_atomic(folder / file, (Path(temporary) / file).read_bytes())
 
 
 class ShardReader:

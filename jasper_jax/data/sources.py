@@ -21,8 +21,6 @@ from jasper_jax.recipe.config_sources import Texts, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 
-# --------------------------------------------------------------------------------------------- files
-
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """The numbered lines of a UTF-8 file, which is decompressed if its name ends in ``.gz``."""
@@ -84,9 +82,6 @@ def _file_rows(source: TextSource, seed: int) -> Iterator[Row]:
             yield from parquet_rows(path, _columns(source))
         else:
             yield from (Row(f"{path}, line {number}", {"text": line}) for number, line in _lines(path))
-
-
-# ------------------------------------------------------------------------------------- documents
 
 
 def _columns(source: TextSource) -> list[str]:

@@ -34,9 +34,6 @@ class TextManifest(RowManifest):
     counts: dict[str, dict[str, dict[str, int]]]
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
 class TextStore(RowStore[TextRecord]):
     """A text store in ``folder``. Its fingerprint is over every text and its kind."""
 
@@ -66,9 +63,6 @@ class TextStore(RowStore[TextRecord]):
             for kind, counts in kinds.items()
         ]
         return [*lines, *self.manifest["notes"]]
-
-
-# ----------------------------------------------------------------------------------------- building
 
 
 def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
@@ -130,9 +124,9 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
     that have changed since it was built (they may be deleted).
     """
 
-    def build(place: Path) -> None:
+    def build(temporary: Path) -> None:
         with bar("texts", texts.count, "texts", enabled=progress) as shown:
-            _build(texts, place, seed, shown)
+            _build(texts, temporary, seed, shown)
 
     def check(store: TextStore) -> None:
         store.refuse_other(texts, seed, patterns_of(texts.sources))
