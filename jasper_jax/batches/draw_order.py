@@ -1,9 +1,9 @@
 """The order in which a stage draws its records: each epoch is a permutation of its own, fixed by the seed.
 
 It is Grain's order, ``MapDataset.range(size).shuffle(seed=seed).repeat()``, number for number, but computed for many
-draws at once; Grain computes one number a call. A block cipher of few rounds permutes the smallest block of an even
-number of bits, at least 16, that holds the record numbers, and is applied again to whatever is not a record number
-(Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Its round is that of Simon (Beaulieu et al., 2013,
+draws at once; Grain computes one number a call. A block cipher of a few rounds permutes the smallest block of an even
+number of bits, at least 16, that holds the record numbers, and is applied again to each result that is not a record
+number (Black and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Its round is Simon's (Beaulieu et al., 2013,
 https://eprint.iacr.org/2013/404); its keys come from the generator ``std::seed_seq`` of the C++ standard.
 """
 
@@ -22,8 +22,8 @@ class DrawOrder:
 
     def __init__(self, size: int, seed: int):
         self.size, self.seed = size, seed
-        # The block is that of the last record number rounded up to a power of two, as Grain has it: where that number
-        # is a power of two itself, the block does not hold it and another record is drawn twice.
+        # The block is that of the last record number rounded up to a power of two, as in Grain: where that number
+        # is itself a power of two, the block does not hold it and another record is drawn twice.
         self._half = max(_MIN_BITS, (size - 2).bit_length() if size > 1 else 0) + 1 >> 1
 
     def records(self, start: int, stop: int) -> np.ndarray:
@@ -31,15 +31,15 @@ class DrawOrder:
         if start >= stop or self.size == 1:
             return np.zeros(max(0, stop - start), np.int64)
         first, last = start // self.size, (stop - 1) // self.size
-        parts = []
+        epochs = []
         for epoch in range(first, last + 1):
             begin, end = max(start - epoch * self.size, 0), min(stop - epoch * self.size, self.size)
             seed = (self.seed + epoch) % 2**32
-            if 2 * self._half == _MIN_BITS:  # few records in a large block: most numbers are none
-                parts.append(_small_epoch(self.size, seed)[begin:end])
+            if 2 * self._half == _MIN_BITS:  # few records in a large block: most of its numbers are no records
+                epochs.append(_small_epoch(self.size, seed)[begin:end])
             else:
-                parts.append(_part_of_epoch(np.arange(begin, end), self.size, self._half, seed))
-        return np.concatenate(parts)
+                epochs.append(_part_of_epoch(np.arange(begin, end), self.size, self._half, seed))
+        return np.concatenate(epochs)
 
 
 def _part_of_epoch(positions: np.ndarray, size: int, half: int, seed: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,11 +28,11 @@ class RowPacker:
         multiple: int = 1,
     ):
         """Args:
-        tokenizer: the encoder's, at the length at which texts are cut.
-        prompts: put before a text, by its kind.
+        tokenizer: the encoder's, at its maximum length.
+        prompts: prepended to a text, by its kind.
         sizes: of every batch of the stage.
-        shapes: the most different row counts.
-        leave_prompts_out: pass the lengths of prompts, which pooling then leaves out.
+        shapes: the maximum number of different row counts.
+        leave_prompts_out: add the lengths of prompts to the arrays, so that pooling excludes prompts.
         multiple: row counts are multiples of it.
         """
         self.tokenizer, self.prompts = tokenizer, prompts
@@ -43,16 +43,16 @@ class RowPacker:
         )
 
     def place(self, lengths: np.ndarray, *, largest: bool = False) -> tuple[Packing, int]:
-        """The packing of a batch with these token counts ``[B]``, and the row count of the program that takes it.
+        """The packing of a batch with these token counts ``[B]``, and the row count of its program.
 
-        ``largest``: take the program with the most rows.
+        ``largest``: the program with the most rows.
         """
         packing = pack(lengths, self.row_length)
         counts = self.row_counts[-1:] if largest else self.row_counts
         return packing, int(counts[np.searchsorted(counts, packing.rows)])
 
     def assemble(
-        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Sequence[TextRecord]
+        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Mapping[int, TextRecord]
     ) -> dict[str, Any]:
         """The arrays of ``encoders.packed.Packed`` for some ``rows`` of a batch, ``slots`` for all its texts.
 
@@ -61,17 +61,19 @@ class RowPacker:
           lengths: token counts ``[B]`` of the whole batch.
           rows: those to assemble.
           which: the positions in the batch of the texts in these rows.
-          texts: the texts at these positions.
+          texts: the texts at these positions, by position.
 
         Raises:
-          UserError: a text does not have the number of tokens that was counted.
+          UserError: a text's number of tokens differs from its cached count.
         """
-        tokens = self.tokenizer.encode([self.prompts[t.kind] + t.text for t in texts])
-        if wrong := [i for i, one in zip(which, tokens) if len(one) != lengths[i]]:
-            raise UserError(
-                f"token_counts: text {wrong[0]} of a batch was counted with {lengths[wrong[0]]} tokens and has another"
-                " number now; delete the folder token_counts of the run and run again"
-            )
+        records = [texts[i] for i in which.tolist()]
+        tokens = self.tokenizer.encode([self.prompts[record.kind] + record.text for record in records])
+        for i, ids in zip(which, tokens):
+            if len(ids) != lengths[i]:
+                raise UserError(
+                    f"token_counts: text {i} of a batch has {len(ids)} tokens, its cached count is {lengths[i]}; delete"
+                    " the folder token_counts of the run and run again"
+                )
         here = Packing(packing.row[which] - rows.start, packing.place[which], packing.column[which])
         shape = (rows.stop - rows.start, self.row_length)
         ids, per_text = fill_rows(tokens, here, shape, self.texts_per_row, self.tokenizer.pad_id)
@@ -82,5 +84,5 @@ class RowPacker:
         }
         if self._prompt_lengths is not None:
             arrays["prompts"] = np.zeros_like(per_text)
-            arrays["prompts"][here.row, here.place] = [self._prompt_lengths[text.kind] for text in texts]
+            arrays["prompts"][here.row, here.place] = [self._prompt_lengths[record.kind] for record in records]
         return arrays

@@ -1,7 +1,7 @@
-"""The paper's augmentation (arXiv 2412.19048, section 3): short texts out of long ones, words out of order.
+"""The paper's augmentation (arXiv 2412.19048, section 3): cuts long texts into short ones and shuffles words.
 
-Whether and how a text is changed follows from a keyed hash of the text itself, never from its position: the
-same document becomes the same pieces whatever else stands in the corpus, however many processes read it.
+A keyed hash of the text alone decides whether and how it is changed, so the result does not depend on the rest of the
+corpus or on the number of processes.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from jasper_jax.recipe.config_sources import Augment
 
 @dataclass(frozen=True)
 class Augmented:
-    """The texts one document became."""
+    """The texts made from one document."""
 
     texts: list[str]
     split: bool
-    """Whether it was divided (into at least two pieces)."""
+    """Whether it was divided into at least two."""
     shuffled: int
     """How many of ``texts`` had their words shuffled."""
 
 
 def normalised(text: str) -> str:
-    """``text`` with every run of white space made one space."""
+    """``text`` with every run of white space replaced by one space."""
     return " ".join(text.split())
 
 
 def keyed_hash(text: str, seed: int, purpose: str) -> int:
-    """64 bits that are uniform over texts and independent between seeds and purposes."""
+    """A 64-bit hash, uniform over texts and independent between seeds and purposes."""
     key = f"{seed}/{purpose}".encode()
     return int.from_bytes(hashlib.blake2b(normalised(text).encode(), digest_size=8, key=key).digest())
 
@@ -42,20 +42,20 @@ def _chosen(text: str, seed: int, purpose: str, share: float) -> bool:
 
 
 def _sentences(text: str, language: str) -> list[str]:
-    """The sentences of ``text`` in order; white space between them stays with the one before."""
-    out: list[str] = []
-    for part in segment(language, text):
-        if out and not part.strip():
-            out[-1] += part
-        elif part:
-            out.append(part)
-    return out
+    """The sentences of ``text`` in order, each with the white space that follows it."""
+    sentences: list[str] = []
+    for sentence in segment(language, text):
+        if sentences and not sentence.strip():
+            sentences[-1] += sentence
+        elif sentence:
+            sentences.append(sentence)
+    return sentences
 
 
 def divide(text: str, augment: Augment, seed: int) -> list[str]:
-    """Consecutive pieces of ``text``, each of ``min_sentences`` to ``max_sentences``, the last shorter.
+    """Consecutive pieces of ``text``, each of ``min_sentences`` to ``max_sentences``; the last may be shorter.
 
-    The number of sentences is drawn uniformly for every piece. No character but white space is lost.
+    The number of sentences of each piece is drawn uniformly. Only white space is lost.
     """
     sentences = _sentences(text, augment.language)
     rng = random.Random(keyed_hash(text, seed, "lengths"))
@@ -65,11 +65,11 @@ def divide(text: str, augment: Augment, seed: int) -> list[str]:
         size = augment.min_sentences + int(rng.random() * span)
         pieces.append("".join(sentences[at : at + size]).strip())
         at += size
-    return [p for p in pieces if p]
+    return [piece for piece in pieces if piece]
 
 
 def shuffle_words(text: str, seed: int) -> str:
-    """The words of ``text`` in another order; itself where there is no other order."""
+    """The words of ``text`` in another order; ``text`` itself if there is no other order."""
     words = text.split()
     rng = random.Random(keyed_hash(text, seed, "order"))
     shuffled = sorted(words, key=lambda _: rng.random())
@@ -86,7 +86,6 @@ def augment_document(text: str, kind: str, augment: Augment, seed: int) -> Augme
     shuffled = 0
     for i, piece in enumerate(texts):
         if _chosen(piece, seed, "shuffle", augment.shuffle_share):
-            mixed = shuffle_words(piece, seed)
-            shuffled += mixed != piece
-            texts[i] = mixed
+            texts[i] = shuffle_words(piece, seed)
+            shuffled += texts[i] != piece
     return Augmented(texts, split=len(texts) > 1, shuffled=shuffled)

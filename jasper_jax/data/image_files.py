@@ -1,4 +1,4 @@
-"""Pairs out of files: a folder of images with a file of captions, and WebDataset tars, read as streams."""
+"""Pairs from files: a folder of images with a captions file, and WebDataset tars, read as streams."""
 
 from __future__ import annotations
 
@@ -9,36 +9,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, Example, SourceLog
-from jasper_jax.data.libraries import require
+from jasper_jax.data.libraries import Row, require
 from jasper_jax.data.source_files import matching
-from jasper_jax.data.sources import Row, jsonl_rows, parquet_rows, strings
+from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
 from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
-"""What counts as an image where a folder is looked through for those that no caption names."""
+"""Files of a folder that are counted as images without a caption if the captions file does not name them."""
 WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTION_FILES = (".jsonl", ".jsonl.gz", ".parquet")
 
 
 def columns(source: ImageSource) -> list[str]:
-    """The columns of image, caption and, where one is named, group."""
+    """The columns of image, caption and, if the source has one, group."""
     return [source.image or "image", source.caption or "caption", *([source.group] if source.group else [])]
 
 
 def group_of(source: ImageSource, row: Row) -> str:
-    """The row's group; empty where the source has none."""
+    """The row's group; empty if the source has no groups."""
     value = row.values[source.group] if source.group else None
     if value is None:
         return ""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
-# -------------------------------------------------------------------------------------------- folder
-
-
 def captions_file(source: ImageSource, key: str) -> Path:
-    """The file of captions. UserError: it, or the folder, is not there, or it is of a kind that is not read."""
+    """The captions file. UserError: it or the folder does not exist, or its format is not supported."""
     folder, name = Path(str(source.folder)), str(source.captions)
     if not folder.is_dir():
         raise UserError(f"{key}.folder: no folder {folder} (relative paths start at {Path.cwd()})")
@@ -46,30 +43,30 @@ def captions_file(source: ImageSource, key: str) -> Path:
     if not path.is_file():
         raise UserError(f"{key}.captions: no file {name!r} in {folder}")
     if not name.endswith(CAPTION_FILES):
-        raise UserError(f"{key}.captions: {name!r} is of no kind that is read; {', '.join(CAPTION_FILES)} are")
+        raise UserError(f"{key}.captions: {name!r} has an unsupported format; expected {', '.join(CAPTION_FILES)}")
     return path
 
 
 def caption_rows(source: ImageSource, path: Path) -> Iterator[Row]:
-    wanted = columns(source)
-    for row in parquet_rows(path, wanted) if path.suffix == ".parquet" else jsonl_rows(path):
-        require(wanted, list(row.values), row.where)
+    names = columns(source)
+    for row in parquet_rows(path, names) if path.suffix == ".parquet" else jsonl_rows(path):
+        require(names, list(row.values), row.where)
         yield row
 
 
 def _inside(real: Path, folder: Path, name: str, where: str) -> Path:
-    """``folder / name``. UserError: that is not in the folder, whose resolved path is ``real``."""
+    """``folder / name``. UserError: it is outside the folder, whose resolved path is ``real``."""
     try:
         inside = not os.path.isabs(name) and (folder / name).resolve().is_relative_to(real)
-    except (OSError, ValueError, RuntimeError):  # too long, a null character, links in a circle
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, circular links
         inside = False
     if not inside:
-        raise UserError(f"{where}: {name!r} leads out of the folder {folder}; paths are relative to it and stay in it")
+        raise UserError(f"{where}: {name!r} leads out of the folder {folder}; give a path inside it, relative to it")
     return folder / name
 
 
 def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
-    """The pairs that the captions file names; images of the folder that it does not name are counted."""
+    """The pairs that the captions file names; counts the images of the folder that it does not name."""
     folder, path = Path(str(source.folder)), captions_file(source, log.key)
     real = folder.resolve()
     image, caption, *_ = columns(source)
@@ -81,7 +78,7 @@ def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
             log.skip(NO_IMAGE, row.where)
             continue
         if not isinstance(name, str):
-            raise UserError(f"{row.where}: column {image!r} holds {type(name).__name__}, a path in {folder} is needed")
+            raise UserError(f"{row.where}: column {image!r} holds {type(name).__name__}; expected a path in {folder}")
         file = _inside(real, folder, name, row.where)
         if not file.is_file():
             log.skip(NO_IMAGE, f"{name} of {row.where}")
@@ -95,27 +92,24 @@ def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
             continue
         for text in strings(row.values[caption], caption, row.where):
             yield Example(data, text, Path(name).as_posix(), group_of(source, row))
-    for place, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            found = Path(place, name)
-            if found.suffix.lower() in IMAGE_SUFFIXES and found.resolve() not in named:
-                log.skip(NO_CAPTION, found.relative_to(folder).as_posix())
-
-
-# ---------------------------------------------------------------------------------------- WebDataset
+            file = Path(parent, name)
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.resolve() not in named:
+                log.skip(NO_CAPTION, file.relative_to(folder).as_posix())
 
 
 def webdataset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
-    """The pairs of all tars, in the order of their names; a pair's name is that of its tar and its stem."""
+    """The pairs of all tars, in the order of the tars' names; a pair is named ``tar/stem``."""
     images = (source.image.lower().lstrip("."),) if source.image else WEBDATASET_IMAGES
     caption = (source.caption or "txt").lower().lstrip(".")
     other: Counter[str] = Counter()
-    found = False
+    empty = True
     for path in matching(str(source.webdataset), f"{log.key}.webdataset"):
         log.note(path)
         for stem, data, text in _members(path, images, caption, other):
-            found, name = True, f"{path.name}/{stem}"
+            empty, name = False, f"{path.name}/{stem}"
             if data is None or text is None:
                 log.skip(NO_IMAGE if data is None else NO_CAPTION, name)
                 continue
@@ -123,20 +117,20 @@ def webdataset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
                 yield Example(data, text.decode(), name, "")
             except UnicodeDecodeError:
                 log.skip(NOT_TEXT, name)
-    if not found:
+    if empty:
         there = ", ".join(f"{n:,} .{extension}" for extension, n in other.most_common(8)) or "nothing else"
         raise UserError(
             f"{log.key}: {log.label} holds no members .{' .'.join(images)} or .{caption}, but {there}; set image and "
-            f"caption to the extensions"
+            f"caption to the extensions of its members"
         )
 
 
 def _members(
     path: Path, images: tuple[str, ...], caption: str, other: Counter[str]
 ) -> Iterator[tuple[str, bytes | None, bytes | None]]:
-    """Stem, image and caption of each pair, as soon as both were met; at the end those that lack one of them.
+    """Stem, image and caption of each pair, as soon as both are read; at the end, those that lack one.
 
-    A stem ends at the first point of the member's name, its extension is what follows.
+    The first dot of a member's name separates stem and extension.
     """
     waiting: dict[str, dict[bool, bytes]] = {}
     try:
@@ -153,12 +147,12 @@ def _members(
                 stream = tar.extractfile(member)
                 assert stream is not None
                 stem = f"{folder}/{stem}" if folder else stem
-                parts = waiting.setdefault(stem, {})
-                parts[extension == caption] = stream.read()
-                if len(parts) == 2:
-                    yield stem, parts[False], parts[True]
+                pair = waiting.setdefault(stem, {})
+                pair[extension == caption] = stream.read()
+                if len(pair) == 2:
+                    yield stem, pair[False], pair[True]
                     del waiting[stem]
     except (tarfile.TarError, EOFError, OSError) as e:
-        raise UserError(f"{path}: damaged, or no tar file ({e})") from None
-    for stem, parts in waiting.items():
-        yield stem, parts.get(False), parts.get(True)
+        raise UserError(f"{path}: damaged, or not a tar file ({e})") from None
+    for stem, pair in waiting.items():
+        yield stem, pair.get(False), pair.get(True)

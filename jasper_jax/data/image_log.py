@@ -1,4 +1,4 @@
-"""What one source of images gave and what was left out of it, by reason, with the first names of each."""
+"""How many pairs an image source gave, and how many were skipped, by reason, with the first names of each."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.data.source_files import SourceFile, as_it_is
-from jasper_jax.recipe.config_sources import IMAGE_SOURCE_KINDS, ImageSource
+from jasper_jax.data.source_files import SourceFile, as_it_is, label
+from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
 
 FIRST = 5
@@ -27,19 +27,13 @@ class Example(NamedTuple):
     caption: str
     name: str
     group: str
-    """Images of a group never lie on both sides of a split."""
+    """All images of a group are in one split."""
     eligible: bool = True
     """Whether it may be held out or tested."""
 
 
-def label(source: ImageSource) -> str:
-    """A source's short name in counts, e.g. ``webdataset:shards/*.tar``."""
-    kind = next(k for k in IMAGE_SOURCE_KINDS if getattr(source, k) is not None)
-    return f"{kind}:{getattr(source, kind)}"
-
-
 class SourceLog:
-    """The count of one source; ``key`` is where it stands in the recipe (``images.sources[0]``)."""
+    """The counts of one source; ``key`` is its place in the recipe (``images.sources[0]``)."""
 
     def __init__(self, source: ImageSource, key: str):
         self.key, self.label = key, label(source)
@@ -54,7 +48,7 @@ class SourceLog:
             names.append(name)
 
     def note(self, path: Path) -> None:
-        """Record a local file as it is before it is read."""
+        """Record the state of a local file before it is read."""
         if str(path) not in self.files:
             self.files[str(path)] = as_it_is(path)
 
@@ -62,17 +56,17 @@ class SourceLog:
         return {reason: {"count": n, "first": self.first[reason]} for reason, n in self.skipped.items()}
 
     def refuse_many(self, share: float) -> None:
-        """UserError when more than ``share`` of what the source holds was left out, or when it gave nothing."""
-        left_out = self.skipped.total()
-        seen = self.given + left_out
+        """UserError if more than ``share`` of the source was skipped, or if it gave nothing."""
+        skipped = self.skipped.total()
+        seen = self.given + skipped
         if not seen:
-            raise UserError(f"{self.key}: {self.label} gives no pairs at all")
-        if left_out > share * seen:
+            raise UserError(f"{self.key}: {self.label} gives no pairs")
+        if skipped > share * seen:
             reasons = "; ".join(
                 f"{n:,} {reason} ({', '.join(self.first[reason])}{', ...' if n > FIRST else ''})"
                 for reason, n in self.skipped.items()
             )
             raise UserError(
-                f"{self.key}: {left_out:,} of {seen:,} in {self.label} are left out, more than images.skip_share "
-                f"{share:g} allows: {reasons}; mend them, or raise images.skip_share to {left_out / seen + 5e-5:.4f}"
+                f"{self.key}: {skipped:,} of {seen:,} in {self.label} were skipped, more than images.skip_share "
+                f"{share:g} allows: {reasons}; repair them, or raise images.skip_share to {skipped / seen + 5e-5:.4f}"
             )

@@ -1,7 +1,7 @@
 """Where image-caption pairs come from: every kind of source becomes one stream of examples, never held in memory.
 
-An example that cannot be used (no caption, an image that does not decode) is left out, counted and named; more than a
-share of them ends the work, as does what the settings get wrong.
+An unusable example (no caption, an image that does not decode) is skipped, counted and named. Too many of them are an
+error, as are wrong settings.
 """
 
 from __future__ import annotations
@@ -21,23 +21,14 @@ from jasper_jax.data.image_files import (
     webdataset_pairs,
 )
 from jasper_jax.data.image_log import EMPTY, NOT_TEXT, UNUSABLE, Example, SourceLog
-from jasper_jax.data.libraries import datasets_library, hf_splits, require, tfds_splits
-from jasper_jax.data.source_files import matching
-from jasper_jax.data.sources import Row, strings
+from jasper_jax.data.libraries import Row, datasets_library, hf_rows, require, tfds_rows
+from jasper_jax.data.source_files import kind_of, matching
+from jasper_jax.data.sources import strings
 from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.errors import UserError, nearest
 
-__all__ = ["Example", "SourceLog", "check_image_sources", "read_image_source"]
 
-
-def source_key(number: int) -> str:
-    return f"images.sources[{number}]"
-
-
-# ----------------------------------------------------------------------------------------- data sets
-
-
-def _asked(source: ImageSource) -> list[str]:
+def _splits(source: ImageSource) -> list[str]:
     return [source.split] if source.split is not None else []
 
 
@@ -47,61 +38,48 @@ def _row_pairs(source: ImageSource, row: Row, name: str, data: bytes, log: Sourc
         texts = strings(row.values[caption], caption, row.where)
     except UserError:
         if not isinstance(row.values[caption], bytes):
-            raise  # the column is no text at all
+            raise  # the whole column is not text
         log.skip(NOT_TEXT, row.where)
         return
-    # named after its content where the source names it not: its place in the data set may be another tomorrow
+    # row numbers are not stable, so hash the content
     name = name or hashlib.sha256(data).hexdigest()[:16]
     for text in texts:
         yield Example(data, text, name, group_of(source, row))
 
 
 def _tfds_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
-    wanted = columns(source)
-    image = wanted[0]
-    where, data = tfds_splits(str(source.tfds), None, _asked(source), wanted, log.key, encoded=[image])
-    for split, rows in data.items():
-        for number in range(len(rows)):
-            row = Row(f"{where}, split {split}, row {number}", rows[number])
-            value = row.values[image]
-            if not isinstance(value, bytes):
-                raise UserError(
-                    f"{row.where}: column {image!r} holds {type(value).__name__}, not an encoded image; an Image "
-                    f"feature or the bytes of one are needed"
-                )
-            yield from _row_pairs(source, row, "", value, log)
+    image, *_ = names = columns(source)
+    for row in tfds_rows(str(source.tfds), None, _splits(source), names, log.key, image):
+        value = row.values[image]
+        if not isinstance(value, bytes):
+            raise UserError(
+                f"{row.where}: column {image!r} holds {type(value).__name__}; expected an Image feature or the bytes "
+                f"of an encoded image"
+            )
+        yield from _row_pairs(source, row, "", value, log)
 
 
 def _hf_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
-    wanted = columns(source)
-    image = wanted[0]
-    where, data = hf_splits(str(source.hf), source.config, _asked(source), log.key)
-    datasets = datasets_library(log.key)
-    for split, rows in data.items():
-        if rows.features is not None:
-            require(wanted, list(rows.features), f"{log.key}: {where}")
-            if isinstance(rows.features[image], datasets.Image):
-                rows = rows.cast_column(image, datasets.Image(decode=False))
-        for number, values in enumerate(rows):
-            row = Row(f"{where}, split {split}, row {number}", values)
-            require(wanted, list(values), row.where)
-            found = _encoded(values[image], image, row.where)
-            if isinstance(found, str):
-                log.skip(UNUSABLE, found)
-            else:
-                yield from _row_pairs(source, row, found[1], found[0], log)
+    image, *_ = names = columns(source)
+    for row in hf_rows(str(source.hf), source.config, _splits(source), log.key, image):
+        require(names, list(row.values), row.where)
+        encoded = _encoded(row.values[image], image, row.where)
+        if isinstance(encoded, str):
+            log.skip(UNUSABLE, encoded)
+        else:
+            yield from _row_pairs(source, row, encoded[1], encoded[0], log)
 
 
 def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
-    """An image's bytes and its file's name (else empty), or why there are none."""
+    """An image's bytes and its file name (may be empty), or why there are no bytes."""
     if isinstance(value, bytes):
         return value, ""
     if value is None:
         return f"{where}: no image"
     if not isinstance(value, dict) or not {"bytes", "path"} <= set(value):
         raise UserError(
-            f"{where}: column {column!r} holds {type(value).__name__}, not an image; an Image column or the bytes of "
-            f"one are needed"
+            f"{where}: column {column!r} holds {type(value).__name__}, not an image; expected an Image column or the "
+            f"bytes of an encoded image"
         )
     path = value["path"] or ""
     if value["bytes"] is not None:
@@ -110,9 +88,6 @@ def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
         return Path(path).read_bytes(), Path(path).name
     except OSError as e:
         return f"{where}: {path or 'neither bytes nor path'} ({e.strerror})"
-
-
-# -------------------------------------------------------------------------------------------- assets
 
 
 def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
@@ -134,24 +109,21 @@ _READERS = {
     "asset": _asset_pairs,
 }
 
-# ------------------------------------------------------------------------------------------ examples
-
 
 def read_image_source(source: ImageSource, images: Images, log: SourceLog) -> Iterator[Example]:
-    """The usable examples of one source, at most its ``limit``; ``log`` counts them and what was left out.
+    """The usable examples of one source, at most its ``limit``; ``log`` counts them and the skipped ones.
 
-    An example without a group of its own is in that of its image, so that all captions of an image stay together.
+    An example without a group gets the group of its image, so that all captions of an image stay together.
 
     Raises:
-      UserError: the source cannot be read, more than ``images.skip_share`` of it is unusable, or it is empty.
+      UserError: the source cannot be read, is empty, or more than ``images.skip_share`` of it is unusable.
     """
     from jasper_jax.vision.images import open_image
 
-    reader = next(r for k, r in _READERS.items() if getattr(source, k) is not None)
     checked, usable = None, False
-    for example in reader(source, log):
+    for example in _READERS[kind_of(source)](source, log):
         name, group = _unicode(example.name), _unicode(example.group)
-        if checked is not example.image:  # several captions of an image come one after the other
+        if checked is not example.image:  # the captions of an image are consecutive
             checked, usable = example.image, True
             try:
                 open_image(example.image, name, images.max_pixels)
@@ -173,46 +145,41 @@ def read_image_source(source: ImageSource, images: Images, log: SourceLog) -> It
 
 
 def _unicode(name: str) -> str:
-    """``name`` without halves of surrogate pairs, which stand for bytes of file names that are not UTF-8."""
+    """``name`` without lone surrogates, which stand for bytes of file names that are not UTF-8."""
     return name.encode(errors="replace").decode()
 
 
 def check_image_sources(images: Images, *, libraries: bool = True) -> None:
-    """Check everything that can be known before any work: folders, files, columns, names.
+    """Check before any work that folders, files, columns and assets exist.
 
-    ``libraries``: also those that reading the images takes; a recipe can be described without them.
+    ``libraries``: check those that reading the images takes, too; a recipe can be described without them.
 
     Raises:
-      UserError: the first thing that would stop the run.
+      UserError: the first problem.
     """
     if libraries:
-        _check_libraries(images)
+        try:
+            import PIL  # noqa: F401
+        except ImportError:
+            raise UserError("images: reading images needs Pillow: pip install 'jasper-jax[vision]'") from None
     for number, source in enumerate(images.sources):
-        key = source_key(number)
+        key = f"images.sources[{number}]"
         if source.folder is not None:
             next(caption_rows(source, captions_file(source, key)), None)  # its columns
         elif source.webdataset is not None:
             matching(source.webdataset, f"{key}.webdataset")
+        elif source.hf is not None and libraries:
+            datasets_library(key)
         elif source.asset is not None:
-            _check_asset(source.asset, key)
+            _check_asset(source.asset, key, libraries)
 
 
-def _check_libraries(images: Images) -> None:
+def _check_asset(name: str, key: str, library: bool) -> None:
     from jasper_jax.assets.openmoji import renderer
 
-    try:
-        import PIL  # noqa: F401
-    except ImportError:
-        raise UserError("images: pictures are read with Pillow: pip install 'jasper-jax[vision]'") from None
-    for number, source in enumerate(images.sources):
-        if source.hf is not None:
-            datasets_library(source_key(number))
-        elif source.asset is not None:
-            renderer(source_key(number))
-
-
-def _check_asset(name: str, key: str) -> None:
-    known = [asset.name for asset in CATALOGUE.values() if asset.kind == "images"]
-    if name not in known:
-        what = f"asset {name!r} is no collection of images" if name in CATALOGUE else f"there is no asset {name!r}"
-        raise UserError(f"{key}.asset: {what}{nearest(name, known)}; the collections are {', '.join(known)}")
+    names = [asset.name for asset in CATALOGUE.values() if asset.kind == "images"]
+    if name not in names:
+        problem = f"asset {name!r} is not an image collection" if name in CATALOGUE else f"there is no asset {name!r}"
+        raise UserError(f"{key}.asset: {problem}{nearest(name, names)}; the image collections are {', '.join(names)}")
+    if library:
+        renderer(key)

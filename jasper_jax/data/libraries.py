@@ -1,50 +1,55 @@
-"""Data sets of TFDS and of the ``datasets`` library, opened by name or folder, for texts and for pairs.
+"""Rows of TFDS and Hugging Face data sets, opened by name or folder, for texts and for pairs.
 
 ``key`` is the part of the recipe that names the data set, for error messages.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jasper_jax.runtime.errors import UserError, nearest
 
 
-def require(wanted: Sequence[str], there: Sequence[str], where: str) -> None:
-    """UserError for the first column that is wanted and not there."""
-    for name in wanted:
-        if name not in there:
-            raise UserError(f"{where}: no column {name!r}; there are {', '.join(there)}{nearest(name, list(there))}")
+class Row(NamedTuple):
+    """A record of a source and where it is, for error messages."""
+
+    where: str
+    values: Mapping[str, Any]
 
 
-def pick_splits(asked: Sequence[str], there: list[str], where: str, key: str) -> list[str]:
-    """The splits asked for; with none asked, the only one there is."""
-    if not asked and len(there) > 1:
-        raise UserError(f"{key}: {where} has the splits {', '.join(there)}; choose with split")
-    for name in asked:
-        if name.split("[")[0] not in there:
-            raise UserError(f"{key}: {where} has no split {name!r}; there are {', '.join(there)}")
-    return list(asked) or there
+def require(columns: Sequence[str], existing: Sequence[str], where: str) -> None:
+    """UserError for the first of ``columns`` that does not exist."""
+    for name in columns:
+        if name not in existing:
+            raise UserError(
+                f"{where}: no column {name!r}; there are {', '.join(existing)}{nearest(name, list(existing))}"
+            )
+
+
+def _pick_splits(splits: Sequence[str], existing: list[str], where: str, key: str) -> list[str]:
+    """``splits``, or the only existing one if empty."""
+    if not splits and len(existing) > 1:
+        raise UserError(f"{key}: {where} has the splits {', '.join(existing)}; choose with split")
+    for name in splits:
+        if name.split("[")[0] not in existing:
+            raise UserError(f"{key}: {where} has no split {name!r}; there are {', '.join(existing)}")
+    return list(splits) or existing
+
+
+def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
+    return (Row(f"{where}, row {number}", values) for number, values in enumerate(rows))
 
 
 def _first_line(e: Exception) -> str:
     return next(iter(str(e).strip().splitlines()), type(e).__name__)
 
 
-def tfds_splits(
-    name: str,
-    config: str | None,
-    asked: Sequence[str],
-    columns: Sequence[str],
-    key: str,
-    encoded: Sequence[str] = (),
-) -> tuple[str, Mapping[str, Any]]:
-    """The splits of a TFDS data set as data sources, without TensorFlow, and the data set's name for people.
-
-    Columns of ``encoded`` that are images come as the bytes they are stored as.
-    """
+def tfds_rows(
+    name: str, config: str | None, splits: Sequence[str], columns: Sequence[str], key: str, image: str | None = None
+) -> Iterator[Row]:
+    """The rows of a TFDS data set, read without TensorFlow; column ``image`` as encoded bytes."""
     import tensorflow_datasets as tfds
 
     where = f"TFDS data set {name}"
@@ -56,17 +61,19 @@ def tfds_splits(
             builder.download_and_prepare(file_format="array_record")
         features = builder.info.features
         require(columns, list(features), where)
-        images = [column for column in encoded if isinstance(features[column], tfds.features.Image)]
-        decoders = {column: tfds.decode.SkipDecoding() for column in images} or None
-        splits = pick_splits(asked, list(builder.info.splits), where, key)
-        return where, {s: builder.as_data_source(split=s, decoders=decoders) for s in splits}
+        encoded = image is not None and isinstance(features[image], tfds.features.Image)
+        decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
+        splits = _pick_splits(splits, list(builder.info.splits), where, key)
+        sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in splits}
     except tfds.core.DatasetNotFoundError:
-        raise UserError(f"{key}: no {where}; give a builder's name or the folder of a prepared one") from None
+        raise UserError(f"{key}: no {where}; give a builder's name or the folder of a prepared data set") from None
     except (ImportError, NotImplementedError, ValueError, OSError, AssertionError) as e:
         raise UserError(
-            f"{key}: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be: "
-            f"prepare it once elsewhere with file_format='array_record', and give its folder"
+            f"{key}: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be read: "
+            f"prepare it elsewhere with file_format='array_record', and give its folder"
         ) from None
+    for split, rows in sources.items():
+        yield from _numbered(f"{where}, split {split}", rows)
 
 
 def datasets_library(key: str) -> Any:
@@ -78,20 +85,26 @@ def datasets_library(key: str) -> Any:
     return datasets
 
 
-def hf_splits(name: str, config: str | None, asked: Sequence[str], key: str) -> tuple[str, Mapping[str, Any]]:
-    """The splits of a data set on the hub (streamed) or in a folder, and the data set's name for people."""
+def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, image: str | None = None) -> Iterator[Row]:
+    """The rows of a data set on the hub (streamed) or in a folder; column ``image`` is not decoded."""
     datasets = datasets_library(key)
     where = f"Hugging Face data set {name}"
     try:
         if any((Path(name) / f).exists() for f in ("dataset_dict.json", "state.json")):
-            found = datasets.load_from_disk(name)
+            data = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name, name=config, streaming=True)
+            data = datasets.load_dataset(name, name=config, streaming=True)
     except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
         raise UserError(f"{key}: {where} cannot be read ({_first_line(e)})") from None
-    there: Any = found if isinstance(found, dict) else {str(found.split or "train"): found}
-    splits = pick_splits(asked, list(there), where, key)
+    existing: Any = data if isinstance(data, dict) else {str(data.split or "train"): data}
+    splits = _pick_splits(splits, list(existing), where, key)
     for split in splits:
         if "[" in split:
             raise UserError(f"{key}: {where}: a slice ({split}) cannot be streamed; use limit instead")
-    return where, {split: there[split] for split in splits}
+    for split in splits:
+        rows = existing[split]
+        if image is not None and rows.features is not None:
+            require([image], list(rows.features), f"{key}: {where}")
+            if isinstance(rows.features[image], datasets.Image):
+                rows = rows.cast_column(image, datasets.Image(decode=False))
+        yield from _numbered(f"{where}, split {split}", rows)

@@ -1,7 +1,7 @@
-"""Which pairs train, are held out or tested: whole groups, chosen by hash, whatever order the sources come in.
+"""Which pairs train, are held out or tested: complete groups, chosen by hash, whatever the order of the sources.
 
-Groups that share an image to the byte are one. A chosen group gives one pair and the others of it are left out of
-training; its rank is a keyed hash of its name, so that adding pairs moves few groups from one split to another.
+Groups that share an identical image are one. A chosen group gives one pair, and its other pairs are dropped. The rank
+of a group is a keyed hash of its name, so adding pairs moves few groups to another split.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from jasper_jax.data.shards import HELD_OUT, TEST, TRAIN
 
 
 class Entry(NamedTuple):
-    """What is kept in memory of a pair, some hundred bytes."""
+    """What memory holds of a pair, a few hundred bytes."""
 
     row: int
-    """Where it was written down."""
+    """In the unsorted shards."""
     source: int
     image: bytes
     caption: bytes
-    """Digests, the caption's of its words alone."""
+    """Digests; the caption's ignores white space."""
     pair: bytes
     name: str
     group: str
@@ -38,40 +38,37 @@ def entry_of(example: Example, row: int, source: int) -> Entry:
 
 
 class Pairs:
-    """The distinct pairs met so far, and which of their groups belong together."""
+    """The distinct pairs so far; groups that share an image are joined (union-find)."""
 
     def __init__(self) -> None:
         self.of: dict[bytes, Entry] = {}
-        self._above: dict[str | bytes, str | bytes] = {}
+        self._parent: dict[str | bytes, str | bytes] = {}
 
     def add(self, entry: Entry) -> Entry | None:
-        """Take a pair in; of two with the same image and caption one is dropped, the same one in any order.
+        """Add a pair. Of two with the same image and caption one is dropped, the same one in any order.
 
-        Returns the dropped one, which may be the one that was there before.
+        Returns the dropped one: ``entry``, an earlier one, or None.
         """
-        self._join(entry.image, entry.group)
-        there = self.of.get(entry.pair)
-        if there is not None and _order(there) <= _order(entry):
+        self._parent[self._root(entry.image)] = self._root(entry.group)
+        earlier = self.of.get(entry.pair)
+        if earlier is not None and _order(earlier) <= _order(entry):
             return entry
         self.of[entry.pair] = entry
-        return there
+        return earlier
 
     def _root(self, node: str | bytes) -> str | bytes:
-        above = self._above.setdefault(node, node)
-        while above != node:
-            self._above[node] = self._above[above]  # halves the way for the next one
-            node, above = above, self._above[above]
+        parent = self._parent.setdefault(node, node)
+        while parent != node:
+            self._parent[node] = self._parent[parent]  # path halving
+            node, parent = parent, self._parent[parent]
         return node
 
-    def _join(self, one: str | bytes, other: str | bytes) -> None:
-        self._above[self._root(one)] = self._root(other)
-
     def groups(self) -> dict[str, list[Entry]]:
-        """The groups that belong together, under the first of their names."""
-        together: dict[str | bytes, list[Entry]] = {}
+        """The entries of each joined group, under the first of its groups' names."""
+        joined: dict[str | bytes, list[Entry]] = {}
         for entry in self.of.values():
-            together.setdefault(self._root(entry.group), []).append(entry)
-        return {min(entry.group for entry in found): found for found in together.values()}
+            joined.setdefault(self._root(entry.group), []).append(entry)
+        return {min(entry.group for entry in entries): entries for entries in joined.values()}
 
 
 def _order(entry: Entry) -> tuple[bool, str, str, bytes]:
@@ -81,27 +78,25 @@ def _order(entry: Entry) -> tuple[bool, str, str, bytes]:
 def divide(groups: Mapping[str, Sequence[Entry]], seed: int, test: int, held_out: int) -> dict[str, list[Entry]]:
     """The pairs of each split, in order.
 
-    ``test`` groups with the smallest hashes are tested, the next ``held_out`` held out; each gives the first by name
-    of its eligible pairs. Captions within such a split differ as far as there are enough: retrieval cannot tell equal
-    ones apart.
+    The ``test`` groups with the smallest hashes are tested, the next ``held_out`` held out; each gives its first
+    eligible pair by name. Captions within such a split differ if possible: retrieval cannot tell equal ones apart.
     """
-    ranked = sorted(
-        (keyed_hash(name, seed, "pairs"), name) for name, found in groups.items() if any(e.eligible for e in found)
-    )
-    tested = _choose([name for _, name in ranked], groups, test)
-    held = _choose([name for _, name in ranked if name not in tested], groups, held_out)
-    rest = [entry for name, found in groups.items() if name not in tested and name not in held for entry in found]
+    eligible = [name for name, entries in groups.items() if any(entry.eligible for entry in entries)]
+    ranked = sorted(eligible, key=lambda name: (keyed_hash(name, seed, "pairs"), name))
+    tested = _choose(ranked, groups, test)
+    held = _choose([name for name in ranked if name not in tested], groups, held_out)
+    rest = [entry for name, entries in groups.items() if name not in tested | held for entry in entries]
     key = f"{seed}/order".encode()
     rest.sort(key=lambda entry: (hashlib.blake2b(entry.pair, digest_size=16, key=key).digest(), entry.pair))
     return {TRAIN: rest, HELD_OUT: list(held.values()), TEST: list(tested.values())}
 
 
-def _choose(left: Iterable[str], groups: Mapping[str, Sequence[Entry]], wanted: int) -> dict[str, Entry]:
-    """One pair of each of the first ``wanted`` groups, skipping groups whose captions are taken while others do."""
+def _choose(names: Iterable[str], groups: Mapping[str, Sequence[Entry]], wanted: int) -> dict[str, Entry]:
+    """One pair of each of the first ``wanted`` groups; groups whose captions are all taken come last."""
     chosen: dict[str, Entry] = {}
     repeated: list[tuple[str, Entry]] = []
     captions: set[bytes] = set()
-    for name in left:
+    for name in names:
         if len(chosen) == wanted:
             return chosen
         eligible = sorted((e for e in groups[name] if e.eligible), key=_order)

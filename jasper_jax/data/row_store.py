@@ -1,17 +1,17 @@
-"""What the text store and the pair store share: rows in splits, built once in a folder, read at random.
+"""What the text store and the pair store share: rows in splits, built once in a folder, random access.
 
-    rows ─► shards of each split in ``.name.building`` ─► manifest ─► renamed to ``name`` when whole
+    rows ─► shards of each split in ``.name.building`` ─► manifest ─► renamed to ``name`` when complete
 
-A lock makes processes that want the same store wait for the one that builds it. A store is refused where it was built
-from another recipe, or where the files it was built from have changed since.
+Processes that want the same store wait for the one that holds the lock and builds it. A store that was built from
+another recipe, or whose source files have changed since, is refused.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
@@ -21,7 +21,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, model_validator
 
 from jasper_jax.data import shards as sh
-from jasper_jax.data.source_files import SourceFile, changed_files
+from jasper_jax.data.source_files import SourceFile, changed_files, hashed
+from jasper_jax.recipe.config_sources import Images, Texts
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
@@ -30,10 +31,10 @@ R = TypeVar("R")
 
 
 class RowManifest(sh.StoreManifest):
-    """``manifest.json`` of such a store; a subclass adds its settings."""
+    """``manifest.json`` of a row store; a subclass adds its settings."""
 
     KEY: ClassVar[str]
-    """What the store holds, and the key of the settings it was built from: ``texts`` or ``images``."""
+    """Of the settings: ``texts`` or ``images``."""
     SPLITS: ClassVar[tuple[str, ...]]
 
     seed: int
@@ -41,25 +42,28 @@ class RowManifest(sh.StoreManifest):
     notes: list[str]
     fingerprint: str
     files: tuple[SourceFile, ...] = ()
-    """The local source files the store was built from; none were recorded before they were compared."""
+    """The local source files the store was built from; empty in stores of an earlier version."""
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _complete(self) -> Self:
         if set(self.splits) != set(self.SPLITS):
-            raise ValueError(f"splits are {', '.join(self.splits)}; {', '.join(self.SPLITS)} are needed")
+            raise ValueError(f"splits are {', '.join(self.splits)}; expected {', '.join(self.SPLITS)}")
         rows = getattr(self, self.KEY).shard_rows
         if sum(-(-size // rows) for size in self.splits.values()) != len(self.shards):
-            raise ValueError(f"{len(self.shards)} shards are recorded, another number holds the splits' rows")
-        map_ = sh.shard_map(self.splits, rows)
-        if wrong := sh.other_shards([s.model_dump() for s in self.shards], map_, self.KEY):
+            raise ValueError(f"{len(self.shards)} shards do not hold the splits' rows")
+        shards = sh.shard_map(self.splits, rows)
+        if wrong := sh.other_shards([s.model_dump() for s in self.shards], shards, self.KEY):
             raise ValueError(wrong)
         return self
 
 
 class RowStore(Generic[R]):
-    """A store in ``folder``: random access to its rows, safe among threads, picklable."""
+    """A store in ``folder``: random access to its rows; thread-safe, picklable."""
 
     WHAT: ClassVar[str]
+    ROWS: ClassVar[str]
+    """What its rows are called; also the name of the TFDS data set."""
+    ABOUT: ClassVar[str]
     FORMAT: ClassVar[int]
     MANIFEST: ClassVar[type[RowManifest]]
 
@@ -77,7 +81,7 @@ class RowStore(Generic[R]):
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Open a finished store; UserError when it is missing, incomplete, or of a later format."""
+        """Open a finished store. UserError: it is missing, incomplete, or of a later format."""
         manifest = files.read_manifest(Path(folder), cls.WHAT, cls.FORMAT, cls.MANIFEST)
         files.check_files(Path(folder), manifest["shards"], cls._remedy())
         return cls(Path(folder), manifest)
@@ -92,9 +96,14 @@ class RowStore(Generic[R]):
         """What of the row goes into the fingerprint."""
         raise NotImplementedError
 
+    @staticmethod
+    def features() -> dict[str, Any]:
+        """The TFDS features of a row."""
+        raise NotImplementedError
+
     @property
     def fingerprint(self) -> str:
-        """sha256 over every row and the shard map: what vectors are aligned with."""
+        """sha256 over every row and the shard map; vector stores record it."""
         return self.manifest["fingerprint"]
 
     def size(self, split: str) -> int:
@@ -107,26 +116,26 @@ class RowStore(Generic[R]):
         return [self.parse(record) for record in self._reader.read_shard(shard)]
 
     def verify(self) -> None:
-        """Read everything: UserError when a file's sha256 or the fingerprint is not the recorded one."""
+        """Read everything. UserError: the sha256 of a file or the fingerprint is not the recorded one."""
         digests = {split: hashlib.sha256() for split in self.MANIFEST.SPLITS}
         for shard, entry in zip(self.shards, self.manifest["shards"]):
             path = self.folder / entry["file"]
-            if (seen := files.sha256_file(path)) != entry["sha256"]:
-                raise UserError(f"{path}: sha256 is {seen}, the manifest says {entry['sha256']}; {self._remedy()}")
+            if (sha256 := files.sha256_file(path)) != entry["sha256"]:
+                raise UserError(f"{path}: sha256 is {sha256}, the manifest says {entry['sha256']}; {self._remedy()}")
             for row in self.read_shard(shard):
                 digests[shard.split].update(self.digested(row))
-        seen = _fingerprint({k: d.hexdigest() for k, d in digests.items()}, self.shards)
-        if seen != self.fingerprint:
+        fingerprint = _fingerprint(digests, self.shards)
+        if fingerprint != self.fingerprint:
             raise UserError(
-                f"{self.folder}: fingerprint is {seen}, the manifest says {self.fingerprint}; {self._remedy()}"
+                f"{self.folder}: fingerprint is {fingerprint}, the manifest says {self.fingerprint}; {self._remedy()}"
             )
 
     def summary(self) -> list[str]:
-        """What became of what the sources gave, and notes: for people."""
+        """Lines for people: how many documents or pairs of each source were used, dropped, skipped; then the notes."""
         raise NotImplementedError
 
     def refuse_other(self, settings: BaseModel, seed: int, patterns: Sequence[str]) -> None:
-        """UserError when it was not built from these settings, or when its source files have changed since."""
+        """UserError: it was built from other settings, or its source files have changed since."""
         key = self.MANIFEST.KEY
         recorded = type(settings).model_validate(self.manifest[key]).model_dump(mode="json")
         different = files.differences(recorded, settings.model_dump(mode="json"), key)
@@ -134,34 +143,35 @@ class RowStore(Generic[R]):
         if different:
             raise UserError(
                 f"{self.folder}: was built with another recipe: {'; '.join(different)}; use another run_dir, or "
-                f"delete the folder (the vectors made from it become useless)"
+                f"delete the folder (vectors of its texts become useless)"
             )
-        known = [SourceFile.model_validate(file) for file in self.manifest.get("files", [])]
-        if changed := changed_files(known, patterns):
+        recorded_files = [SourceFile.model_validate(file) for file in self.manifest.get("files", [])]
+        if changed := changed_files(recorded_files, patterns):
             more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
             raise UserError(
                 f"{changed[0]} after {self.folder} was built from it{more}; "
-                f"put the file back as it was, or set run_dir=... to build from what is there now"
+                f"restore the file, or set run_dir=... to build a new store"
             )
 
 
 S = TypeVar("S", bound=RowStore)
 
 
-def _fingerprint(digests: Mapping[str, str], shards: Sequence[sh.ShardInfo]) -> str:
-    content = {"rows": digests, "shards": [list(s) for s in shards]}
+def _fingerprint(digests: Mapping[str, Any], shards: Sequence[sh.ShardInfo]) -> str:
+    rows = {split: digest.hexdigest() for split, digest in digests.items()}
+    content = {"rows": rows, "shards": [list(shard) for shard in shards]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class SplitWriter:
-    """Writes one split's shards as its rows come; their names, given last, hold the number of shards."""
+    """Writes the shards of one split from a stream of rows. ``finish`` names them, as names contain their number."""
 
     def __init__(self, folder: Path, split: str, shard_rows: int, *, compress: bool):
         self.folder, self.split, self.shard_rows, self.compress = folder, split, shard_rows, compress
         self.digest, self.parts, self.rows = hashlib.sha256(), [], 0
 
     def write(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Take rows, each a record and what of it goes into the fingerprint."""
+        """Write rows; each is a record and what of it goes into the fingerprint."""
         pending: list[bytes] = []
         for record, digested in rows:
             self.digest.update(digested)
@@ -179,27 +189,46 @@ class SplitWriter:
         self.parts.append(part)
 
 
-def finish(folder: Path, name: str, writers: Mapping[str, SplitWriter], shard_rows: int) -> dict[str, Any]:
-    """Give the written shards their names; what a manifest says about them: splits, shards and fingerprint."""
+def finish(
+    store: type[RowStore],
+    folder: Path,
+    writers: Mapping[str, SplitWriter],
+    settings: Texts | Images,
+    seed: int,
+    source_files: Sequence[SourceFile],
+    **more: Any,
+) -> None:
+    """Rename the written shards and write TFDS metadata and manifest; ``more`` are further keys of the manifest."""
     sizes = {split: writer.rows for split, writer in writers.items()}
-    map_ = sh.shard_map(sizes, shard_rows)
-    entries = []
-    for shard, part in zip(map_, [p for w in writers.values() for p in w.parts], strict=True):
-        path = part.rename(folder / sh.shard_file(name, shard, map_))
+    shards = sh.shard_map(sizes, settings.shard_rows)
+    entries, split_bytes = [], Counter[str]()
+    for shard, part in zip(shards, [part for writer in writers.values() for part in writer.parts], strict=True):
+        path = part.rename(folder / sh.shard_file(store.ROWS, shard, shards))
         size, digest = path.stat().st_size, files.sha256_file(path)
+        split_bytes[shard.split] += size
         entry = {"split": shard.split, "index": shard.index, "file": path.name, "rows": shard.rows}
         entries.append({**entry, "bytes": size, "sha256": digest})
-    fingerprint = _fingerprint({k: w.digest.hexdigest() for k, w in writers.items()}, map_)
-    return {"splits": sizes, "shards": entries, "fingerprint": fingerprint}
+    sh.write_metadata(folder, store.ROWS, store.features(), shards, split_bytes, store.ABOUT)
+    manifest = {
+        "format": store.FORMAT,
+        "seed": seed,
+        store.MANIFEST.KEY: settings.model_dump(mode="json"),
+        "splits": sizes,
+        "shards": entries,
+        "fingerprint": _fingerprint({split: writer.digest for split, writer in writers.items()}, shards),
+        "files": [file.model_dump() for file in hashed(source_files)],
+        **more,
+    }
+    files.write_atomic(folder / "manifest.json", files.json_bytes(files.sealed(manifest)))
 
 
 def build_or_open(
     kind: type[S], folder: Path, build: Callable[[Path], None], check: Callable[[S], None], *, progress: bool
 ) -> S:
-    """The store in ``folder``: one that is there passes ``check``, else ``build`` fills an empty folder with it.
+    """Open the store in ``folder`` and ``check`` it, or let ``build`` fill an empty folder first.
 
-    May be called by several processes at once: one builds, the others wait and open. Killed at any moment, the next
-    call starts again.
+    Several processes may call this at once: one builds, the others wait and open. After a kill at any moment the next
+    call starts again and gives the same store.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{folder.name}.lock")
@@ -207,7 +236,7 @@ def build_or_open(
         lock.acquire(blocking=False)
     except Timeout:
         if progress:
-            say(f"Waiting for another process that builds {folder}")
+            say(f"Waiting for another process that is building {folder}")
         lock.acquire()
     try:
         if (folder / "manifest.json").exists():
@@ -216,15 +245,15 @@ def build_or_open(
             return store
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: not a {kind.WHAT} (no manifest.json) and not empty; use another run_dir")
-        place = folder.parent / f".{folder.name}.building"
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir()
+        temporary = folder.parent / f".{folder.name}.building"
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
         try:
-            build(place)
-            files.sync_folder(place)
-            os.rename(place, folder)
+            build(temporary)
+            files.sync_folder(temporary)
+            temporary.rename(folder)
         finally:
-            shutil.rmtree(place, ignore_errors=True)  # a refused source leaves nothing half-built
+            shutil.rmtree(temporary, ignore_errors=True)  # after an error
         files.sync_folder(folder.parent)
         store = kind.open(folder)
     finally:

@@ -1,4 +1,4 @@
-"""Which texts are kept: documents augmented, duplicates dropped, whole documents held out, all counted."""
+"""Which texts enter the store: augments documents, drops duplicates, holds out complete documents, and counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from jasper_jax.recipe.config_sources import Texts
 
 
 class Text(NamedTuple):
-    """A text of the store, final in every character."""
+    """A text of the store, with its source."""
 
     text: str
     kind: str
@@ -22,15 +22,14 @@ class Text(NamedTuple):
 
 
 def digest(text: str, kind: str) -> bytes:
-    """16 bytes that two texts of a kind share when they differ in nothing but white space."""
+    """A 16-byte hash of kind and text, which ignores differences in white space."""
     return hashlib.blake2b(normalised(text).encode(), digest_size=16, key=kind.encode()).digest()
 
 
 class HeldOut:
-    """The documents with the smallest keyed hashes, as few as make ``size`` texts: a uniform sample.
+    """The documents with the smallest keyed hashes, as few as have ``size`` texts: a uniform sample.
 
-    Which documents these are does not depend on their order. A document pushed out by a smaller hash goes to
-    training, whole.
+    The choice does not depend on their order. A document displaced by a smaller hash goes to training, with all texts.
     """
 
     def __init__(self, size: int):
@@ -38,7 +37,7 @@ class HeldOut:
         self._heap: list[tuple[int, int, list[Text]]] = []
 
     def push(self, rank: int, texts: list[Text]) -> Iterator[Text]:
-        """Take a document in; the texts that are for training because of it."""
+        """Add a document; the texts that it displaces to training."""
         self._added += 1
         heapq.heappush(self._heap, (-rank, -self._added, texts))
         self.texts += len(texts)
@@ -52,7 +51,7 @@ class HeldOut:
 
 
 class Selection:
-    """One pass over the documents of a recipe; ``counts[source, kind, what]`` says what became of them."""
+    """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them."""
 
     def __init__(self, texts: Texts, seed: int):
         self.recipe, self.seed = texts, seed
@@ -62,7 +61,7 @@ class Selection:
         self.seen: set[bytes] = set()
 
     def _new(self, text: str, kind: str) -> bool:
-        """Whether no earlier text of this kind is the same; about 100 bytes of memory a text."""
+        """Whether no earlier text of this kind equals it; about 100 bytes of memory a text."""
         size = len(self.seen)
         self.seen.add(digest(text, kind))
         return len(self.seen) > size
@@ -95,23 +94,23 @@ class Selection:
         return out
 
     def train(self) -> Iterator[Text]:
-        """Training texts in order; afterwards ``held_out`` holds the others."""
-        given = 0
+        """Training texts in order; ``held_out`` has the others afterwards."""
+        count = 0
         for document in self.mix:
             texts = self._texts_of(document)
             if not texts:
                 continue
             for text in self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts):
-                if given == self.recipe.count:
+                if count == self.recipe.count:
                     return
-                given += 1
+                count += 1
                 self.counts[text.source, text.kind, "train"] += 1
                 yield text
-            if given == self.recipe.count:
+            if count == self.recipe.count:
                 return
 
     def held(self) -> list[Text]:
-        """Exactly ``held_out`` texts if there are so many, none of which is in training under either kind."""
+        """At most ``held_out`` texts, none of which is in training under either kind."""
         texts = [t for document in self.held_out.documents() for t in document]
         own = {digest(t.text, t.kind) for t in texts}
         out = []

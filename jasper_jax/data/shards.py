@@ -1,8 +1,8 @@
-"""A data set in a folder: ArrayRecord shards that appear whole or not at all, readable with TFDS.
+"""A data set in a folder: ArrayRecord shards that are complete or absent, readable with TFDS.
 
-The stores are made of this. A shard is written under a temporary name, flushed to the disk and renamed, so a
-name that exists is a whole file. Beside the shards lie ``dataset_info.json`` and ``features.json``, so that
-``tfds.builder_from_directory(folder).as_data_source(split)`` and Grain read the folder without this package.
+All stores have this form. A shard is written under a temporary name, flushed to disk and renamed. Thanks to
+``dataset_info.json`` and ``features.json``, ``tfds.builder_from_directory(folder).as_data_source(split)`` and Grain
+read the folder without this package.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TRAIN, HELD_OUT, TEST = "train", "held_out", "test"
 SPLITS = (TRAIN, HELD_OUT)
 """The splits of texts and their vectors."""
 PAIR_SPLITS = (TRAIN, HELD_OUT, TEST)
-"""The splits of image-caption pairs, and the order in which the shards of any store are counted."""
+"""The splits of image-caption pairs, and the order of splits in the shard map of any store."""
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT, errno.EIO)
 
 
@@ -73,49 +73,47 @@ class ShardEntry(BaseModel):
 
 
 class StoreManifest(Manifest):
-    """What the manifests of all stores say about their shards."""
+    """What the manifests of all stores have in common."""
 
     splits: dict[str, Count]
     shards: Sequence[ShardEntry]
 
 
 def other_shards(recorded: Sequence[Mapping[str, Any]], shards: Sequence[ShardInfo], rows: str = "texts") -> str | None:
-    """What is wrong where the shards of a manifest are not the ones of the map ``shards``; None: nothing."""
-    there = [(s["split"], s["index"], s["rows"]) for s in recorded]
-    if there == [(s.split, s.index, s.rows) for s in shards]:
+    """How the shards of a manifest differ from the map ``shards``; None if they do not."""
+    if [(s["split"], s["index"], s["rows"]) for s in recorded] == [(s.split, s.index, s.rows) for s in shards]:
         return None
-    return f"its {len(there)} shards are not the {len(shards)} that the {rows} are divided into"
+    return f"its {len(recorded)} shards are not the {len(shards)} shards of the {rows}"
 
 
 @functools.cache
 def example_class() -> Any:
-    """The tf.Example message of TFDS's records. Importing its package takes 0.4 s, so it waits for the first use."""
+    """The tf.Example message of TFDS's records, imported at first use, as that takes 0.4 s."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2.Example  # pyright: ignore[reportAttributeAccessIssue]  (made by protobuf at run time)
 
 
-# ------------------------------------------------------------------------------------------ writing
+def example(values: Mapping[str, bytes]) -> bytes:
+    """A serialised tf.Example; ``deterministic`` fixes the order of its fields."""
+    message = example_class()()
+    for name, value in values.items():
+        message.features.feature[name].bytes_list.value.append(value)
+    return message.SerializeToString(deterministic=True)
 
 
-def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> int:
-    """Write ArrayRecord file ``path`` and flush it to the disk; returns the number of rows."""
+def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> None:
+    """Write the ArrayRecord file ``path`` and flush it to disk."""
     writer = ArrayRecordWriter(str(path), "group_size:1" + ("" if compress else ",uncompressed"))
-    rows = 0
     try:
         for record in records:
             writer.write(record)
-            rows += 1
         writer.close()
-    except RuntimeError as e:  # what ArrayRecord raises for every error of the file system
+    except RuntimeError as e:  # ArrayRecord raises it for every file system error
         number = next((n for n in _WRITE_ERRORS if os.strerror(n) in str(e)), errno.EIO)
         raise OSError(number, f"{os.strerror(number)} ({str(e).splitlines()[0]})", str(path)) from e
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return rows
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_metadata(
@@ -128,20 +126,20 @@ def write_metadata(
 ) -> None:
     """Write ``dataset_info.json`` and ``features.json`` for shards that are (or will be) in ``folder``.
 
-    ``features`` are TFDS feature connectors, ``size`` the bytes of each split. Each file is replaced
-    atomically and its content depends on the arguments alone, so several processes may do this at once.
+    ``features`` are TFDS feature connectors, ``size`` the bytes of each split. Several processes may do this at once:
+    the content depends on the arguments alone, and the writes are atomic.
     """
     import tensorflow_datasets as tfds
 
     splits = [s for s in PAIR_SPLITS if any(shard.split == s for shard in shards)]
-    # TFDS learns the names of the data set and its splits from the files it finds beside the metadata, so an
-    # empty stand-in a split is enough, and nobody ever sees a half-written file in the store itself.
-    with tempfile.TemporaryDirectory() as place:
+    # TFDS reads the names of the data set and its splits from the files beside the metadata. Give it an empty file a
+    # split in a temporary folder, so that the store itself never has a partly written file.
+    with tempfile.TemporaryDirectory() as temporary:
         for shard in shards:
             if shard.index == 0:
-                (Path(place) / shard_file(name, shard, shards)).touch()
+                (Path(temporary) / shard_file(name, shard, shards)).touch()
         tfds.folder_dataset.write_metadata(
-            data_dir=place,
+            data_dir=temporary,
             features=dict(features),
             split_infos=[
                 tfds.core.SplitInfo(
@@ -155,17 +153,14 @@ def write_metadata(
             description=about,
         )
         for file in ("dataset_info.json", "features.json"):
-            write_atomic(folder / file, (Path(place) / file).read_bytes())
-
-
-# ------------------------------------------------------------------------------------------ reading
+            write_atomic(folder / file, (Path(temporary) / file).read_bytes())
 
 
 class ShardReader:
-    """Records of a set of shards by (split, row). Safe among threads; picklable.
+    """Random access to the records of a set of shards by (split, row). Thread-safe; picklable.
 
-    At most ``open_files`` shards are open at a time: a batch of a large store touches as many shards as it
-    has rows, and a process may hold about a thousand files. Opening one takes 0.1 ms.
+    At most ``open_files`` shards are open at a time: a batch of a large store may touch a shard a row, and a process
+    may open about a thousand files. Opening one takes 0.1 ms.
     """
 
     def __init__(
@@ -205,15 +200,14 @@ class ShardReader:
         rows = np.asarray(indices, np.int64)
         size = self.size(split)
         if rows.size and not 0 <= rows.min() <= rows.max() < size:
-            raise IndexError(f"rows {rows.min()} to {rows.max()} asked of {self.folder}, split {split} of {size} rows")
+            raise IndexError(f"{self.folder}: rows {rows.min()} to {rows.max()} of split {split}, of {size} rows")
         which = np.searchsorted(self._starts[split], rows, side="right") - 1
         order = np.argsort(which, kind="stable")
         records: list[bytes] = [b""] * len(rows)
         for group in np.split(order, np.flatnonzero(np.diff(which[order])) + 1):
             if group.size:
                 shard = self.shards[split][which[group[0]]]
-                found = self._records(shard, (rows[group] - shard.start).tolist())
-                for i, record in zip(group.tolist(), found):
+                for i, record in zip(group.tolist(), self._records(shard, (rows[group] - shard.start).tolist())):
                     records[i] = record
         return records
 
@@ -222,14 +216,14 @@ class ShardReader:
 
     def _records(self, shard: ShardInfo, rows: list[int]) -> list[bytes]:
         with self._lock:
-            held = self._open.get(shard)
-            if held is None:
-                held = self._open[shard] = self._open_shard(shard), threading.Lock()
+            entry = self._open.get(shard)
+            if entry is None:
+                entry = self._open[shard] = self._open_shard(shard), threading.Lock()
                 if len(self._open) > self.open_files:
-                    self._open.popitem(last=False)  # a thread still reading from it keeps it alive
+                    self._open.popitem(last=False)  # a thread that reads from it keeps it open
             else:
                 self._open.move_to_end(shard)
-        reader, lock = held
+        reader, lock = entry
         try:
             with lock:
                 return reader.read(rows)
@@ -243,8 +237,8 @@ class ShardReader:
         reader = ArrayRecordReader(
             str(path), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
         )
-        if reader.num_records() != shard.rows:  # a truncated file opens without complaint, with no rows
-            raise self._damaged(shard, f"{reader.num_records()} rows instead of {shard.rows}")
+        if reader.num_records() != shard.rows:  # a truncated file opens without an error, with no rows
+            raise self._damaged(shard, f"expected {shard.rows} rows, got {reader.num_records()}")
         return reader
 
     def _damaged(self, shard: ShardInfo, why: str) -> UserError:

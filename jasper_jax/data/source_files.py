@@ -1,7 +1,7 @@
-"""The local files a store was built from: recorded beside it, so that a later change does not go unnoticed.
+"""The local files a store was built from: recorded in its manifest, so that a later change is detected.
 
-A file is the one recorded when its size and its time of change are; where only the time differs (a copy, a touch)
-its sha256 decides. So a command costs a ``stat`` a file, and reads the bytes again only when there is a reason to.
+A file is unchanged if its size and modification time are; if only the time differs (a copy, a touch), its sha256
+decides. So a command costs one ``stat`` a file, and rarely reads the file again.
 """
 
 from __future__ import annotations
@@ -13,16 +13,26 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.recipe.config_sources import TextSource
+from jasper_jax.recipe.config_sources import IMAGE_SOURCE_KINDS, SOURCE_KINDS, ImageSource, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 
 LOCAL = ("text", "jsonl", "parquet")
-"""The kinds of source that name files; the others are data sets with versions of their own."""
+"""The kinds of text source that name files; the others are data sets with their own versions."""
+
+
+def kind_of(source: TextSource | ImageSource) -> str:
+    """The key that says what kind of source it is, e.g. ``jsonl``."""
+    return next(kind for kind in SOURCE_KINDS + IMAGE_SOURCE_KINDS if getattr(source, kind, None) is not None)
+
+
+def label(source: TextSource | ImageSource) -> str:
+    """A source's short name in counts and rows, e.g. ``jsonl:notes/*.jsonl``."""
+    return f"{kind_of(source)}:{getattr(source, kind_of(source))}"
 
 
 class SourceFile(BaseModel):
-    """A source file as it was when it was read; ``file`` is its path as the recipe leads to it."""
+    """A source file as it was when read; ``file`` is its path, from the recipe's path or pattern."""
 
     model_config = ConfigDict(strict=True)
 
@@ -32,21 +42,21 @@ class SourceFile(BaseModel):
     sha256: str = ""
 
 
-def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
-    """The files that the path or glob at ``key`` of the recipe names, sorted.
+def _matches(pattern: str) -> list[Path]:
+    return sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
 
-    Raises:
-      UserError: there is none.
-    """
-    found = sorted(Path(p) for p in glob.glob(pattern, recursive=True) if os.path.isfile(p))
-    if not found:
+
+def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
+    """The files that the path or glob at ``key`` of the recipe names, sorted. UserError: none."""
+    paths = _matches(pattern)
+    if not paths:
         raise UserError(f"{key}: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
-    return found
+    return paths
 
 
 def pattern_of(source: TextSource) -> str | None:
-    """The path or glob of a source of local text files, None for another kind."""
-    return next((getattr(source, kind) for kind in LOCAL if getattr(source, kind) is not None), None)
+    """The path or glob of a source of local text files; None for another kind."""
+    return getattr(source, kind_of(source)) if kind_of(source) in LOCAL else None
 
 
 def patterns_of(sources: Sequence[TextSource]) -> list[str]:
@@ -54,47 +64,43 @@ def patterns_of(sources: Sequence[TextSource]) -> list[str]:
 
 
 def local_files(patterns: Sequence[str]) -> list[SourceFile]:
-    """Every local file of the sources with its size and time; not read yet, so without sha256."""
+    """Every local file that matches, without sha256."""
     return [as_it_is(path) for path in sorted({path for pattern in patterns for path in matching(pattern)})]
 
 
 def hashed(files: Sequence[SourceFile]) -> list[SourceFile]:
-    """``files`` with their sha256, after they have been read.
-
-    Raises:
-      UserError: one is not the same any more, so that nobody knows what was read.
-    """
+    """``files`` with their sha256, after they have been read. UserError: one has changed meanwhile."""
     for file in files:
         path = Path(file.file)
         if not os.path.isfile(path) or as_it_is(path) != file:
-            raise UserError(f"{path}: was changed while it was read; run again when nothing writes to it")
+            raise UserError(f"{path}: changed while it was read; run again when nothing writes to it")
     return [file.model_copy(update={"sha256": sha256_file(Path(file.file))}) for file in files]
 
 
 def changed_files(recorded: Sequence[SourceFile], patterns: Sequence[str]) -> list[str]:
-    """One clause for each source file that is not as recorded, or matches ``patterns`` and was not there.
+    """One clause for each source file that has changed, or matches ``patterns`` and is not recorded.
 
-    A recorded file that is gone is no change: the store holds what was in it. Nothing recorded (a store of an earlier
-    version) gives nothing to compare.
+    A deleted file is no change: the store has its content. A store of an earlier version records no files, and none
+    are compared.
     """
-    found = []
-    known = {file.file for file in recorded}
+    changes = []
     for file in recorded:
         path = Path(file.file)
         if not os.path.isfile(path):
             continue
         now = as_it_is(path)
         if now.bytes != file.bytes:
-            found.append(f"{path}: has changed ({file.bytes:,} bytes then, {now.bytes:,} now)")
+            changes.append(f"{path}: has changed ({file.bytes:,} bytes then, {now.bytes:,} now)")
         elif now.mtime_ns != file.mtime_ns and sha256_file(path) != file.sha256:
-            found.append(f"{path}: has changed (the size is the same, the sha256 is not)")
+            changes.append(f"{path}: has changed (same size, different sha256)")
+    names = {file.file for file in recorded}
     for pattern in patterns if recorded else ():
-        new = sorted(p for p in glob.glob(pattern, recursive=True) if os.path.isfile(p) and str(Path(p)) not in known)
-        found += [f"{path}: was added ({pattern!r} matches it)" for path in new]
-    return found
+        new = [path for path in _matches(pattern) if str(path) not in names]
+        changes += [f"{path}: was added ({pattern!r} matches it)" for path in new]
+    return changes
 
 
 def as_it_is(path: Path) -> SourceFile:
-    """``path`` with its size and time of change now; not read, so without sha256."""
+    """``path`` with its current size and modification time, without sha256."""
     stat = path.stat()
     return SourceFile(file=str(path), bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)

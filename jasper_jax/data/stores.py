@@ -1,13 +1,16 @@
-"""The texts and the image-caption pairs of a recipe: where their stores are, and each built when first opened."""
+"""The text store and the pair store of a recipe: their folders, and each built when first opened."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from jasper_jax.data.pairs import PairStore, build_pair_store
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_sources import Images, Texts
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.runtime import processes
 
@@ -23,25 +26,16 @@ class DataStores:
         self.pair_folder = stores_dir(recipe) / "images"
 
     def texts(self) -> TextStore:
-        """The text store, built if it is not there yet."""
-        settings = self._recipe.texts
-        assert settings is not None
-        seed = self._seed(settings.seed)
-        return _built(lambda: build_text_store(settings, self.text_folder, seed, progress=self.progress))
+        return self._open(build_text_store, self._recipe.texts, self.text_folder)
 
     def pairs(self) -> PairStore:
-        """The store of image-caption pairs, built if it is not there yet."""
-        settings = self._recipe.images
+        return self._open(build_pair_store, self._recipe.images, self.pair_folder)
+
+    def _open(self, build: Callable[..., S], settings: Texts | Images | None, folder: Path) -> S:
+        """The store, built if missing; of several processes the first builds, and the others then open it."""
         assert settings is not None
-        seed = self._seed(settings.seed)
-        return _built(lambda: build_pair_store(settings, self.pair_folder, seed, progress=self.progress))
-
-    def _seed(self, own: int | None) -> int:
-        return self._recipe.seed if own is None else own
-
-
-def _built(build: Callable[[], S]) -> S:
-    """What ``build`` builds or finds; of several processes the first builds."""
-    if processes.count() > 1:
-        processes.first_does(build)  # the others then find it whole
-    return build()
+        seed = self._recipe.seed if settings.seed is None else settings.seed
+        build_or_open = partial(build, settings, folder, seed, progress=self.progress)
+        if processes.count() > 1:
+            processes.first_does(build_or_open)
+        return build_or_open()

@@ -1,25 +1,21 @@
-"""The text store: what every later step reads. Mixed, augmented, free of duplicates, with texts held out.
+"""The text store, which every later step reads: mixed, augmented, without duplicates, with texts held out.
 
     sources ─► documents ─► (divide, shuffle words) ─► texts ─► no duplicates ─► train | held_out shards
 
-A pure function of (the recipe's ``texts``, the seed, the sources' content). It is built in a folder beside
-the final one and renamed when whole; a lock makes processes that want the same store wait for the one that
-builds it.
+A pure function of (the recipe's ``texts``, the seed, the sources' content).
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax.data import shards as sh
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
 from jasper_jax.data.selection import Selection, Text
-from jasper_jax.data.source_files import hashed, local_files, patterns_of
+from jasper_jax.data.source_files import local_files, patterns_of
 from jasper_jax.recipe.config_sources import Texts
-from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import Bar, bar
 
@@ -38,13 +34,11 @@ class TextManifest(RowManifest):
     counts: dict[str, dict[str, dict[str, int]]]
 
 
-# ------------------------------------------------------------------------------------------ reading
-
-
 class TextStore(RowStore[TextRecord]):
     """A text store in ``folder``. Its fingerprint is over every text and its kind."""
 
-    WHAT, FORMAT, MANIFEST = "text store", 1, TextManifest
+    WHAT, ROWS, FORMAT, MANIFEST = "text store", "texts", 1, TextManifest
+    ABOUT = "Texts for distillation, with kind and source."
 
     @staticmethod
     def parse(record: bytes) -> TextRecord:
@@ -56,25 +50,19 @@ class TextStore(RowStore[TextRecord]):
         data = row.text.encode()
         return f"{row.kind} {len(data)} ".encode() + data
 
+    @staticmethod
+    def features() -> dict[str, Any]:
+        import tensorflow_datasets as tfds
+
+        return {name: tfds.features.Text() for name in Text._fields}
+
     def summary(self) -> list[str]:
-        """What happened to the documents, one line a source and kind, then the notes: for people."""
         lines = [
             f"{source} ({kind}): " + ", ".join(f"{n:,} {what}" for what, n in counts.items())
             for source, kinds in self.manifest["counts"].items()
             for kind, counts in kinds.items()
         ]
         return [*lines, *self.manifest["notes"]]
-
-
-def _example(text: Text) -> bytes:
-    """A tf.Example with the three strings; ``deterministic`` fixes the order of its fields."""
-    example = sh.example_class()()
-    for name, value in text._asdict().items():
-        example.features.feature[name].bytes_list.value.append(value.encode())
-    return example.SerializeToString(deterministic=True)
-
-
-# ----------------------------------------------------------------------------------------- building
 
 
 def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
@@ -88,50 +76,32 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
                 progress.advance(256)
             yield text
 
-    def rows(stream: Iterator[Text]) -> Iterator[tuple[bytes, bytes]]:
-        return ((_example(text), TextStore.digested(text)) for text in stream)
+    def rows(stream: Iterable[Text]) -> Iterator[tuple[bytes, bytes]]:
+        for text in stream:
+            record = sh.example({name: value.encode() for name, value in text._asdict().items()})
+            yield record, TextStore.digested(text)
 
     writers[sh.TRAIN].write(rows(shown(selection.train())))
-    writers[sh.HELD_OUT].write(rows(iter(selection.held())))
+    writers[sh.HELD_OUT].write(rows(selection.held()))
     sizes = {split: writer.rows for split, writer in writers.items()}
     progress.advance(sizes[sh.TRAIN] % 256)
     _refuse_too_few(texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents"))
-    written = finish(folder, "texts", writers, texts.shard_rows)
-    _write_tfds(folder, sh.shard_map(sizes, texts.shard_rows), written["shards"])
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (source, kind, what), n in selection.counts.items():
         if n:
             counts.setdefault(source, {}).setdefault(kind, {})[what] = n
-    manifest = {
-        **written,
-        "format": TextStore.FORMAT,
-        "seed": seed,
-        "texts": texts.model_dump(mode="json"),
-        "counts": counts,
-        "notes": _notes(texts, sizes, selection.mix.exhausted),
-        "files": [file.model_dump() for file in hashed(sources)],
-    }
-    files.write_atomic(folder / "manifest.json", files.json_bytes(files.sealed(manifest)))
-
-
-def _write_tfds(folder: Path, shards: Sequence[sh.ShardInfo], entries: list[dict[str, Any]]) -> None:
-    import tensorflow_datasets as tfds
-
-    features = {name: tfds.features.Text() for name in Text._fields}
-    size = Counter[str]()
-    for entry in entries:
-        size[entry["split"]] += entry["bytes"]
-    sh.write_metadata(folder, "texts", features, shards, size, "Texts for distillation, with kind and source.")
+    notes = _notes(texts, sizes, selection.mix.exhausted)
+    finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes)
 
 
 def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None:
     if not documents:
-        raise UserError("texts.sources: the sources give no documents at all")
+        raise UserError("texts.sources: the sources give no documents")
     if sizes[sh.TRAIN] < 2:
         raise UserError(
             f"texts: {documents:,} documents leave {sizes[sh.TRAIN]} texts for training after "
-            f"{sizes[sh.HELD_OUT]:,} held out (texts.held_out: {texts.held_out}); at least 2 are needed: "
-            f"lower held_out or add texts"
+            f"{sizes[sh.HELD_OUT]:,} held out (texts.held_out: {texts.held_out}), expected at least 2; lower held_out "
+            f"or add texts"
         )
 
 
@@ -148,17 +118,15 @@ def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int]) -> li
 
 
 def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: bool = True) -> TextStore:
-    """Build the text store in ``folder``, or open it when it was already built from the same recipe.
+    """Build the text store in ``folder``, or open it if it exists (see ``row_store.build_or_open``).
 
-    May be called by several processes at once: one builds, the others wait and open. Killed at any moment,
-    the next call starts again and gives the same store. UserError: unreadable sources, fewer than 2
-    training texts, a store of another recipe in ``folder``, or source files that have changed since it was built
-    (files that are gone are not needed any more).
+    UserError: unreadable sources, fewer than 2 training texts, a store of another recipe in ``folder``, or source files
+    that have changed since it was built (they may be deleted).
     """
 
-    def build(place: Path) -> None:
+    def build(temporary: Path) -> None:
         with bar("texts", texts.count, "texts", enabled=progress) as shown:
-            _build(texts, place, seed, shown)
+            _build(texts, temporary, seed, shown)
 
     def check(store: TextStore) -> None:
         store.refuse_other(texts, seed, patterns_of(texts.sources))

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jasper_jax.batches.process_share import ProcessShare
+from jasper_jax.batches.loading import ProcessShare
 from jasper_jax.parameters.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
 from jasper_jax.recipe.config import Mesh as MeshSizes
 from jasper_jax.recipe.stages import ResolvedStage

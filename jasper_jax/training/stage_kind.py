@@ -8,15 +8,15 @@ from __future__ import annotations
 import abc
 import dataclasses
 import importlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.batches.loading import StageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -54,26 +54,6 @@ class Inputs:
     pairs: PairStore | None = None
     teachers: TeacherView | None = None
     progress: bool = True
-
-
-class StageBatches(Protocol):
-    """The batches of a stage: batch k is a function of (recipe, seed, k)."""
-
-    held_out_batches: int
-    online: Mapping[str, Any]
-    """The teachers that run in the step, by name."""
-
-    def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
-        """The batches from number ``start`` on, prepared ahead."""
-        ...
-
-    def held_out(self, number: int) -> LoadedBatch:
-        """Batch ``number`` of the held-out data."""
-        ...
-
-    def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
-        """Training records for people; each has a ``text``."""
-        ...
 
 
 class StageKind(abc.ABC):

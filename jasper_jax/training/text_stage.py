@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.losses import HeadLoss
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.stages import ResolvedStage

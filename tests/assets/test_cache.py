@@ -108,7 +108,7 @@ def test_a_damaged_asset_is_noticed(server, caplog):
     (folder / "a.txt").write_bytes(b"short")
     assert not is_cached(CATALOGUE["texts"])
     fetch_asset("texts", progress=False)
-    assert "a.txt has 5 bytes, not 500000; it is fetched again" in caplog.text
+    assert "a.txt has 5 bytes, not 500000; fetching it again" in caplog.text
     assert files_of(folder)["a.txt"] == TEXTS["a.txt"]
 
 
@@ -185,9 +185,9 @@ def test_two_processes_share_one_download(server):
 def test_archives_that_are_kept_whole(server, monkeypatch):
     data = server.projects["texts"]["texts-1.0.tar.gz"]
     asset = CATALOGUE["texts"]
-    assert not asset.whole
+    assert not asset.keeps_archives
     kept = dataclasses.replace(asset, members={a.filename: a.sha256 for a in asset.archives}, root="", kind="images")
-    assert kept.whole
+    assert kept.keeps_archives
     monkeypatch.setitem(CATALOGUE, "texts", kept)
     assert files_of(fetch_asset("texts", progress=False))["texts-1.0.tar.gz"] == data
     assert list((cache_folder() / "downloads").iterdir()) == []
@@ -195,7 +195,7 @@ def test_archives_that_are_kept_whole(server, monkeypatch):
 
 def test_a_cache_that_is_no_folder(server, tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(UserError, match=r"the cache .* cannot hold 'texts' .* JASPER_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write 'texts' to the cache .* JASPER_CACHE"):
         fetch_asset("texts", progress=False)
 
 
@@ -210,10 +210,10 @@ def test_every_row_of_the_catalogue_is_complete():
         assert asset.about
         assert f"-{asset.version}" in asset.archives[0].filename
         for archive in asset.archives:
-            assert f"-{asset.version}" in archive.filename or asset.whole
+            assert f"-{asset.version}" in archive.filename or asset.keeps_archives
             assert archive.size > 0
             assert re.fullmatch("[0-9a-f]{64}", archive.sha256)
-            assert (archive.piece is None) == (len(asset.archives) == 1 or asset.whole)
+            assert (archive.piece is None) == (len(asset.archives) == 1 or asset.keeps_archives)
         for member, digest in asset.members.items():
             assert not member.startswith("/")
             assert not member.endswith((".bin", ".py"))

@@ -37,14 +37,14 @@ def test_what_a_model_s_name_stands_for(server, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("name", "revision", "message"),
     [
-        ("tiny-modle", None, "no asset; did you mean 'tiny-model'?"),
-        ("./nowhere", None, "no folder here"),
-        ("a/b/c", None, "no folder here, no hub id"),
+        ("tiny-modle", None, "or an asset; did you mean 'tiny-model'?"),
+        ("./nowhere", None, "is not a folder"),
+        ("a/b/c", None, "is not a folder, a hub id (org/name) or an asset"),
         ("texts", None, "'texts' is a corpus, not a model; the models are tiny-model"),
-        ("tiny-model", "v1", "revision 'v1' is given for asset 'tiny-model'"),
-        (".", "v1", "revision 'v1' is given for folder '.'"),
+        ("tiny-model", "v1", "revision 'v1' is set for asset 'tiny-model'"),
+        (".", "v1", "revision 'v1' is set for folder '.'"),
         ("org/tiny", None, "hub org/tiny@None: no network; the asset 'tiny-model' is this model"),
-        ("org/else", "v1", "hub org/else@v1: no network; a local folder can be given instead"),
+        ("org/else", "v1", "hub org/else@v1: no network; or give a local folder"),
     ],
 )
 def test_names_that_stand_for_nothing(server, name, revision, message):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from jasper_jax.batches import batch_sizes
+from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.process_share import ProcessShare
-from jasper_jax.batches.token_counts import TokenCounts
+from jasper_jax.batches.loading import ProcessShare
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.encoders.packing import choose_rows, pack, row_length
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -125,7 +125,7 @@ def test_a_damaged_cache_file_is_computed_anew(texts, tokenizer, tmp_path, prefi
 
 
 def test_a_row_too_short_for_a_text_is_refused(texts, tokenizer, tmp_path) -> None:
-    with pytest.raises(UserError, match=r"training.row_length: 5, but a text of \d+ tokens has to fit"):
+    with pytest.raises(UserError, match=r"training.row_length: 5 is less than the \d+ tokens of the longest text"):
         make(texts, tokenizer, tmp_path, row=5)
 
 

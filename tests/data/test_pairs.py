@@ -156,7 +156,7 @@ def test_too_few_groups_are_said_and_too_few_pairs_refused(tmp_path):
     same = folder(tmp_path / "q", rows_, {f"{i}.png": picture(i) for i in range(10)}, group="g")
     store = build(images(same, test=2), tmp_path / "same")
     assert store.manifest["notes"] == [
-        "warning: 1 pairs of test have a caption that another has; retrieval mixes them up"
+        "warning: 1 pairs of test repeat another's caption; retrieval cannot tell them apart"
     ]
     assert sizes(store)[2] == 2
 
@@ -348,7 +348,7 @@ def test_changed_source_files_are_refused(tmp_path):
     os.utime(image, ns=(0, 0))  # the time alone is no change
     build(source, tmp_path / "images")
     image.write_bytes(picture(99))
-    with pytest.raises(UserError, match=r"2\.png: has changed .* after .*images was built from it; put the file back"):
+    with pytest.raises(UserError, match=r"2\.png: has changed .* after .*images was built from it; restore the file"):
         build(source, tmp_path / "images")
     image.write_bytes(was)
     with captions.open("a") as file:
@@ -395,7 +395,7 @@ def test_damaged_stores_are_found(tmp_path, damage):
         "cut": f"{path.name}: shard has .* bytes instead of",
         "flipped": f"{path.name}: sha256 is",
         "rewritten": "fingerprint is",
-        "manifest": "splits are train, held_out; train, held_out, test are needed",
+        "manifest": "splits are train, held_out; expected train, held_out, test",
     }[damage]
     with pytest.raises(UserError, match=message):
         PairStore.open(store.folder).verify()

@@ -85,7 +85,7 @@ def test_missing_cut_and_changed_shards_are_named(tmp_path):
     at = data.index(b"train 9")
     data[at] ^= 1
     changed.write_bytes(data)
-    for row, message in [(0, "is missing; mend it"), (5, "0 rows instead of 4"), (9, "damaged")]:
+    for row, message in [(0, "is missing; mend it"), (5, "expected 4 rows, got 0"), (9, "damaged")]:
         with pytest.raises(UserError, match=message):
             reader.read("train", [row])
 

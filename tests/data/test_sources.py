@@ -84,9 +84,9 @@ def test_parquet_streams_row_groups(tmp_path):
 BAD_FILES = [
     ("text", b"fine\nbad \xff byte\n", "a.file, line 2: not UTF-8 .byte 0xff at position 4."),
     ("jsonl", b'{"text": "a"}\n\n{"text": \n', "line 3: not JSON"),
-    ("jsonl", b'["a"]\n', "line 1: a JSON object is needed, this is list"),
+    ("jsonl", b'["a"]\n', "line 1: expected a JSON object, got list"),
     ("jsonl", b'{"txet": "a", "id": 3}\n', "line 1: no column 'text'; there are txet, id; did you mean 'txet'"),
-    ("jsonl", b'{"text": 3}\n', "line 1: column 'text' holds int, text or a list of texts"),
+    ("jsonl", b'{"text": 3}\n', "line 1: column 'text' holds int; expected text or a list of texts"),
     ("jsonl", b'{"text": ["a", {"b": 1}]}\n', "line 1: column 'text' holds dict"),
     ("jsonl", b'{"text": "\\ud800"}\n', "line 1: column 'text' has half of a surrogate pair"),
     ("parquet", b"PAR1 no", "cannot be read as Parquet"),
@@ -116,7 +116,7 @@ def test_missing_parquet_columns_and_wrong_types_are_named(tmp_path):
         texts_of(TextSource(parquet=str(tmp_path / "a.parquet")))
     with pytest.raises(UserError, match=r"row 1: column 'n' holds int"):
         texts_of(TextSource(parquet=str(tmp_path / "a.parquet"), column="n"))
-    with pytest.raises(UserError, match=r"row 1: 'body' is .*'a'.*; query or passage is needed"):
+    with pytest.raises(UserError, match=r"row 1: 'body' is .*'a'.*; expected query or passage"):
         texts_of(TextSource(parquet=str(tmp_path / "a.parquet"), column="body", kind_column="body"))
 
 

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding

@@ -17,9 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.loading import LoadedBatch
-from jasper_jax.batches.token_counts import TokenCounts
 from jasper_jax.encoders.packing import pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.losses import HeadLoss
@@ -67,7 +67,7 @@ class World:
 
     def prompted(self, batch: LoadedBatch) -> list[str]:
         """The texts of a batch as the tokenizer gets them."""
-        texts = self.batches.texts.read("train", batch.indices)
+        texts = self.batches.store.read("train", batch.indices)
         return [self.student.prompts[text.kind] + text.text for text in texts]
 
 
