@@ -145,7 +145,7 @@ def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
         ("embed", lambda run: (run / "recipe.yaml").write_bytes(b"# The"), "not empty and not a run folder"),
         ("train", lambda run: cut(run / "recipe.yaml"), "recipe.yaml"),
         ("export", lambda run: (run / f"{FINAL}.sha256.json").unlink(), "stage-1 is not finished; run jasper train"),
-        ("export", lambda run: (run / f"{FINAL}.sha256.json").write_bytes(b"\xff"), "not a list of checksums"),
+        ("export", lambda run: (run / f"{FINAL}.sha256.json").write_bytes(b"\xff"), "expected a list of checksums"),
         ("export", lambda run: (run / FINAL / "_CHECKPOINT_METADATA").unlink(), "_METADATA: the checkpoint is"),
         ("export", lambda run: (run / FINAL / "state" / "manifest.ocdbt").unlink(), "manifest.ocdbt: the checkpoint"),
         ("export", change_checkpoint(lambda m: m.update(format=2)), "checkpoint format 2, this program reads up to 1"),

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.planning import GPUS
+from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.machine import Machine
 from jasper_jax.run import Run
 from jasper_jax.student.start import make_student
