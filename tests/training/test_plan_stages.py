@@ -28,7 +28,7 @@ def path(tmp_path):
 
 
 def test_what_plan_refuses(refused, path) -> None:
-    refused("--topology: none is given; give a TPU slice", "plan", path)
+    refused("--topology: expected a TPU slice", "plan", path)
     refused("topology: '8xh99': h99 is not a known GPU; GPUs are h100", "plan", path, "--topology", "8xh99")
     refused("topology", "plan", path, "--topology", "v9z:4x4")
     refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
