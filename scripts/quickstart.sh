@@ -17,7 +17,7 @@ for argument in "$@"; do
   case "$argument" in
     --no-torch) extra=plot,vision ;;
     --vision) vision=yes ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
+    -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
     *=*) overrides+=("$argument") ;;
     *) echo "quickstart.sh: unknown argument '$argument'; allowed: --vision, --no-torch, key=value" >&2; exit 2 ;;
   esac

@@ -153,7 +153,7 @@ def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
         ("train", unfinished(change_checkpoint(lambda m: m.update(format=2))), "start: checkpoint format 2, this"),
         ("train", unfinished(change_checkpoint(lambda m: m["recipe"].update(seed=7))), "another recipe: seed (7"),
         ("train", unfinished(lambda run: cut(run / START)), "start/_CHECKPOINT_METADATA: the checkpoint is"),
-        ("evaluate", change_checkpoint(lambda m: m["recipe"].update(seed=7)), "start: the checkpoint is of another"),
+        ("evaluate", change_checkpoint(lambda m: m["recipe"].update(seed=7)), "start: the checkpoint belongs to another"),
         ("export", half_export, "export: not empty and not an earlier export (no jasper.json)"),
         ("run", half_export, "export: not empty and not an earlier export (no jasper.json)"),
         ("export", kept_notes, "export/.git/HEAD: no export wrote this, and a new one would delete it; move it away"),
