@@ -48,7 +48,7 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ),
         ("texts.sources=[{jsonl: none*.jsonl}]", "texts.sources: no file matches 'none*.jsonl'"),
         ("texts.sources=[{asset: lea}]", "there is no corpus 'lea'; did you mean 'lee'?"),
-        ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none is no folder with"),
+        ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none: expected a folder with"),
         ("evaluation.retrieval=[{name: x, asset: lee, split: y}]", "corpus 'lee' holds no retrieval test"),
         ("training.max_length=2", "max_length is 2; more than the 2 special tokens"),
         ("name=../x", "name: '../x' is not allowed: expected letters, digits, dots, hyphens and underscores"),

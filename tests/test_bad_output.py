@@ -58,7 +58,7 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
         ("texts.npy", "texts.npy: is the file of the texts, which the vectors would overwrite"),
         ("linked.npy", "linked.npy: is the file of the texts, which the vectors would overwrite"),
         (TOO_LONG + ".npy", "File name too long; give another file"),
-        ("vectors.txt", "vectors are written as .npy"),
+        ("vectors.txt", "expected a file name that ends in .npy"),
     ],
 )
 def test_files_that_vectors_cannot_go_to(refused, tmp_path: Path, output: str, message: str) -> None:
