@@ -21,20 +21,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_PLACES = {
-    "Embedder": ("jasper_jax.embedder", "Embedder"),
-    "Recipe": ("jasper_jax.recipe.config", "Recipe"),
-    "UserError": ("jasper_jax.runtime.errors", "UserError"),
-    "cosine_loss": ("jasper_jax.losses", "cosine_loss"),
-    "distillation_losses": ("jasper_jax.losses", "distillation_losses"),
-    "embed_teachers": ("jasper_jax.commands", "embed_teachers"),
-    "evaluate_run": ("jasper_jax.commands", "evaluate_run"),
-    "export_run": ("jasper_jax.commands", "export_run"),
-    "load_recipe": ("jasper_jax.recipe.load", "load_recipe"),
-    "relative_loss": ("jasper_jax.losses", "relative_loss"),
-    "run_all": ("jasper_jax.commands", "run_all"),
-    "similarity_loss": ("jasper_jax.losses", "similarity_loss"),
-    "train_stages": ("jasper_jax.commands", "train_stages"),
+_MODULES = {
+    "commands": ("embed_teachers", "evaluate_run", "export_run", "run_all", "train_stages"),
+    "embedder": ("Embedder",),
+    "losses": ("cosine_loss", "distillation_losses", "relative_loss", "similarity_loss"),
+    "recipe.config": ("Recipe",),
+    "recipe.load": ("load_recipe",),
+    "runtime.errors": ("UserError",),
 }
 
 __all__ = [
@@ -55,7 +48,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    return getattr(importlib.import_module(module), attribute)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"jasper_jax.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``jasper check``: the resolved recipe, what every stage trains, which head serves which dimension, and the cost."""
+"""``jasper check``: validate a recipe; print it, what each stage trains, the output dimensions, and the cost."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from jasper_jax.assets.corpora import retrieval_split
@@ -38,11 +39,7 @@ from jasper_jax.training.teaching import Teaching
 
 
 def report(run: Run, out: Console) -> None:
-    """Print everything about a recipe that can be known without running it.
-
-    Raises:
-      UserError: whatever would stop the run later: patterns, dimensions, models that do not exist.
-    """
+    """Validate the recipe (see :func:`validate`) and print all that can be known without running it."""
     student, teacher_dim = validate(run)
     out.print(dump_recipe(run.recipe), markup=False, highlight=False)
     out.print(_stages(run, student, teacher_dim))
@@ -51,29 +48,26 @@ def report(run: Run, out: Console) -> None:
     out.print(_cost(run, student))
     if (mesh := _mesh(run, student)) is not None:
         out.print(leaf_table(parts(flatten(student.shapes()), mesh)))
-    for name in _described(run):
-        note = "not on this machine: sizes are the published ones, weights and tokenizer were not looked at"
-        out.print(f"{name}: {note}", markup=False, highlight=False)
-    for line in missing_extras(run.recipe):
-        out.print(line, markup=False, highlight=False)
+    note = "not on this machine: sizes are the published ones, weights and tokenizer were not validated"
+    lines = [f"{name}: {note}" for name in _described(run)] + missing_extras(run.recipe)
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
-        out.print(f"No stage names {', '.join(unused)}: neither trained nor exported.", markup=False, highlight=False)
+        lines.append(f"No stage names {', '.join(unused)}: neither trained nor exported.")
     for stage in run.stages:
         source = getattr(run.recipe, stage.kind.store)
         if source is not None and stage.batch_size > source.held_out:
-            reason = no_held_out_losses(stage, source.held_out)
-            out.print(f"{stage.name}: {reason}", markup=False, highlight=False)
+            lines.append(f"{stage.name}: {no_held_out_losses(stage, source.held_out)}")
+    for line in lines:
+        out.print(line, markup=False, highlight=False)
 
 
 def validate(run: Run) -> tuple[Student, int | None]:
-    """The student and the teachers' dimension, once everything that can be known to be wrong has been looked for.
+    """Find every error that would stop the run later; returns the student and the teachers' dimension.
 
-    Takes a second or two and changes nothing; done before hours of work, not after them. A run that is only described
-    needs no optional library (``jasper_jax.recipe.extras`` names those that running it will need).
+    Takes a second or two and writes nothing. With ``describe`` it needs no optional package.
 
     Raises:
-      UserError: a source, model or test that is not there; weights that do not fit their config; patterns that match
-        nothing; dimensions that do not fit, or that two heads provide.
+      UserError: a source, model or test does not exist; weights do not fit their config; a pattern matches nothing;
+        dimensions do not fit, or two heads provide the same.
     """
     recipe = run.recipe
     if recipe.texts is not None:
@@ -88,8 +82,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
             retrieval_split(test.asset, test.split)
         elif not (Path(test.beir or "").expanduser() / "corpus.jsonl").is_file():
             raise UserError(
-                f"evaluation.retrieval.{test.name}.beir: {test.beir} is no folder with corpus.jsonl, queries.jsonl and"
-                f" qrels/test.tsv"
+                f"evaluation.retrieval.{test.name}.beir: {test.beir}: expected a folder with corpus.jsonl,"
+                f" queries.jsonl and qrels/test.tsv"
             )
     teacher_dim = run.teacher_dim
     for teacher in run.teachers if run.needs_vectors else ():
@@ -105,21 +99,19 @@ def validate(run: Run) -> tuple[Student, int | None]:
         make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))
     params = student.shapes()
     if (mesh := _mesh(run, student)) is not None:
-        parts(flatten(params), mesh)  # refuses what does not divide
+        parts(flatten(params), mesh)  # raises UserError if a leaf does not divide
     for stage in run.stages:
         make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
     _refuse_untrained(run, student, params)
     served = providers(_trained(run, student), recipe.export.dims)
     if recipe.export.dim is not None and recipe.export.dim not in served:
-        raise UserError(
-            f"export.dim: {recipe.export.dim} is not provided; dimensions are {', '.join(map(str, served))}"
-        )
+        dims = ", ".join(map(str, served))
+        raise UserError(f"export.dim: no trained head provides {recipe.export.dim}; dimensions are {dims}")
     return student, teacher_dim
 
 
 def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, store: str) -> None:
-    """UserError when a batch of the stages on ``store`` (``texts``, ``images``) is larger than ``number``: said before
-    vectors are embedded, not after."""
+    """UserError if a batch of a stage on ``store`` (``texts`` or ``images``) has more than ``number`` items."""
     for stage in stages:
         if stage.learns_from(store) and stage.batch_size > number:
             raise UserError(
@@ -129,7 +121,7 @@ def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str
 
 
 def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
-    """UserError for parameters that begin at random and that no stage trains: they would stay random."""
+    """UserError for random parameters that no stage trains."""
     recipe = run.recipe
     used = {h for s in run.stages for h in s.heads if recipe.heads[h].init == "random"}
     prefixes = [f"heads/{head}/" for head in sorted(used)] + (["encoder/"] if recipe.student.config else [])
@@ -137,31 +129,27 @@ def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
         prefixes += ["vision/"] if recipe.student.vision.weights == "random" else []
     covered: dict[str, int] = {}
     for stage in run.stages:
-        active = {
-            name: tuple(leaf.shape) for name, leaf in flatten(make_kind(recipe, stage, student).active(params)).items()
-        }
+        leaves = flatten(make_kind(recipe, stage, student).active(params))
+        active = {name: tuple(leaf.shape) for name, leaf in leaves.items()}
         for name, start in trained_leaves(stage.train, active, f"stages[{stage.index}].train").items():
             covered[name] = min(start, covered.get(name, start))
     random = [name for name in flatten(params) if name.startswith(tuple(prefixes)) and covered.get(name, 1)]
     if random:
         raise UserError(
             f"stages: no stage trains {', '.join(random[:3])}{f' and {len(random) - 3} more' if random[3:] else ''},"
-            f" which begin at random; add a pattern to a stage's train, e.g. {random[0].rsplit('/', 1)[0]}/**"
+            f" which start at random; add a pattern to a stage's train, e.g. {random[0].rsplit('/', 1)[0]}/**"
         )
 
 
 def _trained(run: Run, student: Student) -> dict[str, HeadShape]:
-    """The heads that some stage trains."""
+    """The heads that some stage uses."""
     return {n: h for n, h in student.heads.items() if any(n in s.heads for s in run.stages)}
 
 
 def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
-    """Per stage: leaves and parameters that are trained, and their share; also proves that the patterns match."""
-    table = Table(
-        "stage", "trains", "leaves", "parameters", "share", "heads and losses", "steps", "texts", title="Stages"
-    )
-    for column in (2, 3, 4, 6, 7):
-        table.columns[column].justify = "right"
+    """Per stage: the trained leaves and parameters, heads and losses, steps and texts."""
+    headers = ("stage", "trains", "leaves", "parameters", "share", "heads and losses", "steps", "texts")
+    table = _table("Stages", *headers, right=(2, 3, 4, 6, 7))
     params = student.shapes()
     total = _parameters(params)
     teaching = Teaching({"teachers": teacher_dim} if teacher_dim else {})
@@ -171,18 +159,15 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
         trained, _ = jax.eval_shape(partition.split, active)
         count = _parameters(trained)
-        losses = []
-        for head in stage.heads:
-            terms = kind.head_losses(teaching)[head].terms
-            target = stage.kind.taught_by or run.recipe.heads[head].target
-            losses.append(f"{head} <- {target}: {', '.join(terms)}")
+        targets = {head: stage.kind.taught_by or run.recipe.heads[head].target for head in stage.heads}
+        losses = kind.head_losses(teaching)
         table.add_row(
             stage.name,
             "\n".join(stage.train),
             f"{len(trained)}",
             f"{count:,}",
             f"{count / total:.1%}",
-            "\n".join(losses),
+            "\n".join(f"{head} <- {target}: {', '.join(losses[head].terms)}" for head, target in targets.items()),
             f"{stage.steps:,}",
             f"{stage.steps * stage.batch_size:,}",
         )
@@ -190,16 +175,14 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
     if (vision_model := student.vision_model) is not None:
         vision = _parameters(params["vision"])
         table.caption += (
-            f"; vision: {vision:,} of them, {vision_model.encoder.num_layers} layers,"
-            f" {vision_model.encoder.image_size} px,"
-            f" {vision_model.encoder.num_tokens} tokens pooled to {vision_model.tokens}"
+            f"; vision: {vision:,} of them, {vision_model.encoder.num_layers} layers, {vision_model.encoder.image_size}"
+            f" px, {vision_model.encoder.num_tokens} tokens pooled to {vision_model.tokens}"
         )
     return table
 
 
 def _dimensions(run: Run, student: Student) -> Table:
-    table = Table("dimension", "made by", "hidden by it", title="Output dimensions")
-    table.columns[0].justify = "right"
+    table = _table("Output dimensions", "dimension", "made by", "hidden by it", right=(0,))
     for dim, provider in providers(_trained(run, student), run.recipe.export.dims).items():
         made = provider.head + (f" (first {dim} components)" if provider.nested else "")
         table.add_row(str(dim), made, ", ".join(provider.hidden))
@@ -207,7 +190,7 @@ def _dimensions(run: Run, student: Student) -> Table:
 
 
 def _described(run: Run) -> list[str]:
-    """The models of which only what is published is known."""
+    """The models that are not on this machine, whose published sizes are used."""
     sources = [teacher.source for teacher in run.teachers] if run.needs_vectors else []
     folders = [source for source in (*sources, run.student.folder) if isinstance(source, ModelFolder)]
     names = [str(folder.path) for folder in folders if folder.described]
@@ -217,34 +200,31 @@ def _described(run: Run) -> list[str]:
 
 
 def _teachers(run: Run) -> Table:
-    """Per teacher: its encoder, its vectors, and what storing them takes in each dtype."""
+    """Per teacher: its parameters, its dimension, and the size of its vectors in each dtype."""
     recipe = run.recipe
     count, shard_rows = _text_count(run), recipe.texts.shard_rows if recipe.texts else 1024
     rows = count or 1_000_000
-    stored = f"{rows / 1e6:,.3g} million texts"
-    table = Table("teacher", "parameters", "dimensions", "mode", *DTYPES, title=f"Teachers; vectors of {stored}")
-    for column in (1, 2, 4, 5, 6):
-        table.columns[column].justify = "right"
+    title = f"Teachers; vectors of {rows / 1e6:,.3g} million texts"
+    table = _table(title, "teacher", "parameters", "dimensions", "mode", *DTYPES, right=(1, 2, 4, 5, 6))
     for teacher in run.teachers if run.needs_vectors else ():
         folder, dim, settings = teacher.source, teacher.dim, teacher.settings
         parameters = "imported" if folder is None else "in PyTorch"
         if isinstance(folder, ModelFolder) and settings.backend != "torch":
             shapes = encoder_from_config(folder.hf_config, str(folder.path)).shapes().values()
             parameters = f"{sum(int(np.prod(shape)) for shape in shapes):,}"
-        sizes = (_bytes(store_bytes(rows, dim, one, shard_rows)) for one in DTYPES)
-        cells = [f"[b]{size}[/b]" if one == settings.dtype else size for one, size in zip(DTYPES, sizes)]
-        online = settings.mode == "online"
-        table.add_row(settings.name, parameters, f"{dim:,}", settings.mode, *(["-"] * 3 if online else cells))
+        sizes = {dtype: decimal(store_bytes(rows, dim, dtype, shard_rows)) for dtype in DTYPES}
+        sizes[settings.dtype] = f"[b]{sizes[settings.dtype]}[/b]"
+        cells = ["-"] * len(DTYPES) if settings.mode == "online" else sizes.values()
+        table.add_row(settings.name, parameters, f"{dim:,}", settings.mode, *cells)
     if len(recipe.teachers) > 1 and run.needs_vectors:
         table.add_row("joined", "", f"{run.teacher_dim:,}", "", "", "", "")
     return table
 
 
 def _cost(run: Run, student: Student) -> Table:
-    """Texts, and bytes on disk of everything that grows with the recipe."""
+    """Numbers of texts and images, and sizes on disk."""
     recipe = run.recipe
-    table = Table("what", "amount", title="Cost")
-    table.columns[1].justify = "right"
+    table = _table("Cost", "what", "amount", right=(1,))
     count = _text_count(run)
     if recipe.texts is not None:
         table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
@@ -252,25 +232,25 @@ def _cost(run: Run, student: Student) -> Table:
     if run.trains_on_images:
         table.add_row("images seen in training", f"{_seen(run, 'images'):,}")
     params = _parameters(student.shapes())
-    table.add_row("a checkpoint, at most (parameters + AdamW)", _bytes(3 * 4 * params))
+    table.add_row("a checkpoint, at most (parameters + AdamW)", decimal(3 * 4 * params))
     width = {"float32": 4, "float16": 2, "bfloat16": 2}[recipe.export.dtype]
-    table.add_row("the exported model", f"about {_bytes(width * params)}")
+    table.add_row("the exported model", f"about {decimal(width * params)}")
     return table
 
 
 def _seen(run: Run, store: str) -> int:
-    """Items of a store that the stages take, those of one epoch counted again in the next."""
+    """Items of a store that the stages train on; repeated items count again."""
     return sum(stage.steps * stage.batch_size for stage in run.stages if stage.learns_from(store))
 
 
 def _text_count(run: Run) -> int | None:
-    """Texts for training and held out, where the recipe says how many."""
+    """Texts for training and held out; None if the recipe takes all texts."""
     texts = run.recipe.texts
     return None if texts is None or texts.count is None else texts.count + texts.held_out
 
 
 def _mesh(run: Run, student: Student) -> AbstractMesh | None:
-    """The mesh that the recipe gives in numbers, whether its devices are here or not."""
+    """The mesh of the recipe, whose devices need not exist; None for auto."""
     wanted = run.recipe.mesh
     if wanted == "auto":
         return None
@@ -283,9 +263,9 @@ def _parameters(tree: dict) -> int:
     return sum(int(np.prod(leaf.shape)) for leaf in flatten(tree).values())
 
 
-def _bytes(size: float) -> str:
-    for unit in ("B", "KB", "MB", "GB", "TB"):
-        if size < 1000 or unit == "TB":
-            return f"{size:,.0f} {unit}" if unit in ("B", "KB") else f"{size:,.1f} {unit}"
-        size /= 1000
-    raise AssertionError
+def _table(title: str, *headers: str, right: Sequence[int]) -> Table:
+    """An empty table; ``right``: the columns aligned to the right."""
+    table = Table(*headers, title=title)
+    for column in right:
+        table.columns[column].justify = "right"
+    return table

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.console import Console
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
 from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
+
+if TYPE_CHECKING:
+    from jasper_jax.recipe.config import Recipe
 
 app = typer.Typer(
     name="jasper",
@@ -34,9 +37,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),
 ]
-Coordinator = Annotated[
-    str | None, typer.Option(help="host:port of process 0, where several processes train together.")
-]
+Coordinator = Annotated[str | None, typer.Option(help="host:port of process 0, if several processes train together.")]
 Processes = Annotated[int | None, typer.Option(help="How many processes train together.", min=1)]
 Process = Annotated[int | None, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessIndex = Annotated[int, typer.Option(help="The index of this process, from 0.", min=0)]
@@ -55,6 +56,12 @@ def options(
         context.with_resource(hidden_tpu_compiler())
 
 
+def _load(recipe: str, overrides: list[str] | None) -> Recipe:
+    from jasper_jax.recipe.load import load_recipe
+
+    return load_recipe(recipe, overrides or [])
+
+
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     from jasper_jax.runtime.processes import connect
 
@@ -68,9 +75,8 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     Example: `jasper check configs/quickstart.yaml stages.2.steps=50`
     """
     from jasper_jax.commands import check_recipe
-    from jasper_jax.recipe.load import load_recipe
 
-    check_recipe(load_recipe(recipe, overrides or []))
+    check_recipe(_load(recipe, overrides))
 
 
 @app.command()
@@ -81,14 +87,13 @@ def plan(
         list[str] | None, typer.Option(help="A TPU slice or GPUs, e.g. v5e:4x4 or 8xh100; may be given several times.")
     ] = None,
 ) -> None:
-    """Compile every stage's step for TPUs or GPUs that need not exist: memory, communication, least time.
+    """Compile every stage's step for TPUs or GPUs, none needed: memory, communication, least time.
 
     Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
     """
     from jasper_jax.commands import plan_recipe
-    from jasper_jax.recipe.load import load_recipe
 
-    plan_recipe(load_recipe(recipe, overrides or []), topology or [])
+    plan_recipe(_load(recipe, overrides), topology or [])
 
 
 @app.command()
@@ -106,10 +111,9 @@ def embed(
     Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`
     """
     from jasper_jax.commands import embed_teachers
-    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
-    embed_teachers(load_recipe(recipe, overrides or []), process_index, process_count)
+    embed_teachers(_load(recipe, overrides), process_index, process_count)
 
 
 @app.command()
@@ -120,27 +124,25 @@ def train(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Train all stages; the same command resumes at the exact batch where it stopped.
+    """Train all stages; the same command resumes at the batch where it stopped.
 
     Example: `jasper train configs/quickstart.yaml`
     """
     from jasper_jax.commands import train_stages
-    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
-    train_stages(load_recipe(recipe, overrides or []))
+    train_stages(_load(recipe, overrides))
 
 
 @app.command()
 def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Score the teachers and the student before training and after each finished stage, at every dimension.
+    """Score the teachers and the student before training and after each finished stage, in every dimension.
 
     Example: `jasper evaluate configs/quickstart.yaml`
     """
     from jasper_jax.commands import evaluate_run
-    from jasper_jax.recipe.load import load_recipe
 
-    evaluate_run(load_recipe(recipe, overrides or []))
+    evaluate_run(_load(recipe, overrides))
 
 
 @app.command()
@@ -154,9 +156,8 @@ def export(
     Example: `jasper export configs/quickstart.yaml --output my-model`
     """
     from jasper_jax.commands import export_run
-    from jasper_jax.recipe.load import load_recipe
 
-    export_run(load_recipe(recipe, overrides or []), output)
+    export_run(_load(recipe, overrides), output)
 
 
 @app.command()
@@ -167,21 +168,20 @@ def run(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Everything: texts, vectors, stages, evaluation, export; what is already complete is skipped.
+    """Everything: texts, vectors, stages, evaluation, export; complete parts are skipped.
 
     Example: `jasper run configs/quickstart.yaml`
     """
     from jasper_jax.commands import run_all
-    from jasper_jax.recipe.load import load_recipe
 
     _connect(coordinator, processes, process)
-    run_all(load_recipe(recipe, overrides or []))
+    run_all(_load(recipe, overrides))
 
 
 @app.command()
 def encode(
     model: Annotated[Path, typer.Argument(help="An exported folder (or any folder this library reads).")],
-    input: Annotated[Path, typer.Argument(help="A text file, one text a line; - reads standard input.")],
+    input: Annotated[Path, typer.Argument(help="A text file, one text per line; - reads standard input.")],
     output: Annotated[Path, typer.Argument(help="Output file of the vectors: .npy, float32 [texts, dim].")],
     kind: Annotated[str, typer.Option(help="query or passage: which prompt precedes each text.")] = "passage",
     dim: Annotated[int | None, typer.Option(help="The dimension of the vectors; default: the model's largest.")] = None,
@@ -197,7 +197,7 @@ def encode(
 
 @app.command()
 def assets() -> None:
-    """List the models and corpora that have a name, and whether they are on this machine.
+    """List the named models and corpora, and whether they are on this machine.
 
     Example: `jasper assets`
     """
@@ -211,17 +211,16 @@ def vectors_verify(
     recipe: RecipeFile,
     overrides: Overrides = None,
     sample: Annotated[
-        int, typer.Option(help="Texts to embed again, to measure the error of the stored type; 0: none.")
+        int, typer.Option(help="Texts to embed again, to measure the error of the stored dtype; 0: none.")
     ] = 256,
 ) -> None:
-    """Check every shard of texts and vectors against its sha256 and fingerprint; print the type's similarity error.
+    """Verify sha256 and fingerprint of all shards of texts and vectors; print the dtype's similarity error.
 
     Example: `jasper vectors verify configs/quickstart.yaml`
     """
     from jasper_jax.commands import verify_vectors
-    from jasper_jax.recipe.load import load_recipe
 
-    verify_vectors(load_recipe(recipe, overrides or []), sample)
+    verify_vectors(_load(recipe, overrides), sample)
 
 
 @vectors_app.command("import")
@@ -236,30 +235,17 @@ def vectors_import(
     Example: `jasper vectors import configs/mine.yaml openai vectors.parquet`
     """
     from jasper_jax.commands import import_teacher
-    from jasper_jax.recipe.load import load_recipe
 
-    import_teacher(load_recipe(recipe, override or []), teacher, files)
+    import_teacher(_load(recipe, override), teacher, files)
 
 
-_FILE_ERRORS = {
-    errno.ENOSPC,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EDQUOT,
-    errno.EISDIR,
-    errno.ENOTDIR,
-    errno.EIO,
-    errno.EFBIG,
-    errno.EEXIST,
-    errno.ENOENT,
-    errno.ENAMETOOLONG,
-    errno.ELOOP,
-    errno.ENOTEMPTY,
-}
+_FILE_ERRORS = (
+    *(errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EIO),
+    *(errno.EFBIG, errno.EEXIST, errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTEMPTY),
+)
 """Errors that a disk or a user's path can cause; other errors are defects and keep their traceback."""
 _LONGEST = 1000
-"""Characters of a message. A name or value in it may be a million long, and the remedy is at its end."""
+"""Characters of a message: a name or value in it may be far longer, and the remedy is at its end."""
 
 
 def main() -> None:

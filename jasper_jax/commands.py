@@ -1,7 +1,8 @@
-"""What the commands do, in order; each function is one command's story."""
+"""The commands, a function each."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,15 +17,29 @@ from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.timings import Timings
 
-if TYPE_CHECKING:  # commands import what they need when they run: --help is quick
+if TYPE_CHECKING:  # each command imports what it needs, so that it starts quickly
     from jasper_jax.data.pairs import PairStore
     from jasper_jax.data.texts import TextStore
     from jasper_jax.evaluation.report import Evaluation
     from jasper_jax.run import Run
-    from jasper_jax.runtime.timings import Timings
 
 OUT = Console(soft_wrap=True)
+
+
+def _run(recipe: Recipe, *, validated: bool = False) -> Run:
+    """The run of ``recipe``, which all processes share; ``validated``: after :func:`jasper_jax.check.validate`."""
+    from jasper_jax.run import Run, cache_programs
+
+    processes.refuse_unlike(recipe.model_dump(mode="json"))
+    cache_programs()
+    run = Run(recipe)
+    if validated:
+        from jasper_jax.check import validate
+
+        validate(run)
+    return run
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -41,7 +56,7 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     from jasper_jax.planning.topology import prepare_compiler
 
     if not topologies:
-        raise UserError("--topology: none is given; give a TPU slice or GPUs, e.g. --topology v5e:4x4, 8xh100")
+        raise UserError("--topology: expected a TPU slice or GPUs, e.g. --topology v5e:4x4 or --topology 8xh100")
     targets = [parse_target(text) for text in topologies]
     simulate(targets)
     prepare_compiler()
@@ -62,17 +77,10 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
-    """``jasper embed``: several processes may do this on one run folder at once."""
-    from jasper_jax.check import validate
-    from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.timings import Timings
-
+    """``jasper embed``; several processes may run it on one run folder at once."""
     if process_index >= process_count:
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
-    cache_programs()
-    run = Run(recipe)
-    validate(run)
+    run = _run(recipe, validated=True)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder, process_index), process_index, process_count)
@@ -101,25 +109,18 @@ def _embed(
         if teacher.settings.mode == "online":
             continue
         if teacher.settings.model is None:
-            run.vectors.open(teacher, texts)  # imported: must be there
+            run.vectors.open(teacher, texts)  # imported vectors must exist
             continue
         with timings.phase(f"embedding: {teacher.name}"):
             store = run.vectors.embed(teacher, texts, process_index=process_index, process_count=process_count)
         if store is None:
-            say(f"{teacher.name}: this process's shards are done; another process's are not yet.")
+            say(f"{teacher.name}: this process's shards are complete, another process's are not yet.")
     return texts, pairs
 
 
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
-    from jasper_jax.check import validate
-    from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.timings import Timings
-
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
-    cache_programs()
-    run = Run(recipe)
-    validate(run)
+    run = _run(recipe, validated=True)
     with run.run_folder.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
@@ -140,11 +141,7 @@ def _train(
 
 def evaluate_run(recipe: Recipe) -> None:
     """``jasper evaluate``."""
-    from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.timings import Timings
-
-    cache_programs()
-    run = Run(recipe)
+    run = _run(recipe)
     with run.run_folder.alone("evaluate"), stop_flag() as stop, stop.immediately():
         _evaluate(run, Timings(run.folder))
 
@@ -153,26 +150,20 @@ def _evaluate(run: Run, timings: Timings) -> None:
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import console_table, to_json
 
+    plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
-        sheet = run.folder / "contact-sheet.png" if _can_draw() else None
+        sheet = run.folder / "contact-sheet.png" if plots else None
         evaluation = evaluate(run.run_folder, run.data, run.vectors, run.student, sheet)
         to_json(evaluation, run.folder / "evaluation.json")
-        _draw(run.folder, evaluation)
-    # Eleven columns: a log file takes them whole, a narrow terminal folds them.
+        if plots:
+            _plot(run.folder, evaluation)
+        else:
+            say("No plots: pip install 'jasper-jax[plot]'")
+    # Eleven columns do not fit into the 80 columns that rich assumes for a log file.
     (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
 
 
-def _can_draw() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("matplotlib") is not None
-
-
-def _draw(folder: Path, evaluation: Evaluation) -> None:
-    """The two pictures, where matplotlib is installed."""
-    if not _can_draw():
-        say("Pictures are not drawn: pip install 'jasper-jax[plot]'")
-        return
+def _plot(folder: Path, evaluation: Evaluation) -> None:
     from jasper_jax.evaluation.plots import plot_dimensions, plot_training
 
     if (folder / "metrics.jsonl").is_file():
@@ -183,11 +174,7 @@ def _draw(folder: Path, evaluation: Evaluation) -> None:
 
 def export_run(recipe: Recipe, output: Path | None) -> None:
     """``jasper export``."""
-    from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.timings import Timings
-
-    cache_programs()
-    run = Run(recipe)
+    run = _run(recipe)
     with run.run_folder.alone("export"), stop_flag() as stop, stop.immediately():
         _export(run, Timings(run.folder), output)
 
@@ -202,15 +189,9 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
 
 def run_all(recipe: Recipe) -> None:
     """``jasper run``: texts, vectors, stages, evaluation, export."""
-    from jasper_jax.check import validate
     from jasper_jax.export.sentence_transformers import refuse_foreign
-    from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.timings import Timings
 
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
-    cache_programs()
-    run = Run(recipe)
-    validate(run)
+    run = _run(recipe, validated=True)
     with run.run_folder.alone("run"), stop_flag() as stop:
         refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
@@ -225,7 +206,7 @@ def run_all(recipe: Recipe) -> None:
 
 
 def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
-    """``jasper encode``: one text a line to a ``.npy`` of float32 vectors."""
+    """``jasper encode``: one text per line to a ``.npy`` of float32 vectors."""
     from jasper_jax.embedder import Embedder
     from jasper_jax.encoders.prompts import KINDS
     from jasper_jax.export.sentence_transformers import refuse_damaged
@@ -234,41 +215,40 @@ def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | N
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")
     if output.suffix != ".npy":
-        raise UserError(f"{output}: vectors are written as .npy; give the file that suffix")
+        raise UserError(f"{output}: expected a file name that ends in .npy")
     if str(source) != "-" and not source.is_file():
-        raise UserError(f"{source}: no such file; give a text file with one text a line, or - for standard input")
+        raise UserError(f"{source}: no such file; expected a text file with one text per line, or - for standard input")
     _refuse_output(output, source)
     try:
         content = (sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{source}: not UTF-8 at byte {error.start}; convert it first") from None
-    # Lines end at \n alone: str.splitlines also cuts at characters that may stand inside a text.
+    # Lines end at \n only: str.splitlines also splits at characters that a text may contain.
     texts = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
     if not any(text.strip() for text in texts):
-        raise UserError(f"{source}: holds no text; one text a line is needed")
+        raise UserError(f"{source}: holds no text; expected one text per line")
     if empty := sum(not text.strip() for text in texts):
-        say(f"{source}: {empty:,} of {len(texts):,} lines are empty; their vectors say nothing.")
+        say(f"{source}: {empty:,} of {len(texts):,} lines are empty; their vectors are meaningless.")
     refuse_damaged(model)
     cache_programs()
     embedder = Embedder.load(model)
     vectors = embedder.encode(texts, kind=kind, dim=dim, show_progress=True)
     if embedder.truncated:
-        say(
-            f"{embedder.truncated:,} of {len(texts):,} texts are longer than {embedder.max_length} tokens and were cut."
-        )
+        limit = f"{embedder.max_length} tokens"
+        say(f"{embedder.truncated:,} of {len(texts):,} texts are longer than {limit} and were truncated.")
     if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
-        raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite, its weights are damaged")
+        raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
     write_array(output, vectors)
     OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
 
 
 def _refuse_output(output: Path, source: Path) -> None:
-    """UserError, before any work, when the vectors could not be written to ``output`` or would replace the texts."""
+    """UserError if the vectors cannot be written to ``output`` or would overwrite the texts."""
     refuse_blocked(output, "give another file")
     if output.is_dir():
         raise UserError(f"{output}: is a folder; give the name of a .npy file")
     if output.exists() and str(source) != "-" and output.samefile(source):
-        raise UserError(f"{output}: is the file of the texts, which the vectors would replace; give another")
+        raise UserError(f"{output}: is the file of the texts, which the vectors would overwrite; give another")
 
 
 def list_assets() -> None:
@@ -280,43 +260,35 @@ def list_assets() -> None:
 
     table = Table("name", "kind", "MB", "licence", "from", "here")
     for asset in CATALOGUE.values():
-        table.add_row(
-            asset.name,
-            asset.kind,
-            f"{asset.size / 1e6:,.0f}",
-            asset.licence,
-            asset.source,
-            "yes" if is_cached(asset) else "",
-        )
+        here = "yes" if is_cached(asset) else ""
+        table.add_row(asset.name, asset.kind, f"{asset.size / 1e6:,.0f}", asset.licence, asset.source, here)
     OUT.print(table)
 
 
 def verify_vectors(recipe: Recipe, sample: int) -> None:
     """``jasper vectors verify``."""
     from jasper_jax.data.texts import TextStore
-    from jasper_jax.run import Run, cache_programs
     from jasper_jax.teachers.vector_check import dtype_error, verify_store
 
-    cache_programs()
-    run = Run(recipe)
+    run = _run(recipe)
     texts = TextStore.open(run.data.text_folder)
     texts.verify()
-    OUT.print(f"{run.data.text_folder}: whole, {len(texts.shards)} shards", highlight=False)
+    OUT.print(f"{run.data.text_folder}: complete, {len(texts.shards)} shards", highlight=False)
     for teacher in run.teachers:
         if teacher.settings.mode == "online":
             continue
         folder = run.vectors.folder(teacher)
-        found = verify_store(folder, texts, progress=True)
+        summary = verify_store(folder, texts, progress=True)
         OUT.print(
-            f"{folder}: whole, {found.vectors:,} vectors in {found.shards} shards, norms {found.smallest_norm:.4f} to"
-            f" {found.largest_norm:.4f}, {found.clipped:,} values clipped",
+            f"{folder}: complete, {summary.vectors:,} vectors in {summary.shards} shards, norms"
+            f" {summary.smallest_norm:.4f} to {summary.largest_norm:.4f}, {summary.clipped:,} values clipped",
             highlight=False,
         )
         if sample and teacher.settings.model is not None:
             store = run.vectors.open(teacher, texts)
             error = dtype_error(store, texts, teacher.encoder(), sample=sample)
             OUT.print(
-                f"{folder}: {store.dtype} moves similarities of {error.texts} texts by {error.mean:.2e} in the mean,"
+                f"{folder}: {store.dtype} changes similarities of {error.texts} texts by {error.mean:.2e} on average,"
                 f" {error.largest:.2e} at most",
                 highlight=False,
             )
@@ -328,15 +300,13 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
     from jasper_jax.teachers.vector_import import import_vectors
 
     run = Run(recipe)
-    teacher = next((t for t in run.teachers if t.name == name), None)
-    if teacher is None:
-        raise UserError(
-            f"teacher {name!r} is not in the recipe; teachers are {', '.join(t.name for t in recipe.teachers)}"
-        )
+    teachers = {teacher.name: teacher for teacher in run.teachers}
+    if name not in teachers:
+        raise UserError(f"teacher {name!r} is not in the recipe; teachers are {', '.join(teachers)}")
+    teacher = teachers[name]
     if teacher.settings.model is not None:
-        raise UserError(
-            f"teachers.{name}: has a model ({teacher.settings.model}), jasper embed computes its vectors; drop model"
-        )
+        model = teacher.settings.model
+        raise UserError(f"teachers.{name}: jasper embed computes its vectors with model {model}; remove model")
     with run.run_folder.alone("vectors import"), stop_flag() as stop, stop.immediately():
         folder = run.vectors.folder(teacher)
         summary = import_vectors(files, run.data.texts(), folder, teacher.spec)

@@ -1,4 +1,4 @@
-"""A run: one recipe, its folder, its stores and its models, each an object of its own."""
+"""A run: a recipe with its folder, stores and models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,13 @@ from jasper_jax.teachers.stores import TeacherVectors
 
 
 class Run:
-    """The run of ``recipe``: what commands compose their work of. Nothing is opened, built or read before it is asked
-    for, and nothing is read twice.
-
-    ``run_folder`` its folder, ``data`` its texts and pairs, ``teachers`` their models, ``vectors`` their vectors,
-    ``student`` where the student starts, ``stages`` what is to be trained.
+    """The objects that commands use: ``run_folder``, ``stages``, ``data`` (texts and pairs), ``teachers`` (models),
+    ``vectors``, and ``student`` (the folders it starts from). Each reads its files on first use, and once.
     """
 
     def __init__(self, recipe: Recipe, *, progress: bool = True, describe: bool = False):
-        """``describe``: take what is published about a model that is not here instead of fetching gigabytes; such a
-        run can be checked and planned, not trained."""
+        """``describe``: use the published sizes of models that are not on this machine instead of fetching them, to
+        check or plan the run."""
         self.recipe, self.progress, self.describe = recipe, progress, describe
         self.run_folder = RunFolder(recipe)
         self.stages = self.run_folder.stages
@@ -46,12 +43,12 @@ class Run:
 
     @property
     def needs_vectors(self) -> bool:
-        """Whether any stage is taught by teacher vectors."""
+        """Whether some stage uses teacher vectors."""
         return self.vectors.needed
 
     @property
     def teacher_dim(self) -> int | None:
-        """Dimension of the concatenated teachers, None where no stage is taught by them."""
+        """Dimension of the concatenated teachers; None if no stage uses them."""
         return self.vectors.dim
 
 

@@ -1,12 +1,12 @@
-# Sourced by the other scripts: a virtual environment with the package and some of its extras.
+# Sourced by the other scripts: create a virtual environment with the package and one of its extras.
 # shellcheck shell=bash
 
 VENV="${VENV:-.venv}"
 
-# XLA takes and returns hundreds of MB of memory every train step; with large pages that costs a tenth less time.
+# XLA allocates and frees hundreds of MB every train step; with huge pages a step takes a tenth less time.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"
 
-# The first interpreter that is new enough.
+# Print the first interpreter that is new enough.
 find_python() {
   local candidate
   for candidate in "${PYTHON:-python3}" python3.13 python3.12 python3.11; do
@@ -20,7 +20,7 @@ find_python() {
   return 2
 }
 
-# set_up EXTRA: create $VENV if need be and install the package with that extra; does nothing when it is up to date.
+# set_up EXTRA: create $VENV if necessary and install the package with that extra, unless both are up to date.
 set_up() {
   local extra="$1" python stamp wanted
   if [ ! -x "$VENV/bin/python" ]; then

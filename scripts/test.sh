@@ -3,8 +3,8 @@
 #
 #   scripts/test.sh [--full] [pytest arguments]
 #
-# --full runs the long campaigns too: more moments at which a run is killed or stopped. Before a release.
-# Makes a virtual environment in .venv (or uses $VENV) and installs the package with its dev extra.
+# --full also runs the long campaigns, which kill and stop runs at more moments; use it before a release.
+# Creates a virtual environment in .venv (or $VENV) and installs the package with its dev extra.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

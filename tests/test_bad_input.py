@@ -40,27 +40,27 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("heads.fc2.cosine=true", "heads.fc2.cosine: the cosine loss needs the teachers' dimension 24, the head has 8"),
         ("heads.fc1.nested=[30]", "heads.fc1.nested: 30 is not smaller than the head's dimension 24"),
         ("heads.fc3.dim=8", "export.dims: fc2 and fc3 both provide 8 dimensions; choose: {8: fc2}"),
-        ("heads.pooled={dim: 3}", "heads.pooled: 'pooled' is what a target can be; give the head another name"),
-        ("export.dim=7", "export.dim: 7 is not provided; dimensions are 24, 12, 8, 6, 4"),
+        ("heads.pooled={dim: 3}", "heads.pooled: 'pooled' is a reserved target; give the head another name"),
+        ("export.dim=7", "export.dim: no trained head provides 7; dimensions are 24, 12, 8, 6, 4"),
         (
             "texts.augment.language=klingon",
             "texts.augment.language: 'klingon' is not allowed: input should be 'am', 'ar'",
         ),
         ("texts.sources=[{jsonl: none*.jsonl}]", "texts.sources: no file matches 'none*.jsonl'"),
         ("texts.sources=[{asset: lea}]", "there is no corpus 'lea'; did you mean 'lee'?"),
-        ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none is no folder with"),
+        ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none: expected a folder with"),
         ("evaluation.retrieval=[{name: x, asset: lee, split: y}]", "corpus 'lee' has no retrieval test"),
         ("training.max_length=2", "max_length is 2; more than the 2 special tokens"),
-        ("name=../x", "name: '../x' is not allowed: a name has letters, digits, dots, hyphens and underscores"),
-        ("teachers.0.name=../x", "teachers[0].name: '../x' is not allowed: a name has letters"),
-        ("stages.0.name=/x", "stages[0].name: '/x' is not allowed: a name has letters"),
+        ("name=../x", "name: '../x' is not allowed: expected letters, digits, dots, hyphens and underscores"),
+        ("teachers.0.name=../x", "teachers[0].name: '../x' is not allowed: expected letters"),
+        ("stages.0.name=/x", "stages[0].name: '/x' is not allowed: expected letters"),
         (
             "stages=[{train: [encoder/**], heads: [fc2], steps: 2, batch_size: 4, learning_rate: 0.1}]",
-            "stages: no stage trains heads/fc2/bias, heads/fc2/kernel, which begin at random; add a pattern",
+            "stages: no stage trains heads/fc2/bias, heads/fc2/kernel, which start at random; add a pattern",
         ),
         ("texts.count=8", "stages[0].batch_size: 16 exceeds the 8 texts of texts.count"),
         ('run_dir="a\\0b"', "run_dir: 'a\\x00b' has a NUL character"),
-        ("heads={../x: {dim: 3}}", "heads.../x: '../x' is not allowed: a name has letters"),
+        ("heads={../x: {dim: 3}}", "heads.../x: '../x' is not allowed: expected letters"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_made(refused, recipe, override, message) -> None:
@@ -232,7 +232,7 @@ def test_lines_to_encode_end_at_line_feeds_and_empty_or_cut_ones_are_said(call, 
     code, _, err = call("encode", model, lines, out)
     assert code == 0
     assert "1 of 3 lines are empty" in err
-    assert "1 of 3 texts are longer than 32 tokens and were cut" in err
+    assert "1 of 3 texts are longer than 32 tokens and were truncated" in err
     assert np.load(out).shape == (3, 16)
     lines.write_text(" \n\n")
     refused("holds no text", "encode", model, lines, out)

@@ -55,10 +55,10 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
     [
         ("folder.npy", "folder.npy: is a folder; give the name of a .npy file"),
         ("texts.txt/v.npy", "texts.txt: is a file, not a folder; give another file"),
-        ("texts.npy", "texts.npy: is the file of the texts, which the vectors would replace"),
-        ("linked.npy", "linked.npy: is the file of the texts, which the vectors would replace"),
+        ("texts.npy", "texts.npy: is the file of the texts, which the vectors would overwrite"),
+        ("linked.npy", "linked.npy: is the file of the texts, which the vectors would overwrite"),
         (TOO_LONG + ".npy", "File name too long; give another file"),
-        ("vectors.txt", "vectors are written as .npy"),
+        ("vectors.txt", "expected a file name that ends in .npy"),
     ],
 )
 def test_files_that_vectors_cannot_go_to(refused, tmp_path: Path, output: str, message: str) -> None:

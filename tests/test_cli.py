@@ -52,7 +52,7 @@ def test_embedding_as_three_processes_then_verify(call, recipe: Path) -> None:
         assert call("embed", recipe, "--process-index", str(index), "--process-count", "3")[0] == 0
     code, out, _ = call("vectors", "verify", recipe, "--sample", "32")
     assert code == 0
-    assert out.count("whole") == 3
+    assert out.count("complete") == 3
     shard = next((recipe.parent / "run" / "vectors" / "a").glob("*train*array_record*"))
     data = bytearray(shard.read_bytes())
     data[len(data) // 2] ^= 1

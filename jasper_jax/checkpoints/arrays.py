@@ -1,4 +1,4 @@
-"""Writing and reading a tree of arrays through Orbax's v1 API; no other module imports it."""
+"""Write and read trees of arrays with Orbax's v1 API; no other module imports Orbax."""
 
 from __future__ import annotations
 
@@ -18,36 +18,34 @@ import jax.numpy as jnp
 from orbax.checkpoint import v1 as ocp
 
 from jasper_jax.runtime import processes
-from jasper_jax.runtime.errors import UserError, WriteFailed
+from jasper_jax.runtime.errors import UserError, WriteFailed, first_line
 
 _YEARS = 10 * 365 * 86400
-"""Seconds. Orbax limits a save by the wall clock, which may jump; a dead process is found out by JAX's heartbeats."""
+"""Seconds. Orbax's time limit of a save uses the wall clock, which may jump; JAX's heartbeats detect dead processes."""
 
 
 class Saving:
-    """A save under way. It holds its arrays until :meth:`wait` has returned, and no longer."""
+    """A save in progress. It holds its arrays until :meth:`wait` returns."""
 
     def __init__(self, path: Path, tree: Any, metadata: Mapping[str, Any]):
-        """Start writing ``tree``; returns once nothing that is done to its arrays can change what is written.
-
-        Called by all processes at the same point. A step that donates these arrays may run at once: see :func:`_apart`.
-        """
+        """Start writing ``tree``. All processes call it at the same point; then a step may donate the arrays."""
         _quiet()
         self._path = path
         context = ocp.Context()
         context.asynchronous.timeout_secs = _YEARS
-        # In one process the wait for folders made in the background is by the wall clock, too. In several it is not,
-        # and a folder that only the first fails to make must not leave the others waiting for it here.
+        # In one process, waiting for folders created in the background has a wall-clock limit too. In several it has
+        # none, and if only process 0 fails to create a folder, the others must not wait for it here.
         context.asynchronous.create_directories_asynchronously = processes.count() > 1
         with writing(path), context:
-            apart = jax.tree.map(_apart, tree)
-            self._response: Any = ocp.save_async(str(path.absolute()), apart, custom_metadata=dict(metadata))
+            self._response: Any = ocp.save_async(
+                str(path.absolute()), jax.tree.map(_detached, tree), custom_metadata=dict(metadata)
+            )
 
     def wait(self) -> None:
-        """Until the files of all processes are in place under the final name; once, from any thread.
+        """Wait until the files of all processes have their final name; call once, from any thread.
 
         Raises:
-          WriteFailed: they could not be written; says why.
+          WriteFailed: with the reason.
         """
         response, self._response = self._response, None
         with writing(self._path):
@@ -57,48 +55,39 @@ class Saving:
                 del response
 
 
-def _apart(leaf: Any) -> Any:
-    """``leaf``, copied where Orbax would hold a view of memory that the next step, which donates it, writes to.
+def _detached(leaf: Any) -> Any:
+    """``leaf``, copied if Orbax would hold a view of memory that the next step, to which it is donated, overwrites.
 
-    On CPU what Orbax takes for its host copy (``replica_slices.transfer_arrays_to_host``: ``np.asarray`` of each shard)
-    is the array's own memory. From GPUs and TPUs it is a copy in host memory, finished when ``save_async`` returns.
+    On CPU, Orbax's host copy (``replica_slices.transfer_arrays_to_host``: ``np.asarray`` of each shard) is the array's
+    own memory. On GPUs and TPUs it is a real copy, finished when ``save_async`` returns.
     """
     on_host = not isinstance(leaf, jax.Array) or any(device.platform == "cpu" for device in leaf.devices())
     return jnp.copy(leaf) if on_host else leaf
 
 
 def load(path: Path, abstract: Any) -> Any:
-    """The tree in ``path``, onto the shapes, dtypes and shardings of ``abstract``.
-
-    Raises:
-      UserError: it is of other shapes.
-    """
+    """Load the tree in ``path`` with the shapes, dtypes and shardings of ``abstract``; UserError if it does not fit."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
         try:
             with _reading():
                 return ocp.load(str(path.absolute()), abstract)
         except (ValueError, KeyError, TypeError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path}: the checkpoint does not fit this recipe: {first}") from error
+            raise UserError(f"{path}: the checkpoint does not fit this recipe: {first_line(error)}") from error
 
 
 def metadata(path: Path) -> dict[str, Any]:
-    """What was saved beside the arrays.
-
-    Raises:
-      UserError: it cannot be read.
-    """
+    """The metadata saved with the arrays; UserError if it cannot be read."""
     try:
         with _reading():
-            found = ocp.metadata(str(path.absolute())).custom_metadata
+            saved = ocp.metadata(str(path.absolute())).custom_metadata
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
-    return dict(found) if isinstance(found, dict) else {}
+    return dict(saved) if isinstance(saved, dict) else {}
 
 
 def _reading() -> contextlib.AbstractContextManager[Any]:
-    """Orbax waits for every process at a load, except where this one works alone."""
+    """Inside ``processes.alone()``, keep Orbax from waiting for the other processes at a load."""
     if not processes.is_alone_of_several():
         return contextlib.nullcontext()
     context = ocp.Context()
@@ -109,30 +98,29 @@ def _reading() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Every way in which a checkpoint cannot be written, as one error that says why.
+    """Turn every error of writing the checkpoint ``path`` into one :class:`WriteFailed` with the reason.
 
-    Arrays are written by tensorstore, whose errors are ValueErrors with the system's error number in the text.
+    tensorstore writes the arrays; its errors are ValueErrors with the system's error number in the text.
     """
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:
         number = re.search(r"os_error_code='(\d+)'", str(error))
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        why = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or first
+        reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or first_line(error)
         raise WriteFailed(
-            f"{path}: the checkpoint could not be written: {why}; free space or mend the folder, then run the same"
-            f" command to continue from the checkpoint before"
+            f"{path}: the checkpoint could not be written: {reason}; free space or repair the folder, then run the"
+            f" same command to continue from the previous checkpoint"
         ) from error
 
 
 @functools.cache
 def _quiet() -> None:
-    """Keep the tracebacks of Orbax's threads off the terminal: what they raised, :meth:`Saving.wait` raises."""
+    """Suppress the tracebacks of Orbax's threads, whose errors :meth:`Saving.wait` raises."""
     logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in record.getMessage())
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        """tensorstore reports the end of further writes to an event loop that the first error has closed."""
+        """Skip tensorstore's reports of later writes to an event loop that the first error has closed."""
         if str(unraisable.exc_value) != "Event loop is closed":
             before(unraisable)
 

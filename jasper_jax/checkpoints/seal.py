@@ -1,4 +1,4 @@
-"""What makes a checkpoint count: the sha256 of its files, in one file beside it, written last and deleted first."""
+"""A checkpoint's seal: a file beside it with the sha256 of its files, written last and deleted first."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 SUMS = ".sha256.json"
-"""What the name of that file adds to the checkpoint's."""
+"""Suffix of that file after the checkpoint's name."""
 
 
 def sums_path(path: Path) -> Path:
-    """Where the checksums of the checkpoint ``path`` stand."""
+    """The file with the checksums of the checkpoint ``path``."""
     return path.with_name(path.name + SUMS)
 
 
 def is_complete(path: Path) -> bool:
-    """Whether the checkpoint is there and sealed."""
+    """Whether the checkpoint exists and is sealed."""
     return path.is_dir() and sums_path(path).is_file()
 
 
 def seal(path: Path) -> None:
-    """Write the checksums of all files of ``path``: from here on the checkpoint counts."""
+    """Write the checksums of all files of ``path``: now the checkpoint counts."""
     write_atomic(sums_path(path), json.dumps(_checksums(path), indent=1))
 
 
 def verify(path: Path) -> None:
-    """UserError when a file of the checkpoint is missing, new, or not of its recorded sha256."""
-    remedy = f"delete {path} and run again to continue from the one before"
+    """UserError if a file of the checkpoint is missing, added, or differs from its recorded sha256."""
+    remedy = f"delete {path} and run again to continue from the previous one"
     try:
         expected = parse_json(sums_path(path).read_bytes())
     except ValueError:
         expected = None
     if not isinstance(expected, dict):
-        raise UserError(f"{sums_path(path)}: not a list of checksums, the checkpoint is damaged; {remedy}")
+        raise UserError(f"{sums_path(path)}: expected a list of checksums, the checkpoint is damaged; {remedy}")
     actual = _checksums(path)
     for name in sorted(expected.keys() | actual.keys()):
         if expected.get(name) != actual.get(name):
@@ -46,13 +46,13 @@ def verify(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint; it stops counting before its first file goes."""
+    """Delete a checkpoint, its seal first."""
     sums_path(path).unlink(missing_ok=True)
     shutil.rmtree(path)
 
 
-def make_way(path: Path) -> None:
-    """Remove what stands where a checkpoint is to be written, complete or half written."""
+def clear(path: Path) -> None:
+    """Delete what is at ``path``, complete or not, and create its folder, to write a new checkpoint there."""
     for leftover in (sums_path(path), path):
         if leftover.is_dir():
             shutil.rmtree(leftover)

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from jasper_jax.runtime.errors import UserError, nearest
-
 GIB = 2**30
 TERA = 1e12
 GIGA = 1e9
@@ -40,7 +38,6 @@ class Chip:
     link_bandwidth: float
     ports: int = 1
     wraps: int = 0
-    chips_per_host: int = 8
     devices_per_chip: int = 1
 
     @property
@@ -64,19 +61,19 @@ TPUS = {
         # cloud.google.com/tpu/docs/v4: 275 TFLOP/s, 32 GiB, 1200 GB/s, 3-D, 4 chips a host. Links: 6 of 50 GB/s a
         # direction, Jouppi et al., "TPU v4" (arXiv 2304.01433), table 4. A slice closes to a torus when every side is
         # a multiple of 4. Two cores, one device ("megacore").
-        Chip("v4", 275 * TERA, 32 * GIB, int(30.75 * GIB), 1200 * GIGA, 50 * GIGA, 6, 4, 4),
+        Chip("v4", 275 * TERA, 32 * GIB, int(30.75 * GIB), 1200 * GIGA, 50 * GIGA, 6, 4),
         # cloud.google.com/tpu/docs/v5e: 197 TFLOP/s, 16 GB, 819 GB/s (a later edition: "800 GiBps"), 400 GB/s both
         # ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes (jax-ml.github.io/scaling-book/tpus).
-        Chip("v5e", 197 * TERA, 16 * GIB, int(15.75 * GIB), 819 * GIGA, 50 * GIGA, 4, 16, 8),
+        Chip("v5e", 197 * TERA, 16 * GIB, int(15.75 * GIB), 819 * GIGA, 50 * GIGA, 4, 16),
         # cloud.google.com/tpu/docs/v5p: 459 TFLOP/s, 95 GiB (96 less what the system keeps), 2765 GB/s, 1200 GB/s both
         # ways, 3-D with 6 ports, slices of 4x4x4 and larger are tori, 4 chips a host. Two cores, one device.
-        Chip("v5p", 459 * TERA, 95 * GIB, int(95.74 * GIB), 2765 * GIGA, 100 * GIGA, 6, 4, 4),
+        Chip("v5p", 459 * TERA, 95 * GIB, int(95.74 * GIB), 2765 * GIGA, 100 * GIGA, 6, 4),
         # cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1638 GB/s (docs/tpu7x; docs/v6e rounds to 1600), 800 GB/s
         # both ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes.
-        Chip("v6e", 918 * TERA, 32 * GIB, int(31.25 * GIB), 1638 * GIGA, 100 * GIGA, 4, 16, 8),
+        Chip("v6e", 918 * TERA, 32 * GIB, int(31.25 * GIB), 1638 * GIGA, 100 * GIGA, 4, 16),
         # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOP/s, 192 GiB, 7380 GB/s, 1200 GB/s both ways, 3-D with 6 ports,
         # 4 chips a host. Two chiplets, each a JAX device with half of everything.
-        Chip("tpu7x", 2307 * TERA, 192 * GIB, int(2 * 94.75 * GIB), 7380 * GIGA, 100 * GIGA, 6, 4, 4, 2),
+        Chip("tpu7x", 2307 * TERA, 192 * GIB, int(2 * 94.75 * GIB), 7380 * GIGA, 100 * GIGA, 6, 4, 2),
     )
 }
 
@@ -96,17 +93,3 @@ GPUS = {
         Chip("l4", 121 * TERA, 24 * GIB, 24 * GIB, 300 * GIGA, 32 * GIGA),
     )
 }
-
-
-def find_chip(name: str) -> Chip:
-    """The TPU or GPU called ``name``, in any case.
-
-    Raises:
-      UserError: no such chip is known.
-    """
-    chips = {**TPUS, **GPUS}
-    if name.lower() not in chips:
-        raise UserError(
-            f"chip: {name!r} is not known{nearest(name.lower(), list(chips))}; chips are {', '.join(chips)}"
-        )
-    return chips[name.lower()]

@@ -27,7 +27,6 @@ class Collective:
     bytes:  payload on one device: the result of a gather, the operand of every other kind.
     sent:   bytes that leave a device in one execution on a ring of n devices: (n-1)/n of the payload, twice that for an
             all-reduce, all of it for a permutation.
-    source: its place in the Python program, as JAX names it.
     """
 
     kind: str
@@ -36,7 +35,6 @@ class Collective:
     devices: int
     axes: tuple[str, ...]
     sent: float
-    source: str
 
     @property
     def total_sent(self) -> float:
@@ -76,7 +74,6 @@ def read_collective(
     executions: float,
     sizes: Sequence[int],
     names: Sequence[str],
-    source: str = "",
 ) -> Collective:
     """The collective of ``instruction``. ``sizes``, ``names``: the axes of the mesh the program was compiled for."""
     groups = device_groups(instruction, math.prod(sizes))
@@ -87,7 +84,7 @@ def read_collective(
     if kind == "collective-permute":
         share = 1.0 if axes else 0.0
     sent = size * share * (2 if kind == "all-reduce" else 1)
-    return Collective(kind, size, executions, members, axes, sent, source)
+    return Collective(kind, size, executions, members, axes, sent)
 
 
 def _payload(kind: str, instruction: Instruction, computation: Computation) -> int:

@@ -37,10 +37,8 @@ class Shape:
     @property
     def bytes(self) -> int:
         """Size in bytes, without the padding of a TPU's tiles."""
-        bits = BITS.get(self.dtype)
-        if bits is None:
-            digits = re.search(r"\d+", self.dtype)
-            bits = int(digits[0]) if digits else 0
+        digits = re.search(r"\d+", self.dtype)
+        bits = BITS.get(self.dtype, int(digits[0]) if digits else 0)
         return math.ceil(self.elements * bits / 8)
 
 
@@ -54,7 +52,7 @@ def parse_shapes(text: str) -> tuple[Shape, ...]:
     return tuple(shapes)
 
 
-@dataclasses.dataclass(slots=True)
+@dataclasses.dataclass
 class Instruction:
     """``%name = shape opcode(operands), attributes``."""
 
@@ -65,19 +63,11 @@ class Instruction:
     attributes: str
     root: bool
     operands: tuple[str, ...] = ()
-    _shapes: tuple[Shape, ...] | None = None
 
-    @property
+    @cached_property
     def shapes(self) -> tuple[Shape, ...]:
         """The arrays of the result: one, or those of a tuple."""
-        if self._shapes is None:
-            self._shapes = parse_shapes(self.shape_text)
-        return self._shapes
-
-    @property
-    def is_tuple(self) -> bool:
-        """Whether the result is a tuple."""
-        return self.shape_text.startswith("(")
+        return parse_shapes(self.shape_text)
 
     def attribute(self, key: str) -> str | None:
         """The value in ``key=value``, up to a comma outside brackets and quotes; None without the key."""

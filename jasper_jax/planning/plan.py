@@ -19,7 +19,7 @@ from jasper_jax.planning.estimate import Estimate, estimate
 from jasper_jax.planning.machine import Target
 from jasper_jax.planning.memory import DoesNotFit, does_not_fit
 from jasper_jax.planning.work import Analysis, analyse
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ def plan_program(stage: PlannedStage, lowered: Any, mesh: Mesh, target: Target) 
     except jax.errors.JaxRuntimeError as error:
         too_large = does_not_fit(error)
         if too_large is None:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{stage.name}: the compiler refuses the step for {target}: {reason}") from error
+            reason = f"the compiler refuses the step for {target}: {first_line(error)}"
+            raise UserError(f"{stage.name}: {reason}") from error
         seconds = time.monotonic() - began
     else:
         seconds = time.monotonic() - began

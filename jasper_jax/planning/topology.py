@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.planning.chips import TPUS, Chip
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 
 EXTRA = "pip install 'jasper-jax[plan]'"
 
@@ -75,11 +75,6 @@ class Topology:
         """JAX devices of the slice; a mesh must have exactly as many."""
         return self.chips * self.chip.devices_per_chip
 
-    @property
-    def hosts(self) -> int:
-        """Virtual machines of the slice."""
-        return math.ceil(self.chips / self.chip.chips_per_host)
-
     def mesh(self, sizes: tuple[int, int, int]) -> Any:
         """A mesh (data, fsdp, tensor) over the slice; see :func:`topology_mesh`."""
         from jasper_jax.parameters.sharding import mesh_axes
@@ -124,7 +119,7 @@ def topology_devices(topology: Topology) -> list[Any]:
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
     except jax.errors.JaxRuntimeError as e:
-        raise UserError(f"topology: {topology} is refused by the TPU compiler: {str(e).splitlines()[0]}") from e
+        raise UserError(f"topology: {topology} is refused by the TPU compiler: {first_line(e)}") from e
     if len(description.devices) != topology.devices:
         raise AssertionError(f"{topology}: expected {topology.devices} devices, got {len(description.devices)}")
     return list(description.devices)

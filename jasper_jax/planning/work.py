@@ -64,8 +64,7 @@ def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -
       ValueError: the text of the program has an unknown form.
     """
     module = parse_module(compiled.as_text())
-    counter = _Counter(module, kernel_flops)
-    work = counter.work(module.entry, fused=False)
+    work = _Counter(module, kernel_flops).work(module.entry, fused=False)
     sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
 
     def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
@@ -77,8 +76,7 @@ def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -
         instruction, computation = find(key)
         kind = kind_of(instruction, computation)
         if kind is not None:
-            source = instruction.op_name or counter.callers.get(computation.name, "")
-            collectives.append(read_collective(kind, instruction, computation, executions, sizes, names, source))
+            collectives.append(read_collective(kind, instruction, computation, executions, sizes, names))
     kernels = []
     for key, executions in work.kernels.items():
         kernel = read_kernel(*find(key))
@@ -123,8 +121,6 @@ class _Counter:
         self.module = module
         self.kernel_flops = kernel_flops
         self.done: dict[tuple[str, bool], _Work] = {}
-        self.callers: dict[str, str] = {}
-        """Fused computation -> the fusion's place in the Python program."""
 
     def work(self, computation: Computation, *, fused: bool) -> _Work:
         """The work of one execution of ``computation``; inside a fusion (``fused``) it moves no bytes."""
@@ -158,7 +154,6 @@ class _Counter:
         elif kind_of(instruction, computation) is not None:
             total.collectives[computation.name, instruction.name] += 1
         elif instruction.opcode == "fusion":
-            self.callers[instruction.called("calls")[0]] = instruction.op_name
             total.add(self._named(instruction.called("calls")[0], True))
         elif instruction.opcode == "call" or instruction.opcode.endswith("-start"):
             for name in instruction.called("to_apply", "calls"):

@@ -1,11 +1,14 @@
-"""What differs between the recipe that a folder was made with and the recipe of today, and what of it may."""
+"""Differences between the recipe that a run folder was made with and today's, and which keys may differ."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import yaml
+
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import parse_recipe
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import differences
 
 MAY_CHANGE = (
@@ -24,16 +27,25 @@ MAY_CHANGE = (
     "student.remat",
     "student.vision.remat",
 )
-"""Keys that may differ between two commands on one run folder: the trained parameters do not depend on them (on the
-last four only by the rounding of sums in another order)."""
+"""Keys that may differ between two commands on one run folder, because the trained parameters do not depend on them
+(on the last four only through the order of sums, hence rounding)."""
 
 
 def recipe_changes(recorded: Any, recipe: Recipe, where: str) -> list[str]:
-    """What differs between a recorded recipe (a plain tree found in ``where``) and this run's, ``MAY_CHANGE`` aside."""
-    there = parse_recipe(recorded, where=where)
-    found = differences(there.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
-    return [change for change in found if not _may_change(change.partition(" ")[0])]
+    """Differences between a recorded recipe (a plain tree from ``where``) and ``recipe``, except in ``MAY_CHANGE``."""
+    before = parse_recipe(recorded, where=where)
+    changes = differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
+    allowed = tuple(f"{key}." for key in MAY_CHANGE)
+    return [change for change in changes if not f"{change.partition(' ')[0]}.".startswith(allowed)]
 
 
-def _may_change(key: str) -> bool:
-    return any(key == allowed or key.startswith(allowed + ".") for allowed in MAY_CHANGE)
+def yaml_changes(text: bytes, recipe: Recipe, where: str, remedy: str) -> list[str]:
+    """As :func:`recipe_changes`, from the YAML of a recorded recipe. UserError, with ``remedy``, if it is no recipe."""
+    try:
+        recorded = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not valid YAML ({first_line(error)}); {remedy}") from None
+    try:
+        return recipe_changes(recorded, recipe, where)
+    except UserError as error:
+        raise UserError(f"{error}; {remedy}") from None

@@ -1,4 +1,4 @@
-"""What can be wrong between sections of a recipe; what is wrong within one, its classes find."""
+"""Checks across sections of a recipe; its classes check each section."""
 
 from __future__ import annotations
 
@@ -9,61 +9,62 @@ from jasper_jax.recipe.stages import needs, resolve_stages, uses_teachers
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.remote import is_remote
 
-_INSTEAD = {"run_dir": ", and the address as mirror", "stores": ", to which the stores are copied first"}
+_INSTEAD = {"run_dir": ", and set the address as mirror", "stores": ", to which the stores are copied first"}
 
 
 def check_recipe(recipe: Recipe) -> None:
-    """UserError for the first thing that does not fit between sections."""
+    """UserError for the first contradiction between sections."""
     _check_folders(recipe)
-    _refuse_twins("teachers", [teacher.name for teacher in recipe.teachers], "teacher")
-    _refuse_twins("evaluation.retrieval", [test.name for test in recipe.evaluation.retrieval], "test")
+    _refuse_duplicates("teachers", [teacher.name for teacher in recipe.teachers], "teacher")
+    _refuse_duplicates("evaluation.retrieval", [test.name for test in recipe.evaluation.retrieval], "test")
     for name, head in recipe.heads.items():
         _check_head(recipe, name, head)
     stages = resolve_stages(recipe)
     if recipe.texts is None and needs(stages, "texts"):
         first = next(stage for stage in stages if stage.learns_from("texts"))
-        raise UserError(f"texts: this key is required, {first.name} learns from texts")
+        raise UserError(f"texts: this key is required, since {first.name} learns from texts")
     if uses_teachers(recipe) and not recipe.teachers:
-        raise UserError("teachers: none is given, but a head's target is teachers; add one or set target: pooled")
+        raise UserError(
+            "teachers: the list is empty, but a head's target is teachers; add a teacher or set target: pooled"
+        )
 
 
 def _check_folders(recipe: Recipe) -> None:
     for key in ("run_dir", "stores"):
         if "\0" in (getattr(recipe, key) or ""):
-            raise UserError(f"{key}: {getattr(recipe, key)!r} has a NUL character, which no path can have")
+            raise UserError(f"{key}: {getattr(recipe, key)!r} has a NUL character, which a path cannot contain")
         if is_remote(getattr(recipe, key) or ""):
             raise UserError(
-                f"{key}: {getattr(recipe, key)!r} is in object storage, where nothing can be locked or mapped; give a"
-                f" folder of this machine (a mount will do){_INSTEAD[key]}"
+                f"{key}: {getattr(recipe, key)!r} is in object storage, where files cannot be locked or mapped;"
+                f" give a local folder (a mount works){_INSTEAD[key]}"
             )
     if recipe.mirror is not None and not is_remote(recipe.mirror):
-        raise UserError(f"mirror: {recipe.mirror!r} is no address in object storage, such as gs://bucket/folder")
+        raise UserError(
+            f"mirror: {recipe.mirror!r} is not an address in object storage; expected e.g. gs://bucket/folder"
+        )
 
 
-def _refuse_twins(key: str, names: Sequence[str], what: str) -> None:
+def _refuse_duplicates(key: str, names: Sequence[str], what: str) -> None:
     for i, name in enumerate(names):
         if name in names[:i]:
-            raise UserError(f"{key}[{i}].name: a second {what} is called {name!r}; give it another name")
+            raise UserError(f"{key}[{i}].name: another {what} is called {name!r}; rename one")
 
 
 def _check_head(recipe: Recipe, name: str, head: Head) -> None:
     where = f"heads.{name}"
     if name in ("teachers", "pooled"):
-        raise UserError(f"{where}: {name!r} is what a target can be; give the head another name, e.g. fc1")
+        raise UserError(f"{where}: {name!r} is a reserved target; give the head another name, e.g. fc1")
     if head.target not in ("teachers", "pooled") and head.target not in recipe.heads:
         allowed = ["teachers", "pooled", *(h for h in recipe.heads if h != name)]
         raise UserError(f"{where}.target: {head.target!r} is not one of {', '.join(allowed)}")
     if head.target == name:
-        raise UserError(f"{where}.target: a head cannot teach itself")
+        raise UserError(f"{where}.target: a head cannot be its own target")
     if head.target in recipe.heads and recipe.heads[head.target].target in recipe.heads:
-        raise UserError(
-            f"{where}.target: {head.target} is itself taught by a head; its target must be teachers or pooled"
-        )
+        raise UserError(f"{where}.target: the target of {head.target} is a head too; it must be teachers or pooled")
     if head.cosine and head.target != "teachers":
         raise UserError(f"{where}.cosine: the cosine loss needs target: teachers, the target is {head.target}")
-    if isinstance(head.dim, int):
-        for m in head.nested:
-            if m >= head.dim:
-                raise UserError(f"{where}.nested: {m} is not smaller than the head's dim {head.dim}")
+    for dim in head.nested:
+        if isinstance(head.dim, int) and dim >= head.dim:
+            raise UserError(f"{where}.nested: {dim} is not smaller than the head's dim {head.dim}")
     if len(set(head.nested)) != len(head.nested):
-        raise UserError(f"{where}.nested: a dimension is named twice: {head.nested}")
+        raise UserError(f"{where}.nested: a dimension is listed twice: {head.nested}")

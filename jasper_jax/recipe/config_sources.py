@@ -1,7 +1,4 @@
-"""The recipe's part that says where texts and images come from, and what all its parts share.
-
-A source names exactly one place; a key that has no meaning for it is refused.
-"""
+"""The recipe's sources of texts and images, and the types that all its sections share."""
 
 from __future__ import annotations
 
@@ -17,35 +14,33 @@ Kind = Literal["query", "passage"]
 
 
 class Section(BaseModel):
-    """A part of the recipe: immutable, and a key it does not know is refused."""
+    """A section of the recipe: immutable, without unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Source(Section):
-    """One of several kinds of source: the key that is set says which."""
+    """A source of one of several kinds; the key that is set selects the kind."""
 
     def only(self, kinds: tuple[str, ...]) -> str:
-        """The one of ``kinds`` that is set; ValueError where none or several are."""
-        given = [kind for kind in kinds if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"a source names exactly one of {', '.join(kinds)}; this one names {', '.join(given) or 'none'}"
-            )
-        return given[0]
+        """The one of ``kinds`` that is set; ValueError for none or several."""
+        names = [kind for kind in kinds if getattr(self, kind) is not None]
+        if len(names) != 1:
+            raise ValueError(f"expected exactly one of {', '.join(kinds)}, got {', '.join(names) or 'none'}")
+        return names[0]
 
     def refuse(self, keys: tuple[str, ...], kind: str) -> None:
-        """ValueError where one of ``keys``, which mean nothing for a source of ``kind``, is set."""
+        """ValueError if one of ``keys``, which have no meaning for a source of ``kind``, is set."""
         for key in keys:
             if getattr(self, key) != type(self).model_fields[key].default:
-                raise ValueError(f"{key} has no meaning for a source of {kind}; leave it out")
+                raise ValueError(f"{key} has no meaning for a source of {kind}; remove it")
 
 
 class TextSource(Source):
-    """One source of texts. Exactly one of ``text``, ``jsonl``, ``parquet``, ``tfds``, ``hf``, ``asset`` is set."""
+    """A source of texts: exactly one of ``text``, ``jsonl``, ``parquet``, ``tfds``, ``hf``, ``asset`` is set."""
 
     text: str | None = None
-    """A text file, one text a line (a glob is allowed, as for ``jsonl`` and ``parquet``)."""
+    """A text file with one text per line (or a glob, as for ``jsonl`` and ``parquet``)."""
     jsonl: str | None = None
     parquet: str | None = None
     tfds: str | None = None
@@ -55,15 +50,15 @@ class TextSource(Source):
     asset: str | None = None
     """A named corpus: ``jasper assets`` lists them."""
     split: str | list[str] | None = None
-    """Split of a TFDS, Hugging Face or asset source (for assets a list: SQuAD-shifts has one split a domain)."""
+    """Split of a TFDS, Hugging Face or asset source; several as a list (SQuAD-shifts has one per domain)."""
     config: str | None = None
     column: str | list[str] = "text"
-    """The column or columns that hold the text; a list-valued cell gives one text an element."""
+    """The column or columns of the text; each element of a list in a cell is a text."""
     kind: Kind | None = None
-    """query or passage; by default what the source says (``kind_column``, or the asset itself), else passage."""
+    """None: from ``kind_column`` or the asset, else passage."""
     kind_column: str | None = None
     weight: PositiveFloat = 1.0
-    """Share of the documents drawn from this source, relative to the other sources' weights."""
+    """Share of the documents from this source, relative to the other sources' weights."""
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")
@@ -85,10 +80,10 @@ _NOT_FOR = {
 
 
 class Augment(Section):
-    """The paper's augmentation (section 3): documents cut into short texts, words of a few texts shuffled."""
+    """The paper's augmentation (section 3): some documents are split, the words of some texts shuffled."""
 
     split_share: Share = 0.3
-    """Share of the passages that are divided into pieces of ``min_sentences`` to ``max_sentences`` sentences."""
+    """Share of the passages split into pieces of ``min_sentences`` to ``max_sentences`` sentences."""
     min_sentences: PositiveInt = 1
     max_sentences: PositiveInt = 10
     shuffle_share: Share = 0.0008
@@ -97,8 +92,8 @@ class Augment(Section):
         "am", "ar", "bg", "bn", "ca", "da", "de", "el", "en", "es", "fi", "fr", "gu", "hi", "hy", "it", "ja", "kk",
         "kn", "ml", "mr", "my", "nl", "pa", "pl", "pt", "ru", "sk", "ta", "te", "uk",
     ] = "en"  # fmt: skip
-    """Whose abbreviations the sentence splitter knows; it would take any other code for en, without a word. en also
-    ends sentences at the full stops of other scripts."""
+    """The sentence splitter's language; it would treat any other code as en. en also ends sentences at the full stops
+    of other scripts."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Augment:
@@ -108,34 +103,34 @@ class Augment(Section):
 
 
 class Texts(Section):
-    """What becomes the text store."""
+    """The content of the text store."""
 
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed of the choice, order and augmentation of texts; None: the recipe's. Set it to repeat a training with
-    another ``seed`` on the same texts."""
+    """Seed of the selection, order and augmentation of texts; None: the recipe's. Set it to train with another ``seed``
+    on the same texts."""
     sources: Annotated[list[TextSource], Field(min_length=1)]
     count: PositiveInt | None = None
-    """Texts for training; None takes all that the sources give."""
+    """Texts for training; None: all of the sources."""
     held_out: Annotated[int, Field(ge=0)] = 500
-    """Texts kept out of training for the loss and the agreement on unseen texts; whole documents, by hash."""
+    """Texts held out for losses and agreement: complete documents, selected by hash."""
     shuffle_buffer: PositiveInt = 100_000
-    """Documents of a source that are shuffled in memory at a time."""
+    """Documents of a source that are shuffled in memory together."""
     max_chars: PositiveInt = 20_000
-    """Longer texts are cut here (counted); a tokenizer would truncate them anyway."""
+    """Longer texts are truncated and counted."""
     shard_rows: PositiveInt = 1024
     """Rows of a shard, the unit of work of ``jasper embed``."""
     augment: Augment = Augment()
 
 
 class ImageSource(Source):
-    """One source of image-caption pairs: exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset``."""
+    """A source of image-caption pairs; exactly one of ``folder``, ``webdataset``, ``tfds``, ``hf``, ``asset``."""
 
     folder: str | None = None
-    """A folder of image files; ``captions`` names the file that pairs them with texts."""
+    """A folder of image files; needs ``captions``."""
     captions: str | None = None
-    """JSONL or Parquet, inside ``folder``: column ``image`` is a path relative to the folder."""
+    """JSONL or Parquet in ``folder``, with the images' relative paths in the column ``image``."""
     webdataset: str | None = None
-    """Tar files (a glob is allowed) whose members pair by name: ``image`` and ``caption`` are their extensions."""
+    """Tar files (or a glob) whose members are paired by name; ``image`` and ``caption`` are their extensions."""
     tfds: str | None = None
     """A TFDS builder name (``name/config``) or the folder of a prepared data set."""
     hf: str | None = None
@@ -149,20 +144,20 @@ class ImageSource(Source):
     caption: str | None = None
     """Column (or extension) of the caption; None: ``caption`` (WebDataset: txt)."""
     group: str | None = None
-    """Column that tells which images belong together; those of one group never lie on both sides of a split. Of
-    openmoji: ``tone`` for emoji that differ in skin tone alone, None where hair, gender or direction may differ too."""
+    """Column of the group; all images of a group are on one side of a split. openmoji: ``tone`` groups emoji that
+    differ in skin tone only, None those that differ in hair, gender or direction too."""
     tones: bool | None = None
-    """Of openmoji: false leaves out the emoji whose skin has another colour than yellow, half of all training pairs."""
+    """openmoji: false skips the emoji with a skin tone other than yellow, half of all pairs."""
     limit: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ImageSource:
         kind = self.only(IMAGE_SOURCE_KINDS)
         if (self.captions is None) != (self.folder is None):
-            raise ValueError("folder and captions belong together: the images, and the file in it that pairs them")
+            raise ValueError("folder and captions belong together; set both")
         self.refuse(_NOT_FOR_IMAGES[kind], kind)
         if self.asset and self.group not in (None, "tone"):
-            raise ValueError(f"group {self.group!r} is no grouping of {self.asset}; tone is, or leave it out")
+            raise ValueError(f"group {self.group!r} is not a grouping of {self.asset}; set tone, or remove it")
         return self
 
 
@@ -177,17 +172,17 @@ _NOT_FOR_IMAGES = {
 
 
 class Images(Section):
-    """Image-caption pairs, for a stage that teaches the student images."""
+    """The image-caption pairs of stage 4."""
 
     sources: Annotated[list[ImageSource], Field(min_length=1)]
     held_out: Annotated[int, Field(ge=0)] = 200
-    """Pairs kept out of training for losses and retrieval while settings are chosen; whole groups, by hash."""
+    """Pairs held out for losses and retrieval during development: complete groups, selected by hash."""
     test: Annotated[int, Field(ge=0)] = 500
-    """Pairs kept out of both for the retrieval that is reported."""
+    """Further pairs held out for the reported retrieval."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
-    """Seed of the split; None: the recipe's. Set it to repeat a training with another ``seed`` on the same pairs."""
+    """Seed of the split; None: the recipe's. Set it to train with another ``seed`` on the same pairs."""
     skip_share: Share = 0.01
-    """Images that do not decode, and captions that are empty, are left out and counted up to this share."""
+    """Largest share of undecodable images and empty captions; they are skipped and counted."""
     max_pixels: PositiveInt = 64_000_000
-    """Larger images are refused before they are decoded (decompression bombs)."""
+    """Larger images are rejected before decoding (decompression bombs)."""
     shard_rows: PositiveInt = 256

@@ -1,4 +1,4 @@
-"""The optional packages that running a recipe needs; describing one (``jasper check``, ``jasper plan``) needs none."""
+"""Optional packages that a run of a recipe needs; ``jasper check`` and ``jasper plan`` need none of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
 
 def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
-    """``(key of the recipe, extra, package)`` for every optional package that running the recipe imports."""
+    """``(key, extra, package)`` for every optional package that a run of the recipe imports."""
     for number, source in enumerate(recipe.texts.sources if recipe.texts else ()):
         if source.hf is not None:
             yield f"texts.sources[{number}].hf", "datasets", "datasets"
@@ -35,12 +35,12 @@ def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
 
 
 def missing_extras(recipe: Recipe) -> list[str]:
-    """One line per extra that running the recipe needs and that is not installed, with the keys that need it."""
+    """A line for each extra that a run of the recipe needs and that is not installed, with the keys that need it."""
     keys: dict[str, dict[str, None]] = {}
     for key, extra, package in needed_packages(recipe):
         if importlib.util.find_spec(package) is None:
             keys.setdefault(extra, {})[key] = None
     return [
-        f"running this recipe needs the extra {extra} ({', '.join(named)}): pip install 'jasper-jax[{extra}]'"
-        for extra, named in keys.items()
+        f"running this recipe needs the extra {extra} ({', '.join(needing)}): pip install 'jasper-jax[{extra}]'"
+        for extra, needing in keys.items()
     ]

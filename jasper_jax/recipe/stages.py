@@ -1,8 +1,8 @@
-"""The stages as data: what each one trains, on which heads, with which losses (paper section 3, DESIGN "The stages").
+"""Stages as data: what each trains, on which heads, with which losses (paper section 3).
 
-A recipe's stage names a preset (``stage: 2``) and overrides what it likes; :func:`resolve_stages` fills in the rest.
-Which leaves a pattern covers is decided in ``jasper_jax.parameters.patterns``, what a kind of stage does in
-``jasper_jax.training``; here stands what the recipe has to know of either.
+A recipe's stage names a preset (``stage: 2``) and may override its values; :func:`resolve_stages` fills in the rest.
+``jasper_jax.parameters.patterns`` decides which leaves a pattern matches, ``jasper_jax.training`` what a kind of stage
+does.
 """
 
 from __future__ import annotations
@@ -20,10 +20,13 @@ from jasper_jax.runtime.errors import UserError, nearest
 class Kind:
     """A kind of stage.
 
-    ``implementation``: ``module:class`` of a ``jasper_jax.training.stage_kind.StageKind``. ``store``: the part of the
-    recipe whose data it learns from. ``unit``: one item of a batch. ``taught_by``: what teaches its heads, None: each
-    head's own ``target``. ``pads_batches``: rows are filled up where a batch does not divide over the devices.
-    ``train``: more default patterns of what it trains, ``check``: what the recipe must have for it.
+    implementation: ``module:class`` of a ``jasper_jax.training.stage_kind.StageKind``.
+    store:          the section of the recipe whose data it learns from.
+    unit:           the items of a batch.
+    taught_by:      the target of its heads; None: each head's own ``target``.
+    pads_batches:   batches that do not divide over the devices are padded.
+    train:          further default patterns of trained leaves.
+    check:          raises UserError if the recipe lacks something it needs.
     """
 
     implementation: str
@@ -37,8 +40,7 @@ class Kind:
 
 @dataclasses.dataclass(frozen=True)
 class Preset:
-    """What the paper does in a stage. In a pattern ``{k}`` stands for ``last_layers``, ``{first}`` for the first
-    head."""
+    """The paper's settings of a stage. In patterns, ``{k}`` is ``last_layers`` and ``{first}`` the first head."""
 
     train: tuple[str, ...]
     all_heads: bool
@@ -56,7 +58,7 @@ PRESETS: dict[int | str, Preset] = {
 
 @dataclasses.dataclass(frozen=True)
 class ResolvedStage:
-    """A stage with nothing left open. ``index`` counts from 0 and seeds the stage's data order."""
+    """A stage with all settings filled in. ``index`` counts from 0 and seeds the stage's data order."""
 
     index: int
     name: str
@@ -77,11 +79,11 @@ class ResolvedStage:
 
     @property
     def learned_terms(self) -> list[str]:
-        """The loss terms with numbers of their own that the stage trains."""
+        """The loss terms with learned parameters."""
         return [name for name in self.losses.weights if TERMS[name].learned]
 
     def learns_from(self, store: str) -> bool:
-        """Whether its batches come from this store, ``texts`` or ``images``."""
+        """Whether its batches come from ``store``, ``texts`` or ``images``."""
         return self.kind.store == store
 
 
@@ -95,15 +97,15 @@ def _vision_patterns(recipe: Recipe, stage: Stage) -> list[str]:
 def _check_images(recipe: Recipe, stage: ResolvedStage, before: Sequence[ResolvedStage]) -> None:
     where = f"stages[{stage.index}]"
     if recipe.student.vision is None:
-        raise UserError(f"{where}: stage 4 needs student.vision, the vision encoder that it trains")
+        raise UserError(f"{where}: stage 4 trains a vision encoder; set student.vision")
     if recipe.images is None:
-        raise UserError(f"{where}: stage 4 needs images, the pairs that it learns from")
+        raise UserError(f"{where}: stage 4 learns from image-caption pairs; set images")
     taught = {head for earlier in before if earlier.kind is not stage.kind for head in earlier.heads}
     for head in stage.heads:
         if head not in taught and recipe.heads[head].init != "model":
             raise UserError(
-                f"{where}.heads: {head} stays as it is in stage 4, and no stage before it trains it; set"
-                f" heads.{head}.init: model to take it from student.model, or leave it out"
+                f"{where}.heads: {head} is frozen in stage 4, and no earlier stage trains it; set heads.{head}.init:"
+                f" model to take it from student.model, or remove it from the list"
             )
 
 
@@ -112,7 +114,7 @@ def _check_targets(recipe: Recipe, stage: ResolvedStage, before: Sequence[Resolv
         target = recipe.heads[head].target
         if target in recipe.heads and target not in stage.heads:
             raise UserError(
-                f"stages[{stage.index}].heads: {head} is taught by {target}, which the stage lacks; add {target}"
+                f"stages[{stage.index}].heads: the target of {head} is {target}, which the stage lacks; add {target}"
             )
 
 
@@ -131,18 +133,17 @@ KINDS: dict[str, Kind] = {
 
 
 def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
-    """The recipe's stages with presets filled in.
+    """The recipe's stages with their presets filled in.
 
     Raises:
-      UserError: an unknown preset; a stage without preset names no ``train`` or ``heads``; preset 2 without
-        ``last_layers``; two stages of one name; an unknown head; losses that the kind of stage does not have; a stage
-        on images in a recipe without them.
+      UserError: an unknown preset or head; neither preset nor ``train`` and ``heads``; preset 2 without
+        ``last_layers``; two stages of one name; losses that the kind of stage lacks; images that the recipe lacks.
     """
     stages: list[ResolvedStage] = []
     for index, stage in enumerate(recipe.stages):
         resolved = _resolve(recipe, index, stage)
         if resolved.name in {earlier.name for earlier in stages}:
-            raise UserError(f"stages[{index}]: a second stage is called {resolved.name!r}; give it another name")
+            raise UserError(f"stages[{index}]: another stage is called {resolved.name!r}; rename one")
         _check_losses(resolved)
         resolved.kind.check(recipe, resolved, stages)
         stages.append(resolved)
@@ -165,19 +166,19 @@ def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
                 + nearest(head, list(recipe.heads))
             )
     if len(set(heads)) != len(heads):
-        raise UserError(f"{where}.heads: a head is named twice: {', '.join(heads)}")
+        raise UserError(f"{where}.heads: a head is listed twice: {', '.join(heads)}")
     losses = stage.losses or recipe.losses
     train = stage.train
     if train is None:
         assert preset is not None
         if any("{k}" in pattern for pattern in preset.train) and stage.last_layers is None:
-            raise UserError(f"{where}: stage {stage.stage} needs last_layers, how many encoder layers it trains")
+            raise UserError(f"{where}: stage {stage.stage} needs last_layers, the number of encoder layers it trains")
         train = [pattern.format(first=heads[0], k=stage.last_layers) for pattern in preset.train]
         train += kind.train(recipe, stage)
         if "**" not in train:
             train += [f"losses/{name}/**" for name in losses.weights if TERMS[name].learned]
     elif stage.last_layers is not None:
-        raise UserError(f"{where}: last_layers and train are two ways to say the same; keep one")
+        raise UserError(f"{where}: last_layers and train both select what is trained; keep one")
     return ResolvedStage(
         index=index,
         name=stage.name or (f"stage-{stage.stage}" if stage.stage is not None else f"stage-{index + 1}"),
@@ -200,13 +201,13 @@ def _check_losses(stage: ResolvedStage) -> None:
     for name in stage.losses.weights:
         if kind not in TERMS[name].stages:
             able = " or ".join(TERMS[name].stages)
-            raise UserError(f"{where}.{name}: this loss is for stages on {able}; set its weight to 0 for this stage")
+            raise UserError(f"{where}.{name}: this loss exists in stages on {able}; set its weight to 0 here")
     if not stage.losses.weights:
-        raise UserError(f"{where}: all weights are 0, nothing would be learnt")
+        raise UserError(f"{where}: all weights are 0; set at least one")
 
 
 def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
-    """Why a stage has no losses on held-out data, which are taken in whole batches of the stage."""
+    """The message for a stage without held-out losses, which need at least one full batch."""
     unit = stage.kind.unit
     return (
         f"no losses on held-out {unit}: stages[{stage.index}].batch_size is {stage.batch_size}, only {held_out:,}"
@@ -215,11 +216,11 @@ def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
 
 
 def needs(stages: Sequence[ResolvedStage], store: str) -> bool:
-    """Whether some stage learns from this store, ``texts`` or ``images``."""
+    """Whether some stage learns from ``store``, ``texts`` or ``images``."""
     return any(stage.learns_from(store) for stage in stages)
 
 
 def uses_teachers(recipe: Recipe) -> bool:
-    """Whether any head a stage trains on is taught by teacher vectors (else no vector store is needed)."""
+    """Whether the target of some stage's head is the teachers, so that their vectors are needed."""
     stages = [stage for stage in resolve_stages(recipe) if stage.kind.taught_by is None]
     return any(recipe.heads[head].target == "teachers" for stage in stages for head in stage.heads)

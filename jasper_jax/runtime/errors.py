@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class UserError(Exception):
     """Input that cannot be used: a recipe, a file, a folder.
@@ -23,6 +25,16 @@ class Interrupted(Exception):
 
     The command line exits with code 75 (EX_TEMPFAIL: "try again").
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of the error's text, or its type's name if it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def first_three(changes: Sequence[str]) -> str:
+    """``a; b; c and more``: enough of a list for an error of one line."""
+    return "; ".join(changes[:3]) + (" and more" if changes[3:] else "")
 
 
 def nearest(name: str, allowed: list[str]) -> str:

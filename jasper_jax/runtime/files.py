@@ -35,31 +35,29 @@ def temporary(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+@contextlib.contextmanager
+def _written_beside(path: Path, data: bytes) -> Iterator[Path]:
+    """A temporary file with ``data``, flushed to disk, for the block to move to ``path``; an OSError names ``path``."""
     part = temporary(path)
     try:
         with part.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        yield part
     except OSError as error:
+        raise naming(error, path) from None
+    finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise naming(error, path) from None
-    return part
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, content: str | bytes) -> None:
     """Write ``path`` atomically: a reader sees the old content or the new. Creates its folder if necessary."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = _write_temporary(path, content.encode() if isinstance(content, str) else content)
-    try:
+    with _written_beside(path, content.encode() if isinstance(content, str) else content) as part:
         os.replace(part, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise naming(error, path) from None
-    sync_folder(path.parent)
 
 
 def naming(error: OSError, path: Path) -> OSError:
@@ -114,17 +112,14 @@ def refuse_blocked(path: Path, remedy: str) -> None:
 
 def write_once(path: Path, data: bytes) -> None:
     """Write ``path`` atomically unless it exists; of several writers the first wins."""
-    part = _write_temporary(path, data)
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        pass
-    except OSError:  # no hard links on this file system: another writer may win between the next two calls
-        if not path.exists():
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with _written_beside(path, data) as part:
+        try:
+            os.link(part, path)
+        except FileExistsError:
+            pass
+        except OSError:  # no hard links on this file system: another writer may win between the next two calls
+            if not path.exists():
+                os.replace(part, path)
 
 
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:

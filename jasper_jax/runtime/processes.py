@@ -20,14 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line, first_three
 
-COORDINATOR, PROCESSES, PROCESS, AUTO = (
-    "JASPER_COORDINATOR",
-    "JASPER_PROCESSES",
-    "JASPER_PROCESS",
-    "JASPER_DISTRIBUTED",
-)
+COORDINATOR, PROCESSES, PROCESS = "JASPER_COORDINATOR", "JASPER_PROCESSES", "JASPER_PROCESS"
 PATIENCE = 120
 """Seconds to wait for the other processes at the start; ``JASPER_PATIENCE`` overrides it."""
 
@@ -48,7 +43,7 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
     index = _number(PROCESS, "--process", process)
     if coordinator is None and count is None and index is None:
         in_slurm = int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1 and "SLURM_PROCID" in os.environ
-        if in_slurm or os.environ.get(AUTO) == "auto":
+        if in_slurm or os.environ.get("JASPER_DISTRIBUTED") == "auto":
             _initialize()
         return
     if coordinator is None or count is None or index is None:
@@ -107,8 +102,7 @@ def _initialize(**settings: Any) -> None:
         # At the end all processes wait for process 0, which may evaluate for hours.
         jax.distributed.initialize(**settings, initialization_timeout=_patience(), shutdown_timeout_seconds=7 * 86400)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"several processes: JAX could not join them: {reason}") from error
+        raise UserError(f"several processes: JAX could not join them: {first_line(error)}") from error
     _state.joined = True
 
 
@@ -235,22 +229,17 @@ def refuse_unlike(recipe: Mapping[str, Any]) -> None:
     """
     if count() == 1:
         return
-    own = {"recipe": recipe, "versions": versions()}
+    packages = {name: version(name) for name in ("jasper-jax", "jax", "jaxlib", "flax", "optax")}
+    own = {"recipe": recipe, "versions": {"python": platform.python_version(), **packages}}
     first, *others = map(json.loads, _gather_text(json.dumps(own, sort_keys=True)))
     from jasper_jax.runtime.files import differences
 
     for number, other in enumerate(others, 1):
         if changes := differences(first, other, ""):
             raise UserError(
-                f"processes 0 and {number} do not run the same: {'; '.join(changes[:3])}"
-                f"{' and more' if changes[3:] else ''}; start all with one recipe and one installation"
+                f"processes 0 and {number} do not run the same: {first_three(changes)}; start all with one recipe and"
+                f" one installation"
             )
-
-
-def versions() -> dict[str, str]:
-    """Versions that must be the same in every process."""
-    packages = {name: version(name) for name in ("jasper-jax", "jax", "jaxlib", "flax", "optax")}
-    return {"python": platform.python_version(), **packages}
 
 
 def _gather_text(text: str) -> list[str]:

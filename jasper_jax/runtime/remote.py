@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 
 CLIENTS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 """Protocol -> the extra and the package that it needs."""
@@ -82,15 +82,12 @@ class Store:
             self._files.rm(self._at(folder), recursive=True)
 
     def _at(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
+        root = self._opened[1]
+        return f"{root}/{name}" if name else root
 
     @property
     def _files(self) -> Any:
         return self._opened[0]
-
-    @property
-    def _root(self) -> str:
-        return self._opened[1]
 
     @cached_property
     def _opened(self) -> tuple[Any, str]:
@@ -123,10 +120,9 @@ class Store:
             package = type(error).__module__.partition(".")[0]
             if not isinstance(error, OSError) and package in _OWN:
                 raise  # a defect
-            first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"{self.where(name)}: cannot be reached or written: {first}; fix the access or the address, then run"
-                f" the same command to continue"
+                f"{self.where(name)}: cannot be reached or written: {first_line(error)}; fix the access or the address,"
+                f" then run the same command to continue"
             ) from error
 
 

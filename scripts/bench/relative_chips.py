@@ -23,7 +23,7 @@ from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from jasper_jax.losses import HeadLoss, distillation_losses  # noqa: E402
 from jasper_jax.parameters.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
-from jasper_jax.planning import analyse  # noqa: E402
+from jasper_jax.planning.work import analyse  # noqa: E402
 
 HEADS, WIDTH = 4, 1024
 BATCHES = (128, 512, 1024, 2048, 4096)

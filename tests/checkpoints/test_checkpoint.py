@@ -188,7 +188,7 @@ try:
         checkpoints.save_step(Position(0, step), shared(step), {})
         for calls in range(1, 10_000):
             checkpoints.settle()
-            if not checkpoints._background._work:
+            if not checkpoints._background._tasks:
                 break
             time.sleep(0.01)
         assert calls & (calls - 1) == 0, calls

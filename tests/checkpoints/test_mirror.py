@@ -253,14 +253,14 @@ def test_a_damaged_checkpoint_is_left_aside(run: Path, tmp_path: Path, bucket, c
     attached(tmp_path / "other")
     assert whole(tmp_path / "other") == {"start", FIRST}
     assert not list((tmp_path / "other").rglob("*.tmp"))
-    assert capsys.readouterr().err.count("left aside") == 2
+    assert capsys.readouterr().err.count("skipped, a file is missing or its checksum differs") == 2
 
 
 def test_who_began_last_writes(run: Path, tmp_path: Path) -> None:
     first = attached(run)
     first.push()
     second = attached(tmp_path / "other")
-    with pytest.raises(UserError, match=rf"{URL}: process \d+ on .* has begun on this mirror since"):
+    with pytest.raises(UserError, match=rf"{URL}: process \d+ on .* has attached to this mirror \("):
         first.push()
     second.push()
 
@@ -272,7 +272,8 @@ def test_a_mirror_of_another_recipe_is_refused(tmp_path: Path) -> None:
             with run.run_folder.alone("train"):
                 pass
             continue
-        with pytest.raises(UserError, match=rf"{URL}: this mirror is of a run with another recipe; seed \(0 there, 1"):
+        message = rf"{URL}: this mirror belongs to a run with another recipe; seed \(0 there, 1 asked\)"
+        with pytest.raises(UserError, match=message):
             with run.run_folder.alone("train"):
                 raise AssertionError
         assert not run.folder.exists(), "refused before anything is made"

@@ -90,7 +90,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     with run.alone("train"):
         assert (run.path / "recipe.yaml").is_file()
         with (
-            pytest.raises(UserError, match=r"another process is at work in this run folder \(export\)"),
+            pytest.raises(UserError, match=r"another process is using this run folder \(export\)"),
             folder(tmp_path).alone("export"),
         ):
             raise AssertionError

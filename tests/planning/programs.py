@@ -73,6 +73,6 @@ def store_step(text: str) -> None:
 
 
 if __name__ == "__main__":
-    from jasper_jax.planning import Topology, topology_mesh
+    from jasper_jax.planning.topology import Topology, topology_mesh
 
     store_step(compile_step(topology_mesh(Topology.parse(TOPOLOGY), AXES)).as_text())

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jasper_jax.planning import analyse
+from jasper_jax.planning.work import analyse
 from tests.planning import programs
 
 CHILD = """
@@ -20,7 +20,7 @@ CHILD = """
     import jax, jax.numpy as jnp
     from jax import lax
     from jax.sharding import NamedSharding, PartitionSpec as P
-    from jasper_jax.planning import analyse
+    from jasper_jax.planning.work import analyse
 
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(jax.sharding.AxisType.Auto,) * 3)
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.planning import analyse
+from jasper_jax.planning.work import analyse
 
 N, B, D, F = 5, 32, 64, 96
 PRODUCT = 2 * B * D * F

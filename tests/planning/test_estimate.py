@@ -8,10 +8,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jasper_jax.planning import TPUS, Analysis, Collective, Memory, does_not_fit, estimate
+from jasper_jax.planning.chips import TPUS
+from jasper_jax.planning.collectives import Collective
+from jasper_jax.planning.estimate import estimate
 from jasper_jax.planning.hlo import Shape
 from jasper_jax.planning.kernels import Kernel, known_flops
 from jasper_jax.planning.links import Links, mesh_links
+from jasper_jax.planning.memory import Memory, does_not_fit
+from jasper_jax.planning.work import Analysis
 
 V5E = TPUS["v5e"]
 
@@ -32,7 +36,7 @@ def analysis(**changes) -> Analysis:
 
 
 def sends(axes, sent, executions=1) -> Collective:
-    return Collective("all-gather", 0, executions, 4, axes, sent, "")
+    return Collective("all-gather", 0, executions, 4, axes, sent)
 
 
 def test_the_largest_floor_is_the_step():

@@ -15,9 +15,9 @@ from rich.console import Console
 
 import jasper_jax.planning
 from jasper_jax.parameters.sharding import make_mesh, parts
-from jasper_jax.planning import GPUS, DoesNotFit
+from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.machine import Machine
-from jasper_jax.planning.memory import device_bytes
+from jasper_jax.planning.memory import DoesNotFit, device_bytes
 from jasper_jax.planning.plan import PlannedStage, StagePlan, plan_program
 from jasper_jax.planning.report import print_plan
 from jasper_jax.runtime.errors import UserError

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from jasper_jax.planning import Topology, analyse, estimate, topology_devices, topology_mesh
+from jasper_jax.planning.estimate import estimate
 from jasper_jax.planning.links import mesh_links
+from jasper_jax.planning.topology import Topology, topology_devices, topology_mesh
+from jasper_jax.planning.work import analyse
 from jasper_jax.runtime.errors import UserError
 from tests.planning import programs
 

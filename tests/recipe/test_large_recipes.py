@@ -92,12 +92,12 @@ def test_a_run_does_not_train_on_what_is_only_described(offline, monkeypatch) ->
     """Only check describes; a run fetches the model, and says so where it cannot."""
 
     def nothing(*_, **__):
-        raise UserError("model could not be had")
+        raise UserError("model could not be fetched")
 
     monkeypatch.setattr("jasper_jax.student.source.resolve_model", nothing)
     monkeypatch.setattr("jasper_jax.teachers.models.resolve_model", nothing)
     run = Run(load_recipe(CONFIGS / "jasper_2b.yaml", [f"run_dir={offline / 'run'}"]))
-    with pytest.raises(UserError, match="could not be had"):
+    with pytest.raises(UserError, match="could not be fetched"):
         validate(run)
 
 

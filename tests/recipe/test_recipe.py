@@ -67,26 +67,26 @@ def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
         ("teachers.0.dtype=float8", r"teachers\[0\].dtype: 'float8' is not allowed: input should be 'float16'"),
         ("stages.7.steps=5", r"stages.7 does not exist; allowed: 0 to 2"),
         ("stages.x.steps=5", r"stages.x does not exist"),
-        ("name.x=5", r"name is a value, it has no keys"),
-        ("steps", r"not of the form key=value"),
+        ("name.x=5", r"name is a value without keys"),
+        ("steps", r"expected key=value, e.g. stages.2.steps=50"),
         ("name=[1", r"is not a YAML value"),
-        ("heads.fc1.nested=[99, 99]", r"heads.fc1.nested: a dimension is named twice"),
+        ("heads.fc1.nested=[99, 99]", r"heads.fc1.nested: a dimension is listed twice"),
         ("heads.fc2.nested=[8]", r"heads.fc2.nested: 8 is not smaller than the head's dim 8"),
         ("heads.fc2.target=fc9", r"heads.fc2.target: 'fc9' is not one of teachers, pooled, fc1, fc3"),
-        ("heads.fc2.target=fc3", r"heads.fc2.target: fc3 is itself taught by a head"),
+        ("heads.fc2.target=fc3", r"heads.fc2.target: the target of fc3 is a head too"),
         ("heads.fc3.cosine=true", r"heads.fc3.cosine: the cosine loss needs target: teachers"),
-        ("stages.2.heads=[fc3]", r"fc3 is taught by fc1, which the stage lacks"),
+        ("stages.2.heads=[fc3]", r"the target of fc3 is fc1, which the stage lacks"),
         ("stages.2.heads=[fc7]", r"stages\[2\].heads: no head 'fc7'; heads are fc1, fc2, fc3"),
         ("stages.1.last_layers=null", r"stages\[1\]: stage 2 needs last_layers"),
         ("stages.1.stage=null", r"stages\[1\]: give stage: 1, 2, 3 or 4, or both train and heads"),
-        ("stages.1.name=stage-1", r"a second stage is called 'stage-1'"),
-        ("teachers.1.name=a", r"teachers\[1\].name: a second teacher is called 'a'"),
+        ("stages.1.name=stage-1", r"another stage is called 'stage-1'"),
+        ("teachers.1.name=a", r"teachers\[1\].name: another teacher is called 'a'"),
         ("teachers.1.name=../a", r"teachers\[1\].name: '../a' is not allowed"),
-        ("teachers=[]", r"teachers: none is given, but a head's target is teachers"),
+        ("teachers=[]", r"teachers: the list is empty, but a head's target is teachers"),
         ("student.layers=null", None),
-        ("student.config={model_type: bert}", r"student: give either model .* or config"),
-        ("texts.sources=[{}]", r"texts.sources\[0\]: a source names exactly one of text, jsonl.*names none"),
-        ("texts.sources=[{jsonl: a, text: b}]", r"this one names text, jsonl"),
+        ("student.config={model_type: bert}", r"student: expected exactly one of model .* and config"),
+        ("texts.sources=[{}]", r"texts.sources\[0\]: expected exactly one of text, jsonl.*, got none"),
+        ("texts.sources=[{jsonl: a, text: b}]", r"asset, got text, jsonl"),
         ("texts.augment.min_sentences=11", r"min_sentences 11 is larger than max_sentences 10"),
         ("losses={cosine: 0, similarity: 0, relative: 0}", r"losses: all weights are 0"),
         ("seed=nan", r"seed"),
@@ -106,8 +106,9 @@ def test_a_mistake_is_one_line_that_names_it(file: Path, override: str, message:
     ("content", "message"),
     [
         ("name: [", r"recipe.yaml:\d+: not valid YAML"),
-        ("- a\n- b\n", r"a recipe is a mapping of keys to values"),
-        ("", r"is required|a recipe is a mapping"),
+        ("- a\n- b\n", r"expected a mapping of keys to values, got a list"),
+        ("5\n", r"expected a mapping of keys to values: .* int"),
+        ("", r"is required|expected a mapping of keys"),
         ("name: x\nname: y\n", r"not valid YAML|required"),
         ("name: ${nowhere}\n", r"recipe.yaml: .*nowhere"),
     ],
@@ -125,7 +126,7 @@ def test_bytes_that_are_not_utf8(file: Path) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such recipe"):
+    with pytest.raises(UserError, match="no such file; expected a YAML recipe"):
         load_recipe(tmp_path / "none.yaml")
 
 

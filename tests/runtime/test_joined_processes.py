@@ -14,14 +14,14 @@ from tests.training.processes import run_together
 
 COMMAND = """
 import errno, sys
+from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.cli import main
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 
 def fail(self):
     raise {error}
 
-Run.claim = fail
+RunFolder.claim = fail
 main()
 """
 

@@ -94,9 +94,15 @@ def test_what_a_client_raises_is_one_line_and_a_defect_is_not(monkeypatch: pytes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"run_dir": "gs://bucket/run"}, "run_dir: 'gs://bucket/run' is in object storage.*and the address as mirror"),
+        (
+            {"run_dir": "gs://bucket/run"},
+            "run_dir: 'gs://bucket/run' is in object storage.*and set the address as mirror",
+        ),
         ({"stores": "s3://bucket/run"}, "stores: 's3://bucket/run' is in object storage.*copied first"),
-        ({"mirror": "runs/mine"}, "mirror: 'runs/mine' is no address in object storage, such as gs://bucket/folder"),
+        (
+            {"mirror": "runs/mine"},
+            "mirror: 'runs/mine' is not an address in object storage; expected e.g. gs://bucket/folder",
+        ),
     ],
 )
 def test_what_may_be_an_address(changes: dict[str, str], message: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.planning import analyse
+from jasper_jax.planning.work import analyse
 from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of

@@ -116,13 +116,13 @@ def test_the_closed_form_start_is_nearer_than_a_random_one(place, whole) -> None
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"student.vision": None}, "stage 4 needs student.vision"),
-        ({"images": None}, "stage 4 needs images"),
+        ({"student.vision": None}, "stage 4 trains a vision encoder; set student.vision"),
+        ({"images": None}, "stage 4 learns from image-caption pairs; set images"),
         (
             {"stages.1.losses": {"sigmoid": 1.0}, "stages.1.stage": 3, "stages.1.name": "more"},
-            r"stages\[1\].losses.sigmoid: this loss is for stages on images",
+            r"stages\[1\].losses.sigmoid: this loss exists in stages on images",
         ),
-        ({"stages.0.heads": ["fc1", "fc2"], "stages.1.heads": ["fc3"]}, "fc3 stays as it is in stage 4"),
+        ({"stages.0.heads": ["fc1", "fc2"], "stages.1.heads": ["fc3"]}, "fc3 is frozen in stage 4"),
         ({"student.vision.tokens": 60}, "take at most"),
         ({"student.vision.image_size": 20}, "14 or 21"),
         ({"images.sources": []}, "images.sources"),

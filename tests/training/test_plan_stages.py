@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.planning import GPUS
+from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.machine import Machine
 from jasper_jax.run import Run
 from jasper_jax.student.start import make_student
@@ -28,7 +28,7 @@ def path(tmp_path):
 
 
 def test_what_plan_refuses(refused, path) -> None:
-    refused("--topology: none is given; give a TPU slice", "plan", path)
+    refused("--topology: expected a TPU slice", "plan", path)
     refused("topology: '8xh99': h99 is not a known GPU; GPUs are h100", "plan", path, "--topology", "8xh99")
     refused("topology", "plan", path, "--topology", "v9z:4x4")
     refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
