@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.recipe.config_sources import Augment, Texts, TextSource
+from jasper_jax.recipe.config_sources import Augment, Images, Texts, TextSource
 from jasper_jax.teachers.vectors import VectorSpec
 
 PLAIN = Augment(split_share=0.0, shuffle_share=0.0)
@@ -62,3 +68,24 @@ def expected(store: TextStore, split: str, dim: int = 24) -> np.ndarray:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in sorted(folder.iterdir())}
+
+
+def kill_build(build: Callable, settings: Texts | Images, folder: Path) -> Path:
+    """Kill a child process that runs ``build`` once it has written rows; the folder that it leaves behind."""
+    kind = type(settings).__name__
+    code = f"""
+        from pathlib import Path
+        from jasper_jax.recipe.config_sources import {kind}
+        from {build.__module__} import {build.__name__}
+        settings = {kind}.model_validate_json({settings.model_dump_json()!r})
+        {build.__name__}(settings, Path({str(folder)!r}), 0, progress=False)
+    """
+    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
+    unfinished = folder.with_name(f".{folder.name}.building")
+    while not list(unfinished.glob("*.part")) and child.poll() is None:
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    assert child.wait() == -signal.SIGKILL, "the child was done before it could be killed"
+    assert unfinished.exists()
+    assert not folder.exists()
+    return unfinished

@@ -8,11 +8,9 @@ import os
 import pickle
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from tests.data.picture_helpers import folder, images, many, openmoji_is_cached, picture, tar
-from tests.data.store_helpers import contents
+from tests.data.store_helpers import contents, kill_build
 
 SPLITS = ("train", "held_out", "test")
 
@@ -299,24 +297,11 @@ def test_two_processes_build_one_store(tmp_path):
 def test_a_killed_build_starts_again(tmp_path):
     tar(tmp_path / "a.tar", [(f"{i}.{e}", d) for i in range(2000) for e, d in (("png", picture(i)), ("txt", b"x"))])
     recipe = images(ImageSource(webdataset=str(tmp_path / "a.tar")), test=5)
-    code = f"""
-        from jasper_jax.recipe.config_sources import Images
-        from jasper_jax.data.pairs import build_pair_store
-        recipe = Images.model_validate_json({recipe.model_dump_json()!r})
-        build_pair_store(recipe, {str(tmp_path / "images")!r}, 0, progress=False)
-    """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    place = tmp_path / ".images.building"
-    while not list(place.glob("*.part")) and child.poll() is None:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the child was done before it could be killed"
-    assert place.exists()
-    assert not (tmp_path / "images").exists()
+    unfinished = kill_build(build_pair_store, recipe, tmp_path / "images")
     store = build(recipe, tmp_path / "images")
     store.verify()
     assert sizes(store) == (1995, 0, 5)
-    assert not place.exists()
+    assert not unfinished.exists()
 
 
 # ----------------------------------------------------------------------------------------- refusals

@@ -7,11 +7,9 @@ import multiprocessing
 import os
 import pickle
 import shutil
-import signal
 import subprocess
 import sys
 import textwrap
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -21,7 +19,7 @@ from jasper_jax.data.texts import TextRecord, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
-from tests.data.store_helpers import PLAIN, contents, lines, recipe, small_store
+from tests.data.store_helpers import PLAIN, contents, kill_build, lines, recipe, small_store
 
 
 def build(texts, folder, seed=0):
@@ -192,23 +190,10 @@ def test_three_processes_build_one_store(tmp_path):
 
 def test_a_killed_build_starts_again(tmp_path):
     texts = recipe(lines(tmp_path / "a.txt", passages(4000, 3)), held_out=10, shard_rows=16)
-    code = f"""
-        from jasper_jax.recipe.config_sources import Texts
-        from jasper_jax.data.texts import build_text_store
-        texts = Texts.model_validate_json({texts.model_dump_json()!r})
-        build_text_store(texts, {str(tmp_path / "texts")!r}, 0, progress=False)
-    """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    place = tmp_path / ".texts.building"
-    while not list(place.glob("*.part")) and child.poll() is None:
-        time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    assert child.wait() == -signal.SIGKILL, "the child was done before it could be killed"
-    assert place.exists()
-    assert not (tmp_path / "texts").exists()
+    unfinished = kill_build(build_text_store, texts, tmp_path / "texts")
     store = build(texts, tmp_path / "texts")
     store.verify()
-    assert not place.exists()
+    assert not unfinished.exists()
     assert contents(build(texts, tmp_path / "again").folder) == contents(store.folder)
 
 
