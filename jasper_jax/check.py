@@ -19,7 +19,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.parameters.patterns import trained_leaves
-from jasper_jax.parameters.sharding import mesh_axes, parts
+from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
 from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.extras import missing_extras
@@ -47,7 +47,7 @@ def report(run: Run, out: Console) -> None:
     out.print(_teachers(run))
     out.print(_cost(run, student))
     if (mesh := _mesh(run, student)) is not None:
-        out.print(leaf_table(parts(flatten(student.shapes()), mesh)))
+        out.print(leaf_table(leaf_shards(flatten(student.shapes()), mesh)))
     note = "not on this machine: sizes are the published ones, weights and tokenizer were not validated"
     lines = [f"{name}: {note}" for name in _described(run)] + missing_extras(run.recipe)
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
@@ -99,7 +99,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))
     params = student.shapes()
     if (mesh := _mesh(run, student)) is not None:
-        parts(flatten(params), mesh)  # raises UserError if a leaf does not divide
+        leaf_shards(flatten(params), mesh)  # raises UserError if a leaf does not divide
     for stage in run.stages:
         make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
     _refuse_untrained(run, student, params)

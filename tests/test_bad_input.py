@@ -50,7 +50,7 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("texts.sources=[{asset: lea}]", "there is no corpus 'lea'; did you mean 'lee'?"),
         ("evaluation.retrieval=[{name: x, beir: none}]", "evaluation.retrieval.x.beir: none: expected a folder with"),
         ("evaluation.retrieval=[{name: x, asset: lee, split: y}]", "corpus 'lee' has no retrieval test"),
-        ("training.max_length=2", "max_length is 2; more than the 2 special tokens"),
+        ("training.max_length=2", "max_length is 2; expected more than the 2 special tokens"),
         ("name=../x", "name: '../x' is not allowed: expected letters, digits, dots, hyphens and underscores"),
         ("teachers.0.name=../x", "teachers[0].name: '../x' is not allowed: expected letters"),
         ("stages.0.name=/x", "stages[0].name: '/x' is not allowed: expected letters"),
@@ -164,12 +164,18 @@ def write(name: str, content: bytes) -> Any:
 NORM = "embeddings.LayerNorm.weight"
 MODELS = [
     (change_tensors(lambda t: t.pop(NORM)), f"1 tensor ({NORM}) missing"),
-    (change_tensors(lambda t: t.update(odd=np.zeros(3))), "1 tensor (odd) no parameter has a use for"),
+    (
+        change_tensors(lambda t: t.update(odd=np.zeros(3))),
+        "1 tensor (odd) unexpected: config.json and weights disagree",
+    ),
     (change_tensors(lambda t: t.update({NORM: np.zeros(3, np.float32)})), f"{NORM} is [3], config.json asks for [16]"),
-    (lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]), "not a whole"),
+    (
+        lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:-9]),
+        "incomplete or invalid safetensors file",
+    ),
     (
         write("model.safetensors", b"\xff" * 8 + b"{}"),
-        "not a whole safetensors file (Error while deserializing header: header too large)",
+        "incomplete or invalid safetensors file (Error while deserializing header: header too large)",
     ),
     (lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"), "pickled weights are never loaded"),
     (
@@ -178,19 +184,19 @@ MODELS = [
     ),
     (lambda f: (f / "model.safetensors").rename(f / "model.pkl"), "pickled weights are never loaded"),
     (change_json("modules.json", type="custom.Model"), "code in a model folder is never run"),
-    (change_json("modules.json", path="../elsewhere"), "lies in '../elsewhere'; a folder inside"),
+    (change_json("modules.json", path="../elsewhere"), "has path '../elsewhere'; expected a folder inside"),
     (
         change_json("config.json", model_type=["bert"]),
         "model_type ['bert'] is not implemented; families are bert",
     ),
     (write("config.json", b"[" * 100_000), "config.json: not valid JSON (nested too deeply)"),
-    (write("1_Pooling/config.json", b"[]"), "1_Pooling/config.json: holds a list, an object is needed"),
+    (write("1_Pooling/config.json", b"[]"), "1_Pooling/config.json: expected an object, got a list"),
     (
         change_json("1_Pooling/config.json", word_embedding_dimension=17),
-        "is for 17 dimensions, config.json's",
+        "has 17 dimensions, but config.json's",
     ),
     (write("tokenizer.json", b"{}"), "tokenizer.json: not a tokenizer file"),
-    (change_json("tokenizer_config.json", pad_token=3), "tokenizer_config.json: pad_token is 3; a string"),
+    (change_json("tokenizer_config.json", pad_token=3), "tokenizer_config.json: pad_token is 3; expected a string"),
 ]
 
 
@@ -223,7 +229,7 @@ def test_a_file_of_weights_is_not_a_model(refused, recipe, tmp_path) -> None:
 
 def test_a_teacher_with_damaged_weights_is_found_before_its_texts_are_embedded(refused, recipe, tmp_path) -> None:
     MODELS[3][0](tmp_path / "teacher-b")
-    refused("teacher-b/model.safetensors: not a whole safetensors file", "embed", recipe)
+    refused("teacher-b/model.safetensors: incomplete or invalid safetensors file", "embed", recipe)
 
 
 def test_lines_to_encode_end_at_line_feeds_and_empty_or_cut_ones_are_said(call, refused, tmp_path) -> None:

@@ -11,8 +11,8 @@ import jax
 from PIL import Image, ImageDraw
 
 from jasper_jax.encoders.weights import save
+from jasper_jax.vision.encoder import vision_from_config
 from jasper_jax.vision.preprocess import default_for
-from jasper_jax.vision.registry import vision_from_config
 
 VISION = {
     "siglip_vision_model": {"intermediate_size": 24},

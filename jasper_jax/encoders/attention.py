@@ -1,8 +1,8 @@
 """Softmax attention in the form that suits the platform, behind one function.
 
-On CPU, einsums over ``[B, L, H, d]`` are 4 to 6 times slower in XLA than the same products with the heads moved next
-to the batch (``[B·K, ., d]`` batched matmuls). On GPU and TPU a fused kernel keeps the scores out of memory, where its
-conditions hold; elsewhere ``jax.nn.dot_product_attention`` in XLA's form.
+On CPU, XLA computes einsums over ``[B, L, H, d]`` 4 to 6 times slower than ``[B·K, ., d]`` batched matmuls. On GPU and
+TPU a fused kernel keeps the scores out of memory where its conditions hold; otherwise
+``jax.nn.dot_product_attention`` runs in XLA's form.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from jasper_jax.encoders import splash
-from jasper_jax.encoders.seen import Seen
+from jasper_jax.encoders.layout import Seen
 
 IMPLEMENTATIONS = ("auto", "heads_first", "dot_product", "gpu", "tpu")
-"""``gpu`` and ``tpu``: what ``auto`` takes there."""
+"""``gpu`` and ``tpu``: what ``auto`` chooses on that platform."""
 _CACHE = 2**22  # bytes of scores worked on at once on CPU
 _MASKED = -1e30  # finite: a row whose keys are all masked gets equal weights, not NaN
 _chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto", True))
@@ -27,12 +27,11 @@ _chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto",
 
 @contextmanager
 def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
-    """Choose the implementation for what is traced inside. ``auto`` asks for the default backend, which is wrong
-    when a program is compiled for another one: then name the platform. (``jax.lax.platform_dependent`` would not have
-    to be told, but keeps for the backward pass what each of its branches needs.) ``grouped`` allows ``heads_first`` to
-    take rows in groups; the backward pass of that loop copies more than the groups save."""
+    """Choose the implementation for what is traced inside. ``auto`` follows the default backend; name the platform when
+    compiling for another one. (``jax.lax.platform_dependent`` would keep residuals of every branch for the backward
+    pass.) ``grouped`` lets ``heads_first`` process rows in groups; in training that loop costs more than it saves."""
     if implementation not in IMPLEMENTATIONS:
-        raise ValueError(f"attention is {implementation!r}; one of {', '.join(IMPLEMENTATIONS)} is needed")
+        raise ValueError(f"attention is {implementation!r}; expected one of {', '.join(IMPLEMENTATIONS)}")
     token = _chosen.set((implementation, grouped))
     try:
         yield
@@ -41,21 +40,20 @@ def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
 
 
 def platform_of(implementation: str) -> str:
-    """The platform that an implementation is compiled for: ``gpu`` or ``tpu`` where it is named."""
+    """The platform that an implementation is compiled for."""
     return implementation if implementation in ("gpu", "tpu") else jax.default_backend()
 
 
 def platform() -> str:
-    """The platform that what is being traced is compiled for (see ``using``)."""
+    """The platform of the program being traced (see ``using``)."""
     return platform_of(_chosen.get()[0])
 
 
 def form_of(implementation: str, query: Any, key: Any, *, biased: bool = False) -> str:
-    """How attention is computed: ``heads_first``, ``dot_product``, or with a fused kernel, ``splash`` (TPU) or
-    ``cudnn`` (GPU). Of ``query [B, L, H, d]`` and ``key [B, M, K, d]`` shape and dtype decide.
+    """``heads_first``, ``dot_product``, or a fused kernel: ``splash`` (TPU) or ``cudnn`` (GPU). Chosen by shapes and
+    dtypes of ``query [B, L, H, d]`` and ``key [B, M, K, d]`` (``splash.fits``, ``_cudnn_fits``).
 
-    No kernel takes a bias: cuDNN would have it joined with the mask to ``[B, H, L, L]``, larger than what is saved.
-    The rest of the conditions: ``splash.fits`` and ``_cudnn_fits``.
+    No kernel is used with a bias: cuDNN would need it joined with the mask, a ``[B, H, L, L]`` array.
     """
     if implementation in ("heads_first", "dot_product"):
         return implementation
@@ -70,8 +68,8 @@ def form_of(implementation: str, query: Any, key: Any, *, biased: bool = False) 
 
 
 def _cudnn_fits(query: Any, key: Any, capability: float | None) -> bool:
-    """Narrower than what cuDNN takes, so that a shape it refuses does not end a run: compute capability 8 or more
-    (Ampere), bfloat16 or float16, d a multiple of 8 up to 128, L and M multiples of 64."""
+    """Stricter than cuDNN's own conditions, so that no shape fails in a run: compute capability 8 (Ampere) or more,
+    bfloat16 or float16, d a multiple of 8 up to 128, L and M multiples of 64."""
     L, M, d = query.shape[1], key.shape[1], query.shape[3]
     return (
         capability is not None
@@ -85,7 +83,7 @@ def _cudnn_fits(query: Any, key: Any, capability: float | None) -> bool:
 
 
 def _cuda_capability() -> float | None:
-    """Of this machine's NVIDIA GPUs, the least; None where there are none, as with AMD's, which have no cuDNN."""
+    """The lowest of this machine's NVIDIA GPUs; None without any (AMD GPUs have no cuDNN)."""
     if jax.default_backend() != "gpu":
         return None
     devices = jax.local_devices()
@@ -106,9 +104,9 @@ def attend(
     """``softmax(scale · Q Kᵀ + bias) V`` per head; the softmax is float32 whatever the inputs.
 
     query ``[B, L, H, d]``; key and value ``[B, M, K, d]`` with H a multiple of K (grouped queries: head h reads
-    key-value head h // (H/K)). ``seen``: what may be looked at, everything where it is None; ``bias`` is added to the
-    scores and broadcasts to ``[B, H, L, M]``. ``scale`` defaults to d^-½. Returns ``[B, L, H, d]`` in the query's
-    dtype; a row with nothing to look at is finite.
+    key-value head h // (H/K)). ``seen``: the mask; None: no mask. ``bias`` is added to the scores and broadcasts to
+    ``[B, H, L, M]``. ``scale`` defaults to d^-½. Returns ``[B, L, H, d]`` in the query's dtype, finite even where
+    everything is masked.
     """
     scale = float(query.shape[-1] ** -0.5) if scale is None else scale
     implementation, grouped = _chosen.get()
@@ -118,7 +116,7 @@ def attend(
     mask, causal = (None, False) if seen is None else (seen.mask, seen.causal)
     if form == "heads_first":
         return _heads_first(query, key, value, mask, bias, causal, scale, grouped)
-    if form == "cudnn" and mask is not None:  # cuDNN takes it as a bias, and that only whole
+    if form == "cudnn" and mask is not None:  # cuDNN takes it as a bias, which it does not broadcast
         mask = jnp.broadcast_to(mask, (*mask.shape[:2], query.shape[1], key.shape[1]))
     kernel = "cudnn" if form == "cudnn" else "xla"
     return jax.nn.dot_product_attention(
@@ -127,16 +125,16 @@ def attend(
 
 
 def _heads_first(query, key, value, mask, bias, causal, scale, grouped) -> jax.Array:
-    """``_products`` over the whole batch, or over groups of rows in turn where the scores of all would leave the
-    processor's cache: a fifth of an encoder's time at 256 tokens. Not across devices, where rows lie apart."""
+    """``_products`` over the batch, or over groups of rows whose scores fit in the cache: this saves a fifth of an
+    encoder's time at 256 tokens. Not grouped on a mesh, which divides the rows."""
     B, L, H, _ = query.shape
     M = key.shape[1]
     if causal:
         below = jnp.tril(jnp.ones((1, 1, L, M), bool))
         mask = below if mask is None else mask & below
     operands = {"query": query, "key": key, "value": value, "mask": mask, "bias": bias}
-    apart = jax.sharding.get_abstract_mesh().size > 1
-    group = B if apart or not grouped else _rows_in_cache(B, 4 * H * L * M)
+    divided = jax.sharding.get_abstract_mesh().size > 1
+    group = B if divided or not grouped else _rows_in_cache(B, 4 * H * L * M)
     if group == B:
         return _products(**operands, scale=scale)
     by_row = {name: x for name, x in operands.items() if x is not None and x.shape[0] == B}
@@ -147,13 +145,13 @@ def _heads_first(query, key, value, mask, bias, causal, scale, grouped) -> jax.A
 
 
 def _rows_in_cache(B: int, row_bytes: int) -> int:
-    """The largest divisor of B whose rows' scores fit, or one row."""
+    """The largest divisor of B whose rows' scores fit in the cache, at least 1."""
     return max((rows for rows in range(1, B + 1) if B % rows == 0 and rows * row_bytes <= _CACHE), default=1)
 
 
 def _products(*, query, key, value, mask, bias, scale) -> jax.Array:
-    """Batched matmuls over ``[B·K, G·L, d]`` with G = H/K: no einsum with the heads inside, no repeated keys. The sum
-    of the weights is divided out after the second product, which is smaller than the scores."""
+    """Batched matmuls over ``[B·K, G·L, d]`` with G = H/K: no repeated keys. The sum of the weights is divided out
+    after the second product, which is smaller than the scores."""
     B, L, H, d = query.shape
     M, K = key.shape[1], key.shape[2]
     G = H // K
@@ -169,10 +167,6 @@ def _products(*, query, key, value, mask, bias, scale) -> jax.Array:
         scores = jnp.where(mask, scores, _MASKED)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)
-    out = jnp.einsum(
-        "nlm,nmd->nld",
-        weights.astype(value.dtype).reshape(B * K, G * L, M),
-        v,
-        preferred_element_type=wide,
-    )
+    weights = weights.astype(value.dtype).reshape(B * K, G * L, M)
+    out = jnp.einsum("nlm,nmd->nld", weights, v, preferred_element_type=wide)
     return (out.reshape(B, H, L, d) / total).transpose(0, 2, 1, 3).astype(query.dtype)

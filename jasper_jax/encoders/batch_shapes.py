@@ -1,9 +1,8 @@
 """Texts of any lengths -> batches of few static shapes; every shape is one compiled program.
 
-Short texts share rows of one length. Each long text gets a row of its own, and short texts fill its end. Row lengths
-come from a fixed table; the rows of a batch follow from the tokens it may hold. Longer rows than needed cost padding,
-more different lengths cost programs: which lengths to use is solved exactly. The shapes depend on the texts' lengths
-alone, so the same texts always run in the same shapes.
+Short texts share rows of one length. Each long text gets its own row, and short texts fill the rest of it. Row lengths
+come from a fixed table; which of them to use balances padding against compiled programs, solved exactly. Shapes depend
+on the texts' lengths alone, so the same texts always run in the same shapes.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ _MOST = 32
 
 
 class RowBatch(NamedTuple):
-    """``rows`` rows of ``length`` tokens, each with at most ``texts_per_row(length)`` texts. ``packing`` is of the
+    """``rows`` rows of ``length`` tokens, each with at most ``texts_per_row(length)`` texts; ``packing`` places the
     texts ``indices [n]``, in this order."""
 
     indices: np.ndarray
@@ -28,14 +27,13 @@ class RowBatch(NamedTuple):
 
 
 def texts_per_row(length: int) -> int:
-    """The most texts in a row of ``length`` tokens. It is part of a program's shape, so it depends on nothing else."""
+    """The most texts in a row of ``length`` tokens; part of a program's shape, so it depends on nothing else."""
     return max(1, min(length // 4, _MOST))
 
 
 def length_table(longest: int) -> list[int]:
     """8, 16, .. 128, then eight lengths per doubling, and ``longest`` as the last."""
-    table, step = [], 8
-    length = 8
+    table, step, length = [], 8, 8
     while length < longest:
         table.append(length)
         if length >= 64 and length & (length - 1) == 0:
@@ -45,10 +43,9 @@ def length_table(longest: int) -> list[int]:
 
 
 def choose_lengths(counts: np.ndarray, table: list[int], program_cost: float) -> list[int]:
-    """The lengths of ``table`` to use, where ``counts[i]`` texts fit ``table[i]`` but no shorter one.
+    """The lengths of ``table`` to use; ``counts[i]`` texts fit ``table[i]`` but no shorter one.
 
-    Minimises the tokens computed, padding included, plus ``program_cost`` for each length, such that every text fits.
-    Exact, by dynamic programming over the table.
+    Minimises the computed tokens (padding included) plus ``program_cost`` per length, by dynamic programming.
     """
     used = np.flatnonzero(counts)
     total = np.concatenate([[0], np.cumsum(counts[used])])
@@ -74,8 +71,8 @@ def rows_for(length: int, batch_tokens: int) -> int:
 def plan_batches(lengths: np.ndarray, *, batch_tokens: int, longest: int, program_cost: float) -> list[RowBatch]:
     """Batches over texts of ``lengths`` tokens (each at most ``longest``), the longest rows first.
 
-    ``batch_tokens`` bounds a batch's slots (one row is always allowed); ``program_cost`` is what one more shape is
-    worth, in tokens computed.
+    ``batch_tokens`` bounds a batch's slots (one row is always allowed); ``program_cost`` is the cost of one more shape,
+    in computed tokens.
     """
     if not len(lengths):
         return []
@@ -101,22 +98,14 @@ def _in_batches(rows: BestFit, batch_tokens: int) -> list[RowBatch]:
     """Rows of one length together, as many as a batch holds; the last batch of a length has fewer, a power of two."""
     batches = []
     for length in sorted(set(rows.length), reverse=True):
-        same = [row for row, its in enumerate(rows.length) if its == length]
+        same = [row for row, row_length in enumerate(rows.length) if row_length == length]
         full = rows_for(length, batch_tokens)
         for first in range(0, len(same), full):
             group = same[first : first + full]
             count = full if len(group) == full else min(full, 1 << (len(group) - 1).bit_length())
-            where = [(row, place) for row, one in enumerate(group) for place in range(len(rows.texts[one]))]
-            batches.append(
-                RowBatch(
-                    np.array([text for one in group for text in rows.texts[one]]),
-                    Packing(
-                        np.array([row for row, _ in where], np.int32),
-                        np.array([place for _, place in where], np.int32),
-                        np.array([column for one in group for column in rows.columns[one]], np.int32),
-                    ),
-                    count,
-                    length,
-                )
-            )
+            slots = [(row, place) for row, source in enumerate(group) for place in range(len(rows.texts[source]))]
+            row, place = np.array(slots, np.int32).reshape(-1, 2).T
+            columns = np.array([column for source in group for column in rows.columns[source]], np.int32)
+            indices = np.array([text for source in group for text in rows.texts[source]])
+            batches.append(RowBatch(indices, Packing(row, place, columns), count, length))
     return batches

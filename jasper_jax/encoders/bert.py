@@ -13,9 +13,8 @@ from flax import nnx
 from jasper_jax.encoders.attention import attend
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.layout import Layout, Seen
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, dense, layer_norm
-from jasper_jax.encoders.seen import Seen
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
 
@@ -34,15 +33,23 @@ class BertConfig:
     pad_id: int
 
     @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> BertConfig:
-        """From a transformers ``config.json``; absent keys take transformers' defaults (bert-base)."""
-        read = Reader(hf, "bert", where)
+    def from_hf(
+        cls,
+        hf: Mapping[str, Any],
+        where: str = "config.json",
+        *,
+        family: str = "bert",
+        vocab_size: int = 30522,
+        pad_id: int = 0,
+    ) -> BertConfig:
+        """From a transformers ``config.json``; absent keys take transformers' defaults."""
+        read = Reader(hf, family, where)
         read.require("position_embedding_type", "absolute")
         read.require("is_decoder", False)
         read.require("add_cross_attention", False)
         hidden_size = read.integer("hidden_size", 768)
         return cls(
-            vocab_size=read.integer("vocab_size", 30522),
+            vocab_size=read.integer("vocab_size", vocab_size),
             hidden_size=hidden_size,
             num_layers=read.integer("num_hidden_layers", 12),
             num_heads=read.heads(hidden_size, 12),
@@ -52,29 +59,29 @@ class BertConfig:
             type_vocab_size=read.integer("type_vocab_size", 2),
             norm_epsilon=read.number("layer_norm_eps", 1e-12),
             init_std=read.number("initializer_range", 0.02),
-            pad_id=read.token_id("pad_token_id", 0),
+            pad_id=read.integer("pad_token_id", pad_id, least=0),
         )
 
 
 class Shared(NamedTuple):
-    """What every layer reads: what tokens see, and ``bias`` [1, H, L, L] or None."""
+    """What every layer reads; ``bias`` is [1, H, L, L] or None."""
 
-    seen: Seen
+    seen: Seen | None = None
     bias: jax.Array | None = None
 
 
 class SelfAttention(nnx.Module):
-    """Query, key, value and output maps with biases; D -> D."""
+    """Query, key, value and output maps; D -> D."""
 
-    def __init__(self, config: Any, *, dtype: Any, rngs: nnx.Rngs):
-        D = config.hidden_size
+    def __init__(self, config: Any, *, dtype: Any, rngs: nnx.Rngs, qkv_bias: bool = True):
+        D, made = config.hidden_size, {"std": config.init_std, "dtype": dtype, "rngs": rngs}
         self.num_heads = config.num_heads
-        self.query = dense(D, D, std=config.init_std, dtype=dtype, rngs=rngs)
-        self.key = dense(D, D, std=config.init_std, dtype=dtype, rngs=rngs)
-        self.value = dense(D, D, std=config.init_std, dtype=dtype, rngs=rngs)
-        self.output = dense(D, D, std=config.init_std, dtype=dtype, rngs=rngs)
+        self.query = dense(D, D, bias=qkv_bias, **made)
+        self.key = dense(D, D, bias=qkv_bias, **made)
+        self.value = dense(D, D, bias=qkv_bias, **made)
+        self.output = dense(D, D, **made)
 
-    def __call__(self, x: jax.Array, shared: Shared) -> jax.Array:
+    def __call__(self, x: jax.Array, shared: Shared = Shared()) -> jax.Array:  # noqa: B008  immutable
         B, L, D = x.shape
         split = (B, L, self.num_heads, D // self.num_heads)
         q, k, v = self.query(x).reshape(split), self.key(x).reshape(split), self.value(x).reshape(split)

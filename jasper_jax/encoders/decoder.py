@@ -1,13 +1,13 @@
-"""The skeleton of the decoder families (Llama, Mistral, Qwen): RMS norms before attention and a gated feed-forward.
+"""The decoder families (Llama, Mistral, Qwen): RMS norms before attention and a gated feed-forward.
 
-Whether attention is causal is the config's ``is_causal``, as in transformers: the embedding models made from decoders
-are of both kinds. A family's file says what differs: biases, norms of heads, windows, defaults.
+The config's ``is_causal`` decides whether attention is causal, as in transformers: embedding models made from decoders
+are of both kinds. ``Defaults`` holds what differs between families.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -41,7 +41,7 @@ class DecoderConfig(RotaryConfig):
 
 @dataclass(frozen=True)
 class Defaults:
-    """transformers' values for absent keys, and the family's own way."""
+    """transformers' values for absent keys, and what is particular to the family."""
 
     vocab_size: int = 32000
     intermediate_size: int = 11008
@@ -57,11 +57,7 @@ class Defaults:
 
 
 def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: str) -> DecoderConfig:
-    """A decoder's ``config.json``.
-
-    Raises:
-      UserError: a setting that is not implemented; code in the folder, and no word on whether attention is causal.
-    """
+    """A decoder's ``config.json``. UserError: a setting not implemented, or custom code without ``is_causal``."""
     read = Reader(hf, family, where)
     hidden_size, num_layers = read.integer("hidden_size", 4096), read.integer("num_hidden_layers", 32)
     num_heads = read.integer("num_attention_heads", 32)
@@ -73,15 +69,15 @@ def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: 
         raise UserError(f"{where}: num_key_value_heads is {num_kv_heads}, which does not divide {num_heads} heads")
     if hf.get("auto_map") and "is_causal" not in hf:
         raise UserError(
-            f"{where}: the model comes with code of its own (auto_map), which is never run, and nothing says whether "
-            f"its attention is causal; its model card does: set causal to true or false (recipe: teachers[].causal, "
+            f"{where}: the model has custom code (auto_map), which is never run, and is_causal is missing. Its model "
+            "card says whether its attention is causal: set causal to true or false (recipe: teachers[].causal, "
             "student.causal)"
         )
     max_positions = read.integer("max_position_embeddings", defaults.max_positions)
     window, derived = _windows(read, defaults, num_layers)
     layer_types = read_layer_types(read, num_layers, derived)
     if SLIDING in layer_types and window is None:
-        raise UserError(f"{where}: layer_types has {SLIDING} and sliding_window is null; a number is needed")
+        raise UserError(f"{where}: layer_types has {SLIDING}, but sliding_window is null; set a number")
     rope = read_rope(read, head_dim, max_positions, 10000.0)
     bias = read.flag("attention_bias", False) if defaults.qkv_bias is None else defaults.qkv_bias
     mlp_bias = defaults.mlp_bias and read.flag("mlp_bias", False)
@@ -98,7 +94,7 @@ def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: 
         norm_epsilon=read.number("rms_norm_eps", defaults.norm_epsilon),
         init_std=read.number("initializer_range", 0.02),
         pad_id=read.padding(),
-        kinds=tuple(Kind(rope, window if one == SLIDING else None) for one in dict.fromkeys(layer_types)),
+        kinds=tuple(Kind(rope, window if kind == SLIDING else None) for kind in dict.fromkeys(layer_types)),
         layer_types=layer_types,
         causal=read.flag("is_causal", True),
         qkv_bias=bias,
@@ -118,9 +114,7 @@ def _windows(read: Reader, defaults: Defaults, num_layers: int) -> tuple[int | N
         return window, [FULL if window is None else SLIDING] * num_layers
     if not read.flag("use_sliding_window", False):
         return None, [FULL] * num_layers
-    first = read.values.get("max_window_layers", 28)
-    if isinstance(first, bool) or not isinstance(first, int) or first < 0:
-        raise UserError(f"{read.where}: max_window_layers is {first!r}; a whole number is needed")
+    first = read.integer("max_window_layers", 28, least=0)
     return window, [SLIDING if window is not None and i >= first else FULL for i in range(num_layers)]
 
 
@@ -178,7 +172,6 @@ def decoder_weights(config: DecoderConfig) -> tuple[Weight, ...]:
 
 
 def decoder_family(model_type: str, architecture: str, defaults: Defaults) -> Family:
-    """A family of this skeleton."""
     return Family(
         model_type=model_type,
         architecture=architecture,
@@ -190,3 +183,26 @@ def decoder_family(model_type: str, architecture: str, defaults: Defaults) -> Fa
         pooling=lambda config: Pooling(("lasttoken" if config.causal else "mean",)),
         has_causal=True,
     )
+
+
+LLAMA = decoder_family("llama", "LlamaModel", Defaults(mlp_bias=True))
+"""arXiv 2302.13971, 2407.21783: the plain decoder."""
+
+MISTRAL_DEFAULTS = Defaults(
+    intermediate_size=14336, max_positions=131072, num_kv_heads=8, qkv_bias=False, window=4096, windowed="all"
+)
+MISTRAL = decoder_family("mistral", "MistralModel", MISTRAL_DEFAULTS)
+"""arXiv 2310.06825: grouped queries, a sliding window in every layer. e5-mistral, SFR-Embedding."""
+
+_QWEN = Defaults(
+    vocab_size=151936,
+    intermediate_size=22016,
+    max_positions=32768,
+    num_kv_heads=32,
+    window=4096,
+    windowed="above",
+)
+QWEN2 = decoder_family("qwen2", "Qwen2Model", replace(_QWEN, qkv_bias=True))
+"""arXiv 2407.10671: biases on query, key and value. stella_en_1.5B_v5 and Jasper (bidirectional), gte-Qwen2 (both)."""
+QWEN3 = decoder_family("qwen3", "Qwen3Model", replace(_QWEN, head_dim=128, head_norms=True))
+"""arXiv 2505.09388: norms of each head's query and key, heads of any width. Qwen3-Embedding."""

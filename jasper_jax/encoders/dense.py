@@ -1,7 +1,7 @@
-"""Linear maps of pooled vectors: a student's head, a teacher's Dense steps. Float32 with full precision everywhere.
+"""Linear maps of pooled vectors (a student's heads, a teacher's Dense steps) in float32 at full precision.
 
-``precision=HIGHEST``: by default JAX rounds float32 operands to bfloat16 on TPU and to TF32 on GPU, and the relative
-loss's margin (0.015) is finer than what such products resolve.
+``precision=HIGHEST``: JAX's default rounds float32 operands to bfloat16 on TPU and TF32 on GPU, too coarse for the
+relative loss's margin (0.015).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def linear(
 def dense(
     x: Float[Arrays, "B D"], weights: Sequence[tuple[Arrays, Arrays | None]], activations: Sequence[str]
 ) -> Float[jax.Array, "B E"]:
-    """Dense steps one after another, ``activation(x @ kernel + bias)`` each; no step returns ``x``.
+    """Dense steps in turn, each ``activation(x @ kernel + bias)``; without steps ``x``.
 
     Args:
       weights: (kernel ``[in, out]``, bias ``[out]`` or None) of each step.

@@ -1,7 +1,7 @@
-"""An encoder: a family's modules split once into definitions, and pure functions on a nested dict of arrays.
+"""A text encoder: a family's modules, applied as pure functions of a nested dict of arrays.
 
 A family file gives the two ends (``start``: token ids -> states and what all layers share; ``finish``: the final
-norm, if any), one layer, its config, and its weight table. Everything else is here, once for all families.
+norm, if any), one layer, its config, and its weight table.
 """
 
 from __future__ import annotations
@@ -16,37 +16,38 @@ from flax import nnx
 
 from jasper_jax.encoders.layout import Inserted, Layout
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.encoders.stack import Params
 from jasper_jax.encoders.table import Weight
-from jasper_jax.encoders.tower import Tower
+from jasper_jax.encoders.tower import Params, Tower
 from jasper_jax.runtime.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
 class Family:
-    """One architecture: what a file of ``encoders/`` has to give.
+    """One architecture, defined by a file of ``encoders/``.
 
     ``read_config(dict, where)`` -> frozen dataclass with at least ``hidden_size``, ``num_layers``,
-    ``max_positions``, ``vocab_size``, ``pad_id``, ``num_heads``, from a config.json in transformers' words.
+    ``max_positions``, ``vocab_size``, ``pad_id``, ``num_heads``, from transformers' config.json.
     ``ends(config, *, dtype, rngs)`` -> module with ``start(token_ids [B, L], layout, drop) -> (x, shared)``
     and ``finish(x) -> x``; ``shared`` is any pytree that every layer reads (masks, biases, rotary tables).
     ``layer(config, *, dtype, rngs)`` -> module called as ``(x, shared, index, drop) -> x``.
     """
 
     model_type: str
-    architecture: str | None  # the transformers class whose checkpoint the export writes; None: there is none
+    architecture: str | None  # the transformers class to export to, if any
     read_config: Callable[[Mapping[str, Any], str], Any]
     ends: type[nnx.Module]
     layer: type[nnx.Module]
     weights: Callable[[Any], tuple[Weight, ...]]
-    prefixes: tuple[str, ...] = ()  # what stands before the names in checkpoints of larger models
-    ignored: tuple[str, ...] = ()  # checkpoint names (fnmatch) that an encoder has no use for
-    renamed: tuple[tuple[str, str], ...] = ()  # old endings of names -> today's
-    older: tuple[Callable[[Any], tuple[Weight, ...]], ...] = ()  # tables of other layouts that checkpoints are in
-    translate: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = None  # an older config.json -> today's
-    pooling: Callable[[Any], Pooling] = lambda config: Pooling()  # of a folder that does not say
+    prefixes: tuple[str, ...] = ()  # of names in checkpoints of larger models
+    ignored: tuple[str, ...] = ()  # checkpoint names (fnmatch) to skip
+    renamed: tuple[tuple[str, str], ...] = ()  # old endings of names -> current ones
+    older: tuple[Callable[[Any], tuple[Weight, ...]], ...] = ()  # tables of other checkpoint layouts
+    translate: Callable[[Mapping[str, Any], str], dict[str, Any]] | None = (
+        None  # an older config.json -> the current form
+    )
+    pooling: Callable[[Any], Pooling] = lambda config: Pooling()  # where a folder has none
     has_causal: bool = False  # obeys ``is_causal``
-    append_eos: bool = False  # its tokenizer.json lacks the end token that its own code appends
+    append_eos: bool = False  # its own code appends the end token, its tokenizer.json does not
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Encoder(Tower):
 
     @property
     def max_positions(self) -> int:
-        """The longest text in tokens (not the rows of the position table, which some families offset)."""
+        """The longest text in tokens; some position tables have more rows."""
         return self.config.max_positions
 
     @property
@@ -79,12 +80,11 @@ class Encoder(Tower):
         """``[B, L]`` token ids and mask (1 = token, 0 = padding) -> ``[B, L, D]`` states in ``compute_dtype``.
 
         ``packed``: the mask is ``Layout.segments``, s at the tokens of a row's s-th text; rows may hold several.
-        ``inserted``: vectors in place of the words at some columns (see ``encoders.layout``).
+        ``inserted``: vectors that replace words at some columns (see ``encoders.layout``).
         ``training``: a gradient will be taken, so on CPU arrange layers and attention for the backward pass.
         ``remat`` recomputes each layer in the backward pass. ``dropout`` acts on the embeddings and on the output of
         each attention and feed-forward block (not on attention weights, which fused kernels never form), drawn from
-        ``dropout_key``. States at padding are finite but mean nothing. Raises UserError for a text longer than
-        ``max_positions``.
+        ``dropout_key``. States at padding are finite but meaningless. UserError: a text longer than ``max_positions``.
         """
         length = token_ids.shape[-1]
         if length > self.max_positions and not packed:

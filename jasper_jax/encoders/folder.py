@@ -1,8 +1,8 @@
-"""A model folder as it is: what sentence-transformers, any version, wrote into it, as one typed record.
+"""Reading a model folder written by any version of sentence-transformers, or by transformers.
 
-``modules.json`` names the steps: Transformer, Pooling, then Dense steps and Normalize. Beside the Dense folder that it
-names there may be others of the same number, ``2_Dense_{dim}``, one per output dimension (the Stella layout). A
-folder without ``modules.json`` is a plain transformers model, and is pooled as its family usually is.
+``modules.json`` lists the steps: Transformer, Pooling, then Dense steps and Normalize. Beside the listed Dense folder
+there may be siblings ``2_Dense_{dim}``, one per output dimension (the Stella layout). A folder without
+``modules.json`` is a plain transformers model, pooled by its family's default.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.encoders.hf_config import LARGEST, read_hf_config, read_json, read_object
-from jasper_jax.encoders.model_folder import Dense, ModelFolder, read_settings
+from jasper_jax.encoders.hf_config import Reader, read_hf_config, read_json, read_object
+from jasper_jax.encoders.model_folder import Dense, ModelFolder, text_settings
 from jasper_jax.encoders.pooling import MODES, POOLING_KEYS, Pooling
-from jasper_jax.encoders.prompts import read_prompts
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import open_checkpoint
 from jasper_jax.runtime.errors import UserError
@@ -35,20 +34,19 @@ DENSE_ACTIVATIONS = {
 
 
 def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = None) -> ModelFolder:
-    """Read a sentence-transformers or transformers folder. UserError names any step that is not implemented.
+    """Read a sentence-transformers or transformers folder; a ``ModelFolder`` is returned as it is.
 
-    ``causal`` says whether a decoder's attention is causal, where its config.json does not (it overrides the file).
-    A folder that is read already is returned as it is.
+    ``causal`` overrides whether a decoder's attention is causal. UserError: a step that is not implemented.
     """
     if isinstance(path, ModelFolder):
         return path
     path = Path(path)
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder saved by sentence-transformers or transformers")
-    if (path / "config.json").is_file() and (whole := read_hf_config(path)).get("model_type") == "jasper_vl":
+    if (path / "config.json").is_file() and (config := read_hf_config(path)).get("model_type") == "jasper_vl":
         from jasper_jax.encoders.jasper_vl import read_jasper_vl
 
-        return read_jasper_vl(path, whole, causal)
+        return read_jasper_vl(path, config, causal)
     steps = _steps(path)
     encoder_path = path / steps[0][1]
     hf_config = read_hf_config(encoder_path)
@@ -56,7 +54,7 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
     family = family_of(hf_config, where)
     if causal is not None:
         if not family.has_causal:
-            raise UserError(f"{path}: causal is set, and {family.model_type} encoders are bidirectional; leave it out")
+            raise UserError(f"{path}: causal is set, but {family.model_type} encoders are bidirectional; remove it")
         hf_config["is_causal"] = causal
     encoder = encoder_from_config(hf_config, where)
     if hf_config.get("auto_map"):
@@ -73,15 +71,13 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
             normalize = True
         else:
             raise UserError(
-                f"{path / 'modules.json'}: {kind} ({folder or 'no folder'}) cannot stand there; the order is "
+                f"{path / 'modules.json'}: {kind} ({folder or 'no folder'}) is out of order; expected "
                 "Transformer, Pooling, any Dense, Normalize"
             )
     outputs, default_dim = _read_outputs(path, dense_folders, size)
     hidden = encoder.hidden_size
     if size is not None and size != pooling.size(hidden):
-        raise UserError(f"{path}: the Pooling step is for {size} dimensions, config.json's hidden_size is {hidden}")
-    settings = read_settings(encoder_path)
-    prompts, default_prompt = read_prompts(path)
+        raise UserError(f"{path}: the Pooling step has {size} dimensions, but config.json's hidden_size is {hidden}")
     return ModelFolder(
         path=path,
         encoder_path=encoder_path,
@@ -91,16 +87,13 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
         outputs=outputs,
         default_dim=default_dim,
         normalize=normalize,
-        prompts=prompts,
-        default_prompt_name=default_prompt,
-        max_length=settings.get("max_seq_length"),
-        lower_case=bool(settings.get("do_lower_case", False)),
+        **text_settings(path, encoder_path),
     )
 
 
-@functools.cache  # once a folder, however often it is opened
+@functools.cache  # once per folder
 def _say_code_is_not_run(file: Path, model_type: str) -> None:
-    say(f"{file}: names code in the model folder (auto_map), which is never run; it is read as a plain {model_type}.")
+    say(f"{file}: names custom code (auto_map), which is never run; read as a plain {model_type}.")
 
 
 def _steps(path: Path) -> list[tuple[str, str]]:
@@ -112,10 +105,10 @@ def _steps(path: Path) -> list[tuple[str, str]]:
     try:
         steps = [(str(module["type"]), str(module.get("path") or "")) for module in modules]
     except (TypeError, KeyError, AttributeError):
-        raise UserError(f"{file}: not a list of modules with type and path") from None
+        raise UserError(f"{file}: expected a list of modules with type and path") from None
     for kind, folder in steps:
         if Path(folder).is_absolute() or ".." in Path(folder).parts or "\0" in folder:
-            raise UserError(f"{file}: module {kind} lies in {folder!r}; a folder inside {path} is needed")
+            raise UserError(f"{file}: module {kind} has path {folder!r}; expected a folder inside {path}")
         if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in _STEPS:
             raise UserError(
                 f"{file}: module {kind} ({folder or 'no folder'}) is not implemented; {', '.join(_STEPS)} of "
@@ -123,7 +116,7 @@ def _steps(path: Path) -> list[tuple[str, str]]:
             )
     short = [(kind.split(".")[-1], folder) for kind, folder in steps]
     if [kind for kind, _ in short[:2]] != ["Transformer", "Pooling"]:
-        raise UserError(f"{file}: begins with {[kind for kind, _ in short[:2]]}; Transformer, Pooling is needed")
+        raise UserError(f"{file}: begins with {[kind for kind, _ in short[:2]]}; expected Transformer, Pooling")
     return short
 
 
@@ -131,7 +124,7 @@ _STEPS = ("Transformer", "Pooling", "Dense", "Normalize")
 
 
 def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
-    """The pooling and the width of its vector (None when the file does not say)."""
+    """The pooling and the width of its vector (None where the file has none)."""
     config = read_object(file)
     if "pooling_mode" in config:
         modes = config["pooling_mode"]
@@ -139,24 +132,25 @@ def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
     else:
         modes = tuple(mode for key, mode in POOLING_KEYS.items() if config.get(key)) or ("mean",)
     if not modes or not all(isinstance(mode, str) for mode in modes):
-        seen = config["pooling_mode"]
-        raise UserError(f"{file}: pooling_mode is {seen!r}; one or more of {', '.join(MODES)} is needed")
+        raise UserError(
+            f"{file}: pooling_mode is {config['pooling_mode']!r}; expected one or more of {', '.join(MODES)}"
+        )
     unknown = [mode for mode in modes if mode not in MODES] + [
         key for key, value in config.items() if key.startswith("pooling_mode_") and value and key not in POOLING_KEYS
     ]
     if unknown:
         raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")
     width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
-    if width is not None and (isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= LARGEST):
-        raise UserError(f"{file}: the width is {width!r}; a whole number of at least 1 is needed")
     pooling = Pooling(modes, include_prompt=bool(config.get("include_prompt", True)))
-    return pooling, None if width is None else pooling.size(width)
+    if width is None:
+        return pooling, None
+    return pooling, pooling.size(Reader({"width": width}, "Pooling", str(file)).integer("width", 1))
 
 
 def _read_outputs(
     path: Path, folders: Sequence[str], size: int | None
 ) -> tuple[dict[int, tuple[Dense, ...]], int | None]:
-    """Every output dimension, the default first. A sibling ``2_Dense_{dim}`` stands in for the one Dense step."""
+    """Every output dimension, the default first. A sibling ``2_Dense_{dim}`` replaces the one Dense step."""
     outputs: dict[int, tuple[Dense, ...]] = {}
     default = None
     if folders:
@@ -173,18 +167,18 @@ def _read_outputs(
     if siblings and len(folders) > 1:
         raise UserError(
             f"{siblings[0][1]}: stands beside {len(folders)} Dense steps in modules.json; one per dimension is only "
-            "defined beside a single Dense step"
+            "defined with a single Dense step"
         )
     for dim, child in siblings:
         dense = _read_dense(child)
         if dense.kernel.shape[1] != dim:
-            raise UserError(f"{child}: named for {dim} dimensions, its weight gives {dense.kernel.shape[1]}")
+            raise UserError(f"{child}: named for {dim} dimensions, but its weight has {dense.kernel.shape[1]}")
         outputs.setdefault(dim, (dense,))
     for chain in outputs.values():
         width = size
         for dense in chain:
             if width is not None and dense.kernel.shape[0] != width:
-                raise UserError(f"{path}: a Dense step takes {dense.kernel.shape[0]} dimensions, {width} come in")
+                raise UserError(f"{path}: a Dense step expects {dense.kernel.shape[0]} dimensions, got {width}")
             width = dense.kernel.shape[1]
     return outputs, default
 
@@ -208,10 +202,10 @@ def _read_dense(folder: Path) -> Dense:
     files = open_checkpoint(folder)
     expected = {"linear.weight", "linear.bias"} if config.get("bias", True) else {"linear.weight"}
     if set(files) != expected:
-        raise UserError(f"{folder}: holds {', '.join(sorted(files))}; {', '.join(sorted(expected))} is needed")
+        raise UserError(f"{folder}: expected {', '.join(sorted(expected))}, got {', '.join(sorted(files))}")
     tensors: Mapping[str, np.ndarray] = {name: file[name].astype(np.float32) for name, file in files.items()}
     weight, bias = tensors["linear.weight"], tensors.get("linear.bias")
     shape = (config.get("out_features"), config.get("in_features"))
     if weight.shape != shape or (bias is not None and bias.shape != shape[:1]):
-        raise UserError(f"{folder}: linear.weight is {list(weight.shape)}, config.json says {list(shape)}")
+        raise UserError(f"{folder}: linear.weight is {list(weight.shape)}, config.json asks for {list(shape)}")
     return Dense(np.ascontiguousarray(weight.T), bias, DENSE_ACTIVATIONS[name])

@@ -1,8 +1,7 @@
-"""Linear maps and norms whose backward pass is written out for XLA's CPU backend.
+"""Linear maps and norms with hand-written backward passes for XLA's CPU backend.
 
-What JAX derives is right and, on CPU, slow: XLA folds the transposition that JAX's rule for a weight gradient ends with
-into the product and then copies the incoming gradient transposed, computes what leads to that gradient once for each of
-its three readers (input, weight and bias gradient), and writes out norms' scales at the size of the states.
+JAX's derived gradients are slow on CPU: XLA copies the incoming gradient transposed for the weight gradient, computes
+that incoming gradient once for each of its three readers, and materialises norms' scales at the size of the states.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def _linear_forward(x, kernel, bias):
 def _linear_backward(kept, dy):
     x, kernel, has_bias = kept
     rows = x.reshape(-1, x.shape[-1])
-    above = jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))  # read three times: computed once
+    above = jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))  # read three times, computed once
     dx = jax.lax.dot_general(above, kernel, (((1,), (1,)), ((), ())))
     return dx.reshape(x.shape), jax.lax.dot_general(rows, above, _ROWS), above.sum(axis=0) if has_bias else None
 
@@ -108,6 +107,6 @@ def _rows(x: jax.Array, dtype) -> jax.Array:
 
 
 def _mean_with(rows: jax.Array, weight: jax.Array) -> jax.Array:
-    """The mean of ``rows · weight`` over the last axis as a product, ``[T, n]`` -> ``[T, 1]``: as a sum, XLA would
-    first write out ``rows · weight``."""
+    """The mean of ``rows · weight`` over the last axis, ``[T, n]`` -> ``[T, 1]``, as a matrix product: for a sum XLA
+    would first materialise ``rows · weight``."""
     return (rows @ weight)[:, None] / weight.size

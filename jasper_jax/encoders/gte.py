@@ -41,14 +41,14 @@ class GteConfig(RotaryConfig):
             activation="gelu",
             padding=1,
             biases={"qkv_bias": True, "output_bias": True, "up_bias": False, "down_bias": True},
-            type_vocab_size=read.token_id("type_vocab_size", 1),
+            type_vocab_size=read.integer("type_vocab_size", 1, least=0),
         )
 
 
 def read_post_norm(
     kind: type, read: Reader, *, vocab_size, max_positions, theta, activation, padding, biases, type_vocab_size
 ) -> Any:
-    """A config of this skeleton (gte, nomic_bert), with the family's defaults for absent keys."""
+    """A config of gte or nomic_bert, with the family's defaults for absent keys."""
     hidden_size = read.integer("hidden_size", 768)
     num_heads, num_layers = read.heads(hidden_size, 12), read.integer("num_hidden_layers", 12)
     head_dim = read.optional("head_dim", None) or hidden_size // num_heads
@@ -158,7 +158,7 @@ _IRRELEVANT = ("logn_attention_clip1", "pack_qkv", "unpad_inputs", "use_memory_e
 
 
 def translate(hf: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A config of model_type ``new`` in the words of transformers' ``gte``."""
+    """A config of model_type ``new`` as transformers' ``gte``."""
     if hf.get("model_type") != "new":
         return dict(hf)
     read = Reader(hf, "gte", where)

@@ -1,4 +1,4 @@
-"""Values out of a Hugging Face ``config.json``, strictly: what a family does not implement is refused by name."""
+"""Strict reading of a Hugging Face ``config.json``: a setting that a family does not implement is an error."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 
 LARGEST = 2**31 - 1
-"""No size, count or token id is larger: they index arrays with 32 bits."""
+"""The largest size, count or token id: arrays are indexed with 32 bits."""
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file; a missing or malformed one is a UserError that names it."""
+    """The parsed file. UserError: missing or malformed."""
     try:
         return parse_json(path.read_bytes())
     except FileNotFoundError:
@@ -28,10 +28,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """``read_json`` of a file that holds an object; anything else in it is a UserError."""
+    """``read_json`` of a file that must hold an object."""
     value = read_json(path)
     if not isinstance(value, dict):
-        raise UserError(f"{path}: holds a {type(value).__name__}, an object is needed; copy the file again")
+        raise UserError(f"{path}: expected an object, got a {type(value).__name__}; copy the file again")
     return value
 
 
@@ -42,7 +42,7 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Reader:
-    """Typed access to a config; every error names the file, the key, the value seen and the values allowed."""
+    """Typed access to a config. Every error names the file, the key, the value and the allowed values."""
 
     values: Mapping[str, Any]
     family: str
@@ -52,38 +52,30 @@ class Reader:
         value = self.values.get(key)
         return default if value is None else value
 
-    def integer(self, key: str, default: int) -> int:
-        """A whole number of at least 1 (sizes, counts)."""
+    def integer(self, key: str, default: int, least: int = 1) -> int:
+        """A whole number of at least ``least``."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-            raise UserError(f"{self.where}: {key} is {value!r}; a whole number of 1 to {LARGEST} is needed")
-        return value
-
-    def token_id(self, key: str, default: int) -> int:
-        """A token id: a whole number of at least 0."""
-        value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= LARGEST:
-            raise UserError(f"{self.where}: {key} is {value!r}; a token id (a whole number from 0) is needed")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
+            raise UserError(f"{self.where}: {key} is {value!r}; expected a whole number of {least} to {LARGEST}")
         return value
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-            raise UserError(f"{self.where}: {key} is {value!r}; a positive number is needed")
+            raise UserError(f"{self.where}: {key} is {value!r}; expected a positive number")
         return float(value)
 
     def needed(self, key: str) -> float:
         """A positive number that has no default."""
         if self.values.get(key) is None:
-            raise UserError(f"{self.where}: {key} is missing; a positive number is needed")
+            raise UserError(f"{self.where}: {key} is missing; expected a positive number")
         return self.number(key, 1.0)
 
     def flag(self, key: str, default: bool) -> bool:
-        """true or false."""
         value = self._get(key, default)
         if not isinstance(value, bool):
-            raise UserError(f"{self.where}: {key} is {value!r}; true or false is needed")
+            raise UserError(f"{self.where}: {key} is {value!r}; expected true or false")
         return value
 
     def optional(self, key: str, default: int | None) -> int | None:
@@ -93,12 +85,12 @@ class Reader:
         return self.integer(key, default or 1) if default is not None or key in self.values else None
 
     def padding(self, default: int = 0) -> int:
-        """``pad_token_id``; decoders without one say null or -1, and padding then is any token: it is masked."""
+        """``pad_token_id``; where it is null or -1 any token serves, since padding is masked."""
         value = self.values.get("pad_token_id")
-        return default if value is None or value == -1 else self.token_id("pad_token_id", default)
+        return default if value is None or value == -1 else self.integer("pad_token_id", default, least=0)
 
     def choice(self, key: str, allowed: Sequence[Any], default: Any) -> Any:
-        """One of ``allowed``; anything else asks for something that is not implemented here."""
+        """One of ``allowed``, the values that are implemented."""
         value = self._get(key, default)
         if value not in allowed:
             listed = ", ".join(repr(item) for item in allowed)
@@ -116,7 +108,5 @@ class Reader:
         """``num_attention_heads``, which must divide the hidden size."""
         heads = self.integer("num_attention_heads", default)
         if hidden_size % heads:
-            raise UserError(
-                f"{self.where}: num_attention_heads is {heads}, which does not divide hidden_size {hidden_size}"
-            )
+            raise UserError(f"{self.where}: num_attention_heads {heads} does not divide hidden_size {hidden_size}")
         return heads

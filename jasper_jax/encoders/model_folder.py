@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jasper_jax.encoders.hf_config import LARGEST, read_object
+from jasper_jax.encoders.hf_config import Reader, read_object
 from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.encoders.prompts import read_prompts
 from jasper_jax.runtime.errors import UserError
 
 
@@ -23,11 +24,11 @@ class Dense(NamedTuple):
 
 @dataclass(frozen=True)
 class VisionPart:
-    """The vision side of a folder in the public Jasper checkpoint's layout; its weights lie under ``vision_model.``."""
+    """The vision side of a folder in the public Jasper layout; its weights begin with ``vision_model.``."""
 
     path: Path
     hf_config: dict[str, Any]
-    tokens: int  # that an image takes among the words
+    tokens: int  # per image
     start_token: str
     image_token: str
     end_token: str
@@ -40,7 +41,7 @@ class ModelFolder:
     """What a folder says, except the encoder's weights and the tokenizer."""
 
     path: Path
-    encoder_path: Path  # config.json, weights and tokenizer.json lie here
+    encoder_path: Path  # of config.json, weights and tokenizer.json
     hf_config: dict[str, Any]
     pooling: Pooling
     outputs: dict[int, tuple[Dense, ...]]  # output dimension -> Dense steps; empty: the pooled vector itself
@@ -50,9 +51,9 @@ class ModelFolder:
     default_prompt_name: str | None
     max_length: int | None  # None: the tokenizer's own
     lower_case: bool
-    append_eos: bool  # its tokenizer.json lacks the end token that the model's own code appends
+    append_eos: bool  # the model's own code appends the end token, its tokenizer.json does not
     vision: VisionPart | None = None
-    described: bool = False  # known from ``encoders.published``, not from a folder: there are no weights
+    described: bool = False  # from ``encoders.published``: there is no folder and no weights
 
 
 def read_settings(encoder_path: Path) -> dict[str, Any]:
@@ -66,7 +67,17 @@ def read_settings(encoder_path: Path) -> dict[str, Any]:
     for key, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
         if settings.get(key) not in (None, value):
             raise UserError(f"{file}: {key} is {settings[key]!r}; only {value!r} is implemented")
-    length = settings.get("max_seq_length")
-    if length is not None and (isinstance(length, bool) or not isinstance(length, int) or not 1 <= length <= LARGEST):
-        raise UserError(f"{file}: max_seq_length is {length!r}; a whole number of at least 1 is needed")
+    Reader(settings, "text", str(file)).optional("max_seq_length", None)
     return settings
+
+
+def text_settings(path: Path, encoder_path: Path) -> dict[str, Any]:
+    """``ModelFolder``'s fields of prompts, length and case."""
+    settings = read_settings(encoder_path)
+    prompts, default_prompt_name = read_prompts(path)
+    return {
+        "prompts": prompts,
+        "default_prompt_name": default_prompt_name,
+        "max_length": settings.get("max_seq_length"),
+        "lower_case": bool(settings.get("do_lower_case", False)),
+    }

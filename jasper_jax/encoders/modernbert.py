@@ -1,4 +1,4 @@
-"""ModernBERT (arXiv 2412.13663): pre-norm, GeGLU, global and local attention in turn. gte-modernbert, nomic's."""
+"""ModernBERT (arXiv 2412.13663): pre-norm, GeGLU, alternating global and local attention. gte-modernbert, nomic's."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
 from jasper_jax.encoders.layout import Layout
 from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, layer_norm
-from jasper_jax.encoders.rope import Rope, read_rope
+from jasper_jax.encoders.rope import read_rope
 from jasper_jax.encoders.rotary import (
     FULL,
     SLIDING,
@@ -50,7 +50,7 @@ class ModernBertConfig(RotaryConfig):
         def kind(layer_type: str) -> Kind:
             key, default = _THETA[layer_type]
             theta = read.number(key, default)
-            rope: Rope = read_rope(read, hidden_size // num_heads, max_positions, theta, layer_type=layer_type)
+            rope = read_rope(read, hidden_size // num_heads, max_positions, theta, layer_type=layer_type)
             return Kind(rope, window if layer_type == SLIDING else None)
 
         return cls(
@@ -66,7 +66,7 @@ class ModernBertConfig(RotaryConfig):
             norm_epsilon=read.number("norm_eps", 1e-5),
             init_std=read.number("initializer_range", 0.02),
             pad_id=read.padding(50283),
-            kinds=tuple(kind(one) for one in dict.fromkeys(layer_types)),
+            kinds=tuple(kind(layer_type) for layer_type in dict.fromkeys(layer_types)),
             layer_types=layer_types,
             qkv_bias=read.flag("attention_bias", False),
             output_bias=read.flag("attention_bias", False),

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,52 +15,21 @@ from flax import nnx
 from jasper_jax.encoders.bert import PostNormLayer, Shared
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.layout import Layout, offset_positions
-from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, Embedding, layer_norm
-from jasper_jax.encoders.seen import Seen
+from jasper_jax.encoders.layout import Layout, Seen, offset_positions
+from jasper_jax.encoders.parts import Dropout, Embedding, layer_norm
+from jasper_jax.encoders.roberta import RobertaConfig
 from jasper_jax.encoders.table import Weight, embedding, linear, norm
 
 PADDING = 1  # fixed by transformers: the padding token, and the position row of padding
 BUCKETS, MAX_DISTANCE = 32, 128  # fixed by transformers too, whatever config.json says
 
 
-@dataclass(frozen=True)
-class MPNetConfig:
-    vocab_size: int
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    intermediate_size: int
-    activation: str
-    position_rows: int
-    norm_epsilon: float
-    init_std: float
-    pad_id: int = PADDING
-
-    @property
-    def max_positions(self) -> int:
-        """Rows 0 and 1 of the position table stand for no token."""
-        return self.position_rows - PADDING - 1
-
-    @classmethod
-    def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> MPNetConfig:
-        """From a transformers ``config.json``; absent keys take transformers' defaults."""
-        read = Reader(hf, "mpnet", where)
-        read.require("relative_attention_num_buckets", BUCKETS)
-        read.require("pad_token_id", PADDING)
-        read.require("is_decoder", False)
-        hidden_size = read.integer("hidden_size", 768)
-        return cls(
-            vocab_size=read.integer("vocab_size", 30527),
-            hidden_size=hidden_size,
-            num_layers=read.integer("num_hidden_layers", 12),
-            num_heads=read.heads(hidden_size, 12),
-            intermediate_size=read.integer("intermediate_size", 3072),
-            activation=read.choice("hidden_act", tuple(ACTIVATIONS), "gelu"),
-            position_rows=read.integer("max_position_embeddings", 512),
-            norm_epsilon=read.number("layer_norm_eps", 1e-12),
-            init_std=read.number("initializer_range", 0.02),
-        )
+def read_config(hf: Mapping[str, Any], where: str = "config.json") -> RobertaConfig:
+    """From a transformers ``config.json``; absent keys take transformers' defaults."""
+    read = Reader(hf, "mpnet", where)
+    read.require("relative_attention_num_buckets", BUCKETS)
+    read.require("pad_token_id", PADDING)
+    return RobertaConfig.read("mpnet", 30527, hf, where)
 
 
 def relative_buckets(length: int) -> np.ndarray:
@@ -80,7 +48,7 @@ def relative_buckets(length: int) -> np.ndarray:
 class MPNetEmbeddings(nnx.Module):
     """word + position, then a norm; no token types."""
 
-    def __init__(self, config: MPNetConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: Any, rngs: nnx.Rngs):
         D, std = config.hidden_size, config.init_std
         self.word = Embedding(config.vocab_size, D, std=std, dtype=dtype, rngs=rngs, padding=PADDING)
         self.position = Embedding(config.position_rows, D, std=std, dtype=dtype, rngs=rngs, padding=PADDING)
@@ -92,7 +60,7 @@ class MPNetEmbeddings(nnx.Module):
 
 
 class MPNetEnds(nnx.Module):
-    def __init__(self, config: MPNetConfig, *, dtype: Any, rngs: nnx.Rngs):
+    def __init__(self, config: RobertaConfig, *, dtype: Any, rngs: nnx.Rngs):
         self.embeddings = MPNetEmbeddings(config, dtype=dtype, rngs=rngs)
         self.relative_bias = Embedding(BUCKETS, config.num_heads, std=config.init_std, dtype=jnp.float32, rngs=rngs)
 
@@ -105,7 +73,7 @@ class MPNetEnds(nnx.Module):
         return x
 
 
-def mpnet_weights(config: MPNetConfig) -> tuple[Weight, ...]:
+def mpnet_weights(config: RobertaConfig) -> tuple[Weight, ...]:
     layer = "encoder.layer.{}"
     return (
         *embedding("embeddings.word_embeddings", "embeddings/word"),
@@ -126,7 +94,7 @@ def mpnet_weights(config: MPNetConfig) -> tuple[Weight, ...]:
 FAMILY = Family(
     model_type="mpnet",
     architecture="MPNetModel",
-    read_config=MPNetConfig.from_hf,
+    read_config=read_config,
     ends=MPNetEnds,
     layer=PostNormLayer,
     weights=mpnet_weights,

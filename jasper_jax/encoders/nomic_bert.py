@@ -38,7 +38,7 @@ _ONLY = {
     "mlp_fc1_bias": False,
     "mlp_fc2_bias": False,
 }
-"""What the hub's own code could do otherwise, with its defaults in ``_HUB_DEFAULTS``."""
+"""Settings of the hub's own code, with the one value that is implemented; ``_HUB_DEFAULTS`` has its defaults."""
 _HUB_DEFAULTS = {"rotary_emb_fraction": 0.0, "qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True}
 
 
@@ -59,7 +59,7 @@ def from_hf(hf: Mapping[str, Any], where: str = "config.json") -> GteConfig:
 
 
 def translate(hf: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The hub's config (GPT-2's words) in the words of transformers."""
+    """The hub's config (GPT-2's keys) as transformers'."""
     if "n_embd" not in hf:
         return dict(hf)
     read = Reader({**_HUB_DEFAULTS, **hf}, "nomic_bert", where)
@@ -68,11 +68,11 @@ def translate(hf: Mapping[str, Any], where: str) -> dict[str, Any]:
     for key in ("rotary_emb_scale_base", "rotary_scaling_factor", "num_experts", "moe_every_n_layers"):
         read.choice(key, (None, 0), None)
     activation = read.choice("activation_function", tuple(_ACTIVATIONS), "gelu")
-    gone = {*_ONLY, *_RENAMED.values(), "activation_function", "rotary_emb_base", "rotary_emb_scale_base"}
-    gone |= {key for key in hf if key.startswith(("use_", "fused_", "resid_", "summary_", "scale_attn", "reorder_"))}
+    dropped = {*_ONLY, *_RENAMED.values(), "activation_function", "rotary_emb_base", "rotary_emb_scale_base"}
+    dropped |= {key for key in hf if key.startswith(("use_", "fused_", "resid_", "summary_", "scale_attn", "reorder_"))}
     names = {new: hf[old] for new, old in _RENAMED.items() if hf.get(old) is not None}
     rope = {"rope_type": "default", "rope_theta": read.number("rotary_emb_base", 1000.0)}
-    kept = {key: value for key, value in hf.items() if key not in gone}
+    kept = {key: value for key, value in hf.items() if key not in dropped}
     return {**kept, **names, "hidden_act": _ACTIVATIONS[activation], "rope_parameters": rope}
 
 

@@ -1,5 +1,5 @@
-"""NV-Embed-v2 (arXiv 2405.17428): bidirectional Mistral, then latent attention over every token, then their mean
-without the instruction's. A teacher only: transformers has no class that an export could name."""
+"""NV-Embed-v2 (arXiv 2405.17428): bidirectional Mistral, latent attention over every token, mean without the
+instruction's tokens. A teacher only: transformers has no class to export to."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jasper_jax.encoders.attention import attend
-from jasper_jax.encoders.decoder import DecoderConfig, DecoderEnds, PreNormLayer, decoder_weights, read_decoder
+from jasper_jax.encoders.decoder import (
+    MISTRAL_DEFAULTS,
+    DecoderConfig,
+    DecoderEnds,
+    PreNormLayer,
+    decoder_weights,
+    read_decoder,
+)
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.mistral import DEFAULTS
 from jasper_jax.encoders.parts import dense, gelu, layer_norm
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.table import Weight, joint_linear, linear, norm
@@ -38,10 +44,10 @@ class NvEmbedConfig(DecoderConfig):
         """From the hub's ``config.json``: ``text_config`` (Mistral's) and ``latent_attention_config``."""
         text, latent = hf.get("text_config"), hf.get("latent_attention_config")
         if not isinstance(text, Mapping) or not isinstance(latent, Mapping):
-            raise UserError(f"{where}: an nvembed config has the objects text_config and latent_attention_config")
+            raise UserError(f"{where}: expected the objects text_config and latent_attention_config")
         # Its attention sees everything, whatever window Mistral's config names.
         text = {**text, "is_causal": False, "sliding_window": None}
-        decoder = read_decoder(text, "mistral", DEFAULTS, f"{where}: text_config")
+        decoder = read_decoder(text, "mistral", MISTRAL_DEFAULTS, f"{where}: text_config")
         read = Reader(latent, "nvembed", f"{where}: latent_attention_config")
         width = decoder.hidden_size
         for key in ("hidden_dim", "latent_dim"):
@@ -56,7 +62,7 @@ class NvEmbedConfig(DecoderConfig):
 
 
 class LatentAttention(nnx.Module):
-    """x <- x + attention(norm(x), norm(latents)); x <- x + feed_forward(norm(x)), each token by itself."""
+    """x <- x + attention(norm(x), norm(latents)); x <- x + feed_forward(norm(x)), token by token."""
 
     def __init__(self, config: NvEmbedConfig, *, dtype: Any, rngs: nnx.Rngs):
         D, H, d = config.hidden_size, config.cross_heads, config.cross_head_dim
@@ -78,7 +84,7 @@ class LatentAttention(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         B, L, _ = x.shape
         latents = self.context_norm(self.latents[...].astype(self.dtype))
-        q = self.query(self.norm(x)).reshape(1, B * L, *self.shape)  # every token is a query of its own
+        q = self.query(self.norm(x)).reshape(1, B * L, *self.shape)  # one query per token
         k = self.key(latents).reshape(1, -1, *self.shape)
         v = self.value(latents).reshape(1, -1, *self.shape)
         x = x + self.output(attend(q, k, v).reshape(B, L, -1))
@@ -98,7 +104,6 @@ class NvEmbedEnds(DecoderEnds):
 def nvembed_weights(config: NvEmbedConfig) -> tuple[Weight, ...]:
     model, here = "latent_attention_model", "latent_attention"
     attention, feed_forward = f"{model}.cross_attend_blocks.0", f"{model}.cross_attend_blocks.1"
-
     return (
         *decoder_weights(config),
         Weight(f"{model}.latents", f"{here}/latents"),

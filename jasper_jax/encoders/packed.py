@@ -1,4 +1,4 @@
-"""Token ids in rows -> one pooled vector for each text: the one place where the encoder and the pooling meet."""
+"""Token ids in rows -> one pooled vector per text: the encoder, then the pooling."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.parameters.sharding import ROWS, constrain
 
 Packed = Mapping[str, jax.Array]
-"""The texts of a batch, packed into rows (``jasper_jax.encoders.packing``): ``ids [R, L]`` tokens; ``lengths [R, S]``
-tokens of each text of a row, 0 where there is none; ``slots [B]`` where text b is, its row times S plus its place;
-``prompts [R, S]`` tokens of each text's prompt, where the pooling leaves prompts out."""
+"""The texts of a batch, packed into rows (``encoders.packing``): token ``ids [R, L]``; ``lengths [R, S]`` of the texts
+of a row, 0 for none; ``slots [B]``, text b's row times S plus its place; ``prompts [R, S]``, lengths of the
+prompts, where the pooling leaves them out."""
 
 
 def encode_rows(
@@ -52,24 +52,14 @@ def encode_packed(
     """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; without ``slots`` ``[R·S, D]``, by row
     and place.
 
-    Rows lie over the devices; the vectors are repeated on all of them, being small. ``pieces``: as in
-    :func:`in_pieces`; ``options``: those of ``Encoder.apply``.
+    Rows are sharded over the devices, vectors are replicated. ``pieces``: as in :func:`in_pieces`; ``options``: those
+    of ``Encoder.apply``.
     """
 
     def encode(rows: Packed, key: jax.Array | None) -> jax.Array:
-        segments, places = segments_of(rows["lengths"], rows["ids"].shape[1]), rows["lengths"].shape[1]
-        return encode_rows(
-            encoder,
-            pooling,
-            params,
-            rows["ids"],
-            segments,
-            places,
-            rows.get("prompts"),
-            packed=True,
-            dropout_key=key,
-            **options,
-        )
+        ids, lengths = rows["ids"], rows["lengths"]
+        segments, apply = segments_of(lengths, ids.shape[1]), {**options, "packed": True, "dropout_key": key}
+        return encode_rows(encoder, pooling, params, ids, segments, lengths.shape[1], rows.get("prompts"), **apply)
 
     rows = {name: texts[name] for name in ("ids", "lengths", "prompts") if name in texts}
     by_row = in_pieces(encode, rows, dropout_key, pieces)
@@ -82,9 +72,8 @@ def encode_packed(
 def in_pieces(
     encode: Callable[[Packed, jax.Array | None], jax.Array], rows: Packed, key: jax.Array | None, pieces: int
 ) -> jax.Array:
-    """``encode(rows, key)``, computed in ``pieces`` parts one after another, each again in the backward pass: its
-    memory is that of one part. Row ``a · pieces + i`` is in part i, so each part has its share of every device's rows.
-    """
+    """``encode(rows, key)`` in ``pieces`` parts in turn, each recomputed in the backward pass: memory as for one part.
+    Row ``a · pieces + i`` is in part i, so each part has an equal share of every device's rows."""
     rows = {name: constrain(x, ROWS) for name, x in rows.items()}
     if pieces == 1:
         return encode(rows, key)

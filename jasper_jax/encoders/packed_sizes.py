@@ -1,9 +1,8 @@
 """How many rows a batch packs into, and how many texts its fullest row holds, for many batches at once.
 
-The answers are those of :func:`jasper_jax.encoders.packing.pack`, which places each text; two things make this faster.
-Texts of equal length are placed together: best fit fills the best rows with them, then goes on to the next best, and
-neighbouring rows that have taken the same texts are kept as one run of rows. And batches are packed in lockstep: each
-NumPy operation does its part of one placement in every batch.
+The results equal those of :func:`jasper_jax.encoders.packing.pack`, faster for two reasons. Texts of equal length are
+placed together, and neighbouring rows with the same lengths are kept as one run. Batches are packed in lockstep: each
+NumPy operation advances every batch.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 _IN_LOCKSTEP = 512
-"""Batches: enough to hide the cost of a call, few enough for the cache."""
+"""Batches: enough to amortise a NumPy call, few enough for the cache."""
 
 
 def packed_sizes(lengths: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
@@ -37,8 +36,8 @@ class _Lockstep:
     """Batches being packed. ``rows [K]`` and ``texts [K]`` are the result so far.
 
     A run is neighbouring rows with equal room and equally many texts. ``_key [k, g]`` of run g in the k-th unfinished
-    batch is its room, then the number of its first row, in one integer: the best run for a text is the one with the
-    smallest key whose room suffices. 0 is no run. It has ``_count [k, g]`` rows, each with ``_held [k, g]`` texts.
+    batch joins its room and its first row in one integer: the best run for a text has the smallest key with enough
+    room. 0 is no run. A run has ``_count [k, g]`` rows, each with ``_held [k, g]`` texts.
     """
 
     _UNFINISHED = ("_batch", "_length", "_number", "_shortest", "_at", "_left", "_key", "_count", "_held", "_slots")
@@ -64,7 +63,7 @@ class _Lockstep:
         return len(self._batch) > 0
 
     def place(self) -> None:
-        """In every batch, put texts of the next length into the best run: as many as there are, or as fit in."""
+        """In every batch, put texts of the next length into the best run, as many as there are or fit."""
         each = np.arange(len(self._batch))
         length = self._length[each, self._at]
         lowest = (length << self._shift).astype(self._key.dtype)
@@ -89,7 +88,7 @@ class _Lockstep:
         self._advance()
 
     def _advance(self) -> None:
-        """Go on to the next length where one is done, drop the batches that are packed, make room for new runs."""
+        """Go to the next length where one is done, drop finished batches, make room for new runs."""
         done = self._left == 0
         self._at = self._at + done
         each = np.arange(len(self._batch))
@@ -102,7 +101,7 @@ class _Lockstep:
             self._compact()
 
     def _compact(self) -> None:
-        """Runs first, free slots behind them, at least as many as there are runs."""
+        """Move runs to the front, followed by at least as many free slots."""
         order = np.argsort(self._key == 0, axis=1, kind="stable")
         self._slots = (self._key > 0).sum(axis=1)
         wider = max(0, 2 * int(self._slots.max()) - self._key.shape[1])
@@ -113,8 +112,8 @@ class _Lockstep:
 
 
 def _by_length(lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """``[K, B]`` -> the distinct lengths of each batch ``[K, D + 1]``, longest first, and how many texts have each;
-    a batch with fewer ends in zeros, of which there is always one."""
+    """``[K, B]`` -> the distinct lengths of each batch ``[K, D + 1]``, longest first, and the number of texts of each;
+    every row ends in at least one zero."""
     ordered = np.sort(lengths, axis=1)[:, ::-1]
     begins = np.ones(lengths.shape, bool)
     begins[:, 1:] = ordered[:, 1:] != ordered[:, :-1]

@@ -1,9 +1,8 @@
 """Packing: which texts of a batch share a row, and how many rows a batch gets.
 
-Texts are short and rows are long: a batch of B texts becomes R rows of L tokens with several texts in each, so that
-little of what the encoder computes is padding. A stage has one L. The R that a batch needs varies with its tokens, but
-a compiled program has one R. All batches of a stage are known beforehand (from recipe and seed), so the few R that
-waste the least over all of them are chosen; each is one program.
+A batch of B texts becomes R rows of L tokens with several texts in each, so little padding is computed. A stage has one
+L. R varies with a batch's tokens, but a compiled program has one R: since all batches of a stage are known from
+recipe and seed, the few R that waste least over all of them are chosen.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 LADDER = ((64, 4), (128, 8), (512, 16), (2048, 64), (1 << 30, 256))
 """(limit, step): row lengths up to the limit are multiples of the step."""
 ROOMY = 128
-"""Row length for short texts, where a batch fills several such rows: very short rows cannot be filled well."""
+"""Row length for short texts, where a batch fills several such rows: shorter rows leave more padding."""
 
 
 class Packing(NamedTuple):
@@ -39,12 +38,12 @@ class Packing(NamedTuple):
 
 def row_length(longest: int, tokens: float) -> int:
     """The row length for texts of at most ``longest`` tokens and batches of about ``tokens``: the longest text rounded
-    up to the ladder, but ``ROOMY`` where a batch still has eight such rows (longer rows only cost attention)."""
+    up to the ladder, but at least ``ROOMY`` where a batch fills eight such rows."""
     return round_up(roomy(longest, tokens))
 
 
 def roomy(longest: int, tokens: float) -> int:
-    """What :func:`row_length` rounds."""
+    """:func:`row_length` before rounding."""
     return max(longest, min(ROOMY, int(tokens) // 8))
 
 
@@ -57,11 +56,8 @@ def round_up(length: int) -> int:
 def pack(lengths: np.ndarray, row: int) -> Packing:
     """Best-fit decreasing: token counts ``[B]``, each at most ``row`` -> the position of each text.
 
-    Needs at most 11/9 of the least possible number of rows (up to a constant), with many short texts hardly more than
-    that number.
-
-    Raises:
-      ValueError: a text is longer than a row.
+    Needs at most 11/9 of the minimal number of rows (up to a constant), close to it with many short texts. ValueError:
+    a text is longer than a row.
     """
     lengths = np.maximum(np.asarray(lengths), 1)  # an empty text still takes a token
     if lengths.max(initial=0) > row:
@@ -76,8 +72,8 @@ def pack(lengths: np.ndarray, row: int) -> Packing:
 class BestFit:
     """Rows being filled: a text goes into the row where it leaves the least room.
 
-    Row r has ``length[r]`` tokens; it holds the texts ``texts[r]``, which begin at ``columns[r]``. A row of L tokens
-    takes at most ``most(L)`` texts; None: as many as fit.
+    Row r has ``length[r]`` tokens and holds the texts ``texts[r]``, which begin at ``columns[r]``. A row of L tokens
+    takes at most ``most(L)`` texts; None: no limit.
     """
 
     def __init__(self, most: Callable[[int], int] | None = None) -> None:
@@ -90,9 +86,9 @@ class BestFit:
     def put(self, text: int, tokens: int, new: int) -> tuple[int, int, int]:
         """Put a text of ``tokens`` tokens into a row, a new one of ``new`` tokens if it fits in none. Returns its row,
         place and first column."""
-        found = bisect_left(self._room, (tokens, -1))
-        if found < len(self._room):
-            left, row = self._room.pop(found)
+        best = bisect_left(self._room, (tokens, -1))
+        if best < len(self._room):
+            left, row = self._room.pop(best)
         else:
             left, row = new, len(self.length)
             self.length.append(new)
@@ -112,17 +108,15 @@ def fill_rows(
     """Token ids ``tokens[b]`` of each text -> ids ``[R, L] = shape``, and the lengths ``[R, texts]`` of the texts."""
     ids = np.full(shape, padding, np.int32)
     lengths = np.zeros((shape[0], texts), np.int32)
-    for one, row, place, column in zip(tokens, packing.row, packing.place, packing.column, strict=True):
-        ids[row, column : column + len(one)] = one
-        lengths[row, place] = len(one)
+    for text, row, place, column in zip(tokens, *packing, strict=True):
+        ids[row, column : column + len(text)] = text
+        lengths[row, place] = len(text)
     return ids, lengths
 
 
 def choose_rows(needed: np.ndarray, shapes: int) -> np.ndarray:
-    """At most ``shapes`` row counts, ascending, that cover batches needing ``needed [K]`` rows with the least waste.
-
-    Each batch takes the smallest count that holds it. Exact, by dynamic programming over the distinct needs.
-    """
+    """At most ``shapes`` row counts, ascending, that cover batches needing ``needed [K]`` rows with the least waste, by
+    dynamic programming over the distinct needs. Each batch takes the smallest count that holds it."""
     values, counts = np.unique(np.asarray(needed, np.int64), return_counts=True)
     n = len(values)
     total = np.concatenate([[0], np.cumsum(counts)])

@@ -1,7 +1,7 @@
-"""The pieces that every family's layers are made of: dense, embedding, norm, activation, dropout.
+"""Building blocks of every family: dense, embedding, norm, activation, dropout.
 
-Parameters are float32 when made; a module computes in its ``dtype`` and casts at use, so the same parameters serve
-float32 and bfloat16. There is no nnx.Dropout: it would put random-state leaves among the parameters.
+Parameters are initialised in float32; a module casts them to its ``dtype`` at use. nnx.Dropout is not used: it would
+put random-state leaves among the parameters.
 """
 
 from __future__ import annotations
@@ -35,16 +35,22 @@ def _gelu_and_slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 @gelu.defjvp
 def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
-    # The backward pass keeps one array, the slope; the chain of operations that JAX would derive keeps several, which
-    # at [rows, tokens, 4·hidden] are the largest of a layer.
+    # The backward pass keeps one array, the slope; JAX's own derivative keeps several [rows, tokens, 4·hidden] arrays,
+    # the largest of a layer.
     value, slope = _gelu_and_slope(*primals)
     return value, slope * tangents[0]
+
+
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """x · sigmoid(1.702 x), CLIP's."""
+    return x * jax.nn.sigmoid(1.702 * x)
 
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "quick_gelu": quick_gelu,
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
     "swish": jax.nn.silu,
@@ -52,15 +58,15 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 """Hugging Face ``hidden_act`` -> function."""
 
 Dropout = Callable[[jax.Array, int], jax.Array]
-"""``dropout(x, place)``: ``place`` tells apart the places of one layer, so that each draws its own mask."""
+"""``dropout(x, place)``: each ``place`` in a layer draws its own mask."""
 
 
 class Embedding(nnx.Module):
-    """A table ``[V, D]``; rows are taken first and cast after (nnx.Embed casts the whole table at each call).
+    """A table ``[V, D]``; only the looked-up rows are cast (nnx.Embed casts the whole table at each call).
 
-    On a mesh its width is divided: every device takes its part of the vectors of all ids ``[B, L]``, and the parts are
-    then exchanged for whole vectors of the device's own rows. The two steps are said one by one: left to itself, XLA's
-    partitioner may gather the vectors of the whole batch on every device."""
+    On a mesh the table is sharded by width: each device looks up its slice of the vectors of all ids ``[B, L]``, then
+    slices are exchanged for complete vectors of the device's rows. These are two constraints, because XLA's partitioner
+    may otherwise gather the vectors of the whole batch on every device."""
 
     def __init__(self, rows: int, width: int, *, std: float, dtype: Any, rngs: nnx.Rngs, padding: int | None = None):
         table = std * jax.random.normal(rngs.params(), (rows, width), jnp.float32)
@@ -72,8 +78,8 @@ class Embedding(nnx.Module):
     def __call__(self, ids: jax.Array) -> jax.Array:
         if ids.ndim != 2:
             return jnp.take(self.embedding[...], ids, axis=0).astype(self.dtype)
-        parts = jnp.take(self.embedding[...], constrain(ids, DATA), axis=0).astype(self.dtype)
-        by_row = constrain(constrain(parts, DATA, None, WIDE), ROWS, None, TENSOR)
+        slices = jnp.take(self.embedding[...], constrain(ids, DATA), axis=0).astype(self.dtype)
+        by_row = constrain(constrain(slices, DATA, None, WIDE), ROWS, None, TENSOR)
         return constrain(by_row, ROWS)
 
 
@@ -139,7 +145,7 @@ def make_dropout(rate: float, key: jax.Array | None) -> Dropout:
     if rate == 0.0:
         return lambda x, place: x
     if not 0.0 < rate < 1.0:
-        raise ValueError(f"dropout is {rate}; 0 <= dropout < 1 is needed")
+        raise ValueError(f"dropout is {rate}; expected 0 <= dropout < 1")
     if key is None:
         raise ValueError(f"dropout is {rate} but dropout_key is None")
 

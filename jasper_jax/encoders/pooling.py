@@ -13,11 +13,9 @@ from jaxtyping import Float, Int, Shaped
 from jasper_jax.runtime.errors import UserError
 
 Arrays = jax.Array | np.ndarray
-
-
 Weights = tuple[Arrays, Arrays]
-"""What a text's tokens weigh ``[..., L]``, and what their sum is divided by ``[...]``: sums first, so that the mean of
-ones is one."""
+"""The weights of a text's tokens ``[..., L]``, and the divisor of their weighted sum ``[...]``: dividing last makes the
+mean of ones exactly one."""
 
 
 def _mean(keep: Arrays, start: Arrays) -> Weights:
@@ -30,18 +28,18 @@ def _mean_sqrt_len(keep: Arrays, start: Arrays) -> Weights:
 
 
 def _weighted_mean(keep: Arrays, start: Arrays) -> Weights:
-    """The i-th token of a text (from 1, the prompt's counted even where left out) has weight i."""
+    """The i-th token of a text has weight i, from 1; a prompt's tokens count even where they are left out."""
     weights = jnp.where(keep, jnp.arange(1, keep.shape[-1] + 1) - start[..., None], 0)
     return weights, weights.sum(axis=-1)
 
 
 def _cls(keep: Arrays, start: Arrays) -> Weights:
-    """The first token, left padding skipped."""
+    """The first token after any left padding."""
     return jax.nn.one_hot(jnp.argmax(keep, axis=-1), keep.shape[-1]), jnp.ones(())
 
 
 def _last(keep: Arrays, start: Arrays) -> Weights:
-    """The last token, wherever padding stands."""
+    """The last token before any right padding."""
     L = keep.shape[-1]
     return jax.nn.one_hot(L - 1 - jnp.argmax(keep[..., ::-1], axis=-1), L), jnp.ones(())
 
@@ -54,8 +52,8 @@ MODES: dict[str, Callable[[Arrays, Arrays], Weights] | None] = {
     "weightedmean": _weighted_mean,
     "lasttoken": _last,
 }
-"""sentence-transformers' name of a mode -> the weights, from the tokens that count ``[..., L]`` and the column of a
-text's first token ``[...]``. The maximum is no weighted sum."""
+"""sentence-transformers' name of a mode -> weights, from the mask ``[..., L]`` and the column of a text's first token
+``[...]``. None: the maximum, no weighted sum."""
 
 POOLING_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -65,38 +63,37 @@ POOLING_KEYS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""The keys of a Pooling step's config.json that every version of sentence-transformers reads, one boolean per mode,
-and their modes; several modes are joined in this order."""
+"""Boolean keys of a Pooling step's config.json, which every version of sentence-transformers reads, and their modes;
+several modes are concatenated in this order."""
 
 
 def _combine(mode: str, states: Arrays, keep: Arrays, start: Arrays) -> jax.Array:
-    """``[R, L, D]`` states, ``[R, S, L]`` tokens that count -> ``[R, S, D]``."""
+    """``[R, L, D]`` states, ``[R, S, L]`` mask -> ``[R, S, D]``."""
     weigh = MODES[mode]
     if weigh is None:
         by_text = jnp.moveaxis(jnp.asarray(keep), 1, 0)
         highest = jax.lax.map(lambda kept: jnp.where(kept[:, :, None], states, -jnp.inf).max(axis=1), by_text)
         return jnp.moveaxis(highest, 0, 1)
     weights, over = weigh(keep, start)
-    # HIGHEST: a sum over tokens, not to be rounded to bfloat16 on the way
+    # HIGHEST: no rounding to bfloat16
     sums = jnp.einsum("rsl,rld->rsd", jnp.asarray(weights, states.dtype), states, precision=jax.lax.Precision.HIGHEST)
     return sums / jnp.maximum(over, 1)[..., None]
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """One mode, or several whose vectors are joined in the order given.
-
-    ``include_prompt=False`` leaves the prompt's tokens out (INSTRUCTOR, NV-Embed). Hashable, so it can be a static
-    argument of a jitted function.
-    """
+    """One mode, or several whose vectors are concatenated; ``include_prompt=False`` leaves the prompt's tokens out
+    (INSTRUCTOR, NV-Embed). Hashable, so it can be a static argument of a jitted function."""
 
     modes: tuple[str, ...] = ("mean",)
     include_prompt: bool = True
 
     def __post_init__(self) -> None:
-        wrong = [mode for mode in self.modes if mode not in MODES]
-        if wrong or not self.modes:
-            raise UserError(f"pooling mode {wrong[0] if wrong else None!r} is unknown; {', '.join(MODES)} are allowed")
+        unknown = [mode for mode in self.modes if mode not in MODES]
+        if unknown or not self.modes:
+            raise UserError(
+                f"pooling mode {unknown[0] if unknown else None!r} is unknown; {', '.join(MODES)} are allowed"
+            )
 
     def size(self, hidden_size: int) -> int:
         """Width of the pooled vector."""
@@ -110,8 +107,8 @@ class Pooling:
     ) -> Float[jax.Array, "B _"]:
         """``[B, L, D]`` states and ``[B, L]`` mask -> ``[B, len(modes)·D]`` float32.
 
-        ``prompt_lengths [B]``: tokens of each text's prompt, special tokens before it counted; needed when the
-        prompt is left out. A row without any token gives zeros.
+        ``prompt_lengths [B]``: tokens of each text's prompt, with the special tokens before it; required when the
+        prompt is left out. A row without tokens gives zeros.
         """
         prompts = None if prompt_lengths is None else prompt_lengths[:, None]
         return self._pool(states, mask.astype(bool)[:, None, :], prompts)[:, 0]
@@ -128,12 +125,12 @@ class Pooling:
         return self._pool(states, segments[:, None, :] == jnp.arange(1, texts + 1)[:, None], prompt_lengths)
 
     def _pool(self, states: Arrays, keep: Arrays, prompt_lengths: Arrays | None) -> jax.Array:
-        """``keep [R, S, L]``: where the tokens of each text stand."""
+        """``keep [R, S, L]``: the tokens of each text."""
         keep = jnp.asarray(keep)
         start = jnp.argmax(keep, axis=-1)
         if not self.include_prompt:
             if prompt_lengths is None:
-                raise ValueError("this pooling leaves the prompt out: prompt_lengths is needed")
+                raise ValueError("this pooling leaves the prompt out and requires prompt_lengths")
             keep = keep & (jnp.arange(keep.shape[-1]) >= (start + prompt_lengths)[..., None])
         states = states.astype(jnp.promote_types(states.dtype, jnp.float32))
         vectors = jnp.concatenate([_combine(mode, states, keep, start) for mode in self.modes], axis=-1)

@@ -9,24 +9,24 @@ from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.runtime.errors import UserError
 
 PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
-"""Kind -> the prompt names that stand for it; the first that is there and not empty is used (sentence-transformers
-writes an empty ``query`` and ``document`` into folders that have neither)."""
+"""Kind -> names of its prompt; the first non-empty one is used (sentence-transformers writes an empty ``query`` and
+``document`` into folders that have neither)."""
 KINDS = tuple(PROMPT_NAMES)
 
 
 def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
-    """The prompt for ``kind`` among a model's named prompts, see ``PROMPT_NAMES``; none of them is no prompt."""
+    """The prompt for ``kind`` among a model's named prompts (see ``PROMPT_NAMES``), or an empty string."""
     return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
 
 
 def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
-    """Prompts by name, and the default's name, of ``config_sentence_transformers.json``."""
+    """Prompts by name, and the default name, in ``config_sentence_transformers.json``."""
     file = path / "config_sentence_transformers.json"
     config = read_object(file) if file.is_file() else {}
     prompts = config.get("prompts") or {}
     default = config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
-        raise UserError(f"{file}: prompts must map names to texts")
+        raise UserError(f"{file}: prompts is {prompts!r}; expected an object of name and text")
     if default is not None and (not isinstance(default, str) or default not in prompts):
-        raise UserError(f"{file}: default_prompt_name is {default!r}; prompts has {', '.join(prompts) or 'none'}")
+        raise UserError(f"{file}: default_prompt_name is {default!r}; expected one of {', '.join(prompts) or 'none'}")
     return dict(prompts), default

@@ -1,6 +1,6 @@
-"""What is published about the models of the large recipes: enough to check and plan a run on a machine without them.
+"""Configs of the models in the large recipes: enough to check and plan a run without downloading them.
 
-Sizes as in each model's own ``config.json``; no weight and no code. Training reads the real folder and none of this.
+Sizes are those of each model's ``config.json``. Training reads the real folder instead.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 
 _STELLA_PROMPTS = {
-    "s2p_query": ("Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: "),
+    "s2p_query": "Instruct: Given a web search query, retrieve relevant passages that answer the query.\nQuery: ",
     "s2s_query": "Instruct: Retrieve semantically similar text.\nQuery: ",
 }
 _STELLA_DIMS = (256, 768, 1024, 2048, 4096, 6144, 8192)
@@ -23,7 +23,7 @@ _STELLA_DIMS = (256, 768, 1024, 2048, 4096, 6144, 8192)
 @dataclass(frozen=True)
 class Published:
     config: Mapping[str, Any]
-    dims: tuple[int, ...] = ()  # its 2_Dense_{dim} folders; none: the pooled vector
+    dims: tuple[int, ...] = ()  # of its 2_Dense_{dim} folders; empty: the pooled vector
     default_dim: int | None = None
     prompts: Mapping[str, str] | None = None
     max_length: int = 512
@@ -112,18 +112,16 @@ PUBLISHED = {
         max_length=32768,
     ),
 }
-"""Hub id -> what its folder says."""
+"""Hub id -> the content of its folder."""
 
 
 def describe(name: str, causal: bool | None = None) -> ModelFolder | None:
-    """The folder of a published model without its weights, or None for a model that is not described here.
-
-    ``causal`` as for ``read_model_folder``. UserError where the folder itself would be refused.
-    """
-    known = PUBLISHED.get(name)
-    if known is None:
+    """The folder of a published model without its weights; None for other models. ``causal`` and UserError as in
+    ``read_model_folder``."""
+    model = PUBLISHED.get(name)
+    if model is None:
         return None
-    config = dict(known.config) if causal is None else {**known.config, "is_causal": causal}
+    config = dict(model.config) if causal is None else {**model.config, "is_causal": causal}
     encoder = encoder_from_config(config, name)
     family = family_of(config, name)
     return ModelFolder(
@@ -132,12 +130,12 @@ def describe(name: str, causal: bool | None = None) -> ModelFolder | None:
         hf_config=encoder.hf_config,
         append_eos=family.append_eos,
         pooling=family.pooling(encoder.config),
-        outputs=dict.fromkeys(known.dims, ()),
-        default_dim=known.default_dim,
+        outputs=dict.fromkeys(model.dims, ()),
+        default_dim=model.default_dim,
         normalize=False,
-        prompts=dict(known.prompts or {}),
+        prompts=dict(model.prompts or {}),
         default_prompt_name=None,
-        max_length=known.max_length,
+        max_length=model.max_length,
         lower_case=False,
         described=True,
     )

@@ -1,4 +1,4 @@
-"""Which family implements a ``model_type``, and a smaller encoder out of a larger one's layers."""
+"""The family of a ``model_type``, and encoders made of some layers of a larger one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from jasper_jax.runtime.errors import UserError, nearest
 FAMILIES = {
     "bert": "bert",
     "gte": "gte",
-    "llama": "llama",
-    "mistral": "mistral",
+    "llama": "decoder:LLAMA",
+    "mistral": "decoder:MISTRAL",
     "modernbert": "modernbert",
     "mpnet": "mpnet",
-    "new": "gte",  # what gte was called before transformers had it
+    "new": "gte",  # gte's name on the hub, before transformers had it
     "nomic_bert": "nomic_bert",
     "nvembed": "nvembed",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
+    "qwen2": "decoder:QWEN2",
+    "qwen3": "decoder:QWEN3",
     "roberta": "roberta:ROBERTA",
     "xlm-roberta": "roberta:XLM_ROBERTA",
 }
-"""``model_type`` of a config.json -> module here whose ``FAMILY`` (or what stands after the colon) implements it."""
+"""``model_type`` of a config.json -> the module whose ``FAMILY`` (or the name after the colon) implements it."""
 
 
 def family_of(hf_config: Mapping[str, Any], where: str = "config.json") -> Family:
-    """The family of a config, by ``model_type``. Code that a config points to (``auto_map``) is never run."""
+    """The family of a config, by ``model_type``. Custom code (``auto_map``) is never run."""
     model_type = hf_config.get("model_type")
     if isinstance(model_type, str) and model_type in FAMILIES:
         module, _, name = FAMILIES[model_type].partition(":")
@@ -40,8 +40,8 @@ def family_of(hf_config: Mapping[str, Any], where: str = "config.json") -> Famil
     if hf_config.get("auto_map"):
         raise UserError(
             f"{where}: model_type {model_type!r} is defined by code in the model folder (auto_map), which is never "
-            f"run here; use a model of one of these families: {listed}. As a teacher it can still take part: embed "
-            "the texts where that code may run, and bring the vectors with jasper vectors import"
+            f"run; use a model of one of these families: {listed}. It can still be a teacher: embed the texts where "
+            "its code may run, then import the vectors with jasper vectors import"
         )
     hint = nearest(str(model_type), list(FAMILIES))
     raise UserError(f"{where}: model_type {model_type!r} is not implemented; families are {listed}{hint}")
@@ -79,11 +79,11 @@ def keep_layers(
     special = {w.first_layer for w in encoder.family.weights(encoder.config)} - {0}
     if special and (layers[0] != 0 or 0 in layers[1:]):
         raise UserError(
-            f"layers {list(layers)} cannot be taken from {where}: the first layer of {encoder.family.model_type} is of "
-            "another make than the rest; let the list begin with 0, and have it once"
+            f"layers {list(layers)} cannot be taken from {where}: the first layer of {encoder.family.model_type} "
+            "differs from the rest; begin the list with 0, and name it once"
         )
     reduced = {**encoder.hf_config, "num_hidden_layers": len(layers)}
     kinds = getattr(encoder.config, "layer_types", ())
-    if len(set(kinds)) > 1 or "layer_types" in reduced:  # else they would follow from a layer's new number
+    if len(set(kinds)) > 1 or "layer_types" in reduced:  # else derived from a layer's new number
         reduced["layer_types"] = [kinds[i] for i in layers]
     return reduced, tuple(layers)

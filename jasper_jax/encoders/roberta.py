@@ -24,13 +24,11 @@ class RobertaConfig(BertConfig):
     position_rows: int = 0
 
     @classmethod
-    def read(cls, family: str, hf: Mapping[str, Any], where: str = "config.json") -> RobertaConfig:
+    def read(cls, family: str, vocab_size: int, hf: Mapping[str, Any], where: str = "config.json") -> RobertaConfig:
         """From a transformers ``config.json``; absent keys take transformers' defaults."""
-        defaults = {"vocab_size": 30522 if family == "xlm-roberta" else 50265, "pad_token_id": 1}
-        bert = BertConfig.from_hf({**defaults, **hf}, where)
-        rows = bert.max_positions
-        fields = {**dataclasses.asdict(bert), "max_positions": rows - bert.pad_id - 1}
-        return cls(**fields, position_rows=rows)
+        bert = BertConfig.from_hf(hf, where, family=family, vocab_size=vocab_size, pad_id=1)
+        fields = {**dataclasses.asdict(bert), "max_positions": bert.max_positions - bert.pad_id - 1}
+        return cls(**fields, position_rows=bert.max_positions)
 
 
 class RobertaEmbeddings(BertEmbeddings):
@@ -48,11 +46,11 @@ class RobertaEnds(BertEnds):
     make_embeddings = RobertaEmbeddings
 
 
-def _family(model_type: str, architecture: str) -> Family:
+def _family(model_type: str, architecture: str, vocab_size: int) -> Family:
     return Family(
         model_type=model_type,
         architecture=architecture,
-        read_config=partial(RobertaConfig.read, model_type),
+        read_config=partial(RobertaConfig.read, model_type, vocab_size),
         ends=RobertaEnds,
         layer=PostNormLayer,
         weights=bert_weights,
@@ -62,5 +60,5 @@ def _family(model_type: str, architecture: str) -> Family:
     )
 
 
-ROBERTA = _family("roberta", "RobertaModel")
-XLM_ROBERTA = _family("xlm-roberta", "XLMRobertaModel")
+ROBERTA = _family("roberta", "RobertaModel", 50265)
+XLM_ROBERTA = _family("xlm-roberta", "XLMRobertaModel", 30522)

@@ -1,7 +1,7 @@
-"""Rotary positions (RoPE, arXiv 2104.09864) and the ways of stretching them that published encoders use.
+"""Rotary positions (RoPE, arXiv 2104.09864) and the scalings of them that published encoders use.
 
 The rotated part of a head is split in halves (as in transformers), component i turning with component i + r/2 by
-``position · frequency_i``. A ``Rope`` is the frequencies, worked out once when a config is read: static and hashable.
+``position · frequency_i``. A ``Rope`` holds the frequencies, computed once from a config: static and hashable.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from jasper_jax.runtime.errors import UserError
 
 @dataclass(frozen=True)
 class Rope:
-    """``frequencies``: r/2 radians per token, r ≤ the head's width (the rest of the head does not turn);
+    """``frequencies``: r/2 radians per token, r ≤ the head's width (the rest is not rotated);
     ``factor``: what cosines and sines are multiplied by (YaRN's attention factor)."""
 
     frequencies: tuple[float, ...]
@@ -35,7 +35,7 @@ class Rope:
 
 
 def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """``[B, L, H, d]`` turned by ``[1 or B, L, 1, r/2]`` tables, in float32 inside, in x's dtype outside."""
+    """``[B, L, H, d]`` rotated by ``[1 or B, L, 1, r/2]`` tables, in float32 or wider; returns x's dtype."""
     half = cos.shape[-1]
     wide = jnp.promote_types(x.dtype, jnp.float32)
     first, second = x[..., :half].astype(wide), x[..., half : 2 * half].astype(wide)
@@ -48,30 +48,32 @@ def read_rope(
 ) -> Rope:
     """The RoPE that a config asks for: ``rope_parameters`` (transformers 5) or ``rope_theta`` and ``rope_scaling``.
 
-    ``layer_type``: which entry of ``rope_parameters``, where they differ by the kind of layer.
+    ``layer_type``: the entry of ``rope_parameters`` to read, where each kind of layer has its own.
 
     Raises:
-      UserError: a kind of scaling that is not implemented, or one without the numbers it needs.
+      UserError: a scaling that is not implemented, or lacks a number it needs.
     """
     values = read.values
-    given = values.get("rope_parameters") or values.get("rope_scaling") or {}
+    scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
     key = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"
-    if layer_type is not None and isinstance(given, Mapping) and layer_type in given:
-        given, key = given[layer_type] or {}, f"{key}.{layer_type}"
-    if not isinstance(given, Mapping):
-        raise UserError(f"{read.where}: {key} is {given!r}; an object is needed")
-    inner = Reader({**given}, read.family, f"{read.where}: {key}")
-    kind = inner.choice("rope_type" if "rope_type" in given else "type", tuple(_KINDS), "default")
+    if layer_type is not None and isinstance(scaling, Mapping) and layer_type in scaling:
+        scaling, key = scaling[layer_type] or {}, f"{key}.{layer_type}"
+    if not isinstance(scaling, Mapping):
+        raise UserError(f"{read.where}: {key} is {scaling!r}; expected an object")
+    inner = Reader({**scaling}, read.family, f"{read.where}: {key}")
+    kind = inner.choice("rope_type" if "rope_type" in scaling else "type", tuple(_KINDS), "default")
     theta = inner.number("rope_theta", read.number("rope_theta", default_theta))
     share = inner.number("partial_rotary_factor", read.number("partial_rotary_factor", 1.0))
     width = int(head_dim * share)
     if width % 2 or not 2 <= width <= head_dim:
-        raise UserError(f"{read.where}: heads of {head_dim} turn {width} components; an even number of 2 to {head_dim}")
+        raise UserError(
+            f"{read.where}: heads of {head_dim} rotate {width} components; expected an even number of 2 to {head_dim}"
+        )
     return _KINDS[kind](inner, theta, width, max_positions)
 
 
 def _plain(theta: float, width: int) -> np.ndarray:
-    """θ^(-2i/r) for i = 0 .. r/2 - 1, in float32 as transformers computes it."""
+    """θ^(-2i/r) for i = 0 .. r/2 - 1, in float32 as in transformers."""
     exponents = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     return np.float32(1.0) / np.power(np.float32(theta), exponents)
 
@@ -86,36 +88,36 @@ def _default(read: Reader, theta: float, width: int, max_positions: int) -> Rope
 
 def _linear(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
     """Positions divided by the factor (arXiv 2306.15595)."""
-    return _rope(_plain(theta, width) / np.float32(_factor(read)))
+    return _rope(_plain(theta, width) / np.float32(read.needed("factor")))
 
 
 def _ntk(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
     """The fixed NTK scaling of the first gte-v1.5 checkpoints: θ times the factor, and all divided by its 2/r-th
     power."""
     read.choice("mixed_b", (None,), None)
-    factor = _factor(read)
+    factor = read.needed("factor")
     return _rope(_plain(theta * factor, width) / np.float32(factor ** (2 / width)))
 
 
 def _llama3(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
-    """Llama 3.1: waves longer than the original context are slowed by the factor, short ones kept, those between
-    blended."""
+    """Llama 3.1: wavelengths longer than the original context are divided by the factor, short ones kept, a blend
+    between."""
     plain = _plain(theta, width).astype(np.float64)
     context = read.number("original_max_position_embeddings", max_positions)
     low, high = read.needed("low_freq_factor"), read.needed("high_freq_factor")
     if not low < high:
         raise UserError(f"{read.where}: low_freq_factor {low} is not below high_freq_factor {high}")
     keep = np.clip((context * plain / (2 * math.pi) - low) / (high - low), 0.0, 1.0)
-    return _rope(plain * (keep + (1 - keep) / _factor(read)))
+    return _rope(plain * (keep + (1 - keep) / read.needed("factor")))
 
 
 def _yarn(read: Reader, theta: float, width: int, max_positions: int) -> Rope:
     """YaRN (arXiv 2309.00071): fast components kept, slow ones divided by the factor, a linear ramp between."""
     plain = _plain(theta, width).astype(np.float64)
-    factor, context = _factor(read), read.number("original_max_position_embeddings", max_positions)
+    factor, context = read.needed("factor"), read.number("original_max_position_embeddings", max_positions)
 
     def component(turns: float) -> float:
-        """The component that makes so many turns within the original context."""
+        """The component that makes this many turns within the original context."""
         return width * math.log(context / (turns * 2 * math.pi)) / (2 * math.log(theta))
 
     low, high = component(read.number("beta_fast", 32.0)), component(read.number("beta_slow", 1.0))
@@ -137,14 +139,10 @@ def _yarn_attention(read: Reader, factor: float) -> float:
     return grown(1.0)
 
 
-def _factor(read: Reader) -> float:
-    return read.needed("factor")
-
-
 _KINDS: dict[str, Callable[[Reader, float, int, int], Rope]] = {
     "default": _default,
     "linear": _linear,
-    "dynamic": _default,  # differs beyond max_position_embeddings only, where no text goes here
+    "dynamic": _default,  # differs only beyond max_position_embeddings, which texts never exceed here
     "ntk": _ntk,
     "llama3": _llama3,
     "yarn": _yarn,
@@ -152,6 +150,5 @@ _KINDS: dict[str, Callable[[Reader, float, int, int], Rope]] = {
 
 
 def as_linear(theta: float, factor: float, head_dim: int) -> dict[str, Any]:
-    """``ntk`` scaling in the words of transformers, which lacks it: linear scaling of another θ gives the same
-    frequencies."""
+    """``ntk`` scaling, which transformers lacks, as linear scaling of another θ: the frequencies are equal."""
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head_dim)}

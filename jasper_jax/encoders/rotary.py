@@ -1,7 +1,7 @@
 """What the rotary families share: attention with RoPE and grouped queries, gated feed-forward, masks by kind of layer.
 
-Layers of one encoder may be of several kinds (global and local attention, each with its RoPE). A kind is data, not
-code: the masks and tables of every kind are made once, and a layer takes those of its own by its index.
+Layers of one encoder may be of several kinds (global and local attention, each with its RoPE). A kind is data: the
+masks and tables of every kind are made once, and a layer picks its own by its index.
 """
 
 from __future__ import annotations
@@ -17,10 +17,9 @@ from flax import nnx
 
 from jasper_jax.encoders.attention import attend
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.layout import Layout
+from jasper_jax.encoders.layout import Layout, Seen, pick
 from jasper_jax.encoders.parts import ACTIVATIONS, dense
 from jasper_jax.encoders.rope import Rope, rotate
-from jasper_jax.encoders.seen import Seen, pick
 from jasper_jax.runtime.errors import UserError
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -37,7 +36,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class RotaryConfig:
-    """What the modules below read; a family's config adds the rest."""
+    """What the modules below read; a family's config may add fields."""
 
     vocab_size: int
     hidden_size: int
@@ -61,14 +60,14 @@ class RotaryConfig:
 
     @property
     def kind_of_layer(self) -> tuple[int, ...]:
-        """Index into ``kinds`` of each layer: the kinds stand in the order in which the layers first use them."""
+        """Index into ``kinds`` of each layer; ``kinds`` is in order of first use."""
         order = list(dict.fromkeys(self.layer_types))
-        return tuple(order.index(one) for one in self.layer_types)
+        return tuple(order.index(layer_type) for layer_type in self.layer_types)
 
 
 class RotaryShared(NamedTuple):
-    """What every layer reads: what tokens see, by kind of layer; ``cos``, ``sin`` ``[N, 1 or R, L, 1, r/2]``, N the
-    number of kinds, or 1 where all are alike."""
+    """What every layer reads. ``cos``, ``sin``: ``[N, 1 or R, L, 1, r/2]``, N the number of kinds, or 1 where all have
+    one RoPE."""
 
     seen: Seen
     cos: jax.Array
@@ -76,14 +75,13 @@ class RotaryShared(NamedTuple):
 
     @classmethod
     def of(cls, config: RotaryConfig, layout: Layout) -> RotaryShared:
-        """The masks and tables for a batch."""
         seen = Seen.of(layout, [kind.window for kind in config.kinds], config.causal)
         ropes = [kind.rope for kind in config.kinds]
         tables = [rope.tables(layout.columns) for rope in (ropes if len(set(ropes)) > 1 else ropes[:1])]
         return cls(seen, jnp.stack([cos for cos, _ in tables]), jnp.stack([sin for _, sin in tables]))
 
     def at(self, kinds: Sequence[int], index: jax.Array) -> tuple[Seen, jax.Array, jax.Array]:
-        """What tokens see, cosines and sines of layer ``index``."""
+        """Mask, cosines and sines of layer ``index``."""
         kind = jnp.asarray(np.array(kinds, np.int32))[index]
         return self.seen.at(kind), pick(self.cos, kind), pick(self.sin, kind)
 
@@ -135,9 +133,15 @@ class GatedFeedForward(nnx.Module):
 
 def read_layer_types(read: Reader, num_layers: int, derived: Sequence[str]) -> tuple[str, ...]:
     """``layer_types`` of a config, ``derived`` where it has none: FULL or SLIDING for each layer."""
-    given = read.values.get("layer_types")
-    if given is None:
+    layer_types = read.values.get("layer_types")
+    if layer_types is None:
         return tuple(derived)
-    if not isinstance(given, (list, tuple)) or len(given) != num_layers or set(given) - {FULL, SLIDING}:
-        raise UserError(f"{read.where}: layer_types is {given!r}; {num_layers} times {FULL} or {SLIDING} is needed")
-    return tuple(given)
+    if (
+        not isinstance(layer_types, (list, tuple))
+        or len(layer_types) != num_layers
+        or set(layer_types) - {FULL, SLIDING}
+    ):
+        raise UserError(
+            f"{read.where}: layer_types is {layer_types!r}; expected {num_layers} times {FULL} or {SLIDING}"
+        )
+    return tuple(layer_types)

@@ -1,4 +1,4 @@
-"""Checkpoints in the safetensors format: each tensor is read when it is asked for, and every refusal is one line."""
+"""Checkpoints in the safetensors format: tensors are read on access, errors are one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, by whose name the library asks for it
+import ml_dtypes  # noqa: F401  registers bfloat16 with numpy, where safetensors looks it up
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -22,9 +22,9 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"
 
 
 class TensorFile(Mapping[str, np.ndarray]):
-    """One file as a read-only mapping name -> array; each access reads the tensor into memory of its own.
+    """One file as a read-only mapping name -> array; each access reads the tensor anew.
 
-    Opening checks that the header describes the file to the byte. UserError: it does not, or there is no such file.
+    Opening checks that the header matches the file's size. UserError: it does not, or the file is missing.
     """
 
     def __init__(self, path: Path):
@@ -42,7 +42,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def _broken(self, error: Exception) -> UserError:
         why = " ".join(str(error).split())
-        return UserError(f"{self.path}: not a whole safetensors file ({why}); copy or download it again")
+        return UserError(f"{self.path}: incomplete or invalid safetensors file ({why}); copy or download it again")
 
     def shape(self, name: str) -> tuple[int, ...]:
         """The shape of a tensor, from the header."""
@@ -53,7 +53,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         return self._slices[name].get_dtype()
 
     def rows(self, name: str, start: int, stop: int) -> np.ndarray:
-        """``self[name][start:stop]``, the only part that is read."""
+        """``self[name][start:stop]``, without reading the rest."""
         return self._slices[name][start:stop]
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -74,7 +74,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
     """Tensor name -> the file that holds it: ``model.safetensors``, or the shards of its ``index.json``.
 
-    A folder that only has pickled weights is refused: unpickling runs code from the file.
+    UserError: only pickled weights; unpickling would run code from the file.
     """
     if (folder / SINGLE).is_file():
         file = TensorFile(folder / SINGLE)
@@ -84,21 +84,21 @@ def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
     pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickles:
         raise UserError(
-            f"{folder}: has {pickles[0]} but no {SINGLE}; pickled weights are never loaded, convert them once where "
+            f"{folder}: has {pickles[0]} but no {SINGLE}; pickled weights are never loaded; convert them once where "
             f'PyTorch is installed: python -c "from transformers import AutoModel as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
-    raise UserError(f"{folder}: no weights; {SINGLE} or {INDEX} is needed")
+    raise UserError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
 
 
 def _open_shards(folder: Path) -> dict[str, TensorFile]:
     index = read_json(folder / INDEX)
     shards = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise UserError(f"{folder / INDEX}: has no weight_map of tensor names to file names")
+        raise UserError(f"{folder / INDEX}: expected a weight_map of tensor names to file names")
     wrong = [name for name in shards.values() if Path(name).name != name]
     if wrong:
-        raise UserError(f"{folder / INDEX}: names {wrong[0]!r}; shards must lie in the same folder")
+        raise UserError(f"{folder / INDEX}: names {wrong[0]!r}; shards must be in the same folder")
     files = {name: TensorFile(folder / name) for name in sorted(set(shards.values()))}
     held = {(tensor, name) for name, file in files.items() for tensor in file}
     odd = sorted(held.symmetric_difference(shards.items()))
@@ -110,13 +110,13 @@ def _open_shards(folder: Path) -> dict[str, TensorFile]:
 
 
 def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
-    """Write ``tensors`` under a temporary name, then rename: complete or absent. OSError: it cannot be written."""
+    """Write ``tensors`` atomically: the file is complete or absent. OSError: writing failed."""
     temporary = path.with_name(f"{path.name}.writing")
     temporary.touch()
-    mode = temporary.stat().st_mode  # what the umask gives; the library's files are the owner's alone
+    mode = temporary.stat().st_mode  # as the umask has it; the library's own files are readable by the owner only
     in_order = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}  # the library ignores strides
     try:
-        save_file(in_order, temporary, metadata={"format": "pt"})  # transformers asks for this entry
+        save_file(in_order, temporary, metadata={"format": "pt"})  # required by transformers
     except SafetensorError as error:
         temporary.unlink()
         number = re.search(r"os error (\d+)", str(error))

@@ -1,8 +1,7 @@
-"""Attention on TPU without its scores in memory: JAX's splash attention kernel, over rows of packed texts.
+"""JAX's splash attention kernel for TPU, over rows of packed texts, which keeps the scores out of memory.
 
-The kernel works on one row ``[H, L, d]`` and is mapped over the rows. It takes grouped queries as they are, masks by
-segments, direction and window while it works, and does not visit the tiles that direction or window exclude. Its
-gradient is a kernel too.
+The kernel works on one row ``[H, L, d]`` and is mapped over the rows. It supports grouped queries, masks by segments,
+direction and window, and skips tiles that direction or window exclude. Its gradient is a kernel too.
 """
 
 from __future__ import annotations
@@ -14,22 +13,19 @@ import jax.numpy as jnp
 from jax.experimental.pallas.ops.tpu import splash_attention as pallas
 from jax.sharding import PartitionSpec
 
-from jasper_jax.encoders.seen import Seen
+from jasper_jax.encoders.layout import Seen
 from jasper_jax.parameters.sharding import ROWS, TENSOR, extent, present
 
 INTERPRET = False
-"""Run the kernel's steps as ordinary operations: how the tests run it without a TPU."""
+"""Interpret the kernel, so that tests need no TPU."""
 _LANES = 128  # the kernel's tiles of queries and keys are multiples of this
-_TILES = (512, 256, 128)  # of queries and keys: the largest that divides L is taken
-_WIDEST = 256  # larger heads would crowd the chip's fast memory
+_TILES = (512, 256, 128)  # of queries and keys; the largest that divides L
+_WIDEST = 256  # larger heads may not fit the chip's fast memory
 
 
 def fits(query: Any, key: Any) -> bool:
-    """Whether the kernel takes ``query [R, L, H, d]`` and ``key [R, M, K, d]`` (anything with shape and dtype).
-
-    Attention within a row (M = L), whole tiles (L a multiple of 128), d a multiple of 8 up to 256, bfloat16 or
-    float32, and rows that the mesh's devices can share equally.
-    """
+    """Whether the kernel supports ``query [R, L, H, d]`` and ``key [R, M, K, d]`` (shapes and dtypes): M = L, L a
+    multiple of 128, d a multiple of 8 up to 256, bfloat16 or float32, R divisible by the mesh's row shards."""
     (R, L, _, d), M = query.shape, key.shape[1]
     return (
         L == M
@@ -42,12 +38,12 @@ def fits(query: Any, key: Any) -> bool:
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen | None, scale: float) -> jax.Array:
-    """As ``attention.attend``, for what ``fits``. Padding sees padding: its result is finite and means nothing.
+    """As ``attention.attend``, for what ``fits``. Padding sees padding: its result is finite but meaningless.
 
-    The compiler cannot split a kernel over devices. So where a mesh is set (``jax.set_mesh``), each device works on
-    its rows, and on its heads where ``tensor`` divides both those of queries and those of keys.
+    The compiler cannot partition a kernel, so on a mesh (``jax.set_mesh``) each device computes its rows, and its heads
+    where ``tensor`` divides those of both queries and keys.
     """
-    # The kernel has no scale. In float32, because a scale rounded to bfloat16 would sharpen or flatten every softmax.
+    # The kernel has no scale. In float32: a scale rounded to bfloat16 would change every softmax.
     query = (query.astype(jnp.float32) * scale).astype(query.dtype)
     segments, kind = (None, 0) if seen is None else (seen.segments, seen.kind)
     windows, causal = ((None,), False) if seen is None else (seen.windows, seen.causal)
@@ -65,7 +61,7 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array, seen: Seen | None
         shared = all(n % extent(TENSOR, mesh) == 0 for n in (query.shape[2], key.shape[2]))
         across = PartitionSpec(rows, None, TENSOR if shared and present(TENSOR, mesh) else None, None)
         specs = (across, across, across, PartitionSpec(rows), PartitionSpec())
-        # Kernels do not say over which axes their results vary, so that this cannot be checked.
+        # check_vma: kernels do not declare over which axes their results vary.
         run = jax.shard_map(run, in_specs=specs, out_specs=across, check_vma=False)
     return run(query, key, value, segments, jnp.asarray(kind, jnp.int32))
 
@@ -77,7 +73,7 @@ def _kernel(heads: int, L: int, window: int | None, causal: bool) -> Any:
     else:
         mask = pallas.CausalMask((L, L)) if causal else pallas.FullMask((L, L))
     tile = next(tile for tile in _TILES if L % tile == 0)
-    # One kernel for all three gradients writes the query's once for each tile of keys: cheaper while there is one tile.
+    # The fused backward kernel writes the query's gradient once per tile of keys: cheaper with a single tile.
     joint = tile == L
     tiles = pallas.BlockSizes(
         block_q=tile,

@@ -1,4 +1,4 @@
-"""A family's weight table: which checkpoint tensor is which parameter. It is read in both directions."""
+"""A family's weight table: checkpoint tensors <-> parameters."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 LAYERS = "layers/"
-"""Paths under it have one tensor per layer in a checkpoint, and one stacked leaf here."""
+"""Paths under it are one tensor per layer in a checkpoint, one stacked leaf here."""
 
 
 @dataclass(frozen=True)
 class Weight:
-    """``name``: the tensor in a transformers checkpoint, ``{}`` standing for the layer; ``path``: the leaf here.
+    """``name``: the tensor in a transformers checkpoint, with ``{}`` for the layer; ``path``: the leaf here.
 
-    ``transpose``: torch keeps a linear map as [out, in], its use here is ``x @ kernel`` with [in, out].
-    ``part``: (i, n), the leaf is the i-th of n equal pieces of the tensor's first axis; the table names all n.
-    ``first_layer``: layers below it have no such tensor; their rows of the leaf are ones, and unused.
+    ``transpose``: torch stores a linear map as [out, in], kernels here are [in, out]. ``part``: (i, n), the leaf is the
+    i-th of n equal parts of the tensor's first axis; the table names all n. ``first_layer``: earlier layers have no
+    such tensor; their rows of the leaf are ones, and unused.
     """
 
     name: str

@@ -1,7 +1,7 @@
-"""Texts -> token ids, by the ``tokenizer.json`` of a model folder, cut to a length and counted when cut.
+"""Texts -> token ids, by the ``tokenizer.json`` of a model folder; truncated texts are counted.
 
-This is the tokenizer that transformers' fast classes wrap, used without them: importing those imports PyTorch
-wherever it is installed. What transformers sets on top of the file (special tokens, lower case) is set here.
+The ``tokenizers`` package is used directly: importing transformers' fast classes would import PyTorch. Settings that
+transformers applies on top of the file (special tokens, lower case) are applied here.
 """
 
 from __future__ import annotations
@@ -31,16 +31,13 @@ _BERT_SETTINGS = {
 
 
 class Tokenizer:
-    """Wraps a ``tokenizers`` tokenizer.
-
-    ``max_length`` counts special tokens; None cuts nothing. ``truncated`` counts the texts cut so far.
-    """
+    """``max_length`` includes special tokens; None: no limit. ``truncated`` counts the texts cut so far."""
 
     def __init__(self, backend: Backend, *, max_length: int | None = None, pad_id: int = 0):
         if max_length is not None and max_length <= backend.num_special_tokens_to_add(False):
             raise UserError(
-                f"max_length is {max_length}; more than the {backend.num_special_tokens_to_add(False)} special "
-                "tokens of each text is needed"
+                f"max_length is {max_length}; expected more than the {backend.num_special_tokens_to_add(False)} "
+                "special tokens of each text"
             )
         self._backend = Backend.from_str(backend.to_str())
         self._backend.no_padding()
@@ -65,17 +62,16 @@ class Tokenizer:
     ) -> Tokenizer:
         """From ``tokenizer.json`` (and ``tokenizer_config.json``) of ``folder``.
 
-        ``max_length`` defaults to the folder's ``model_max_length``. ``lower_case`` lowers the text first
-        (``do_lower_case`` of sentence-transformers). ``append_eos`` ends every text with the folder's ``eos_token``,
-        where ``tokenizer.json`` does not do so itself; None leaves that to the file. ``pad_id`` defaults to the id of
-        the folder's ``pad_token``.
-        UserError when the file is missing or malformed.
+        ``max_length`` defaults to the folder's ``model_max_length``, ``pad_id`` to that of its ``pad_token``.
+        ``lower_case`` lower-cases the text first (sentence-transformers' ``do_lower_case``). ``append_eos`` ends every
+        text with the folder's ``eos_token``; None leaves that to ``tokenizer.json``. UserError: a missing or malformed
+        file.
         """
         folder = Path(folder)
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f'{path}: no such file; make it once where transformers is installed: python -c "from transformers '
+                f'{path}: no such file; create it once where transformers is installed: python -c "from transformers '
                 f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
         try:
@@ -96,53 +92,53 @@ class Tokenizer:
         return cls(backend, max_length=max_length, pad_id=pad_id or 0)
 
     def with_max_length(self, max_length: int | None) -> Tokenizer:
-        """The same tokenizer, cutting elsewhere, its count at zero."""
+        """The same tokenizer with another limit; ``truncated`` starts at 0."""
         return Tokenizer(self._backend, max_length=max_length, pad_id=self.pad_id)
 
     def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
-        """The same tokenizer with these special tokens; those that it lacks come after all others."""
+        """The same tokenizer with these special tokens; new ones are appended."""
         backend = Backend.from_str(self._backend.to_str())
         backend.add_special_tokens(list(tokens))
         return Tokenizer(backend, max_length=self.max_length, pad_id=self.pad_id)
 
     def token_id(self, token: str) -> int | None:
-        """The id of a token, None where there is no such token."""
+        """The id of a token, or None."""
         return self._backend.token_to_id(token)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ragged int32 ids, special tokens included, in the order of ``texts``."""
+        """Ragged int32 ids of each text, with special tokens."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
         self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
-        """Tokens of each text as ``encode`` would give them (cut, special tokens included); int32 [n]."""
+        """The lengths of ``encode(texts)``, int32 [n]."""
         return np.fromiter((len(e) for e in self._backend.encode_batch_fast(list(texts))), np.int32, len(texts))
 
     def prompt_length(self, prompt: str) -> int:
-        """Tokens that ``prompt`` takes at the head of a text, special tokens before it counted, none after it."""
+        """Tokens of ``prompt`` at the start of a text, with the special tokens before it."""
         if not prompt:
             return 0
         encoding = self._backend.encode(prompt)
         return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
 
     def fingerprint(self) -> str:
-        """sha256 of everything that decides the ids: the tokenizer, its settings and ``max_length``."""
+        """sha256 of the tokenizer, its settings and ``max_length``."""
         return hashlib.sha256(f"{self._backend.to_str()}\n{self.pad_id}".encode()).hexdigest()
 
     def save(self, folder: str | Path) -> None:
-        """Write ``tokenizer.json``, without truncation: the length limit is the model's setting."""
+        """Write ``tokenizer.json`` without truncation; the length limit is a setting of the model."""
         backend = Backend.from_str(self._backend.to_str())
         backend.no_truncation()
-        # Not backend.save, which raises a bare Exception where the disk is full.
+        # backend.save raises a bare Exception when the disk is full.
         (Path(folder) / "tokenizer.json").write_text(backend.to_str(pretty=True), encoding="utf-8")
 
     def check_vocabulary(self, rows: int) -> None:
-        """UserError when the tokenizer has ids beyond an embedding table of ``rows``."""
+        """UserError: the tokenizer has ids beyond an embedding table of ``rows``."""
         if self.vocab_size > rows:
             raise UserError(
-                f"the tokenizer has {self.vocab_size} tokens, the encoder's embedding table {rows} rows: they do not "
-                "belong together; take both from one model folder"
+                f"the tokenizer has {self.vocab_size} tokens, the encoder's embedding table {rows} rows: take both "
+                "from one model folder"
             )
 
 
@@ -151,15 +147,14 @@ def _content(config: Mapping[str, Any], key: str, path: Path) -> str | None:
     token = config.get(key)
     content = token.get("content") if isinstance(token, Mapping) else token
     if content is not None and not isinstance(content, str):
-        raise UserError(f"{path}: {key} is {token!r}; a string, or an object with content, is needed")
+        raise UserError(f"{path}: {key} is {token!r}; expected a string or an object with content")
     return content
 
 
 def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> None:
-    """What transformers changes by ``tokenizer_config.json``: special tokens are never split, and BERT's normalizer.
+    """Apply ``tokenizer_config.json`` as transformers does: special tokens are never split, BERT's normalizer.
 
-    ``add_bos_token`` and ``add_eos_token`` are not acted on, as transformers 5 does not where there is a
-    ``tokenizer.json``: that file's own template decides.
+    ``add_bos_token`` and ``add_eos_token`` are ignored, as in transformers 5: ``tokenizer.json`` decides.
     """
     named = [_content(config, key, path) for key in _SPECIAL]
     backend.add_special_tokens([token for token in named if token and backend.token_to_id(token) is not None])
@@ -168,27 +163,27 @@ def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> No
         for key, name in _BERT_SETTINGS.items():
             if key in config:
                 if not isinstance(config[key], bool | None):
-                    raise UserError(f"{path}: {key} is {config[key]!r}; true or false is needed")
+                    raise UserError(f"{path}: {key} is {config[key]!r}; expected true or false")
                 setattr(normalizer, name, config[key])
         backend.normalizer = normalizer
 
 
 def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> Backend:
-    """A tokenizer that appends the end token to every text, where that is ``wanted`` and not what the file does."""
+    """The tokenizer, changed to append the end token to every text if that is ``wanted`` and the file does not."""
     eos = _content(config, "eos_token", path)
     number = None if eos is None else backend.token_to_id(eos)
     if wanted and number is None:
-        raise UserError(f"{path}: eos_token is {eos!r}, no token of tokenizer.json; set append_eos: false")
+        raise UserError(f"{path}: eos_token is {eos!r}, which is not in tokenizer.json; set append_eos: false")
     if number is None or backend.encode("a").ids[-1:] == [number]:
         return backend
     if not wanted:
         if wanted is None and config.get("add_eos_token") is True:
             _say_no_eos(path, str(eos))
         return backend
-    # In the file's own words: two templates one after the other are not implemented in tokenizers.
+    # Edit the existing template: tokenizers does not support two in sequence.
     tree = json.loads(backend.to_str())
-    given = tree["post_processor"]
-    steps = given["processors"] if given and given["type"] == "Sequence" else [given] if given else []
+    old = tree["post_processor"]
+    steps = old["processors"] if old and old["type"] == "Sequence" else [old] if old else []
     end = {"SpecialToken": {"id": eos, "type_id": 0}}
     template = next((step for step in steps if step["type"] == "TemplateProcessing"), None)
     if template is None:
@@ -202,10 +197,10 @@ def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | 
     return Backend.from_str(json.dumps(tree))
 
 
-@functools.cache  # once a folder, however often it is opened
+@functools.cache  # once per folder
 def _say_no_eos(path: Path, eos: str) -> None:
     say(
-        f"{path}: asks for add_eos_token, which tokenizer.json does not do; texts do not end with {eos} here, as in"
+        f"{path}: sets add_eos_token, but tokenizer.json does not append it; texts do not end with {eos}, as in"
         " transformers 5. If the model was trained with it, set append_eos: true."
     )
 

@@ -1,5 +1,9 @@
-"""What text encoders and vision encoders share: a family's modules split once into definitions, parameters as a nested
-dict of arrays, layers in stacks that are scanned."""
+"""What text and vision encoders share: modules split once into definitions, parameters as a nested dict.
+
+Layers are stored stacked, every leaf ``[N, ...]``, and run with one ``lax.scan`` per stack. ``params["layers"]`` is one
+stack, or a tuple of stacks run in turn: a stage that trains the last k layers holds a frozen and a trainable one. The
+canonical form (names, checkpoints, export) is one stack.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +19,13 @@ from flax import nnx
 
 from jasper_jax.encoders import attention
 from jasper_jax.encoders.parts import Dropout, make_dropout
-from jasper_jax.encoders.stack import Params, scan_layers
-from jasper_jax.parameters.sharding import ROWS, constrain
+from jasper_jax.parameters.sharding import ROWS, constrain, sum_in_steps
 from jasper_jax.parameters.trees import flatten
 
+Params = dict[str, Any]
+
 UNROLLED = 12
-"""Training on CPU writes out the layers of encoders up to this depth; the compiler's time grows with it."""
+"""Training on CPU unrolls encoders of up to this many layers; compile time grows with the depth."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -37,8 +42,7 @@ def _definitions(family: Any, config: Any, dtype: Any) -> tuple[Any, Any]:
 class Tower:
     """Layers between two ends. Hashable, so it can be a static argument of a jitted function.
 
-    ``attention``: ``auto`` (by the default backend), or one of ``attention.IMPLEMENTATIONS``: name the platform,
-    ``gpu`` or ``tpu``, when the program is compiled for a machine other than this one.
+    ``attention``: one of ``attention.IMPLEMENTATIONS``; ``gpu`` or ``tpu`` to compile for another machine's platform.
     """
 
     family: Any
@@ -48,7 +52,7 @@ class Tower:
 
     @property
     def hf_config(self) -> dict[str, Any]:
-        """A fresh copy of the ``config.json`` this encoder stands for, for export."""
+        """A fresh copy of this encoder's ``config.json``."""
         return json.loads(self.hf_json)
 
     @property
@@ -60,7 +64,7 @@ class Tower:
         return self.config.num_layers
 
     def init(self, key: jax.Array) -> Params:
-        """Random float32 parameters, drawn as the family is usually initialised; layers in one stack."""
+        """Random float32 parameters with the family's usual initialisation; layers in one stack."""
 
         def make(module: Any, key: jax.Array) -> Params:
             return nnx.to_pure_dict(
@@ -73,7 +77,7 @@ class Tower:
         return {**ends, "layers": jax.vmap(lambda key: make(self.family.layer, key))(keys)}
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Leaf path -> shape, layers in one stack; nothing is computed."""
+        """Leaf path -> shape, layers in one stack."""
         tree = jax.eval_shape(self.init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
@@ -88,7 +92,7 @@ class Tower:
         dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
-        """``start(ends, drop)`` -> states and what all layers share; through the layers; ``ends.finish``."""
+        """``start(ends, drop)`` -> states and what all layers share; the layers; ``ends.finish``."""
         ends_def, layer_def = _definitions(self.family, self.config, jnp.dtype(compute_dtype))
         ends = nnx.merge(ends_def, {name: part for name, part in params.items() if name != "layers"})
 
@@ -99,7 +103,7 @@ class Tower:
         backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
         with attention.using(self.attention, grouped=not backward_on_cpu):
             x, shared = start(ends, drop_at(0))
-            x = constrain(x, ROWS)  # Else the partitioner may divide the width, and sum whole states in every layer.
+            x = constrain(x, ROWS)  # else the partitioner may shard the width, and sum states in every layer
 
             def layer(layer_params: Params, x: jax.Array, index: jax.Array) -> jax.Array:
                 return nnx.merge(layer_def, layer_params)(x, shared, index, drop_at(index + 1))
@@ -107,3 +111,41 @@ class Tower:
             unroll = backward_on_cpu and self.num_layers <= UNROLLED
             x = scan_layers(layer, params["layers"], x, remat=remat, unroll=unroll)
             return ends.finish(x)
+
+
+def stacks_of(layers: Any) -> tuple[Params, ...]:
+    """The stacks of ``params["layers"]``."""
+    return tuple(layers) if isinstance(layers, (tuple, list)) else (layers,)
+
+
+def depth(stack: Params) -> int:
+    """Number of layers in a stack: the leading axis of its leaves."""
+    return jax.tree.leaves(stack)[0].shape[0]
+
+
+def scan_layers(
+    layer: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    layers: Any,
+    x: jax.Array,
+    *,
+    remat: bool = False,
+    unroll: bool = False,
+) -> jax.Array:
+    """``x`` through every layer: ``layer(params of one layer, x, index of the layer)`` -> ``x``.
+
+    The index counts from 0 over all stacks. With ``remat`` the backward pass keeps only each layer's input and
+    recomputes the rest. ``unroll`` unrolls the scan, whose backward pass copies residuals into stacked arrays and out
+    again, a fifth of a training step on CPU.
+    """
+
+    def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
+        return layer(sum_in_steps(item[0]), x, item[1]), None
+
+    if remat:
+        step = jax.checkpoint(step, prevent_cse=False)  # a scan prevents merging already
+    first = 0
+    for stack in stacks_of(layers):
+        n = depth(stack)
+        x, _ = jax.lax.scan(step, x, (stack, jnp.arange(first, first + n, dtype=jnp.int32)), unroll=unroll)
+        first += n
+    return x

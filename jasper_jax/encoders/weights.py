@@ -1,10 +1,9 @@
-"""Checkpoints <-> parameters, by a family's table, strict both ways: no tensor unread, no parameter unset."""
+"""Checkpoints <-> parameters, by a family's table. Every tensor must be used and every parameter set."""
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,13 +17,13 @@ import numpy as np
 from jasper_jax.encoders.encoder import Encoder, Family
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint, write_safetensors
-from jasper_jax.encoders.stack import Params, depth, stacks_of
 from jasper_jax.encoders.table import LAYERS, Weight
-from jasper_jax.encoders.tower import Tower
+from jasper_jax.encoders.tower import Params, Tower, depth, stacks_of
 from jasper_jax.parameters.trees import flatten, unflatten
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import write_atomic
 
-_WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # what trainers put before any model's names
+_WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # that trainers prepend to any model's names
 _STORED = ("F32", "F16", "BF16")
 _DROPPED_CONFIG = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
 
@@ -36,18 +35,15 @@ def load_params(
     dtype: Any = None,
     place: Callable[[str, np.ndarray], Any] | None = None,
 ) -> Params:
-    """The parameters of ``encoder`` out of a transformers checkpoint (safetensors, one file or shards).
+    """The parameters of ``encoder`` from a transformers checkpoint (safetensors, one file or shards).
 
-    ``layers``: which of the checkpoint's layers become the encoder's, in order (see ``registry.keep_layers``); by
-    default all, and then their number must agree. ``dtype``: of the parameters, float32 by default whatever is
-    stored. ``place(path, array)`` turns each finished host leaf into what the tree holds (default: a JAX array on
-    the default device); give one to put leaves onto a mesh. One leaf at a time is filled, tensor by tensor, so the
-    host never holds a second copy of the model.
-
-    Raises UserError that lists tensors missing, unread or of the wrong shape.
+    ``layers``: the checkpoint's layers to use, in order (see ``registry.keep_layers``); by default all. ``dtype``: of
+    the parameters, float32 by default. ``place(path, array)`` turns each host leaf into the tree's leaf, for example
+    onto a mesh (default: a JAX array on the default device). Leaves are filled one at a time, so the host never holds
+    a second copy of the model. UserError: tensors missing, unexpected or of the wrong shape.
     """
     target = np.dtype(jnp.dtype(jnp.float32 if dtype is None else dtype))
-    table, found, sources = _checked(Path(folder), encoder, layers)
+    table, stored, sources = _checked(Path(folder), encoder, layers)
     shapes = encoder.shapes()
     flat: dict[str, Any] = {}
     for weight in table:
@@ -57,31 +53,29 @@ def load_params(
             if name is None:
                 leaf[i] = 1
                 continue
-            file, stored = found[name]
-            tensor = _part(file, stored, weight)
+            tensor = _part(*stored[name], weight)
             np.copyto(leaf[i] if stacked else leaf, tensor.T if weight.transpose else tensor, casting="unsafe")
-        # may_alias: on CPU the array is the memory just filled, not a copy of it
+        # may_alias: no copy on CPU
         flat[weight.path] = jax.device_put(leaf, may_alias=True) if place is None else place(weight.path, leaf)
     return unflatten(flat)
 
 
 def check_params(folder: str | Path, encoder: Tower, layers: Sequence[int] | None = None) -> None:
-    """``load_params`` without its result: raises what it would raise, from the headers alone."""
+    """Raise what ``load_params`` would raise, reading headers only."""
     _checked(Path(folder), encoder, layers)
 
 
 Sources = dict[str, list[str | None]]
-"""Leaf path -> the tensors it is made of, one a layer where it is stacked; None for a layer without."""
+"""Leaf path -> its tensors, one per layer where it is stacked; None for a layer without."""
 
 
 def _checked(
     folder: Path, encoder: Tower, layers: Sequence[int] | None
 ) -> tuple[Sequence[Weight], dict[str, tuple[TensorFile, str]], Sources]:
-    """The table that fits the checkpoint, where each tensor is, and which make each leaf; all there, all used, all of
-    shape."""
+    """The table that fits the checkpoint, the location of each tensor, and the tensors of each leaf, validated."""
     chosen = tuple(range(encoder.num_layers)) if layers is None else tuple(layers)
     if len(chosen) != encoder.num_layers:
-        raise UserError(f"layers {list(chosen)}: {len(chosen)} given, the encoder has {encoder.num_layers}")
+        raise UserError(f"layers {list(chosen)}: expected {encoder.num_layers}, got {len(chosen)}")
     family, shapes, tensors = encoder.family, encoder.shapes(), open_checkpoint(folder)
     part = _part_of(folder, encoder)
     best: tuple[int, Any] | None = None
@@ -125,15 +119,13 @@ def save(params: Params, encoder: Tower, folder: str | Path) -> None:
     """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``."""
     folder = Path(folder)
     if encoder.family.architecture is None:
-        raise UserError(f"{encoder.family.model_type}: transformers has no class for it, so no folder can be written")
+        raise UserError(f"{encoder.family.model_type}: transformers has no class for it, so it cannot be exported")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = state_dict(params, encoder)
     write_safetensors(folder / SINGLE, tensors)
     config = config_of(encoder)
     config["dtype"] = str(next(iter(tensors.values())).dtype)
-    temporary = folder / "config.json.writing"
-    temporary.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "config.json")
+    write_atomic(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def config_of(encoder: Tower) -> dict[str, Any]:
@@ -143,7 +135,7 @@ def config_of(encoder: Tower) -> dict[str, Any]:
 
 
 def _host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Uninitialised, on a 64-byte boundary: JAX on CPU then takes the memory as it is instead of copying it."""
+    """Uninitialised, aligned to 64 bytes, so that JAX on CPU uses the memory without a copy."""
     size = math.prod(shape) * dtype.itemsize
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -162,14 +154,14 @@ def _source_names(weight: Weight, chosen: Sequence[int]) -> list[str | None]:
 
 
 def _part(file: TensorFile, stored: str, weight: Weight) -> np.ndarray:
-    """The piece of a stored tensor that a weight is."""
+    """The part of a stored tensor that makes a weight."""
     i, n = weight.part
     rows = file.shape(stored)[0] // n
     return file[stored] if n == 1 else file.rows(stored, i * rows, (i + 1) * rows)
 
 
 def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Family) -> None:
-    """A mistake in a family file, not the user's: the table must name every leaf once."""
+    """ValueError: a family file's table does not name every leaf once."""
     paths = [weight.path for weight in table]
     odd = set(paths) ^ set(shapes)
     if odd or len(paths) != len(set(paths)):
@@ -177,7 +169,7 @@ def _check_table(table: Sequence[Weight], shapes: Mapping[str, Any], family: Fam
 
 
 def _part_of(folder: Path, encoder: Tower) -> str:
-    """What the names of this encoder's tensors begin with in a folder that holds two (``encoders.jasper_vl``)."""
+    """The prefix of this encoder's tensors in a folder with two encoders (``encoders.jasper_vl``)."""
     if not (folder / "config.json").is_file() or read_hf_config(folder).get("model_type") != "jasper_vl":
         return ""
     return "model." if isinstance(encoder, Encoder) else "vision_model."
@@ -186,8 +178,8 @@ def _part_of(folder: Path, encoder: Tower) -> str:
 def _known_names(
     tensors: Mapping[str, TensorFile], family: Family, table: Sequence[Weight], part: str = ""
 ) -> dict[str, tuple[TensorFile, str]]:
-    """Name as in the table -> (file, name as stored): prefixes off, old endings renamed, ignored names left out, and
-    names that do not begin with ``part``."""
+    """Name in the table -> (file, stored name): prefixes removed, old endings renamed, ignored names and those without
+    the prefix ``part`` skipped."""
     known = [_pattern(weight.name) for weight in table]
     found: dict[str, tuple[TensorFile, str]] = {}
     for stored, file in tensors.items():
@@ -202,7 +194,7 @@ def _known_names(
         if any(fnmatchcase(name, pattern) for pattern in family.ignored):
             continue
         if name in found:
-            raise UserError(f"{file.path}: {stored} and {found[name][1]} are both {name}; one must go")
+            raise UserError(f"{file.path}: {stored} and {found[name][1]} are both {name}; remove one")
         found[name] = (file, stored)
     return found
 
@@ -228,17 +220,19 @@ def _check_names(
     wanted = {name for names in sources.values() for name in names if name is not None}
     missing = sorted(wanted - set(found))
     if missing:
-        raise UserError(f"{folder}: {_listed(missing, 'tensor')} missing: the checkpoint is of another size or kind")
+        raise UserError(
+            f"{folder}: {_listed(missing, 'tensor')} missing: the checkpoint has another size or architecture"
+        )
     layered = [_pattern(weight.name) for weight in table if weight.path.startswith(LAYERS)]
     unread = sorted(
         name
         for name in set(found) - wanted
-        if not (skipping and any(pattern.fullmatch(name) for pattern in layered))  # a layer not kept
+        if not (skipping and any(pattern.fullmatch(name) for pattern in layered))  # of a dropped layer
     )
     if unread:
         raise UserError(
-            f"{folder}: {_listed(unread, 'tensor')} no parameter has a use for: config.json and weights disagree, or "
-            "the model has parts that are not implemented"
+            f"{folder}: {_listed(unread, 'tensor')} unexpected: config.json and weights disagree, or the model has "
+            "parts that are not implemented"
         )
 
 

@@ -1,8 +1,8 @@
-"""Names of leaves and patterns over them: the one mechanism behind freezing, weight decay and sharding.
+"""Patterns over names of leaves, for freezing, weight decay and sharding.
 
-A leaf's name is its path joined by ``/``: ``encoder/layers/attention/query/kernel``. A pattern is such a path in
-which ``*`` stands for anything within one component and ``**`` for any number of components. A component that holds
-stacked layers may carry a slice up to the end, ``encoder/layers[-3:]/**``: the last three layers.
+A leaf's name is its path, ``encoder/layers/attention/query/kernel``. ``*`` matches within one component and
+``**`` any number of components. The component of stacked layers may have a slice up to the end,
+``encoder/layers[-3:]/**``: the last three layers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SLICE = re.compile(r"^(?P<name>[^\[\]]+)\[(?P<start>-?\d+):\]$")
 
 @dataclasses.dataclass(frozen=True)
 class Pattern:
-    """A compiled pattern; ``layers`` is the component that carries a slice and ``start`` where the slice begins."""
+    """A compiled pattern; ``start`` is where its slice of layers begins."""
 
     text: str
     regex: re.Pattern[str]
@@ -34,11 +34,10 @@ def compile_pattern(text: str, where: str) -> Pattern:
     out = ""
     parts = text.split("/")
     for i, part in enumerate(parts):
-        found = _SLICE.match(part)
-        if found:
+        if match := _SLICE.match(part):
             if start is not None:
                 raise UserError(f"{where}: pattern {text!r} slices twice; one slice is allowed")
-            part, start = found["name"], int(found["start"])
+            part, start = match["name"], int(match["start"])
         elif "[" in part or "]" in part:
             raise UserError(f"{where}: pattern {text!r}: a slice runs to the end, e.g. encoder/layers[-3:]/**")
         if part == "**":
@@ -49,15 +48,10 @@ def compile_pattern(text: str, where: str) -> Pattern:
 
 
 def trained_leaves(patterns: Sequence[str], leaves: Mapping[str, tuple[int, ...]], where: str) -> dict[str, int]:
-    """Which leaves ``patterns`` train, each with the first layer that is trained (0 for a leaf that is not sliced).
+    """The leaves that ``patterns`` train, each with its first trained layer (0 if not sliced).
 
-    Args:
-      patterns: as in a stage's ``train``.
-      leaves: name -> shape of every leaf; stacked leaves have the layers as first axis.
-      where: the recipe key, for errors.
-
-    Raises:
-      UserError: a pattern matches nothing, or slices a leaf beyond its layers, or two slices differ.
+    ``leaves``: name -> shape of every leaf; the first axis of stacked leaves is the layer. ``where``: for errors.
+    UserError: a pattern matches nothing or slices beyond a leaf's layers, or two slices differ.
     """
     trained: dict[str, int] = {}
     starts: set[int] = set()
@@ -88,7 +82,7 @@ def trained_leaves(patterns: Sequence[str], leaves: Mapping[str, tuple[int, ...]
 
 
 def first_match(table: Sequence[tuple[str, object]], name: str) -> object:
-    """The value of the first row of ``table`` whose pattern matches ``name``; a leaf no row covers is an error."""
+    """The value of the first row of ``table`` whose pattern matches ``name``. KeyError: no row does."""
     for text, value in table:
         if compile_pattern(text, "table").matches(name):
             return value

@@ -1,11 +1,11 @@
-"""Where arrays lie on a mesh: rules from names of leaves to axes, and constraints inside the step.
+"""Sharding: rules from names of leaves to axes of the mesh, and constraints inside the step.
 
-The mesh has three axes. ``data`` repeats the parameters, ``fsdp`` divides them and the optimizer state (arXiv
-1910.02054, stage 3), ``tensor`` divides the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
-``data`` and ``fsdp``. The step is one program on global arrays; XLA's partitioner puts in the communication.
+The mesh has three axes. ``data`` replicates the parameters, ``fsdp`` shards them and the optimizer state (arXiv
+1910.02054, stage 3), ``tensor`` shards the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
+``data`` and ``fsdp``. The step is one program on global arrays; XLA's partitioner inserts the communication.
 
-A long ``fsdp`` is two axes of the mesh (:func:`mesh_axes`), and gradients are summed over one after the other
-(:func:`sum_in_steps`): for 256 chips at once the TPU compiler sends whole sums to every chip, twice the bytes.
+A long ``fsdp`` is two axes of the mesh (:func:`mesh_axes`), and gradients are summed over one, then the other
+(:func:`sum_in_steps`): over 256 chips at once the TPU compiler makes an all-reduce, twice the bytes.
 """
 
 from __future__ import annotations
@@ -24,68 +24,61 @@ from jasper_jax.runtime.errors import UserError
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
 FSDP2 = "fsdp2"
-"""The second part of a long ``fsdp``; an axis that a mesh lacks is passed over wherever it is named."""
+"""The second part of a long ``fsdp``. Axes that a mesh lacks are ignored everywhere."""
 ALL = (DATA, FSDP, FSDP2, TENSOR)
 """Every device."""
 ROWS = (DATA, FSDP, FSDP2)
-"""The axes over which the rows of a batch lie."""
+"""The axes that shard the rows of a batch."""
 SHARDS = (FSDP, FSDP2)
-"""The axes that divide parameters."""
+"""The axes that shard parameters."""
 WIDE = (FSDP, FSDP2, TENSOR)
-"""The axes over which the dimensions of vectors lie."""
+"""The axes that shard the dimensions of vectors."""
 
 LONG, RING = 32, 16
-"""An ``fsdp`` of more than LONG devices is made of two axes, the first of at most RING. Measured on programs of the TPU
-compiler (libtpu 0.0.42, v5e): of a gradient [1536, 8960] it makes a reduce-scatter over 16 and 32 chips; over 64 only
-where the shards have whole tiles, over 256 never, but an all-reduce. A side of v5e's torus has 16 chips."""
+"""An ``fsdp`` of more than LONG devices becomes two axes, the first of at most RING. In programs of the TPU compiler
+(libtpu 0.0.42, v5e), the sum of a gradient [1536, 8960] is a reduce-scatter over 16 and 32 chips, over 64 only where
+shards are whole tiles, over 256 always an all-reduce. A side of v5e's torus has 16 chips."""
 
 Axes = str | tuple[str, ...] | None
 
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
-    # Projections [D, E]: every device makes its share of each vector's dimensions, for all texts. Only similarities
-    # [B, B] are then summed over devices, neither the projections' weights nor whole vectors travel.
+    # Projections [D, E]: each device computes its share of the dimensions, for all texts. Only similarities [B, B] are
+    # summed over devices; neither weights nor vectors are exchanged.
     ("heads/*/kernel", (None, WIDE)),
     ("heads/*/bias", (WIDE,)),
     ("dense/*/0", (None, WIDE)),
     ("dense/*/1", (WIDE,)),
-    # A lookup takes rows: with the width divided it needs no communication of the table.
+    # A lookup takes rows: sharded by width, it needs no communication of the table.
     ("encoder/**/embedding", (None, WIDE)),
     ("encoder/**/latents", (None, SHARDS)),
-    # What follows a matrix divided by columns is divided by rows: one sum over ``tensor`` for the two of them.
-    ("encoder/**/attention/output/kernel", (TENSOR, SHARDS)),
-    ("encoder/**/feed_forward/down/kernel", (TENSOR, SHARDS)),
+    # Column-parallel matrices are followed by row-parallel ones: one sum over ``tensor`` for both.
+    ("**/attention/output/kernel", (TENSOR, SHARDS)),
+    ("**/feed_forward/down/kernel", (TENSOR, SHARDS)),
     ("encoder/**/kernel", (SHARDS, TENSOR)),
-    ("vision/**/attention/output/kernel", (TENSOR, SHARDS)),
-    ("vision/**/feed_forward/down/kernel", (TENSOR, SHARDS)),
     ("vision/patches/kernel", (None, WIDE)),
     ("vision/**/kernel", (SHARDS, TENSOR)),
     ("vision/positions", (None, WIDE)),
     ("vision/class_token", ()),
-    ("vision/**/query/bias", (TENSOR,)),
-    ("vision/**/key/bias", (TENSOR,)),
-    ("vision/**/value/bias", (TENSOR,)),
-    ("vision/**/up/bias", (TENSOR,)),
     ("projector/kernel", (SHARDS, TENSOR)),
     ("losses/**", ()),
-    ("encoder/**/query/bias", (TENSOR,)),
-    ("encoder/**/key/bias", (TENSOR,)),
-    ("encoder/**/value/bias", (TENSOR,)),
-    ("encoder/**/gate/bias", (TENSOR,)),
-    ("encoder/**/up/bias", (TENSOR,)),
+    ("**/query/bias", (TENSOR,)),
+    ("**/key/bias", (TENSOR,)),
+    ("**/value/bias", (TENSOR,)),
+    ("**/gate/bias", (TENSOR,)),
+    ("**/up/bias", (TENSOR,)),
     ("**/bias", ()),
     ("**/scale", ()),
 )
-"""(pattern, axes of the leaf's last dimensions); the first row that matches counts, and every leaf needs one. Stacked
-layers are never divided: a scan takes them one by one."""
+"""(pattern, axes of the leaf's last dimensions); the first match counts, and every leaf needs one. The axis of stacked
+layers is never sharded, because a scan slices it."""
 
 SMALL = 1 << 18
-"""Where a leaf's shape does not divide by all axes of its rule, at most so many numbers of a layer may be the same on
-several devices."""
+"""The most numbers per layer that a leaf may replicate when its shape does not divide by all axes of its rule."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Placed:
-    """How one leaf lies: its spec, and why it is repeated where the rule would have it divided."""
+class Placement:
+    """The sharding of one leaf; ``note``: why it is replicated where its rule would shard it."""
 
     name: str
     shape: tuple[int, ...]
@@ -93,21 +86,14 @@ class Placed:
     note: str = ""
 
     def shard(self, mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, ...]:
-        """The shape of one device's part."""
+        """The shape of one device's shard."""
         sizes = [extent(axes, mesh) for axes in self.spec]
         return tuple(n // size for n, size in zip(self.shape, sizes + [1] * len(self.shape)))
 
 
-def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh) -> Placed:
-    """Where the leaf called ``name`` lies.
-
-    Where a dimension does not divide by its axes, it takes those of them that it divides by, and the others go to
-    another dimension if they can.
-
-    Raises:
-      UserError: a large part would have to be repeated on devices that ought to divide it.
-      KeyError: no rule covers the name.
-    """
+def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractMesh) -> Placement:
+    """The sharding of the leaf ``name``. An axis that does not divide its dimension goes to another dimension, if it
+    divides one. UserError: a large leaf would be replicated where it should be sharded. KeyError: no rule covers it."""
     try:
         wanted: Any = first_match(RULES, name)
     except KeyError:
@@ -121,10 +107,10 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
                 left.append(axis)
     homeless = [a for a in left if not any(_give(axes, shape, a, i, mesh) for i in reversed(range(first, len(shape))))]
     spec = PartitionSpec(*(a[0] if len(a) == 1 else (a or None) for a in axes))
-    where = Placed(name, shape, spec)
+    where = Placement(name, shape, spec)
     if not homeless:
         return where
-    said = dict.fromkeys(FSDP if a == FSDP2 else a for a in homeless)  # as a recipe says it
+    said = dict.fromkeys(FSDP if a == FSDP2 else a for a in homeless)  # as in a recipe
     sizes = " and ".join(f"{a} = {extent(SHARDS if a == FSDP else a, mesh)}" for a in said)
     note = f"{list(shape)} does not divide by {sizes}"
     if math.prod(where.shard(mesh)[first:]) > SMALL:
@@ -133,7 +119,7 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
 
 
 def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int, mesh: Any) -> bool:
-    """Lay ``axis`` along dimension i too, if the dimension divides by all its axes then."""
+    """Add ``axis`` to dimension i, if that divides by all its axes."""
     if shape[i] % math.prod(mesh.shape[a] for a in (*axes[i], axis)):
         return False
     axes[i] = (*axes[i], axis)
@@ -141,35 +127,35 @@ def _give(axes: list[tuple[str, ...]], shape: tuple[int, ...], axis: str, i: int
 
 
 def present(axes: Axes, mesh: Any) -> tuple[str, ...]:
-    """Those of ``axes`` that the mesh has."""
+    """The ``axes`` that the mesh has."""
     named = axes if isinstance(axes, tuple) else () if axes is None else (axes,)
     return tuple(axis for axis in named if axis in mesh.shape)
 
 
 def extent(axes: Axes, mesh: Any) -> int:
-    """Over how many devices ``axes`` divide."""
+    """The number of devices along ``axes``."""
     return math.prod(mesh.shape[axis] for axis in present(axes, mesh))
 
 
-def parts(
+def leaf_shards(
     leaves: Mapping[str, Any], mesh: Mesh | jax.sharding.AbstractMesh
-) -> list[tuple[Placed, tuple[int, ...], int]]:
-    """Each leaf (an array or a shape): where it lies, the shape of a device's part, and its bytes."""
-    found = []
+) -> list[tuple[Placement, tuple[int, ...], int]]:
+    """Each leaf's sharding, the shape of a device's shard, and its bytes."""
+    shards = []
     for name, leaf in leaves.items():
         where = place(name, tuple(leaf.shape), mesh)
         shard = where.shard(mesh)
-        found.append((where, shard, math.prod(shard) * leaf.dtype.itemsize))
-    return found
+        shards.append((where, shard, math.prod(shard) * leaf.dtype.itemsize))
+    return shards
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of a nested or flat tree of parameters (arrays or shapes)."""
 
-    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         return NamedSharding(mesh, place(_name(path), tuple(leaf.shape), mesh).spec)
 
-    return jax.tree_util.tree_map_with_path(find, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def _name(path: tuple[Any, ...]) -> str:
@@ -177,27 +163,25 @@ def _name(path: tuple[Any, ...]) -> str:
 
 
 def like_leaves(tree: Any, known: Mapping[str, NamedSharding], mesh: Mesh) -> Any:
-    """Shardings for an optimizer's state: a part of it that is named as a leaf lies as that leaf does, counters are
-    repeated."""
-    whole = NamedSharding(mesh, PartitionSpec())
+    """Shardings for an optimizer's state: that of the leaf with the same name, or replicated (counters)."""
+    replicated = NamedSharding(mesh, PartitionSpec())
 
-    def find(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
+    def sharding(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         names = [entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey)]
-        return next((known[name] for name in names if name in known), whole)
+        return next((known[name] for name in names if name in known), replicated)
 
-    return jax.tree_util.tree_map_with_path(find, tree)
+    return jax.tree_util.tree_map_with_path(sharding, tree)
 
 
 def devices() -> int:
-    """How many devices the mesh has that the program is compiled for; 1 without one."""
+    """The number of devices of the current mesh; 1 without one."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.size
 
 
 def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
-    """``x`` with its dimensions over these axes of the mesh that the program is compiled for; as it is without one.
-
-    An axis that a dimension does not divide by is left out."""
+    """``x`` with its dimensions sharded over these axes of the current mesh. Axes that do not divide a dimension are
+    ignored; without a mesh ``x`` is returned."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
@@ -209,17 +193,17 @@ def constrain(x: jax.Array, *axes: Axes) -> jax.Array:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch: their first dimension over ``data`` and ``fsdp``."""
+    """The sharding of a batch's rows."""
     return NamedSharding(mesh, PartitionSpec(present(ROWS, mesh)))
 
 
 def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
-    """Into how many parts the rows of a batch are divided."""
+    """The number of shards of a batch's rows."""
     return extent(ROWS, mesh)
 
 
 def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
-    """The axes of a mesh whose recipe says ``sizes`` (data, fsdp, tensor), the slowest first."""
+    """The mesh axes for a recipe's ``sizes`` (data, fsdp, tensor), the slowest first."""
     data, fsdp, tensor = sizes
     if fsdp <= LONG:
         return {DATA: data, FSDP: fsdp, TENSOR: tensor}
@@ -228,7 +212,7 @@ def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
 
 
 def mesh_sizes_of(mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, int, int]:
-    """(data, fsdp, tensor) of a mesh, as a recipe says them."""
+    """(data, fsdp, tensor) of a mesh, as in a recipe."""
     return extent(DATA, mesh), extent(SHARDS, mesh), extent(TENSOR, mesh)
 
 
@@ -239,8 +223,9 @@ def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
 
 
 def sum_in_steps(layer: Any) -> Any:
-    """One layer's parameters as they are; where ``fsdp`` is two axes, their gradients are summed over the first, each
-    device keeping its part, and then over the second."""
+    """One layer's parameters, unchanged. Where ``fsdp`` is two axes, gradients are reduce-scattered over the first,
+    then
+    summed over the second."""
     mesh = jax.sharding.get_abstract_mesh()
     if FSDP2 not in mesh.shape:
         return layer

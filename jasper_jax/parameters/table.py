@@ -1,4 +1,4 @@
-"""Where parameters lie, as a table."""
+"""The sharding of parameters as a table."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from jasper_jax.parameters.sharding import Placed
+from jasper_jax.parameters.sharding import Placement
 
 
-def leaf_table(leaves: Sequence[tuple[Placed, tuple[int, ...], int]]) -> Table:
-    """Parameters: where each lies, the shape of a device's part, its bytes."""
+def leaf_table(leaves: Sequence[tuple[Placement, tuple[int, ...], int]]) -> Table:
+    """From ``leaf_shards``: each parameter's axes, the shape of a device's shard, its bytes."""
     table = Table("parameter", "shape", "axes", "on each device", "MB", "note", title="Where parameters lie")
     table.columns[4].justify = "right"
     for where, shard, size in leaves:

@@ -1,4 +1,4 @@
-"""Nested dicts of arrays <-> flat dicts keyed by '/'-joined paths: the names every other file speaks of."""
+"""Nested dicts of arrays <-> flat dicts keyed by '/'-joined paths."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Any
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     """``{"a": {"b": x}}`` -> ``{"a/b": x}``, in the order of the dicts.
 
-    A tuple or list is walked too, its items named by position (``layers/0/...``), so that errors can name a leaf of
-    a tree whose layers are split; only trees of dicts come back from ``unflatten``.
+    Items of a tuple or list are named by position (``layers/0/...``); ``unflatten`` does not restore those.
     """
     if isinstance(tree, Mapping):
         items = tree.items()

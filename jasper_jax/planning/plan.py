@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jasper_jax.parameters.sharding import Placed, mesh_sizes_of
+from jasper_jax.parameters.sharding import Placement, mesh_sizes_of
 from jasper_jax.planning.estimate import Estimate, estimate
 from jasper_jax.planning.machine import Target
 from jasper_jax.planning.memory import DoesNotFit, does_not_fit
@@ -36,7 +36,7 @@ class PlannedStage:
     batch_size: int
     steps: int
     state_bytes: Mapping[str, int]
-    leaves: tuple[tuple[Placed, tuple[int, ...], int], ...]
+    leaves: tuple[tuple[Placement, tuple[int, ...], int], ...]
 
 
 @dataclasses.dataclass(frozen=True)

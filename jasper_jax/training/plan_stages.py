@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
-from jasper_jax.parameters.sharding import parts, row_shards
+from jasper_jax.parameters.sharding import leaf_shards, row_shards
 from jasper_jax.planning.machine import Target
 from jasper_jax.planning.memory import device_bytes
 from jasper_jax.planning.plan import PlannedStage, StagePlan, plan_program
@@ -55,7 +55,7 @@ def planned_stage(stage: ResolvedStage, step: LoweredStep, mesh: Mesh) -> Planne
         batch_size=stage.batch_size,
         steps=stage.steps,
         state_bytes={name: device_bytes(tree) for name, tree in state.items()},
-        leaves=tuple(parts({**step.frozen, **step.trained}, mesh)),
+        leaves=tuple(leaf_shards({**step.frozen, **step.trained}, mesh)),
     )
 
 

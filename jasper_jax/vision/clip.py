@@ -1,4 +1,4 @@
-"""CLIP's vision tower (arXiv 2103.00020). Its states are those before the last norm, which is the class token's own."""
+"""CLIP's vision tower (arXiv 2103.00020). Its states are those before the last norm, which only the class token has."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.parts import ACTIVATIONS
 from jasper_jax.encoders.table import Weight, linear, norm
 from jasper_jax.vision.siglip import layer_weights
-from jasper_jax.vision.vit import VISION_ACTIVATIONS, VitConfig, VitEnds, VitLayer, read_sizes
+from jasper_jax.vision.vit import VitConfig, VitEnds, VitLayer, read_sizes
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
@@ -19,7 +20,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
     return VitConfig(
         **sizes,
         intermediate_size=read.integer("intermediate_size", 3072),
-        activation=read.choice("hidden_act", tuple(VISION_ACTIVATIONS), "quick_gelu"),
+        activation=read.choice("hidden_act", tuple(ACTIVATIONS), "quick_gelu"),
         norm_epsilon=read.number("layer_norm_eps", 1e-5),
         init_std=read.number("initializer_range", 0.02),
         class_shape=(sizes["hidden_size"],),

@@ -1,4 +1,4 @@
-"""DINOv2 (arXiv 2304.07193): a class token, layer scale, a norm after the last layer. Taught without any text."""
+"""DINOv2 (arXiv 2304.07193): a class token, layer scale, a norm after the last layer. Trained without text."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.parts import ACTIVATIONS
 from jasper_jax.encoders.table import Weight, linear, norm
-from jasper_jax.vision.vit import VISION_ACTIVATIONS, VitConfig, VitEnds, VitLayer, read_sizes
+from jasper_jax.vision.vit import VitConfig, VitEnds, VitLayer, read_sizes
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
@@ -20,7 +21,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
     return VitConfig(
         **sizes,
         intermediate_size=int(D * read.number("mlp_ratio", 4)),
-        activation=read.choice("hidden_act", tuple(VISION_ACTIVATIONS), "gelu"),
+        activation=read.choice("hidden_act", tuple(ACTIVATIONS), "gelu"),
         norm_epsilon=read.number("layer_norm_eps", 1e-6),
         init_std=read.number("initializer_range", 0.02),
         class_shape=(1, 1, D),

@@ -1,4 +1,4 @@
-"""Vectors of inputs that hold images: the images of a batch become tokens, then stand among its words."""
+"""Image tokens of a batch: images are encoded, then inserted among the words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from jasper_jax.vision.vision_model import VisionModel
 
 AT_ONCE = {"cpu": 8}
 AT_ONCE_ACCELERATOR = 64
-"""Images that go through the vision encoder together."""
+"""Images per call of the vision encoder."""
 
 
 @partial(jax.jit, static_argnames=("vision_model", "dtype"))
@@ -27,27 +27,27 @@ def _tokens(vision_model: VisionModel, dtype: str, params: Any, pixels: jax.Arra
 
 
 def decode(vision_model: VisionModel, images: Sequence[tuple[Any, str]]) -> np.ndarray:
-    """(image, where it was given) -> ``[n, S, S, 3]`` uint8. UserError that says where for one that cannot be used."""
+    """(image, its name in errors) -> ``[n, S, S, 3]`` uint8. UserError: an unusable image."""
 
-    def one(item: tuple[Any, str]) -> np.ndarray:
+    def prepare(item: tuple[Any, str]) -> np.ndarray:
         image, where = item
         source = bytes(image) if isinstance(image, (bytearray, memoryview)) else image
         return vision_model.preprocessing.prepare(open_image(source, where))
 
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(one, images))
+        pixels = list(pool.map(prepare, images))
     size = vision_model.preprocessing.size
-    return np.stack(found) if found else np.zeros((0, size, size, 3), np.uint8)
+    return np.stack(pixels) if pixels else np.zeros((0, size, size, 3), np.uint8)
 
 
 def image_tokens(
     vision_model: VisionModel, dtype: str, params: Mapping[str, Any], images: Sequence[tuple[Any, str]]
 ) -> jax.Array:
-    """``[m, n, D]`` tokens of images, m a power of two that is at least their number: the rest is of no image."""
+    """``[m, n, D]`` tokens of images; m is a power of two, at least their number, and the rest is padding."""
     at_once = AT_ONCE.get(jax.default_backend(), AT_ONCE_ACCELERATOR)
-    wanted = 1 << max(len(images) - 1, 0).bit_length()
-    at_once, parts = min(at_once, wanted), []
-    for start in range(0, wanted, at_once):
+    count = 1 << max(len(images) - 1, 0).bit_length()
+    at_once, parts = min(at_once, count), []
+    for start in range(0, count, at_once):
         pixels = decode(vision_model, images[start : start + at_once])
         if not len(pixels):
             parts.append(jnp.zeros_like(parts[0]))
@@ -66,10 +66,9 @@ def inserted(
     ids: np.ndarray,
     images: Sequence[Sequence[tuple[Any, str]]],
 ) -> Inserted | None:
-    """What stands among the words of a batch: ``ids [R, L]`` its rows, ``images[i]`` those of text i of all; None:
-    nothing."""
-    given = [one for text in batch.indices for one in images[text]]
-    if not given:
+    """The image tokens of a batch with rows ``ids [R, L]``; ``images[i]`` are those of text i. None: no images."""
+    batch_images = [image for text in batch.indices for image in images[text]]
+    if not batch_images:
         return None
     which = np.full(ids.shape, -1, np.int32)
     first = 0
@@ -78,5 +77,5 @@ def inserted(
         columns = column + np.flatnonzero(ids[row, column:] == vision_model.image_id)[:count] if count else []
         which[row, columns] = np.arange(first, first + count)
         first += count
-    tokens = image_tokens(vision_model, dtype, params, given)
+    tokens = image_tokens(vision_model, dtype, params, batch_images)
     return Inserted(tokens.reshape(-1, tokens.shape[-1]), jnp.asarray(which))

@@ -1,8 +1,8 @@
-"""What can be encoded: a text, an image, or a list in which texts and images follow each other.
+"""Inputs of ``encode``: a text, an image, or a list of texts and images.
 
-A text is a ``str``; an image is a PIL image, a ``Path``, or the ``bytes`` of a file. In a list stand dicts: ``{"type":
-"text", "content": ...}``, ``{"type": "image", "content": ...}``, also ``image_path`` and ``image_bytes``; ``text`` or
-``image`` may stand for ``content``. All of an input becomes one string, in which an image is written as its tokens.
+A text is a ``str``; an image is a PIL image, a ``Path``, or the ``bytes`` of a file. A list has these or dicts:
+``{"type": "text", "content": ...}``, ``{"type": "image", "content": ...}``, also ``image_path`` and ``image_bytes``;
+the key ``text`` or ``image`` may replace ``content``. An input becomes one string, with an image as its tokens.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TYPES = ("text", "image", "image_path", "image_bytes")
 
 
 class Mixture(NamedTuple):
-    """An input as one string, and the images that stand in it, in order, as they were given."""
+    """An input as one string, and its images in order, as given."""
 
     text: str
     images: tuple[Any, ...] = ()
@@ -31,26 +31,23 @@ def is_image(item: Any) -> bool:
 
 
 def read_mixture(item: Any, vision_model: VisionModel | None, where: str, prompt: Callable[[], str]) -> Mixture:
-    """An input of ``encode``, its ``prompt`` before it where it begins with text.
-
-    Raises:
-      UserError: an item of unknown type; an image for a model of texts alone; a text that holds an image token.
-    """
+    """An input of ``encode``; ``prompt`` precedes it if it begins with text. UserError: an unknown type, an image
+    for a text model, an image token in a text."""
     items = item if isinstance(item, (list, tuple)) else [item]
     if not items:
         raise UserError(f"{where}: an empty list; give at least one text or image")
     parts: list[str] = []
     images: list[Any] = []
-    for place, one in enumerate(items):
+    for place, part in enumerate(items):
         here = where if len(items) == 1 else f"{where}[{place}]"
-        kind, content = _item(one, here)
+        kind, content = _item(part, here)
         if kind == "text":
             if len(items) > 1 and (token := next((t for t in IMAGE_TOKENS if t in content), None)):
-                raise UserError(f"{here}: the text holds {token}, which only an image may; take it out")
+                raise UserError(f"{here}: the text has the reserved token {token}; remove it")
             parts.append(content)
             continue
         if vision_model is None:
-            raise UserError(f"{here}: is an image, and this model takes texts only; export one with student.vision")
+            raise UserError(f"{here}: is an image, but this is a text model; export one with student.vision")
         parts.append(vision_model.written)
         images.append(content)
     begins = prompt() if parts[0] != (vision_model.written if vision_model and images else None) else ""
@@ -65,35 +62,35 @@ def _item(item: Any, where: str) -> tuple[str, Any]:
         return "image", item
     if not isinstance(item, Mapping):
         raise UserError(
-            f"{where} is a {type(item).__name__}; a string, an image (PIL, Path or bytes), or a list of dicts with a"
-            f" type and a content is needed"
+            f"{where} is a {type(item).__name__}; expected a string, an image (PIL, Path or bytes), or a list of dicts"
+            " with type and content"
         )
     kind = item.get("type")
     if kind not in TYPES:
-        raise UserError(f"{where}: type is {kind!r}; one of {', '.join(TYPES)} is needed")
+        raise UserError(f"{where}: type is {kind!r}; expected one of {', '.join(TYPES)}")
     keys = [key for key in ("content", kind, "image") if key in item and (kind != "text" or key != "image")]
     if not keys:
         raise UserError(f"{where}: a {kind} without content; give it as 'content'")
     content = item[keys[0]]
     if kind == "text":
         if not isinstance(content, str):
-            raise UserError(f"{where}: the content of a text is a {type(content).__name__}; a string is needed")
+            raise UserError(f"{where}: the content of a text is a {type(content).__name__}; expected a string")
         return "text", content
     if isinstance(content, str):
         content = Path(content)
     if not is_image(content):
         raise UserError(
-            f"{where}: the content of an {kind} is a {type(content).__name__}; PIL, a path or bytes is needed"
+            f"{where}: the content of an {kind} is a {type(content).__name__}; expected PIL, a path or bytes"
         )
     return "image", content
 
 
 def check_images(ids: Sequence[int], mixture: Mixture, vision_model: VisionModel, where: str, limit: int) -> None:
-    """UserError when not every token of every image came through the tokenizer: the input was cut within one."""
-    found = [sum(1 for token in ids if token == one) for one in (vision_model.image_id, vision_model.end_id)]
-    if found != [vision_model.tokens * len(mixture.images), len(mixture.images)]:
+    """UserError: the input was truncated within an image."""
+    counts = [sum(1 for i in ids if i == token) for token in (vision_model.image_id, vision_model.end_id)]
+    if counts != [vision_model.tokens * len(mixture.images), len(mixture.images)]:
         most = max(0, (limit - 2) // (vision_model.tokens + 2))
         raise UserError(
-            f"{where}: {len(mixture.images)} images of {vision_model.tokens + 2} tokens do not fit what the model"
-            f" reads, {limit} tokens; give at most {most}, or less text before them"
+            f"{where}: {len(mixture.images)} images of {vision_model.tokens + 2} tokens do not fit the model's"
+            f" {limit} tokens; give at most {most}, or less text before them"
         )

@@ -1,7 +1,7 @@
-"""From an RGB image to what a vision encoder reads, as a checkpoint's ``preprocessor_config.json`` says.
+"""From an RGB image to a vision encoder's input, as in a checkpoint's ``preprocessor_config.json``.
 
-``prepare`` works on the host and ends in 8 bits, a quarter of the memory of what the encoder reads; ``normalise`` is
-three operations on the array and belongs into the jitted step.
+``prepare`` runs on the host and returns 8 bits, a quarter of the memory of float32; ``normalise`` belongs in the jitted
+step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jasper_jax.vision.images import pillow
 if TYPE_CHECKING:
     from PIL import Image
 
-_MOST_ASPECT = 64  # a longer image is cut to its middle first: scaled up by its short edge it would fill the memory
+_MOST_ASPECT = 64  # longer images are cropped first: scaled by the short edge they would fill the memory
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class Preprocessing:
     """Resize, crop, rescale, normalise. Hashable; ``processor_config.read_preprocessing`` makes one of a config."""
 
     kind: str
-    """transformers' class that does the same."""
+    """The equivalent class of transformers."""
     resize: int
-    """Pixels: of the shortest edge where there is a ``crop``, of each side where there is none."""
+    """Pixels of the shortest edge where there is a ``crop``, else of each side."""
     crop: int | None
-    """Pixels of a side of the square taken from the middle; what lies outside the image is black."""
+    """Pixels of a side of the centred square, padded with black."""
     resample: int
     """Pillow's number of the filter."""
     rescale_factor: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     exact: bool = False
-    """``resize`` is of each side although there is a crop."""
+    """``resize`` is of each side in spite of a crop."""
 
     @property
     def size(self) -> int:
@@ -46,7 +46,7 @@ class Preprocessing:
         return self.resize if self.crop is None else self.crop
 
     def with_size(self, pixels: int) -> Preprocessing:
-        """The same for images of ``pixels`` a side: a crop keeps its share of the resized image."""
+        """The same for images of ``pixels`` a side; a crop keeps its share of the resized image."""
         if pixels == self.size:
             return self
         if self.crop is None:
@@ -55,7 +55,7 @@ class Preprocessing:
         return dataclasses.replace(self, resize=resize, crop=pixels)
 
     def prepare(self, image: Image.Image) -> UInt8[np.ndarray, "S S 3"]:
-        """An image of Pillow's -> ``[S, S, 3]`` levels of 0 to 255."""
+        """A Pillow image -> ``[S, S, 3]`` levels of 0 to 255."""
         Image = pillow()
         if image.mode != "RGB":
             image = image.convert("RGB")
@@ -75,7 +75,7 @@ class Preprocessing:
         return (scaled - np.asarray(self.mean, np.float32)) / np.asarray(self.std, np.float32)
 
     def to_hf(self) -> dict[str, Any]:
-        """A ``preprocessor_config.json`` from which transformers does the same."""
+        """The equivalent ``preprocessor_config.json`` of transformers."""
         square = {"height": self.resize, "width": self.resize}
         crop = {} if self.crop is None else {"crop_size": {"height": self.crop, "width": self.crop}}
         return {
@@ -104,7 +104,7 @@ KINDS = {
     "CLIPImageProcessor": Preprocessing("CLIPImageProcessor", 224, 224, BICUBIC, 1 / 255, _OPENAI_MEAN, _OPENAI_STD),
     "BitImageProcessor": Preprocessing("BitImageProcessor", 224, 224, BICUBIC, 1 / 255, _OPENAI_MEAN, _OPENAI_STD),
 }
-"""transformers' class -> what it does where its config is silent."""
+"""transformers' class -> its defaults."""
 _PUBLISHED = {
     "siglip_vision_model": KINDS["SiglipImageProcessor"],
     "clip_vision_model": KINDS["CLIPImageProcessor"],
@@ -113,14 +113,14 @@ _PUBLISHED = {
 
 
 def default_for(model_type: str) -> Preprocessing:
-    """What the published checkpoints of a vision family come with. UserError for a model type without."""
+    """The preprocessing of a vision family's published checkpoints. UserError: an unknown model type."""
     if model_type not in _PUBLISHED:
         raise UserError(f"no image processing is known for {model_type!r}; those known are {', '.join(_PUBLISHED)}")
     return _PUBLISHED[model_type]
 
 
 def _middle(image: Image.Image) -> Image.Image:
-    """The image, or of one many times as long as wide its middle."""
+    """The image, cropped to its middle where it is extremely long."""
     width, height = image.size
     most = _MOST_ASPECT * min(width, height)
     if max(width, height) <= most:
@@ -130,7 +130,7 @@ def _middle(image: Image.Image) -> Image.Image:
 
 
 def _centre(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The square in the middle of ``[H, W, 3]``; black where it reaches beyond."""
+    """The centred square of ``[H, W, 3]``, padded with black."""
     out = np.zeros((side, side, 3), pixels.dtype)
     into, out_of = [], []
     for n in pixels.shape[:2]:

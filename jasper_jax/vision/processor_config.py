@@ -1,4 +1,4 @@
-"""``preprocessor_config.json``, read strictly: a setting that would change the pixels is understood or refused."""
+"""Strict reading of ``preprocessor_config.json``: a setting that changes the pixels is implemented or an error."""
 
 from __future__ import annotations
 
@@ -27,10 +27,8 @@ _READ = frozenset(
 
 
 def read_preprocessing(values: Mapping[str, Any], where: str) -> Preprocessing:
-    """From a ``preprocessor_config.json``; absent keys take the defaults of the class that it names.
-
-    Errors: ``UserError`` for another class, a key that is not known, sizes that leave images other than square.
-    """
+    """From a ``preprocessor_config.json``; absent keys take the defaults of its class. UserError: another class, an
+    unknown key, images that are not square."""
     kind = _kind(values, where)
     default, read = KINDS[kind], Reader(values, kind, where)
     unknown = sorted(key for key in set(values) - _SAME_PIXELS - _READ if values[key] is not None)
@@ -72,7 +70,7 @@ def _kind(values: Mapping[str, Any], where: str) -> str:
 
 
 def _size(values: Mapping[str, Any], default: Preprocessing, where: str) -> tuple[int, bool]:
-    """(pixels, whether of each side rather than of the shortest edge); a bare number is the shortest edge."""
+    """(pixels, True for each side or False for the shortest edge); a bare number is the shortest edge."""
     size = values.get("size")
     if size is None:
         return default.resize, default.crop is None
@@ -84,7 +82,7 @@ def _size(values: Mapping[str, Any], default: Preprocessing, where: str) -> tupl
 
 
 def _square(value: Any, key: str, where: str) -> int:
-    """A number, or an object of height and width, which must be equal."""
+    """A number, or an object of equal height and width."""
     if isinstance(value, Mapping) and set(value) == {"height", "width"} and value["height"] == value["width"]:
         value = value["height"]
     return _pixels(value, key, where)
@@ -93,7 +91,7 @@ def _square(value: Any, key: str, where: str) -> int:
 def _pixels(value: Any, key: str, where: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 16384:
         raise UserError(
-            f"{where}: {key} is {value!r}; pixels (1 to 16384), or an object of equal height and width are needed"
+            f"{where}: {key} is {value!r}; expected pixels (1 to 16384), or an object of equal height and width"
         )
     return value
 
@@ -101,35 +99,34 @@ def _pixels(value: Any, key: str, where: str) -> int:
 def _colours(
     values: Mapping[str, Any], key: str, default: tuple[float, float, float], where: str, least: float = -math.inf
 ) -> tuple[float, float, float]:
-    """Three numbers, for red, green and blue; one number stands for three."""
-    given = values.get(key)
-    if given is None:
+    """Numbers for red, green and blue; one number counts for all three."""
+    value = values.get(key)
+    if value is None:
         return default
-    three = list(given) if isinstance(given, (list, tuple)) else [given] * 3
+    three = list(value) if isinstance(value, (list, tuple)) else [value] * 3
     good = len(three) == 3 and all(
         isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) and x >= least for x in three
     )
     if not good:
         positive = "positive " if least > 0 else ""
-        raise UserError(f"{where}: {key} is {given!r}; three {positive}numbers are needed")
+        raise UserError(f"{where}: {key} is {value!r}; expected three {positive}numbers")
     red, green, blue = (float(x) for x in three)
     return red, green, blue
 
 
-def preprocessing_from_folder(folder: str | Path, model_type: str, image_size: int | None = None) -> Preprocessing:
-    """The processing of a saved model, for images of ``image_size`` pixels a side (None: as the folder says).
+def preprocessing_from_folder(folder: str | Path, model_type: str) -> Preprocessing:
+    """The preprocessing of a saved model.
 
-    ``model_type``: of the encoder's family; what its published checkpoints do is taken, with a warning, where the
-    folder has neither ``preprocessor_config.json`` nor a ``processor_config.json`` with the image part.
+    Without ``preprocessor_config.json``, and without an image part in ``processor_config.json``, it is that of the
+    published checkpoints of ``model_type``, with a warning.
     """
-    found, path, joint = None, Path(folder) / CONFIG, Path(folder) / "processor_config.json"
+    path, joint = Path(folder) / CONFIG, Path(folder) / "processor_config.json"
     if path.is_file():
-        found = read_preprocessing(read_object(path), str(path))
-    elif joint.is_file():
+        return read_preprocessing(read_object(path), str(path))
+    if joint.is_file():
         part: Mapping[str, Any] | None = read_object(joint).get("image_processor")
         if isinstance(part, Mapping):
-            found = read_preprocessing(part, f"{joint}: image_processor")
-    if found is None:
-        found = default_for(model_type)
-        logger.warning("%s has no %s; images are processed as for published %s models", folder, CONFIG, model_type)
-    return found if image_size is None else found.with_size(image_size)
+            return read_preprocessing(part, f"{joint}: image_processor")
+    preprocessing = default_for(model_type)
+    logger.warning("%s has no %s; images are processed as for published %s models", folder, CONFIG, model_type)
+    return preprocessing

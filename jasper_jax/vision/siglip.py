@@ -7,8 +7,9 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Family
 from jasper_jax.encoders.hf_config import Reader
+from jasper_jax.encoders.parts import ACTIVATIONS
 from jasper_jax.encoders.table import Weight, linear, norm
-from jasper_jax.vision.vit import VISION_ACTIVATIONS, VitConfig, VitEnds, VitLayer, read_sizes
+from jasper_jax.vision.vit import VitConfig, VitEnds, VitLayer, read_sizes
 
 
 def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
@@ -17,7 +18,7 @@ def read_config(hf: Mapping[str, Any], where: str) -> VitConfig:
     return VitConfig(
         **read_sizes(read, image_size=224, patch_size=16, hidden_size=768, layers=12),
         intermediate_size=read.integer("intermediate_size", 3072),
-        activation=read.choice("hidden_act", tuple(VISION_ACTIVATIONS), "gelu_pytorch_tanh"),
+        activation=read.choice("hidden_act", tuple(ACTIVATIONS), "gelu_pytorch_tanh"),
         norm_epsilon=read.number("layer_norm_eps", 1e-6),
         init_std=0.02,
     )

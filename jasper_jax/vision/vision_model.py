@@ -1,8 +1,8 @@
-"""The vision side of a student: an encoder whose tokens take the place of words in the text encoder's input.
+"""The vision side of a student: an encoder whose tokens replace words in the text encoder's input.
 
-An image is written ``start``, n times ``image``, ``end`` (arXiv 2412.19048; the public Jasper checkpoint's three
-tokens). At the n positions stand the vision tokens: pooled to the student's width without parameters, or pooled to n
-tokens and mapped by a learned matrix. Everything after that is the text student's own.
+An image is written ``start``, n times ``image``, ``end`` (arXiv 2412.19048; the public Jasper checkpoint's tokens). The
+n positions get vision tokens: pooled to the student's width without parameters, or pooled to n tokens and mapped by a
+learned matrix.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from jasper_jax.encoders.layout import Inserted
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.encoder import VisionEncoder
-from jasper_jax.vision.pooler import adaptive_pool
 from jasper_jax.vision.preprocess import Preprocessing
+from jasper_jax.vision.resampling import adaptive_pool
 
 START, IMAGE, END = IMAGE_TOKENS = ("<|jasper_img_start|>", "<|jasper_img_token|>", "<|jasper_img_end|>")
 PARTS = ("vision", "projector")
@@ -30,9 +30,8 @@ PARTS = ("vision", "projector")
 
 @dataclasses.dataclass(frozen=True)
 class VisionModel:
-    """Everything static about it. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one
-    image, special tokens included.
-    ``projector``: as in the recipe, ``none``, ``linear``, or ``joint``, which maps all tokens of an image at once."""
+    """Static settings. ``width``: D of the text encoder. ``alone``: the token ids of an input that is one image, with
+    special tokens. ``projector``: ``none``, ``linear``, or ``joint``, which maps all tokens of an image at once."""
 
     encoder: VisionEncoder
     preprocessing: Preprocessing
@@ -57,7 +56,7 @@ class VisionModel:
         return times * self.encoder.hidden_size, times * self.width
 
     def init(self, seed: int) -> dict[str, Any]:
-        """Random parameters, a function of the seed alone; the projector's columns have the variance of a word's."""
+        """Random parameters; the projector's outputs have the variance of word embeddings."""
         key = jax.random.key(seed)
         params: dict[str, Any] = {"vision": self.encoder.init(jax.random.fold_in(key, 1 << 16))}
         if self.projector != "none":
@@ -79,7 +78,7 @@ class VisionModel:
     def image_tokens(
         self, params: Mapping[str, Any], pixels: jax.Array, *, training: bool = False, compute_dtype: Any = jnp.float32
     ) -> jax.Array:
-        """``[N, S, S, 3]`` uint8 -> ``[N, n, D]`` float32: what stands in the text encoder's input."""
+        """``[N, S, S, 3]`` uint8 -> ``[N, n, D]`` float32, inputs of the text encoder."""
         x = self.features(params, pixels, training=training, compute_dtype=compute_dtype)
         if self.projector == "none":
             return x
@@ -87,7 +86,7 @@ class VisionModel:
         return x.reshape(len(x), self.tokens, self.width)
 
     def insert_alone(self, tokens: jax.Array) -> tuple[jax.Array, Inserted]:
-        """``[N, n, D]`` tokens of images, each an input of its own -> ids ``[N, L]``, and what is inserted."""
+        """``[N, n, D]`` tokens of images, each a separate input -> ids ``[N, L]``, and the inserted vectors."""
         ids = np.array(self.alone, np.int32)
         at = ids == self.image_id
         N = tokens.shape[0]
@@ -97,7 +96,7 @@ class VisionModel:
 
 
 def with_image_tokens(tokenizer: Tokenizer) -> Tokenizer:
-    """The tokenizer with the three tokens, after its own where it lacks them; other texts keep their ids."""
+    """The tokenizer with the three image tokens, appended where it lacks them."""
     return tokenizer.with_tokens(IMAGE_TOKENS)
 
 
@@ -108,34 +107,28 @@ def make_vision_model(
     tokens: int,
     width: int,
     projector: str,
-    tokenizer: Tokenizer,
+    tokenizer: Tokenizer | int,
     max_length: int,
     remat: bool = False,
 ) -> VisionModel:
-    """The vision side of a student whose ``tokenizer`` has the image tokens.
+    """The vision side of a student.
 
-    Raises:
-      UserError: an image does not fit the student's longest input.
+    ``tokenizer`` has the image tokens; a number instead is the first of their three ids, without special tokens around
+    an image. UserError: an image exceeds ``max_length``.
     """
-    start, image, end = (tokenizer.token_id(token) for token in IMAGE_TOKENS)
+    if isinstance(tokenizer, int):
+        start, image, end = tokenizer, tokenizer + 1, tokenizer + 2
+        ids = [start, *[image] * tokens, end]
+    else:
+        start, image, end = (tokenizer.token_id(token) for token in IMAGE_TOKENS)
+        (ids,) = tokenizer.with_max_length(None).encode([START + IMAGE * tokens + END])
     assert start is not None
     assert image is not None
     assert end is not None
-    (ids,) = tokenizer.with_max_length(None).encode([START + IMAGE * tokens + END])
     if len(ids) > max_length:
         raise UserError(
             f"student.vision.tokens: an image of {tokens} tokens makes an input of {len(ids)}, student.max_length is"
             f" {max_length}; take at most {max_length - len(ids) + tokens}, or raise student.max_length"
         )
-    return VisionModel(
-        encoder=encoder,
-        preprocessing=preprocessing,
-        tokens=tokens,
-        width=width,
-        projector=projector,
-        start_id=start,
-        image_id=image,
-        end_id=end,
-        alone=tuple(int(i) for i in ids),
-        remat=remat,
-    )
+    alone = tuple(int(i) for i in ids)
+    return VisionModel(encoder, preprocessing, tokens, width, projector, start, image, end, alone, remat)

@@ -1,6 +1,6 @@
 """The vision transformer (arXiv 2010.11929) that SigLIP, CLIP and DINOv2 share: patches, positions, pre-norm layers.
 
-A family's file says what differs: a class token, norms at the ends, biases, layer scale, names.
+Families differ in class token, norms at the ends, biases, layer scale and names.
 """
 
 from __future__ import annotations
@@ -14,25 +14,17 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jasper_jax.encoders.attention import attend
+from jasper_jax.encoders.bert import FeedForward, SelfAttention
 from jasper_jax.encoders.hf_config import Reader
-from jasper_jax.encoders.parts import ACTIVATIONS, Dropout, dense, layer_norm
+from jasper_jax.encoders.parts import Dropout, layer_norm
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.positions import resized
-
-
-def quick_gelu(x: jax.Array) -> jax.Array:
-    """x · sigmoid(1.702 x), CLIP's."""
-    return x * jax.nn.sigmoid(1.702 * x)
-
-
-VISION_ACTIVATIONS = {**ACTIVATIONS, "quick_gelu": quick_gelu}
+from jasper_jax.vision.resampling import resized
 
 
 @dataclass(frozen=True)
 class VitConfig:
-    """``image_size``: at which it is run; ``table_side``: patches of a side in the checkpoint's table of positions.
-    ``class_shape``, ``table_lead``: shapes as the checkpoint has them. ``layer_scale``: None for no such factor."""
+    """``image_size``: at which it runs; ``table_side``: patches of a side in the checkpoint's table of positions;
+    ``class_shape``, ``table_lead``: shapes in the checkpoint; ``layer_scale``: None for none."""
 
     hidden_size: int
     num_layers: int
@@ -62,21 +54,19 @@ class VitConfig:
         return self.side**2 + (self.class_shape is not None)
 
     def at_size(self, image_size: int | None, where: str) -> VitConfig:
-        """To be run at another image size. UserError: no whole number of patches."""
+        """The config for another image size. UserError: no whole number of patches."""
         if image_size is None or image_size == self.image_size:
-            return self  # even where the patches leave a rest, as SigLIP's of 14 do in 384: it is not looked at
+            return self  # patches may leave a rest, which is ignored (SigLIP: 14 in 384)
         P = self.patch_size
         if image_size % P:
             below = image_size // P * P
             fit = f"{below} or {below + P}" if below else f"{P}"
-            raise UserError(
-                f"{where}: an image of {image_size} pixels is no whole number of {P}-pixel patches; take {fit}"
-            )
+            raise UserError(f"{where}: image size {image_size} is no multiple of the patch size {P}; take {fit}")
         return dataclasses.replace(self, image_size=image_size)
 
 
 def read_sizes(read: Reader, *, image_size: int, patch_size: int, hidden_size: int, layers: int) -> dict[str, Any]:
-    """What all families' configs say in the same words; the arguments are transformers' defaults."""
+    """The sizes that all families' configs have; the arguments are transformers' defaults."""
     read.require("num_channels", 3)
     image, patch = _square(read, "image_size", image_size), _square(read, "patch_size", patch_size)
     if image < patch:
@@ -93,11 +83,11 @@ def read_sizes(read: Reader, *, image_size: int, patch_size: int, hidden_size: i
 
 
 def _square(read: Reader, key: str, default: int) -> int:
-    """A size that may be written as two equal ones."""
+    """A size, or two equal ones."""
     value = read.values.get(key)
     if isinstance(value, Sequence) and not isinstance(value, str):
         if len(value) != 2 or value[0] != value[1]:
-            raise UserError(f"{read.where}: {key} is {list(value)!r}; a square is needed")
+            raise UserError(f"{read.where}: {key} is {list(value)!r}; expected a square")
         read = dataclasses.replace(read, values={**read.values, key: value[0]})
     return read.integer(key, default)
 
@@ -113,50 +103,15 @@ class Scale(nnx.Module):
         return x * self.scale[...].astype(self.dtype)
 
 
-class VitAttention(nnx.Module):
-    """Every patch sees every other; D -> D."""
-
-    def __init__(self, config: VitConfig, *, dtype: Any, rngs: nnx.Rngs):
-        D, made = config.hidden_size, {"std": config.init_std, "dtype": dtype, "rngs": rngs}
-        self.num_heads = config.num_heads
-        self.query = dense(D, D, bias=config.qkv_bias, **made)
-        self.key = dense(D, D, bias=config.qkv_bias, **made)
-        self.value = dense(D, D, bias=config.qkv_bias, **made)
-        self.output = dense(D, D, **made)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        N, T, D = x.shape
-        split = (N, T, self.num_heads, D // self.num_heads)
-        q, k, v = self.query(x).reshape(split), self.key(x).reshape(split), self.value(x).reshape(split)
-        return self.output(attend(q, k, v).reshape(N, T, D))
-
-
-class VitFeedForward(nnx.Module):
-    """D -> F -> D with one activation between."""
-
-    def __init__(self, config: VitConfig, *, dtype: Any, rngs: nnx.Rngs):
-        D, F, made = (
-            config.hidden_size,
-            config.intermediate_size,
-            {"std": config.init_std, "dtype": dtype, "rngs": rngs},
-        )
-        self.activation = config.activation
-        self.up = dense(D, F, **made)
-        self.down = dense(F, D, **made)
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        return self.down(VISION_ACTIVATIONS[self.activation](self.up(x)))
-
-
 class VitLayer(nnx.Module):
     """x <- x + scale · attention(norm(x)); x <- x + scale · feed_forward(norm(x))."""
 
     def __init__(self, config: VitConfig, *, dtype: Any, rngs: nnx.Rngs):
         D, made = config.hidden_size, {"dtype": dtype, "rngs": rngs}
         self.attention_norm = layer_norm(D, config.norm_epsilon, **made)
-        self.attention = VitAttention(config, **made)
+        self.attention = SelfAttention(config, **made, qkv_bias=config.qkv_bias)
         self.feed_forward_norm = layer_norm(D, config.norm_epsilon, **made)
-        self.feed_forward = VitFeedForward(config, **made)
+        self.feed_forward = FeedForward(config, **made)
         self.scaled = config.layer_scale is not None
         if config.layer_scale is not None:
             self.attention_scale = Scale(D, config.layer_scale, dtype=dtype)
@@ -170,8 +125,8 @@ class VitLayer(nnx.Module):
 
 
 class Patches(nnx.Module):
-    """PyTorch's convolution of stride P as one product. The kernel is that of the checkpoint with its axes turned
-    round, ``[P, P, 3, D]``: across, down, colour, dimension."""
+    """PyTorch's convolution of stride P as one product. The kernel is the checkpoint's with its axes reversed,
+    ``[P, P, 3, D]``: across, down, colour, dimension."""
 
     def __init__(self, config: VitConfig, *, dtype: Any, rngs: nnx.Rngs):
         P, D = config.patch_size, config.hidden_size
@@ -227,10 +182,10 @@ class VitEnds(nnx.Module):
 
 
 def vision_part(hf: Mapping[str, Any], model_type: str, where: str) -> Mapping[str, Any]:
-    """The vision tower's config, out of that of a model with two towers where need be."""
+    """The vision tower's config, which may be part of the config of a model with two towers."""
     part = hf.get("vision_config")
     if hf.get("model_type") == model_type or part is None:
         return hf
     if not isinstance(part, Mapping):
-        raise UserError(f"{where}: vision_config is {part!r}; an object is needed")
+        raise UserError(f"{where}: vision_config is {part!r}; expected an object")
     return {**part, "model_type": model_type}

@@ -1,4 +1,4 @@
-"""The text encoder's word table, seen from the side of images: where it is, and how it gets rows for new tokens."""
+"""The text encoder's word table: its path, and rows for new tokens."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def word_table(params: Mapping[str, Any]) -> Any:
 
 
 def with_vocabulary(encoder: Encoder, rows: int) -> Encoder:
-    """The same encoder with a word table of that many rows."""
+    """The encoder with a word table of ``rows`` rows."""
     config = {**encoder.hf_config, "vocab_size": rows}
     return encoder if rows == encoder.vocab_size else encoder_from_config(config, encoder.family.model_type)
 
 
 def grow_words(params: Mapping[str, Any], rows: int) -> dict[str, Any]:
-    """``params`` of an encoder with its word table lengthened to ``rows`` by the mean of those there are: a new token
-    begins as an average word, and no other text changes."""
+    """``params`` of an encoder with its word table extended to ``rows`` by the mean of the existing rows, so that other
+    texts keep their vectors."""
     flat = flatten({"embeddings": params["embeddings"]})
     path = word_path(params)
     table = jnp.asarray(flat[path])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from jasper_jax.encoders.stack import Params, depth
+from jasper_jax.encoders.tower import Params, depth
 
 
 def split_layers(params: Params, k: int) -> Params:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.encoders.attention import attend, using
-from jasper_jax.encoders.layout import Layout
-from jasper_jax.encoders.seen import Seen
+from jasper_jax.encoders.layout import Layout, Seen
 
 B, L, H, d = 3, 7, 4, 8
 

@@ -12,9 +12,8 @@ from jax.sharding import AxisType
 
 from jasper_jax.encoders import attention, splash
 from jasper_jax.encoders.attention import attend, form_of, using
-from jasper_jax.encoders.layout import Layout, segments_of
+from jasper_jax.encoders.layout import Layout, Seen, segments_of
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.seen import Seen
 from tests.families import CASES, VARIANTS
 
 R, L, H, d = 2, 256, 4, 64

@@ -50,7 +50,7 @@ def test_every_truncation_is_noticed(tmp_path):
     data = (tmp_path / "whole").read_bytes()
     for length in range(len(data)):
         (tmp_path / "cut").write_bytes(data[:length])
-        with pytest.raises(UserError, match="cut: not a whole safetensors file"):
+        with pytest.raises(UserError, match="cut: incomplete or invalid safetensors file"):
             TensorFile(tmp_path / "cut")
 
 
@@ -86,7 +86,7 @@ def test_headers_that_lie(tmp_path, header, message):
     craft(tmp_path / "file", header)
     with pytest.raises(UserError, match=message) as raised:
         TensorFile(tmp_path / "file")
-    assert str(raised.value).startswith(f"{tmp_path / 'file'}: not a whole safetensors file (")
+    assert str(raised.value).startswith(f"{tmp_path / 'file'}: incomplete or invalid safetensors file (")
     assert "\n" not in str(raised.value)
 
 
@@ -100,7 +100,7 @@ def test_a_dtype_that_cannot_be_read(tmp_path):
 def test_shapes_that_no_array_can_have(tmp_path, shape):
     size = 24 if 0 not in shape else 0
     craft(tmp_path / "file", {"x": entry(shape, 0, size)}, bytes(size))
-    with pytest.raises(UserError, match="file: not a whole safetensors file"):
+    with pytest.raises(UserError, match="file: incomplete or invalid safetensors file"):
         _ = TensorFile(tmp_path / "file")["x"]
 
 

@@ -133,7 +133,7 @@ def test_a_vocabulary_beyond_the_table(folder):
 
 def test_a_folder_without_a_tokenizer_file(tmp_path):
     (tmp_path / "vocab.txt").write_text("\n".join(WORDS))
-    with pytest.raises(UserError, match=r"tokenizer.json: no such file; make it once.*AutoTokenizer"):
+    with pytest.raises(UserError, match=r"tokenizer.json: no such file; create it once.*AutoTokenizer"):
         Tokenizer.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"model": 3}')
     with pytest.raises(UserError, match=r"tokenizer.json: not a tokenizer file"):
@@ -141,5 +141,5 @@ def test_a_folder_without_a_tokenizer_file(tmp_path):
 
 
 def test_no_room_for_text(folder):
-    with pytest.raises(UserError, match="max_length is 2; more than the 2 special tokens"):
+    with pytest.raises(UserError, match="max_length is 2; expected more than the 2 special tokens"):
         Tokenizer.load(folder, max_length=2)

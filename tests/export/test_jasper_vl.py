@@ -24,9 +24,9 @@ from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.student import HeadShape, Student
+from jasper_jax.vision.encoder import vision_from_config
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import default_for
-from jasper_jax.vision.registry import vision_from_config
 from jasper_jax.vision.vision_model import make_vision_model, with_image_tokens
 from jasper_jax.vision.words import grow_words, with_vocabulary
 from tests.export.vision_students import DIMS, QUERY, VISION, inputs, parts_of, run_torch

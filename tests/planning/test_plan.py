@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rich.console import Console
 
 import jasper_jax.planning
-from jasper_jax.parameters.sharding import make_mesh, parts
+from jasper_jax.parameters.sharding import leaf_shards, make_mesh
 from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.machine import Machine
 from jasper_jax.planning.memory import DoesNotFit, device_bytes
@@ -35,7 +35,7 @@ def mesh():
 def stage(mesh) -> PlannedStage:
     weight = {"heads/fc1/kernel": jax.ShapeDtypeStruct((N, N), jnp.float32)}
     state = {"trained": 4 * N * N, "frozen": 0, "optimizer": 8 * N * N, "teachers": 0}
-    return PlannedStage("stage-1", N, 3600, state, tuple(parts(weight, mesh)))
+    return PlannedStage("stage-1", N, 3600, state, tuple(leaf_shards(weight, mesh)))
 
 
 def lowered(mesh):

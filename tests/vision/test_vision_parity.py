@@ -9,8 +9,8 @@ import pytest
 
 from jasper_jax.encoders.weights import load_params, save, state_dict
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.pooler import adaptive_pool
-from jasper_jax.vision.registry import vision_from_config, vision_from_folder
+from jasper_jax.vision.encoder import vision_from_config, vision_from_folder
+from jasper_jax.vision.resampling import adaptive_pool
 from tests.encoders.stacks import split_layers
 
 torch = pytest.importorskip("torch")
@@ -152,8 +152,8 @@ def test_the_pooler_is_pytorchs_for_every_pair_of_small_sizes():
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        ({"model_type": "vit"}, "no vision encoder"),
-        ({"model_type": "siglip2"}, "no vision encoder"),
+        ({"model_type": "vit"}, "not an implemented vision encoder"),
+        ({"model_type": "siglip2"}, "not an implemented vision encoder"),
         ({"model_type": "dinov2", "use_swiglu_ffn": True}, "use_swiglu_ffn"),
         ({"model_type": "dinov2", "image_size": [28, 14]}, "square"),
         ({"model_type": "clip_vision_model", "num_channels": 1}, "num_channels"),

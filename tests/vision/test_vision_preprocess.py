@@ -159,7 +159,7 @@ def test_a_strip_does_not_fill_the_memory():
 
 
 def test_a_folder_without(tmp_path, caplog):
-    found = preprocessing_from_folder(tmp_path, "dinov2", 518)
+    found = preprocessing_from_folder(tmp_path, "dinov2").with_size(518)
     assert found == default_for("dinov2").with_size(518)
     assert f"has no {CONFIG}; images are processed as for published dinov2 models" in caplog.text
     with pytest.raises(UserError, match=r"no image processing is known for 'vit'; those known are siglip_vision_model"):
@@ -178,16 +178,16 @@ def test_a_folder_without(tmp_path, caplog):
         ({"do_pad": True}, "do_pad is True"),
         ({"do_center_crop": "yes"}, "do_center_crop is 'yes'"),
         ({"do_center_crop": False}, "size is the shortest edge .* images would not be square"),
-        ({"size": {"height": 3, "width": 4}}, r"size is \{'height': 3, 'width': 4\}; pixels"),
+        ({"size": {"height": 3, "width": 4}}, r"size is \{'height': 3, 'width': 4\}; expected pixels"),
         ({"size": {"longest_edge": 3}}, "size is"),
         ({"size": 0}, "size is 0"),
         ({"size": True}, "size is True"),
         ({"crop_size": {"height": 3, "width": 4}}, "crop_size is"),
         ({"resample": 9}, "resample is 9"),
         ({"rescale_factor": -1}, "rescale_factor is -1"),
-        ({"image_mean": [1, 2]}, r"image_mean is \[1, 2\]; three numbers"),
+        ({"image_mean": [1, 2]}, r"image_mean is \[1, 2\]; expected three numbers"),
         ({"image_mean": [float("nan")] * 3}, "image_mean is"),
-        ({"image_std": [1, 0, 1]}, r"image_std is \[1, 0, 1\]; three positive numbers"),
+        ({"image_std": [1, 0, 1]}, r"image_std is \[1, 0, 1\]; expected three positive numbers"),
         ({"offset": True}, "offset not implemented for BitImageProcessor; those read are crop_size"),
     ],
 )
