@@ -13,12 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.recipe.config_sources import TextSource
+from jasper_jax.recipe.config_sources import FILE_KINDS, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
-
-LOCAL = ("text", "jsonl", "parquet")
-"""The kinds of source that name files; the others are data sets with versions of their own."""
 
 
 class SourceFile(BaseModel):
@@ -46,7 +43,7 @@ def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
 
 def pattern_of(source: TextSource) -> str | None:
     """The path or glob of a source of local text files, None for another kind."""
-    return next((getattr(source, kind) for kind in LOCAL if getattr(source, kind) is not None), None)
+    return next((getattr(source, kind) for kind in FILE_KINDS if getattr(source, kind) is not None), None)
 
 
 def patterns_of(sources: Sequence[TextSource]) -> list[str]:
