@@ -44,8 +44,8 @@ Axes = str | tuple[str, ...] | None
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     # Projections [D, E]: every device makes its share of each vector's dimensions, for all texts. Only similarities
     # [B, B] are then summed over devices, neither the projections' weights nor whole vectors travel.
-    ("heads/*/kernel", (None, WIDE)),
-    ("heads/*/bias", (WIDE,)),
+    ("heads/**/kernel", (None, WIDE)),
+    ("heads/**/bias", (WIDE,)),
     ("dense/*/0", (None, WIDE)),
     ("dense/*/1", (WIDE,)),
     # A lookup takes rows: with the width divided it needs no communication of the table.
