@@ -83,8 +83,10 @@ def train(
                 return False
             params = trained
     finally:
-        checkpoints.wait()
-        metrics.close()
+        try:
+            checkpoints.wait()
+        finally:
+            metrics.close()
     return True
 
 
@@ -122,8 +124,9 @@ class StageTrainer:
         stage, steps_before = self.stage, sum(earlier.steps for earlier in self.earlier)
         active = self.kind.active(params)
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
-        if stage.index and not (first_step and self._restores_new_parts(partition, active)):
-            params = self.kind.begin(self.inputs, params, self.earlier)  # the first stage: in the checkpoint ``start``
+        restores_new_parts = first_step > 0 and self._in_step_checkpoints(partition, active)
+        if stage.index and not restores_new_parts:  # the first stage's new parts are in the checkpoint ``start``
+            params = self.kind.begin(self.inputs, params, self.earlier)
         batches = self.kind.batches(self.inputs, params)
         state, programs = self._prepare(params, partition, batches, first_step)
         step = first_step
@@ -154,10 +157,10 @@ class StageTrainer:
         log.summary(seconds)
         return params
 
-    def _restores_new_parts(self, partition: Partition, active: Params) -> bool:
-        """Whether a checkpoint within the stage holds all that the stage gave a start: what it trains."""
+    def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:
+        """Whether a checkpoint within the stage, which holds what the stage trains, has all of its new parts."""
         new = tuple(f"{part}/" for part in self.kind.new_parts(self.earlier))
-        return all(name in partition.trained for name in flatten(active) if name.startswith(new)) if new else True
+        return all(name in partition.trained for name in flatten(active) if name.startswith(new))
 
     def _prepare(
         self, params: Params, partition: Partition, batches: StageBatches, first_step: int
