@@ -1,8 +1,8 @@
-"""The stages as data: what each one trains, on which heads, with which losses (paper section 3, DESIGN "The stages").
+"""The stages as data: what each one trains, on which heads, with which losses (paper section 3; docs/design.md).
 
 A recipe's stage names a preset (``stage: 2``) and overrides what it likes; :func:`resolve_stages` fills in the rest.
 Which leaves a pattern covers is decided in ``jasper_jax.parameters.patterns``, what a kind of stage does in
-``jasper_jax.training``; here stands what the recipe has to know of either.
+``jasper_jax.training``; this file holds what the recipe has to know of either.
 """
 
 from __future__ import annotations

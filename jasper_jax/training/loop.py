@@ -34,10 +34,10 @@ from jasper_jax.training.teaching import Teaching
 
 
 def train(
-    run: RunFolder,
+    run_folder: RunFolder,
     source: StudentSource,
     texts: TextStore | None,
-    view: TeacherView | None,
+    teachers: TeacherView | None,
     timings: Timings,
     stop: Callable[[int], bool],
     pairs: PairStore | None = None,
@@ -47,37 +47,38 @@ def train(
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
     ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
-    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is asked once
-    after every step, counted over all stages, and says the same in every process.
+    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is called once after every
+    step, counted over all stages, and returns the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
     """
-    student = make_student(run.recipe, view.dim if view else None, source)
+    recipe, stages = run_folder.recipe, run_folder.stages
+    student = make_student(recipe, teachers.dim if teachers else None, source)
     tokenizer = make_tokenizer(student, source)
-    mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
-    kinds = [make_kind(run.recipe, stage, student) for stage in run.stages]
-    inputs = Inputs(mesh, tokenizer, run.path, texts, pairs, view, progress)
-    checkpoints = run.checkpoints()
+    mesh = make_mesh(mesh_sizes(recipe.mesh, jax.device_count(), stages, student.encoder.config.num_heads))
+    kinds = [make_kind(recipe, stage, student) for stage in stages]
+    inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, progress)
+    checkpoints = run_folder.checkpoints()
     position, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
-    if position.stage == len(run.stages) and has_start:
+    if position.stage == len(stages) and has_start:
         return True
     before = checkpoints.final(position.stage - 1) if position.stage else checkpoints.start()
-    # Read, and perhaps refused, before ``Metrics`` truncates metrics.jsonl.
+    # Validated before ``Metrics`` truncates metrics.jsonl.
     if has_start:
         checkpoints.metadata(before)
     if position.step:
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
-    sinks = make_sinks(list(run.recipe.training.loggers), run.path, run.recipe.name)
-    metrics = Metrics(run.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
-    metadata = {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
+    sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name)
+    metrics = Metrics(run_folder.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
             _save_start(kinds[0], source, inputs, checkpoints, metadata)
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
-            trainer = StageTrainer(kind, run.stages, inputs, checkpoints, metrics, metadata)
+            trainer = StageTrainer(kind, stages, inputs, checkpoints, metrics, metadata)
             trained = trainer.train(params, first_step, timings, stop)
             if trained is None:
                 return False
