@@ -28,8 +28,9 @@ from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
+from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.start import check_start, make_student, make_tokenizer
-from jasper_jax.student.student import HeadShape, Student
+from jasper_jax.student.student import Student
 from jasper_jax.teachers.torch_teacher import refuse_without_torch
 from jasper_jax.teachers.vectors import DTYPES, store_bytes
 from jasper_jax.training.mesh import mesh_sizes

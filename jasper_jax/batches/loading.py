@@ -35,8 +35,8 @@ WHOLE_BATCH = ProcessShare()
 
 @dataclasses.dataclass(frozen=True)
 class LoadedBatch:
-    """A batch on the host. ``arrays`` is what the step takes (``jasper_jax.training.step.Batch``), the rows of this
-    process only; ``indices [B]`` are record numbers; ``tokens`` and ``slots`` count those of the whole batch."""
+    """A batch on the host. ``arrays`` is what the step takes, the rows of this process only; ``indices [B]`` are record
+    numbers; ``tokens`` and ``slots`` count those of the whole batch."""
 
     number: int
     arrays: dict[str, Any]

@@ -13,12 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.recipe.config_sources import IMAGE_SOURCE_KINDS, SOURCE_KINDS, ImageSource, TextSource
+from jasper_jax.recipe.config_sources import FILE_KINDS, IMAGE_SOURCE_KINDS, SOURCE_KINDS, ImageSource, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
-
-LOCAL = ("text", "jsonl", "parquet")
-"""The kinds of text source that name files; the others are data sets with their own versions."""
 
 
 def kind_of(source: TextSource | ImageSource) -> str:
@@ -56,7 +53,7 @@ def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
 
 def pattern_of(source: TextSource) -> str | None:
     """The path or glob of a source of local text files; None for another kind."""
-    return getattr(source, kind_of(source)) if kind_of(source) in LOCAL else None
+    return getattr(source, kind_of(source)) if kind_of(source) in FILE_KINDS else None
 
 
 def patterns_of(sources: Sequence[TextSource]) -> list[str]:

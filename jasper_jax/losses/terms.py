@@ -31,7 +31,7 @@ class Term:
     ``learned``: scalars that are trained with the student, and their values at the start.
     ``nested``: taken at every nested dimension of a head, and averaged; else at the full vector alone.
     ``same_dimension``: the target must have as many dimensions as the head.
-    ``stages``: the kinds of stage that offer it.
+    ``stages``: the kinds of stage that it is for; None: all.
     """
 
     function: Callable[[Comparison, Sequence[str]], Values]
@@ -40,7 +40,7 @@ class Term:
     learned: Mapping[str, float] = field(default_factory=dict)
     nested: bool = True
     same_dimension: bool = False
-    stages: tuple[str, ...] = ("texts", "images")
+    stages: tuple[str, ...] | None = None
 
 
 def _cosine(comparison: Comparison, heads: Sequence[str]) -> Values:

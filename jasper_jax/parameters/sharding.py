@@ -44,8 +44,8 @@ Axes = str | tuple[str, ...] | None
 RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     # Projections [D, E]: each device computes its share of the dimensions, for all texts. Only similarities [B, B] are
     # summed over devices; neither weights nor vectors are exchanged.
-    ("heads/*/kernel", (None, WIDE)),
-    ("heads/*/bias", (WIDE,)),
+    ("heads/**/kernel", (None, WIDE)),
+    ("heads/**/bias", (WIDE,)),
     ("dense/*/0", (None, WIDE)),
     ("dense/*/1", (WIDE,)),
     # A lookup takes rows: sharded by width, it needs no communication of the table.

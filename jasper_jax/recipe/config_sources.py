@@ -68,7 +68,9 @@ class TextSource(Source):
         return self
 
 
-SOURCE_KINDS = ("text", "jsonl", "parquet", "tfds", "hf", "asset")
+FILE_KINDS = ("text", "jsonl", "parquet")
+"""The kinds of source that name files of this machine; the others are data sets with versions of their own."""
+SOURCE_KINDS = (*FILE_KINDS, "tfds", "hf", "asset")
 _NOT_FOR = {
     "text": ("split", "config", "column", "kind_column"),
     "jsonl": ("split", "config"),

@@ -199,9 +199,11 @@ def _presets() -> str:
 def _check_losses(stage: ResolvedStage) -> None:
     where, kind = f"stages[{stage.index}].losses", next(name for name, kind in KINDS.items() if kind is stage.kind)
     for name in stage.losses.weights:
-        if kind not in TERMS[name].stages:
-            able = " or ".join(TERMS[name].stages)
-            raise UserError(f"{where}.{name}: this loss exists in stages on {able}; set its weight to 0 here")
+        able = TERMS[name].stages
+        if able is not None and kind not in able:
+            raise UserError(
+                f"{where}.{name}: this loss exists in stages on {' or '.join(able)}; set its weight to 0 here"
+            )
     if not stage.losses.weights:
         raise UserError(f"{where}: all weights are 0; set at least one")
 

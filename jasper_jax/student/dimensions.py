@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student.student import HeadShape
+from jasper_jax.student.heads import HeadShape
 
 
 @dataclasses.dataclass(frozen=True)

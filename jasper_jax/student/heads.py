@@ -7,6 +7,7 @@ backend (``encoders.dense``). A head may start from the closed-form ridge soluti
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import jax
@@ -20,6 +21,19 @@ Arrays = jax.Array | np.ndarray
 Params = Mapping[str, Arrays]
 BLOCK = 4096
 """Vectors projected at a time: bounds what lies on the device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadShape:
+    """A head with its dimension known; ``dims`` are the dimensions it serves, the largest first."""
+
+    dim: int
+    dims: tuple[int, ...]
+    bias: bool
+
+    def init(self, key: Arrays, hidden: int) -> dict[str, Arrays]:
+        """Random parameters, see :func:`init_head`."""
+        return init_head(key, hidden, self.dim, self.bias)
 
 
 def init_head(key: Arrays, hidden: int, dim: int, bias: bool = True) -> dict[str, Arrays]:

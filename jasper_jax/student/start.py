@@ -16,8 +16,9 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config import Student as StudentSettings
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.source import StudentSource
-from jasper_jax.student.student import HeadShape, Student
+from jasper_jax.student.student import Student
 from jasper_jax.vision.load import check_vision, load_vision, vision_model_of
 from jasper_jax.vision.vision_model import PARTS
 from jasper_jax.vision.words import grow_words, with_vocabulary

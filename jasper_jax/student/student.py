@@ -19,17 +19,8 @@ from jasper_jax.encoders.packed import Packed, encode_packed, encode_rows, in_pi
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.parameters.sharding import WIDE, constrain
-from jasper_jax.student.heads import init_head, project
+from jasper_jax.student.heads import HeadShape, project
 from jasper_jax.vision.vision_model import VisionModel
-
-
-@dataclasses.dataclass(frozen=True)
-class HeadShape:
-    """A head with its dimension known; ``dims`` are the dimensions it serves, the largest first."""
-
-    dim: int
-    dims: tuple[int, ...]
-    bias: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +67,7 @@ class Student:
         """Random heads, each a function of the seed and its place in the recipe."""
         key = jax.random.key(seed)
         return {
-            name: init_head(jax.random.fold_in(key, i + 1), self.width, head.dim, head.bias)
+            name: head.init(jax.random.fold_in(key, i + 1), self.width)
             for i, (name, head) in enumerate(self.heads.items())
         }
 

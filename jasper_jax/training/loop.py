@@ -34,10 +34,10 @@ from jasper_jax.training.teaching import Teaching
 
 
 def train(
-    run: RunFolder,
+    run_folder: RunFolder,
     source: StudentSource,
     texts: TextStore | None,
-    view: TeacherView | None,
+    teachers: TeacherView | None,
     timings: Timings,
     stop: Callable[[int], bool],
     pairs: PairStore | None = None,
@@ -47,44 +47,47 @@ def train(
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
     ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
-    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is asked once
-    after every step, counted over all stages, and says the same in every process.
+    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is called once after every
+    step, counted over all stages, and returns the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
     """
-    student = make_student(run.recipe, view.dim if view else None, source)
+    recipe, stages = run_folder.recipe, run_folder.stages
+    student = make_student(recipe, teachers.dim if teachers else None, source)
     tokenizer = make_tokenizer(student, source)
-    mesh = make_mesh(mesh_sizes(run.recipe.mesh, jax.device_count(), run.stages, student.encoder.config.num_heads))
-    kinds = [make_kind(run.recipe, stage, student) for stage in run.stages]
-    inputs = Inputs(mesh, tokenizer, run.path, texts, pairs, view, progress)
-    checkpoints = run.checkpoints()
+    mesh = make_mesh(mesh_sizes(recipe.mesh, jax.device_count(), stages, student.encoder.config.num_heads))
+    kinds = [make_kind(recipe, stage, student) for stage in stages]
+    inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, progress)
+    checkpoints = run_folder.checkpoints()
     position, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
-    if position.stage == len(run.stages) and has_start:
+    if position.stage == len(stages) and has_start:
         return True
     before = checkpoints.final(position.stage - 1) if position.stage else checkpoints.start()
-    # Read, and perhaps refused, before ``Metrics`` truncates metrics.jsonl.
+    # Validated before ``Metrics`` truncates metrics.jsonl.
     if has_start:
         checkpoints.metadata(before)
     if position.step:
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
-    sinks = make_sinks(list(run.recipe.training.loggers), run.path, run.recipe.name)
-    metrics = Metrics(run.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
-    metadata = {"recipe": run.recipe.model_dump(mode="json"), "environment": environment()}
+    sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name)
+    metrics = Metrics(run_folder.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
             _save_start(kinds[0], source, inputs, checkpoints, metadata)
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
-            trainer = StageTrainer(kind, run.stages, inputs, checkpoints, metrics, metadata)
+            trainer = StageTrainer(kind, stages, inputs, checkpoints, metrics, metadata)
             trained = trainer.train(params, first_step, timings, stop)
             if trained is None:
                 return False
             params = trained
     finally:
-        checkpoints.wait()
-        metrics.close()
+        try:
+            checkpoints.wait()
+        finally:
+            metrics.close()
     return True
 
 
@@ -122,8 +125,9 @@ class StageTrainer:
         stage, steps_before = self.stage, sum(earlier.steps for earlier in self.earlier)
         active = self.kind.active(params)
         partition = make_partition(stage.train, active, f"stages[{stage.index}].train")
-        if stage.index and not (first_step and self._restores_new_parts(partition, active)):
-            params = self.kind.begin(self.inputs, params, self.earlier)  # the first stage: in the checkpoint ``start``
+        restores_new_parts = first_step > 0 and self._in_step_checkpoints(partition, active)
+        if stage.index and not restores_new_parts:  # the first stage's new parts are in the checkpoint ``start``
+            params = self.kind.begin(self.inputs, params, self.earlier)
         batches = self.kind.batches(self.inputs, params)
         state, programs = self._prepare(params, partition, batches, first_step)
         step = first_step
@@ -154,10 +158,10 @@ class StageTrainer:
         log.summary(seconds)
         return params
 
-    def _restores_new_parts(self, partition: Partition, active: Params) -> bool:
-        """Whether a checkpoint within the stage holds all that the stage gave a start: what it trains."""
+    def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:
+        """Whether a checkpoint within the stage, which holds what the stage trains, has all of its new parts."""
         new = tuple(f"{part}/" for part in self.kind.new_parts(self.earlier))
-        return all(name in partition.trained for name in flatten(active) if name.startswith(new)) if new else True
+        return all(name in partition.trained for name in flatten(active) if name.startswith(new))
 
     def _prepare(
         self, params: Params, partition: Partition, batches: StageBatches, first_step: int

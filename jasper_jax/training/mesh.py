@@ -18,12 +18,12 @@ from jasper_jax.runtime.errors import UserError
 
 
 def mesh_sizes(
-    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], heads: int
+    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], attention_heads: int
 ) -> tuple[int, int, int]:
     """``mesh`` of the recipe as numbers (data, fsdp, tensor) whose product is ``devices``.
 
     ``auto`` divides the parameters and the rows by as many devices as every stage's batch divides by, and the matrices
-    of each layer by the rest, which has to divide the ``heads`` of attention.
+    of each layer by the rest, which has to divide ``attention_heads``.
 
     Raises:
       UserError: the product is not the number of devices, or a batch does not divide.
@@ -32,11 +32,11 @@ def mesh_sizes(
     batches = sorted({stage.batch_size for stage in stages})
     if not isinstance(wanted, MeshSizes):
         for fsdp in (d for d in range(devices, 0, -1) if devices % d == 0):
-            if not any(batch % fsdp for batch in batches) and heads % (devices // fsdp) == 0:
+            if not any(batch % fsdp for batch in batches) and attention_heads % (devices // fsdp) == 0:
                 return 1, fsdp, devices // fsdp
         raise UserError(
-            f"mesh: auto finds no way to divide batches of {', '.join(map(str, batches))} texts and {heads} attention"
-            f" heads over {devices} devices; choose stages[].batch_size as a multiple of {devices}"
+            f"mesh: auto finds no way to divide batches of {', '.join(map(str, batches))} texts and {attention_heads}"
+            f" attention heads over {devices} devices; choose stages[].batch_size as a multiple of {devices}"
         )
     sizes = (wanted.data, wanted.fsdp, wanted.tensor)
     if int(np.prod(sizes)) != devices:

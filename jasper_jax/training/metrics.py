@@ -35,7 +35,8 @@ class Metrics:
     """Appends events to ``metrics.jsonl`` and forwards numbers to the sinks."""
 
     def __init__(self, path: Path, sinks: list[Sink], *, keep_before: tuple[int, int]):
-        """``keep_before``: (stage index, step) of the checkpoint resumed from; later events are dropped.
+        """``keep_before``: (stage index, step) of the checkpoint resumed from; later events are dropped, and at step 0
+        the stage's evaluation before its first step, which is made again.
 
         Raises:
           UserError: the file is damaged, in every process.
@@ -98,7 +99,8 @@ def read_events(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_before(event: Mapping[str, Any], position: tuple[int, int]) -> bool:
-    return (event.get("stage_index", -1), event.get("step", 0)) <= position
+    at = event.get("stage_index", -1), event.get("step", 0)
+    return at < position or (at == position and position[1] > 0)
 
 
 def make_sinks(names: list[str], folder: Path, run_name: str) -> list[Sink]:

@@ -1,6 +1,7 @@
-"""A kind of stage: the few things in which stages differ. Loop, step, planning and mesh know of nothing else.
+"""A kind of stage: the few things in which stages differ. Loop, step, planning and mesh know nothing else of it.
 
-A new kind is a file with a subclass of :class:`StageKind`, and a row of ``jasper_jax.recipe.stages.KINDS``.
+A new kind is a file with a subclass of :class:`StageKind`, and a row of ``KINDS`` and a preset in
+``jasper_jax.recipe.stages``.
 """
 
 from __future__ import annotations
@@ -57,12 +58,13 @@ class Inputs:
 
 
 class StageKind(abc.ABC):
-    """One stage of a recipe and the student it trains."""
+    """One stage of a recipe with the student that it trains. ``stage.kind`` is the row of ``KINDS`` that names the
+    subclass."""
 
     parts: ClassVar[tuple[str, ...]] = ("encoder",)
-    """The parameters it uses beside its heads and those of its loss terms."""
+    """The groups of parameters that it uses besides its heads and its loss terms' learned numbers."""
     replicated: ClassVar[tuple[str, ...]] = ()
-    """Arrays of a batch that every device holds: small, and without a row for each row of tokens or pixels."""
+    """Names of the arrays of a batch that every device holds whole: they are small and not divided by rows."""
 
     def __init__(self, recipe: Recipe, stage: ResolvedStage, student: Student):
         self.recipe, self.stage, self.student = recipe, stage, student
@@ -83,14 +85,14 @@ class StageKind(abc.ABC):
 
     @abc.abstractmethod
     def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
-        """The largest batch, of ``rows`` rows, as shapes, and the tokens of a row."""
+        """The shapes of the largest batch, of ``rows`` rows, and the number of tokens in a row."""
 
     def new_parts(self, before: Sequence[ResolvedStage]) -> list[str]:
-        """The parts, such as ``heads/fc2``, that :meth:`begin` gives a start: no stage ``before`` has trained them."""
+        """The parameters (``heads/fc2``) that :meth:`begin` initializes: no stage ``before`` has trained them."""
         return []
 
     def begin(self, inputs: Inputs, params: Params, before: Sequence[ResolvedStage]) -> Params:
-        """``params``, which lie on the mesh, with the start of :meth:`new_parts`."""
+        """``params``, on the mesh, with :meth:`new_parts` initialized."""
         return params
 
     def loss(self, teaching: Teaching) -> LossFunction:
@@ -116,12 +118,12 @@ class StageKind(abc.ABC):
 
     @property
     def pieces(self) -> int:
-        """Into how many pieces the encoders take a batch (``training.micro_batch``)."""
+        """The number of micro-batches in which the encoders take a batch (``training.micro_batch``)."""
         micro_batch = self.recipe.training.micro_batch
         return -(-self.stage.batch_size // micro_batch) if micro_batch else 1
 
     def row_multiple(self, mesh: Mesh) -> int:
-        """Numbers of rows are multiples of this."""
+        """Every batch has a multiple of this many rows: each device gets as many, in every micro-batch."""
         return row_shards(mesh) * self.pieces
 
     @property
@@ -132,6 +134,6 @@ class StageKind(abc.ABC):
 
 
 def make_kind(recipe: Recipe, stage: ResolvedStage, student: Student) -> StageKind:
-    """The stage as an object of its kind."""
+    """``stage`` as an object of the class that its kind names."""
     module, name = stage.kind.implementation.split(":")
     return getattr(importlib.import_module(module), name)(recipe, stage, student)

@@ -39,7 +39,7 @@ class StageLog:
         self._bar, self._note = bar, ""
         self.first_loss = self.last_loss = math.nan
         self._pending: Moment | None = None
-        self._tokens = self._slots = 0
+        self._steps = self._tokens = self._slots = 0
         self._restart_clock()
 
     @property
@@ -71,6 +71,7 @@ class StageLog:
             self._not_finite(bad, numbers, moment.step, batch)
         seconds = time.monotonic() - self._clock - (self.programs.seconds - self._compiled_before)
         self._restart_clock()
+        self._steps += 1
         self._tokens += batch.tokens
         self._slots += batch.slots
         loss = numbers.pop("loss")
@@ -101,14 +102,19 @@ class StageLog:
         return [e["loss"] for e in events if e["event"] == "evaluation" and e["stage_index"] == self.stage.index]
 
     def summary(self, seconds: float) -> None:
-        """One line at the end of the stage, and one more where it made the student worse."""
+        """One line at the end of the stage, on the steps of this command, and one more where the stage made the student
+        worse."""
         held_out = self.held_out_losses()
-        said = f"; held out {held_out[0]:.4g} -> {held_out[-1]:.4g}" if held_out else ""
-        say(
-            f"{self.stage.name}: {self.stage.steps} steps in {seconds:,.0f} s, {self.programs.seconds:,.0f} s of them"
-            f" compiling {self.programs.count} programs; padding {self.padding_share:.1%};"
-            f" loss {self.first_loss:.4g} -> {self.last_loss:.4g}{said}"
+        of = f" of {self.stage.steps:,}" if self._steps < self.stage.steps else ""
+        line = (
+            f"{self.stage.name}: {self._steps:,}{of} steps in {seconds:,.0f} s, {self.programs.seconds:,.0f} s of them"
+            f" compiling {self.programs.count} programs"
         )
+        if self._steps:
+            line += f"; padding {self.padding_share:.1%}; loss {self.first_loss:.4g} -> {self.last_loss:.4g}"
+        if held_out:
+            line += f"; held out {held_out[0]:.4g} -> {held_out[-1]:.4g}"
+        say(line)
         if held_out and held_out[-1] > held_out[0]:
             where = f"stages[{self.stage.index}]"
             say(

@@ -65,7 +65,9 @@ class StageState:
         return programs.evaluate(self.trained, self.frozen, self.teachers, batch)
 
     def canonical(self) -> Params:
-        """All parameters with one stack of layers; this state is not to be used again."""
+        """All parameters with one stack of layers. They are handed over, not copied, and the optimizer state is
+        dropped: do not use this state again."""
+        self.optimizer = None
         seen = self._partition.canonical(self.trained, self.frozen, partial(_join, mesh=self._mesh))
         return unflatten({**self._unseen, **flatten(seen)})
 
@@ -83,10 +85,13 @@ def _cut(leaf: jax.Array, cut: int, names: tuple[str, str], *, mesh: Mesh) -> tu
 
 
 def _join(below: jax.Array, above: jax.Array, name: str, *, mesh: Mesh) -> jax.Array:
-    """Its inverse."""
+    """The inverse of :func:`_cut`; the parts are deleted."""
 
     def joined(below: jax.Array, above: jax.Array) -> jax.Array:
         return jnp.concatenate([below, above])
 
     placed = shardings({name: jax.eval_shape(joined, below, above)}, mesh)
-    return jax.jit(joined, out_shardings=placed[name])(below, above)
+    whole = jax.jit(joined, out_shardings=placed[name])(below, above)
+    below.delete()
+    above.delete()
+    return whole

@@ -24,8 +24,8 @@ from jasper_jax.training.partition import Flat, Partition
 from jasper_jax.training.stage_kind import BatchArrays, Scalars, StageKind
 from jasper_jax.training.teaching import Teaching
 
-Teachers = Mapping[str, Any]
-"""Teacher -> parameters of one that runs in the step."""
+TeacherParams = Mapping[str, Any]
+"""The parameters of the teachers that run in the step, by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,13 +34,13 @@ class StageProgram:
 
     partition: Partition
     optimizer: optax.GradientTransformation
-    step: Callable[[Flat, Any, Flat, Teachers, BatchArrays, jax.Array], tuple[Flat, Any, Scalars]]
-    evaluate: Callable[[Flat, Flat, Teachers, BatchArrays], Scalars]
+    step: Callable[[Flat, Any, Flat, TeacherParams, BatchArrays, jax.Array], tuple[Flat, Any, Scalars]]
+    evaluate: Callable[[Flat, Flat, TeacherParams, BatchArrays], Scalars]
 
 
 def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh: Mesh | None = None) -> StageProgram:
-    """The train step and the evaluation of a stage, jitted; on a ``mesh`` they are to be lowered within
-    ``jax.set_mesh``, with arguments that lie as ``jasper_jax.training.mesh`` lays them."""
+    """The train step and the evaluation of a stage, jitted; on a ``mesh``, lower them within ``jax.set_mesh``, with
+    arguments placed by ``jasper_jax.training.mesh``."""
     stage, student = kind.stage, kind.student
     loss = kind.loss(teaching)
     optimizer, rate = make_optimizer(stage.settings), learning_rate(stage.settings)
@@ -48,8 +48,9 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
     seed = jax.random.key(kind.recipe.seed)
 
     def step(
-        trained: Flat, opt_state: Any, frozen: Flat, teachers: Teachers, batch: BatchArrays, number: jax.Array
+        trained: Flat, opt_state: Any, frozen: Flat, teachers: TeacherParams, batch: BatchArrays, number: jax.Array
     ) -> tuple[Flat, Any, Scalars]:
+        # 1000 + index: the first parameters were drawn from smaller numbers (``Student.init``).
         key = jax.random.fold_in(jax.random.fold_in(seed, 1000 + stage.index), number) if drops else None
 
         def objective(part: Flat) -> tuple[jax.Array, Scalars]:
@@ -62,7 +63,7 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
         moved: Any = optax.apply_updates(trained, updates)
         return moved, opt_state, {**metrics, **terms}
 
-    def evaluate(trained: Flat, frozen: Flat, teachers: Teachers, batch: BatchArrays) -> Scalars:
+    def evaluate(trained: Flat, frozen: Flat, teachers: TeacherParams, batch: BatchArrays) -> Scalars:
         value, terms = loss(partition.merge(trained, frozen), teachers, batch, None)
         return {"loss": value, **terms}
 

@@ -23,7 +23,8 @@ from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
-from jasper_jax.student.student import HeadShape, Student
+from jasper_jax.student.heads import HeadShape
+from jasper_jax.student.student import Student
 from jasper_jax.vision.encoder import vision_from_config
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import default_for

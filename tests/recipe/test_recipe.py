@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
-from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.recipe.stages import KINDS, PRESETS, Preset, resolve_stages
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree
 
@@ -100,6 +101,16 @@ def test_a_mistake_is_one_line_that_names_it(file: Path, override: str, message:
     with pytest.raises(UserError, match=message) as caught:
         load_recipe(file, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_new_kind_of_stage_is_a_row_and_a_preset(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss terms that are not for some kinds alone are for every kind."""
+    kind = dataclasses.replace(KINDS["texts"])
+    monkeypatch.setitem(KINDS, "new", kind)
+    monkeypatch.setitem(PRESETS, "new", Preset(train=("heads/**",), all_heads=True, kind="new"))
+    stage = resolve_stages(load_recipe(file, ["stages.0.stage=new"]))[0]
+    assert stage.kind is kind
+    assert list(stage.losses.weights) == ["cosine", "similarity", "relative"]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,9 @@ from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student import start
+from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import check_start, head_shapes, make_student, make_tokenizer, starting_params
-from jasper_jax.student.student import HeadShape
 from tests.families import CASES
 from tests.tiny import recipe, recipe_tree, write_model
 from tests.tiny_vision import VISION, vision_changes

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.checkpoints.checkpoint import Position
+from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.run import Run
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, WriteFailed
 from jasper_jax.runtime.files import exclusive
-from jasper_jax.training.metrics import read_events
+from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
@@ -149,6 +149,47 @@ def test_the_last_step_of_a_stage_leaves_the_last_state(run: Run) -> None:
     after = parameters(run, 0)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
+
+
+def test_the_end_of_a_stage_speaks_of_the_steps_of_its_command(run: Run, capfd: pytest.CaptureFixture[str]) -> None:
+    assert not run_training(run, stop=stop_after(4))
+    assert run_training(run)
+    said = capfd.readouterr().err
+    assert "stage-1: 2 of 6 steps in" in said
+    assert "; padding" in said
+
+
+def test_a_stage_without_steps_is_evaluated_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    stages = [{"stage": 1, **STAGE, "steps": 0}]
+    run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages), progress=False)
+    assert run_training(run)
+    (event,) = read_events(run.folder / "metrics.jsonl")
+    assert (event["event"], event["step"]) == ("evaluation", 0)
+    said = capfd.readouterr().err
+    assert "stage-1: 0 steps in" in said
+    assert "nan" not in said
+
+
+def test_metrics_are_closed_when_the_last_save_fails_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[Metrics] = []
+    close = Metrics.close
+
+    def record(self: Metrics) -> None:
+        closed.append(self)
+        close(self)
+
+    def fail(self: Checkpoints) -> None:
+        raise WriteFailed("the disk is full")
+
+    def settle(self: Checkpoints) -> None:
+        monkeypatch.setattr(Checkpoints, "wait", fail)
+        raise UserError("a step failed")
+
+    monkeypatch.setattr(Checkpoints, "settle", settle)
+    monkeypatch.setattr(Metrics, "close", record)
+    with pytest.raises(WriteFailed, match="the disk is full"):
+        run_training(run)
+    assert len(closed) == 1
 
 
 def test_dropout_is_drawn_from_the_seed_and_the_step(tmp_path: Path) -> None:

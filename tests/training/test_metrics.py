@@ -78,9 +78,19 @@ def test_numbers_of_an_event_go_to_the_sinks(wandb: Path, tmp_path: Path) -> Non
 def test_metrics_are_cut_back_to_the_checkpoint_and_survive_a_torn_line(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     lines = [{"event": "step", "stage_index": s, "step": k} for s in (0, 1) for k in (1, 2, 3)]
+    lines.insert(3, {"event": "evaluation", "stage_index": 1, "step": 0})
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"event": "st')
     Metrics(path, [], keep_before=(1, 2)).close()
-    assert [(e["stage_index"], e["step"]) for e in read_events(path)] == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2)]
+    assert [(e["stage_index"], e["step"]) for e in read_events(path)] == [
+        (0, 1),
+        (0, 2),
+        (0, 3),
+        (1, 0),
+        (1, 1),
+        (1, 2),
+    ]
+    Metrics(path, [], keep_before=(1, 0)).close()
+    assert [(e["stage_index"], e["step"]) for e in read_events(path)] == [(0, 1), (0, 2), (0, 3)]
     path.write_text('{"a": 1}\nnonsense\n{"b": 2}\n')
     with pytest.raises(UserError, match="metrics.jsonl:2: not a JSON line"):
         read_events(path)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.metrics import read_events
@@ -155,8 +156,9 @@ def test_a_profile_of_some_steps(tmp_path) -> None:
     assert len(list((run.folder / "profile" / "stage-1").rglob("*.xplane.pb"))) == 1
 
 
-def test_a_stage_holds_its_parameters_once(tmp_path) -> None:
-    """While the last layer is trained: all parameters, the optimizer's two moments of what is trained, one batch."""
+def test_a_stage_holds_its_parameters_once(tmp_path, monkeypatch) -> None:
+    """While the last layer is trained: all parameters, the optimizer's two moments of what is trained, one batch. At
+    its end: the parameters alone."""
     stage = {"batch_size": 16, "learning_rate": 1e-3, "steps": 4}
     held: list[int] = []
 
@@ -165,6 +167,15 @@ def test_a_stage_holds_its_parameters_once(tmp_path) -> None:
         held.append(sum(x.nbytes for x in jax.live_arrays()))
         return False
 
+    at_the_end: list[int] = []
+    save_final = Checkpoints.save_final
+
+    def measure_and_save(self, *arguments) -> None:
+        gc.collect()
+        at_the_end.append(sum(x.nbytes for x in jax.live_arrays()))
+        save_final(self, *arguments)
+
+    monkeypatch.setattr(Checkpoints, "save_final", measure_and_save)
     run = Run(
         recipe(tmp_path, stages=[{"stage": 2, "last_layers": 1, **stage}], training={"save_every": 100}), progress=False
     )
@@ -176,3 +187,4 @@ def test_a_stage_holds_its_parameters_once(tmp_path) -> None:
     last_layer = sum(x[-1:].nbytes for name, x in leaves.items() if name.startswith("encoder/layers/"))
     moments = 2 * (last_layer + sum(x.nbytes for name, x in leaves.items() if name.startswith("heads/fc1/")))
     assert max(held) - others <= every + moments + 4096  # one batch of 16 texts
+    assert at_the_end[0] - others <= every + 4096
