@@ -70,7 +70,8 @@ def contact_sheet(
     shown = np.random.default_rng(seed).choice(len(pairs), min(2 * QUERIES, len(pairs)), replace=False)
     by_text, by_image = shown[: len(shown) // 2], shown[len(shown) // 2 :]
     figure = new_figure(13, 1.25 * max(len(by_text), 1) + 0.9)
-    left, right = figure.subfigures(1, 2, width_ratios=[1.25, 1])
+    panels: Any = figure.subfigures(1, 2, width_ratios=[1.25, 1])
+    left, right = panels
     figure.suptitle(title, fontsize=11)
     left.suptitle("caption → pictures", fontsize=10, y=0.93)
     right.suptitle("picture → captions", fontsize=10, y=0.93)
