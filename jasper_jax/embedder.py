@@ -1,6 +1,6 @@
 """Texts -> vectors: a model folder, or a student in training, behind one ``encode``.
 
-Texts are tokenised at once, packed into rows, and run in a few static shapes (``batch_shapes``); parameters are
+Texts are tokenised at once, packed into rows, and encoded in a few static shapes (``batch_shapes``). Parameters are
 arguments of the compiled programs, never constants in them.
 """
 
@@ -38,13 +38,12 @@ from jasper_jax.vision.vision_model import VisionModel
 DTYPES = ("float32", "bfloat16", "float16")
 _BATCH_TOKENS = {"cpu": 1024}  # measured; elsewhere:
 _BATCH_TOKENS_ACCELERATOR = 32768
-_PROGRAM_COST = {"cpu": 4e10}  # multiplications and additions done in the time that one more shape takes to compile
+_PROGRAM_COST = {"cpu": 4e10}  # multiplications and additions in the time that compiling one more shape takes
 _PROGRAM_COST_ACCELERATOR = 3e14
-_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host pads while the device computes
+_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host prepares batches while the device computes
 
 
 _pooled = jax.jit(encode_packed, static_argnames=("encoder", "pooling", "compute_dtype"))
-"""One program for each number and length of rows: the weights are arguments."""
 
 
 @partial(jax.jit, static_argnames=("activations", "normalized"))
@@ -56,14 +55,13 @@ def _output(weights: Any, activations: tuple[str, ...], normalized: bool, x: jax
 class Embedder:
     """A text-embedding model: encoder, pooling, and one chain of Dense steps per output dimension.
 
-    ``outputs``: dimension -> [(kernel [in, out], bias [out] or None, activation), ...]; without any, the pooled
-    vector itself is the one output. ``default_dim`` is used when ``encode`` gets no ``dim`` (the first output
-    otherwise). ``params`` may hold its layers in one stack or several; JAX arrays are used where they lie.
-    ``dtype`` is that of the encoder's computation; pooling and Dense steps are float32.
+    ``outputs``: dimension -> [(kernel [in, out], bias [out] or None, activation), ...]; by default the pooled vector
+    is the only output. ``default_dim``: the dimension of ``encode`` without ``dim``, by default the first output's.
+    ``params`` may hold the layers in one stack or several; JAX arrays are not copied. ``dtype`` is that of the
+    encoder's computation; pooling and Dense steps are float32. With ``vision_model`` and its parameters
+    ``vision_params`` it takes images too.
 
-    ``vision_model`` and its parameters ``vision_params`` make it take images too.
-
-    ``truncated`` counts the texts cut to ``max_length`` so far.
+    ``truncated`` counts the texts truncated to ``max_length`` so far.
     """
 
     def __init__(
@@ -84,7 +82,7 @@ class Embedder:
         vision_params: Mapping[str, Any] | None = None,
     ):
         if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
+            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         tokenizer.check_vocabulary(encoder.vocab_size)
         limit = max_length or tokenizer.max_length or encoder.max_positions
         if limit > encoder.max_positions:
@@ -108,10 +106,12 @@ class Embedder:
         self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
         pooled = self.pooling.size(encoder.hidden_size)
         self._outputs = {
-            dim: tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain)
+            dim: (
+                tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain),
+                tuple(activation for _, _, activation in chain),
+            )
             for dim, chain in (outputs or {pooled: ()}).items()
         }
-        self._activations = {dim: tuple(step[2] for step in chain) for dim, chain in (outputs or {}).items()}
         self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
         self._check_outputs(pooled)
 
@@ -128,17 +128,17 @@ class Embedder:
         append_eos: bool | None = None,
         images: bool = True,
     ) -> Embedder:
-        """From a folder saved by sentence-transformers or transformers (safetensors only), or what was read of it.
+        """From a folder saved by sentence-transformers or transformers (safetensors only), or a folder already read.
 
-        ``max_length``, ``prompts`` (added to the folder's) and ``dim`` (the one ``encode`` uses when it gets none)
-        override what the folder says; so do ``causal`` (a decoder whose config.json does not say whether its
-        attention is causal) and ``append_eos`` (see ``Tokenizer.load``). A model of images too takes them, unless
-        ``images`` is false or no image fits ``max_length``.
+        These override the folder: ``max_length``; ``prompts``, added to the folder's; ``dim``, the default dimension
+        of ``encode``; ``causal``, for a decoder whose config.json does not say whether its attention is causal;
+        ``append_eos``, see ``Tokenizer.load``. A model of texts and images takes images unless ``images`` is false or
+        no image fits ``max_length``.
 
-        Vectors come out L2-normalised whether or not the folder ends with a Normalize step.
+        Vectors are L2-normalised whether or not the folder ends with a Normalize step.
         """
         if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}; one of {', '.join(DTYPES)} is needed")
+            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
         folder = read_model_folder(path, causal=causal)
         encoder = encoder_from_config(folder.hf_config, str(folder.encoder_path / "config.json"))
         tokenizer = Tokenizer.load(
@@ -148,12 +148,13 @@ class Embedder:
             pad_id=encoder.config.pad_id,
             append_eos=folder.append_eos or append_eos,
         )
-        # A limit that sentence_bert_config.json states must fit; the tokenizer's own is a default, and is lowered.
-        limit = (
-            max_length or folder.max_length or min(tokenizer.max_length or encoder.max_positions, encoder.max_positions)
-        )
+        # A limit in sentence_bert_config.json must fit the encoder; the tokenizer's is only a default, and is lowered.
+        positions = encoder.max_positions
+        limit = max_length or folder.max_length or min(tokenizer.max_length or positions, positions)
         vision_model, vision_params = None, None
-        if images and folder.vision is not None and folder.vision.tokens + 4 <= limit:  # its ends, special tokens
+        if (
+            images and folder.vision is not None and folder.vision.tokens + 4 <= limit
+        ):  # 4: image start and end, special tokens
             from jasper_jax.vision.load import load_part
 
             vision_model, vision_params = load_part(folder.vision, tokenizer, encoder, limit, dtype)
@@ -178,9 +179,9 @@ class Embedder:
         return sorted(self._outputs)
 
     def output(self, dim: int) -> tuple[tuple[tuple[jax.Array, jax.Array | None], ...], tuple[str, ...]]:
-        """The Dense steps that make ``dim``: (kernel, bias or None) of each, and their activations; arguments of
-        ``encoders.dense.dense``."""
-        return self._outputs[dim], self._activations.get(dim, ())
+        """The Dense steps of ``dim``, as ``encoders.dense.dense`` takes them: (kernel, bias or None) of each, and their
+        activations."""
+        return self._outputs[dim]
 
     @property
     def truncated(self) -> int:
@@ -189,10 +190,9 @@ class Embedder:
     def prompt(self, kind: str | None) -> str:
         """The text put before a text of ``kind``.
 
-        ``"query"``: the prompt named ``query``, else ``s2p_query`` (Stella's retrieval prompt), else none.
-        ``"passage"``: ``passage``, else ``document``, else ``corpus``, else none; an empty prompt counts as absent.
-        Any other kind must be the name of a prompt. None: the folder's ``default_prompt_name`` if it has one, else
-        none.
+        ``"query"``: the first non-empty one of the prompts ``query`` and ``s2p_query`` (Stella's retrieval prompt).
+        ``"passage"``: of ``passage``, ``document`` and ``corpus``. None: the folder's ``default_prompt_name``. Without
+        such a prompt, "". Any other kind must be the name of a prompt.
         """
         if kind is None:
             return self.prompts.get(self.default_prompt_name or "", "")
@@ -210,13 +210,17 @@ class Embedder:
         batch_tokens: int | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """float32 ``[len(texts), dim]``, in the order of ``texts``; one text (a str) or image alone gives ``[dim]``.
+        """float32 ``[len(texts), dim]``, in the order of ``texts``; a single text (a str) or image gives ``[dim]``.
 
-        Each of ``texts`` is a text, or with a model of images an image or a list of both (``vision.mixtures``);
-        UserError with its index for one that cannot be used. ``kind``: ``"query"``, ``"passage"``, another prompt's
-        name or None (see ``prompt``), for all texts or one per text. ``dim``: one of ``dims``. ``batch_tokens``: tokens
-        per batch, padding included (1024 on CPU). A text longer than ``max_length`` tokens is cut, and counted in
-        ``truncated``.
+        Args:
+          texts: texts; with a model of images also images and lists of both (``vision.mixtures``). A text longer than
+            ``max_length`` tokens is truncated, and counted in ``truncated``.
+          kind: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``); one, or one per text.
+          dim: one of ``dims``.
+          batch_tokens: tokens per batch, padding included.
+
+        Raises:
+          UserError: a text that cannot be used, by its index; a wrong ``kind`` or ``dim``.
         """
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
@@ -232,7 +236,7 @@ class Embedder:
         batch_tokens: int | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """float32 ``[len(texts), pooled]``: the vectors before any Dense step, not normalised."""
+        """float32 ``[len(texts), D]``: the vectors before any Dense step, not normalised."""
         width = self.pooling.size(self.encoder.hidden_size)
         return self._run(texts, kind, lambda x: x, width, batch_tokens, show_progress)
 
@@ -248,7 +252,7 @@ class Embedder:
             read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt)
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
-        ids = self.tokenizer.encode([one.text for one in inputs])
+        ids = self.tokenizer.encode([mixture.text for mixture in inputs])
         images = self._images(inputs, ids)
         self.tokens += sum(map(len, ids))
         skip = self._prompt_lengths(prompts)
@@ -285,7 +289,7 @@ class Embedder:
         return out
 
     def _rows(self, batch: RowBatch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more shape."""
+        """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more static shape."""
         shape = (batch.rows, batch.length)
         texts = [ids[text] for text in batch.indices]
         tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), self.tokenizer.pad_id)
@@ -296,41 +300,43 @@ class Embedder:
         return {"ids": tokens, "lengths": lengths, "prompts": prompts}
 
     def _images(self, inputs: Sequence[Mixture], ids: Sequence[np.ndarray]) -> list[list[tuple[Any, str]]]:
-        """Each input's images, each with where it was given; empty where there is none at all."""
-        if not any(one.images for one in inputs):
+        """The images of each input, each with the input's name for error messages; [] if no input has an image."""
+        if not any(mixture.images for mixture in inputs):
             return []
         assert self.vision_model is not None
-        for i, (one, tokens) in enumerate(zip(inputs, ids, strict=True)):
-            if one.images:
-                check_images(tokens.tolist(), one, self.vision_model, f"texts[{i}]", self.max_length)
-        return [[(image, f"texts[{i}]") for image in one.images] for i, one in enumerate(inputs)]
+        for i, (mixture, tokens) in enumerate(zip(inputs, ids, strict=True)):
+            if mixture.images:
+                check_images(tokens.tolist(), mixture, self.vision_model, f"texts[{i}]", self.max_length)
+        return [[(image, f"texts[{i}]") for image in mixture.images] for i, mixture in enumerate(inputs)]
 
     def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:
         if kind is None or isinstance(kind, str):
             return [self.prompt(kind)] * len(texts)
         if len(kind) != len(texts):
-            raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one for all, or one for each")
-        known = {one: self.prompt(one) for one in set(kind)}
-        return [known[one] for one in kind]
+            raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one kind for all, or one per text")
+        prompts = {text_kind: self.prompt(text_kind) for text_kind in set(kind)}
+        return [prompts[text_kind] for text_kind in kind]
 
     def _prompt_lengths(self, prompts: list[str]) -> np.ndarray | None:
-        """Tokens that each prompt takes, where the pooling leaves the prompt out."""
+        """The number of tokens of each prompt; None if the pooling includes prompts."""
         if self.pooling.include_prompt:
             return None
-        known = {prompt: self.tokenizer.prompt_length(prompt) for prompt in set(prompts)}
-        return np.array([known[prompt] for prompt in prompts], np.int32)
+        lengths = {prompt: self.tokenizer.prompt_length(prompt) for prompt in set(prompts)}
+        return np.array([lengths[prompt] for prompt in prompts], np.int32)
 
     def _check_outputs(self, pooled: int) -> None:
-        for dim, chain in self._outputs.items():
+        for dim, (weights, activations) in self._outputs.items():
             width = pooled
-            for kernel, _ in chain:
+            for kernel, _ in weights:
                 if kernel.shape[0] != width:
                     raise UserError(f"output {dim}: a kernel takes {kernel.shape[0]} dimensions, {width} come in")
                 width = kernel.shape[1]
             if width != dim:
                 raise UserError(f"output {dim}: its Dense steps give {width} dimensions")
-            for activation in self._activations.get(dim, ()):
+            for activation in activations:
                 if activation not in ACTIVATIONS:
-                    raise UserError(f"output {dim}: activation {activation!r}; {', '.join(ACTIVATIONS)} are known")
+                    raise UserError(
+                        f"output {dim}: activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+                    )
         if self.default_dim not in self._outputs:
             raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")

@@ -238,7 +238,7 @@ def test_half_precision(folder, dtype):
 
 
 def test_unknown_dtype(folder):
-    with pytest.raises(UserError, match="dtype is 'int8'; one of float32"):
+    with pytest.raises(UserError, match="dtype is 'int8'; expected one of float32"):
         Embedder.load(folder[0], dtype="int8")
 
 

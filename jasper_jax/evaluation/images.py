@@ -1,19 +1,19 @@
-"""Images found by captions and captions by images: Recall@1, 5, 10 and the median rank, on pairs not trained on."""
+"""Retrieval of images by captions and of captions by images: Recall@1, 5, 10 and ranks, on pairs not trained on."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from jasper_jax.evaluation.similarity import unit
 
 
-class Ranks(BaseModel):
-    """One direction: shares of queries whose own is among the first, and the median of its rank (1: the first)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+@dataclass(frozen=True)
+class Ranks:
+    """One direction: recall, the median of the correct answers' ranks (from 1), and their mean reciprocal."""
 
     recall1: float
     recall5: float
@@ -22,10 +22,9 @@ class Ranks(BaseModel):
     mean_reciprocal_rank: float
 
 
-class ImageScore(BaseModel):
-    """Both directions over so many pairs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+@dataclass(frozen=True)
+class ImageScore:
+    """Both directions, over ``pairs`` pairs."""
 
     pairs: Annotated[int, Field(ge=1)]
     text_to_image: Ranks
@@ -33,7 +32,8 @@ class ImageScore(BaseModel):
 
 
 def score_images(images: np.ndarray, captions: np.ndarray, texts: list[str]) -> ImageScore:
-    """``images``, ``captions`` ``[n, E]``, row i of each a pair; ``texts`` the captions, whose repetitions are one."""
+    """Scores of the vectors ``images``, ``captions`` ``[n, E]`` of n pairs. ``texts``: the captions; images of equal
+    captions answer each other's queries."""
     similarities = unit(captions) @ unit(images).T
     _, number = np.unique(np.array(texts), return_inverse=True)
     return ImageScore(
@@ -44,18 +44,19 @@ def score_images(images: np.ndarray, captions: np.ndarray, texts: list[str]) -> 
 
 
 def ranks(similarities: np.ndarray, number: np.ndarray) -> np.ndarray:
-    """``[n]``: the rank, from 1, of the first that belongs to each query; ties count against it."""
+    """``[n]``: the rank, from 1, of the best correct answer to each query; ties count against it. ``number [n]``:
+    equal for rows that answer each other."""
     same = number[:, None] == number[None, :]
     best = np.where(same, similarities, -np.inf).max(axis=1)
     return 1 + ((similarities >= best[:, None]) & ~same).sum(axis=1)
 
 
 def _ranks(similarities: np.ndarray, number: np.ndarray) -> Ranks:
-    found = ranks(similarities, number)
+    best = ranks(similarities, number)
     return Ranks(
-        recall1=float((found <= 1).mean()),
-        recall5=float((found <= 5).mean()),
-        recall10=float((found <= 10).mean()),
-        median_rank=float(np.median(found)),
-        mean_reciprocal_rank=float((1 / found).mean()),
+        recall1=float((best <= 1).mean()),
+        recall5=float((best <= 5).mean()),
+        recall10=float((best <= 10).mean()),
+        median_rank=float(np.median(best)),
+        mean_reciprocal_rank=float((1 / best).mean()),
     )

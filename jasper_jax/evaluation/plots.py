@@ -1,6 +1,6 @@
-"""Two pictures of a run: its losses by step, and the student's nDCG@10 by dimension.
+"""Two plots of a run: its losses by step, and the student's nDCG@10 by dimension.
 
-matplotlib is an optional dependency (extra ``plot``) and is imported when a picture is drawn.
+matplotlib is an optional dependency (extra ``plot``), imported when a plot is drawn.
 """
 
 from __future__ import annotations
@@ -10,16 +10,11 @@ import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jasper_jax.evaluation.report import (
-    Evaluation,
-    EvaluationRow,
-    final_rows,
-    retrieval_tests,
-)
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, retrieval_tests
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, write_atomic
 
@@ -27,12 +22,12 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart by readers with any colour vision; its yellow is too light for lines.
+# Okabe and Ito's palette, distinguishable with any colour vision; its yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _INK, _FAINT = "#222222", "#777777"
 _SMALL: dict[str, Any] = {"fontsize": 8, "color": _FAINT}
-_WINDOW = 16  # the strong line is a running median over 1/16 of a stage
-_LOG = 20  # a range of values wider than this factor gets a logarithmic axis
+_WINDOW = 16  # the thick line is a running median over 1/16 of a stage
+_LOG = 20  # values that differ by more than this factor get a logarithmic axis
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -41,8 +36,8 @@ _LOG = 20  # a range of values wider than this factor gets a logarithmic axis
 def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> None:
     """Total loss and each loss term by global step, from a run's ``metrics.jsonl``.
 
-    Faint lines are single steps, strong ones their running median, dots the held-out texts; vertical lines
-    divide the stages. Steps that a resumed run repeated are drawn as they were last.
+    Faint lines are single steps, thick ones their running median, dots the held-out texts; vertical lines divide the
+    stages. Of steps that a resumed run repeated, the last values are drawn.
     """
     steps, evaluations = read_metrics(metrics)
     names = list(dict.fromkeys(name for step in steps for name in step["terms"]))
@@ -53,7 +48,7 @@ def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> Non
         terms.setdefault(name.rpartition("/")[2], {})[name.rpartition("/")[0]] = name
 
     count = 1 + len(terms)
-    figure = _figure(10, 2.9 * math.ceil(count / 2))
+    figure = new_figure(10, 2.9 * math.ceil(count / 2), "constrained")
     panels = list(figure.subplots(math.ceil(count / 2), min(2, count), squeeze=False).flat)
     for axes in panels[count:]:
         axes.set_axis_off()
@@ -70,36 +65,36 @@ def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> Non
     _loss_axes(panels[0], steps)
     note = "line: running median" + ("\ndots: held-out texts" if evaluations else "")
     panels[0].text(0.985, 0.95, note, transform=panels[0].transAxes, ha="right", va="top", **_SMALL)
-    _save(figure, out_png)
+    save_figure(figure, out_png)
 
 
 def read_metrics(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
-    """The "step" and the "evaluation" events, by global step; of a step logged twice the later one."""
+    """The "step" and the "evaluation" events by global step; of a step logged twice, the later event."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    found: dict[str, dict[tuple[int, int], dict]] = {"step": {}, "evaluation": {}}
+    events: dict[str, dict[tuple[int, int], dict]] = {"step": {}, "evaluation": {}}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             event = parse_json(line)
         except ValueError as error:
-            if number == len(lines):  # the run was stopped, or is at work, in the middle of it
+            if number == len(lines):  # half a line: the run was killed, or is writing it
                 continue
             raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-        if event.get("event") in found:
+        if event.get("event") in events:
             event.setdefault("terms", {})
-            found[event["event"]][event["global_step"], event.get("stage_index", 0)] = event
-    if not found["step"]:
+            events[event["event"]][event["global_step"], _stage(event)] = event
+    if not events["step"]:
         raise UserError(f"{path}: no training step is recorded in it")
-    steps, evaluations = ([kind[key] for key in sorted(kind)] for kind in found.values())
+    steps, evaluations = ([by_step[key] for key in sorted(by_step)] for by_step in events.values())
     return steps, evaluations
 
 
 def _curve(axes: Axes, steps: list[dict], evaluations: list[dict], read: Any, colour: str) -> float:
-    """Draw one quantity, a line for each stage; the last value of its running median."""
+    """Draw one quantity, with a line for each stage; returns the last value of its running median."""
     last = math.nan
     for stage in sorted({_stage(step) for step in steps}):
         x, y = _points((step for step in steps if _stage(step) == stage), read)
@@ -124,14 +119,14 @@ def _points(events: Iterable[dict], read: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _running_median(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most 400 places in ``y``, first and last among them, and the median around each."""
+    """At most 400 positions in ``y``, including the first and the last, and the median around each."""
     half = len(y) // (2 * _WINDOW)
     place = np.linspace(0, len(y) - 1, min(len(y), 400)).astype(int)
     return place, np.array([np.median(y[max(0, k - half) : k + half + 1]) for k in place])
 
 
 def _loss_axes(axes: Axes, steps: list[dict]) -> None:
-    """Scale and labels, a line where a stage ends, the stage's name over its part of the axis."""
+    """Set scale and labels; draw a line at each stage's end and its name above its part of the axis."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
@@ -174,11 +169,11 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
     students = [row for row in final_rows(evaluation) if test in row.retrieval]
     others = [row for row in evaluation.rows if test in row.retrieval and row not in students]
     references = [row for row in others if row.role != "student"]
-    # Of the student before training a line a provider: its largest dimension.
+    # Before training, a line for each provider, at its largest dimension.
     before = sorted((row for row in others if row.stage == 0), key=lambda row: row.dim)
     references += {row.provider: row for row in before}.values()
 
-    figure = _figure(7.6, 4.4)
+    figure = new_figure(7.6, 4.4, "constrained")
     axes = figure.subplots()
     _title(axes, f"nDCG@10 on {test}, with 95% intervals")
     axes.set_xlabel("dimension of the student's vectors", fontsize=9, color=_FAINT)
@@ -200,11 +195,12 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
         axes.set_xticks([])
     axes.margins(y=0.12)
     _end_labels(axes, ends)
-    _save(figure, out_png)
+    save_figure(figure, out_png)
 
 
 def _student_line(axes: Axes, rows: list[EvaluationRow], test: str) -> None:
-    """A line through the dimensions; of two heads that offer one, the shorter; the other is hollow."""
+    """Draw a line through the dimensions. Where two heads provide one, it takes the head that is shorter at its full
+    length; the other's marker is hollow."""
     longest: dict[str | None, int] = {}
     for row in rows:
         longest[row.head] = max(row.dim, longest.get(row.head, 0))
@@ -231,20 +227,22 @@ def _student_line(axes: Axes, rows: list[EvaluationRow], test: str) -> None:
 # ------------------------------------------------------------------------------------------------- drawing
 
 
-def _figure(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
+    """A matplotlib figure of a size in inches; UserError if matplotlib is not installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise UserError("plots need matplotlib: pip install 'jasper-jax[plot]'") from error
-    return Figure(figsize=(width, height), layout="constrained")
+    return Figure(figsize=(width, height), layout=layout)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> None:
+    """Write ``figure`` as PNG, atomically; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
     write_atomic(Path(path), picture.getvalue())
 
 
@@ -265,9 +263,9 @@ def _style(axes: Axes) -> None:
 
 
 def _end_labels(axes: Axes, ends: list[tuple[str, float, str]]) -> None:
-    """Names (name, height, colour) at the right of the axes, pushed apart where they would overlap."""
+    """Write labels (name, height, colour) at the right of the axes, moved apart if they would overlap."""
     ends = sorted((end for end in ends if end[0] and math.isfinite(end[1])), key=lambda end: end[1])
-    axes.get_ylim()  # settles the limits, on which the transform depends
+    axes.get_ylim()  # fixes the limits, on which the transform depends
     gap = 13 / (axes.bbox.height * 72 / axes.figure.dpi)
     to_axes = axes.transData + axes.transAxes.inverted()
     place = -math.inf

@@ -1,7 +1,8 @@
-"""Who is scored: each teacher, the teachers concatenated, and the student before training and after each stage.
+"""The providers of vectors that are scored: each teacher, all teachers concatenated, and the student before training
+and after each stage.
 
-A model encodes the texts of every test once (``text_tests``); each head and nested dimension of the student is a
-projection of its pooled vectors.
+A model encodes the texts of every test once (``text_tests``); the vectors of the student's heads and nested dimensions
+are projections of its pooled vectors.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ from jasper_jax.teachers.stores import TeacherVectors
 def evaluate(
     run: RunFolder, data: DataStores, teachers: TeacherVectors, source: StudentSource, sheet: Path | None = None
 ) -> Evaluation:
-    """Score everything that is there: the teachers, and the student as far as it has been trained; with ``sheet``, draw
-    there how it ranks images, where it takes them. ``source``: where the student began; its weights are not read.
+    """Score the teachers, and the student before training and after each finished stage. ``sheet``: where to draw the
+    contact sheet of a student of images. ``source``: the student's folders, whose weights are not read.
 
     Raises:
-      UserError: nothing was trained yet, or the recipe names a test that does not exist.
+      UserError: nothing is trained yet, or the recipe names a test that does not exist.
     """
     checkpoints = run.checkpoints()
     if not checkpoints.has(checkpoints.start()):
@@ -54,8 +55,8 @@ def evaluate(
 
     student = make_student(run.recipe, teachers.dim, source)
     tokenizer, shapes = make_tokenizer(student, source), abstract(student.shapes())
-    looking = needs(run.stages, "images") and run.recipe.evaluation.images
-    images = ImageTests(data.pairs(), progress=data.progress) if looking else None
+    with_images = needs(run.stages, "images") and run.recipe.evaluation.images
+    images = ImageTests(data.pairs(), progress=data.progress) if with_images else None
     scores = StudentScores(run, student, tokenizer, tests, reference, images, taught=teachers.needed)
     for stages in _stages_done(run, checkpoints, taught=teachers.needed):
         say(f"Evaluating the student {_when(run, stages)}")
@@ -63,18 +64,12 @@ def evaluate(
         rows += scores.rows(checkpoints.load(path, shapes), stages)
     if images and sheet:
         images.draw(sheet)
-    return Evaluation(
-        rows=rows,
-        metadata={
-            "recipe": run.recipe.name,
-            "held_out_texts": tests.held_out,
-            "environment": environment(),
-        },
-    )
+    metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
+    return Evaluation(rows=rows, metadata=metadata)
 
 
 class StudentScores:
-    """The student's rows, as far as it is trained: called with one stage after another."""
+    """The student's rows. To be called with the numbers of finished stages in ascending order."""
 
     def __init__(
         self,
@@ -87,32 +82,33 @@ class StudentScores:
         *,
         taught: bool,
     ):
-        """``reference``: what held-out texts are compared with. ``taught``: by teachers' vectors."""
+        """``reference``: the vectors with which those of held-out texts are compared. ``taught``: whether teachers'
+        vectors are learned."""
         self.run, self.student, self.tokenizer, self.tests, self.reference = run, student, tokenizer, tests, reference
         self.images, self.taught = images, taught
-        self._encoder: Any = None  # whose pooled vectors these are:
+        self._encoder: Any = None
         self._pooled: dict[str, np.ndarray] = {}
+        """Pooled vectors of the tests' texts by the encoder with parameters ``_encoder``."""
 
     def rows(self, params: Mapping[str, Any], stages: int) -> list[EvaluationRow]:
-        """The rows of the student with ``params``, after so many stages; before the first its pooled vectors too."""
-        images = self.images if self._meets_images(stages) else None
+        """The rows of the student with ``params`` after ``stages`` stages; after 0, also of its pooled vectors."""
+        # Images are scored as soon as a stage has learned from them, or the next one will.
+        images = self.images if needs(self.run.stages[: stages + 1], "images") else None
         self._encode(params, images)
         rows = [] if stages else [self._pooled_row()]
         provider = _when(self.run, stages) if stages else "closed-form start"
         for head in self._heads(stages, images is not None):
             vectors = {name: project_rows(params["heads"][head], pooled) for name, pooled in self._pooled.items()}
             for dim in self.student.heads[head].dims:
-                shown = images.score(nested_head(params["heads"][head], dim)) if images else {}
                 scores = self.tests.score({name: truncate(x, dim) for name, x in vectors.items()}, self.reference)
+                scores["images"] = images.score(nested_head(params["heads"][head], dim)) if images else {}
                 rows.append(
-                    EvaluationRow(
-                        provider=provider, role="student", dim=dim, head=head, stage=stages, **scores, images=shown
-                    )
+                    EvaluationRow(provider=provider, role="student", dim=dim, head=head, stage=stages, **scores)
                 )
         return rows
 
     def _encode(self, params: Mapping[str, Any], images: ImageTests | None) -> None:
-        """Pooled vectors of every test; those of texts are kept while the encoder is the same (stage 1 leaves it)."""
+        """Make the pooled vectors of every test; those of texts again only if the encoder changed (not in stage 1)."""
         same = self._encoder is not None and _equal(self._encoder, params["encoder"])
         if same and images is None:
             return
@@ -124,7 +120,7 @@ class StudentScores:
             images.encode(embedder)
 
     def _pooled_row(self) -> EvaluationRow:
-        """The model before training. Without teachers its own vectors are what the student is to keep."""
+        """The model before training. Without teachers, its vectors are the reference for the trained student."""
         if self.reference is None:
             self.reference = self._pooled.get(HELD_OUT)
         return EvaluationRow(
@@ -137,7 +133,7 @@ class StudentScores:
         )
 
     def _heads(self, stages: int, with_images: bool) -> Sequence[str]:
-        """The heads that are trained or solved by then; else, for images, those of the stage that comes next."""
+        """The heads that are trained or solved; without any, those of a next stage that learns from images."""
         done, rest = self.run.stages[:stages], self.run.stages[stages:]
         if done:
             heads = [head for head in self.student.heads if any(head in stage.heads for stage in done)]
@@ -145,17 +141,14 @@ class StudentScores:
             heads = [head for head in rest[0].heads if self.run.recipe.heads[head].init == "ridge"]
         return heads or (list(rest[0].heads) if with_images and rest and rest[0].learns_from("images") else [])
 
-    def _meets_images(self, stages: int) -> bool:
-        """Whether a stage on images has taught the student after so many stages, or begins with it."""
-        return needs(self.run.stages[: stages + 1], "images")
-
 
 def _stages_done(run: RunFolder, checkpoints: Checkpoints, *, taught: bool) -> list[int]:
-    """After how many stages the student is scored, 0 before training (``evaluation.stages``)."""
+    """The numbers of finished stages after which the student is scored, as ``evaluation.stages`` says; 0 is before
+    training."""
     finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
     numbers = [0, *(number + 1 for number in finished)]
     if run.recipe.evaluation.stages == "last" and len(numbers) > 1:
-        # Without teachers the model before training is what the student is compared with.
+        # Without teachers the student is compared with the model before training.
         return [numbers[-1]] if taught else [0, numbers[-1]]
     return numbers
 
@@ -165,5 +158,5 @@ def _when(run: RunFolder, stages: int) -> str:
 
 
 def _equal(one: Any, other: Any) -> bool:
-    """Whether two trees of parameters are the same to the bit."""
+    """Whether two trees of parameters are equal to the bit."""
     return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)))

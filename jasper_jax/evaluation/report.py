@@ -1,7 +1,7 @@
-"""The evaluation of a run: one row a provider of vectors, written as JSON and shown as tables.
+"""The evaluation of a run: a row for each provider of vectors, written as JSON and shown as tables.
 
-A row's role says what it is: a ``teacher``, the ``teachers`` concatenated, or the ``student``, whose stage
-is 0 before training. Scores that were not taken are absent, and a column that no row fills is not shown.
+A row's role is ``teacher``, ``teachers`` (concatenated) or ``student``, whose stage is 0 before training. Scores may be
+absent; a column without any score is not shown.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class _Record(BaseModel):
 
 
 class EvaluationRow(_Record):
-    """One provider of vectors in one dimension, and its scores."""
+    """The scores of one provider of vectors in one dimension."""
 
     provider: str
-    """What the tables call it, e.g. "teacher mpnet", "student before training", "after stage 2"."""
+    """Its name in the tables, e.g. "teacher mpnet", "student before training", "after stage 2"."""
     role: Literal["teacher", "teachers", "student"]
     dim: Annotated[int, Field(ge=1)]
     head: str | None = None
@@ -56,18 +56,18 @@ class Evaluation(_Record):
     format: Literal[1] = 1
     rows: list[EvaluationRow] = []
     metadata: dict[str, JsonValue] = {}
-    """What the caller wants to keep beside the scores: recipe, versions, date, machine."""
+    """The recipe's name, the number of held-out texts, versions and machine."""
 
 
 @dataclass(frozen=True)
 class Retained:
-    """What a student's vectors keep of its teachers' nDCG@10, in percent."""
+    """A student's nDCG@10, and its percentage of the teachers'."""
 
     head: str | None
     dim: int
     ndcg10: float
     of_teacher: float | None
-    """Of the better single teacher."""
+    """Of the best single teacher."""
     of_teachers: float | None
     """Of the teachers concatenated."""
 
@@ -84,26 +84,23 @@ def to_json(evaluation: Evaluation, path: str | os.PathLike) -> None:
 
 
 def from_json(path: str | os.PathLike) -> Evaluation:
-    """Read what ``to_json`` wrote; anything else is a ``UserError`` that names the place."""
+    """Read what ``to_json`` wrote; UserError, with the key, for anything else."""
+    remedy = "`jasper evaluate` writes a new one"
     try:
         tree = parse_json(Path(path).read_bytes())
+        if isinstance(tree, dict):
+            if not is_whole(tree):
+                raise UserError(f"{path}: damaged (its checksum differs); {remedy}")
+            tree.pop("checksum", None)
+        return Evaluation.model_validate(tree)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        why = f"the file: Invalid JSON ({error})"
-        raise UserError(f"{path}: not an evaluation of format 1: {why}; `jasper evaluate` writes a new one") from error
-    if isinstance(tree, dict):
-        if not is_whole(tree):
-            raise UserError(f"{path}: damaged (its checksum differs); `jasper evaluate` writes a new one")
-        tree.pop("checksum", None)
-    try:
-        return Evaluation.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise UserError(
-            f"{path}: not an evaluation of format 1: {where}: {first['msg']}; `jasper evaluate` writes a new one"
-        ) from error
+        problem = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
+    except ValueError as error:
+        problem = f"the file: Invalid JSON ({error})"
+    raise UserError(f"{path}: not an evaluation of format 1: {problem}; {remedy}")
 
 
 # ------------------------------------------------------------------------------------------ questions
@@ -115,7 +112,7 @@ def retrieval_tests(evaluation: Evaluation) -> list[str]:
 
 
 def ndcg10(row: EvaluationRow, names: list[str]) -> float | None:
-    """nDCG@10, the mean over the named tests; None where the row lacks one of them."""
+    """nDCG@10, the mean over the named tests; None if the row lacks one of them."""
     if not names or any(name not in row.retrieval for name in names):
         return None
     return sum(row.retrieval[name].ndcg10.value for name in names) / len(names)
@@ -129,10 +126,8 @@ def final_rows(evaluation: Evaluation) -> list[EvaluationRow]:
 
 
 def retained(evaluation: Evaluation, test: str | None = None) -> list[Retained]:
-    """Per dimension of the final student, the percentage of its teachers' nDCG@10 that it keeps.
-
-    ``test`` names a retrieval test; None takes the mean over all of them.
-    """
+    """For each dimension of the final student, its nDCG@10 and the percentage of its teachers'. ``test`` names a
+    retrieval test; None takes the mean over all."""
     names = _names(evaluation, test)
     teacher, teachers = (_best(evaluation, role, names) for role in ("teacher", "teachers"))
     return [
@@ -143,10 +138,10 @@ def retained(evaluation: Evaluation, test: str | None = None) -> list[Retained]:
 
 
 def _names(evaluation: Evaluation, test: str | None) -> list[str]:
-    known = retrieval_tests(evaluation)
-    if test is not None and test not in known:
-        raise UserError(f"no retrieval test {test!r} in the evaluation; it has {', '.join(known) or 'none'}")
-    return known if test is None else [test]
+    names = retrieval_tests(evaluation)
+    if test is not None and test not in names:
+        raise UserError(f"no retrieval test {test!r} in the evaluation; it has {', '.join(names) or 'none'}")
+    return names if test is None else [test]
 
 
 def _best(evaluation: Evaluation, role: str, names: list[str]) -> float | None:
@@ -164,32 +159,31 @@ def _percent(score: float | None, reference: float | None) -> float | None:
 def console_table(evaluation: Evaluation, test: str | None = None) -> Table:
     """All columns for the terminal, grouped by provider, the best of each column bold.
 
-    With one retrieval test, or ``test`` naming one, its four metrics are shown; with several, the nDCG@10 of
-    each and their mean.
+    With one retrieval test, or if ``test`` names one, its four metrics; with several, the nDCG@10 of each and the mean.
     """
     rows, columns = _ordered(evaluation), _columns(evaluation, test)
-    headed = any(row.head for row in rows)
+    has_heads = any(row.head for row in rows)
     table = Table(
         box=SIMPLE_HEAD,
         collapse_padding=True,
         pad_edge=False,
-        caption="± half the 95% bootstrap interval over queries; best of a column bold",
+        caption="±: half the 95% bootstrap interval over queries; bold: best of a column",
     )
     table.add_column("provider", overflow="fold")
-    if headed:
+    if has_heads:
         table.add_column("head")
     for title in ("dim", *(column.title for column in columns)):
         table.add_column(escape(title), justify="right", overflow="fold")
     best = [column.best(rows) for column in columns]
     for _, group in groupby(rows, key=lambda row: (row.role == "student", row.stage)):
         table.add_section()
-        shown = None
+        previous = None
         for row in group:
-            provider = [escape(row.provider) if row.provider != shown else ""]
-            head = [escape(row.head or "")] if headed else []
+            provider = escape(row.provider) if row.provider != previous else ""
+            head = [escape(row.head or "")] if has_heads else []
             scores = [c.show(row, bold="[bold]{}[/bold]", best=b) for c, b in zip(columns, best)]
-            table.add_row(*provider, *head, str(row.dim), *scores)
-            shown = row.provider
+            table.add_row(provider, *head, str(row.dim), *scores)
+            previous = row.provider
     return table
 
 
@@ -199,10 +193,7 @@ def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
     columns = [column for column in _columns(evaluation, test) if column.compact]
     best = [column.best(rows) for column in columns]
     several = len({row.head for row in rows if row.head}) > 1
-    lines = [
-        ["provider", "dim", *(column.title for column in columns)],
-        ["---", *["---:"] * (1 + len(columns))],
-    ]
+    lines = [["provider", "dim", *(column.title for column in columns)], ["---", *["---:"] * (1 + len(columns))]]
     for row in rows:
         provider = f"{row.provider} ({row.head})" if several and row.head else row.provider
         scores = [c.show(row, bold="**{}**", best=b) for c, b in zip(columns, best)]
@@ -211,11 +202,10 @@ def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
 
 
 def _ordered(evaluation: Evaluation) -> list[EvaluationRow]:
-    """Teachers, then the student by stage; a provider's rows together, by falling dimension."""
+    """Teachers, then the student by stage; a provider's rows together, by decreasing dimension."""
     first = {row.provider: i for i, row in reversed(list(enumerate(evaluation.rows)))}
     return sorted(
-        evaluation.rows,
-        key=lambda row: (_ROLES.index(row.role), row.stage or 0, first[row.provider], -row.dim),
+        evaluation.rows, key=lambda row: (_ROLES.index(row.role), row.stage or 0, first[row.provider], -row.dim)
     )
 
 
@@ -226,10 +216,10 @@ class _Column:
     half: Callable[[EvaluationRow], float] | None = None
     form: str = "{:.3f}"
     compact: bool = True
-    least: bool = False
+    lower_is_better: bool = False
 
     def show(self, row: EvaluationRow, bold: str, best: float | None) -> str:
-        """The row's cell, in ``bold`` where it shows the same digits as the ``best``."""
+        """The row's cell, in ``bold`` if it shows the same digits as the ``best``."""
         value = self.value(row)
         if value is None or best is None:
             return ABSENT
@@ -239,7 +229,7 @@ class _Column:
 
     def best(self, rows: list[EvaluationRow]) -> float | None:
         values = [v for row in rows if (v := self.value(row)) is not None]
-        return (min if self.least else max)(values, default=None)
+        return (min if self.lower_is_better else max)(values, default=None)
 
 
 def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
@@ -255,7 +245,7 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
         ]
     elif names:
         columns.append(_Column("mean nDCG@10", lambda row: ndcg10(row, names)))
-    # Without teachers the model before training, which has a head, is what the student is compared with.
+    # Without teachers the student is compared with the model before training, which has a head.
     itself = any(row.role == "teacher" and row.head for row in evaluation.rows)
     title = "of the model itself" if itself else "of better teacher"
     columns.append(_Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
@@ -280,18 +270,24 @@ def _retrieval(name: str, field: str, title: str, interval: bool = False) -> _Co
 
 
 def _image_columns(split: str) -> list[_Column]:
-    """Recall of images by captions and of captions by images; of the held-out pairs only the first number."""
+    """Recall of images by captions and of captions by images; only the first column for held-out pairs."""
 
     def score(direction: str, field: str) -> Callable[[EvaluationRow], float | None]:
         return lambda row: getattr(getattr(row.images[split], direction), field) if split in row.images else None
 
-    said = "" if split == "test" else " held out"
+    suffix = "" if split == "test" else " held out"
     columns = [
-        _Column(f"text→image R@10{said}", score("text_to_image", "recall10")),
-        _Column(f"R@1{said}", score("text_to_image", "recall1"), compact=split == "test"),
-        _Column(f"image→text R@10{said}", score("image_to_text", "recall10"), compact=split == "test"),
-        _Column(f"R@1 i→t{said}", score("image_to_text", "recall1"), compact=False),
-        _Column(f"median rank{said}", score("text_to_image", "median_rank"), form="{:.0f}", compact=False, least=True),
+        _Column(f"text→image R@10{suffix}", score("text_to_image", "recall10")),
+        _Column(f"R@1{suffix}", score("text_to_image", "recall1"), compact=split == "test"),
+        _Column(f"image→text R@10{suffix}", score("image_to_text", "recall10"), compact=split == "test"),
+        _Column(f"R@1 i→t{suffix}", score("image_to_text", "recall1"), compact=False),
+        _Column(
+            f"median rank{suffix}",
+            score("text_to_image", "median_rank"),
+            form="{:.0f}",
+            compact=False,
+            lower_is_better=True,
+        ),
     ]
     return columns if split == "test" else columns[:1]
 

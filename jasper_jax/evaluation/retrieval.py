@@ -1,7 +1,7 @@
 """Retrieval: how well a provider's vectors rank the passages that answer a query.
 
-The ranking is exact (cosine similarity, every passage), the metrics come from ir-measures, and each carries a
-95% interval from resampling the queries. Letters: ``Q`` queries, ``N`` passages, ``E`` dimension.
+The ranking is exact (cosine similarity, every passage). The metrics come from ir-measures, with 95% intervals from
+resampling the queries. Letters: ``Q`` queries, ``N`` passages, ``E`` dimension.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Interval:
 
     @property
     def half(self) -> float:
-        """Half the interval's width, what stands after ±."""
+        """Half the interval's width, shown after ±."""
         return (self.high - self.low) / 2
 
 
@@ -45,7 +45,7 @@ class RetrievalScore:
     queries: int
     passages: int
     missing: int
-    """Relevant passages that the corpus lacks; they count as not found."""
+    """Relevant passages that are not in the corpus; they count as not retrieved."""
     ndcg10: Interval
     recall1: Interval
     recall10: Interval
@@ -61,26 +61,23 @@ def score_retrieval(
 ) -> RetrievalScore:
     """nDCG@10, Recall@1, Recall@10 and MRR@10 of vectors on a retrieval test.
 
-    Vectors need not be normalised. Passages with equal similarity are ranked by id. The same ``seed`` draws
-    the same queries whoever made the vectors, so two providers' intervals move together.
+    Vectors need not be normalised. Passages with equal similarity are ranked by id. The same ``seed`` resamples the
+    same queries for every provider, so their intervals are comparable.
 
     Args:
       query_vectors: ``[Q, E]`` in the order of ``test.queries``.
       passage_vectors: ``[N, E]`` in the order of ``test.passages``.
       test: the texts' ids and, for every query, the ids of the passages that answer it.
-      resamples: draws of Q queries with replacement behind the intervals.
+      resamples: the number of resamplings, of Q queries with replacement, for the intervals.
     """
     query_ids, passage_ids = list(test.queries), list(test.passages)
-    for name, vectors, ids in (
-        ("query", query_vectors, query_ids),
-        ("passage", passage_vectors, passage_ids),
-    ):
-        if len(np.asarray(vectors)) != len(ids):
-            raise ValueError(f"{len(np.asarray(vectors))} {name} vectors for {len(ids)} texts of the test")
+    for name, vectors, ids in (("query", query_vectors, query_ids), ("passage", passage_vectors, passage_ids)):
+        if (count := len(np.asarray(vectors))) != len(ids):
+            raise ValueError(f"{count} {name} vectors for {len(ids)} texts of the test")
     unanswered = [q for q in query_ids if not test.relevant.get(q)]
     if unanswered or not query_ids:
-        what = f"query {unanswered[0]!r} has no relevant passage" if unanswered else "it has no query"
-        raise UserError(f"retrieval test cannot be scored: {what}")
+        problem = f"query {unanswered[0]!r} has no relevant passage" if unanswered else "it has no query"
+        raise UserError(f"retrieval test cannot be scored: {problem}")
 
     nearest = rank(query_vectors, passage_vectors, DEPTH, ids=passage_ids)
     ranked = {q: [passage_ids[p] for p in row] for q, row in zip(query_ids, nearest, strict=True)}
@@ -102,13 +99,13 @@ def rank(
 ) -> np.ndarray:
     """Positions ``[Q, min(depth, N)]`` of the passages nearest to each query by cosine, nearest first.
 
-    A float32 matrix product, a block of queries at a time, finds the few candidates of a query; these are
-    scored again in float64 row by row, so that equal vectors tie exactly wherever they stand and the answer
-    does not depend on blocks or threads. Ties go to the smaller id (the smaller position without ``ids``).
+    A float32 matrix product, a block of queries at a time, finds a query's few candidates. They are scored again in
+    float64 row by row, so that equal vectors tie exactly and the result does not depend on blocks or threads. Ties go
+    to the smaller id (without ``ids`` the smaller position).
 
     Args:
       queries: ``[Q, E]``; passages: ``[N, E]``.
-      skip_self: query i is passage i and is left out of its own answer.
+      skip_self: query i is passage i and is excluded from its own result.
     """
     queries, passages = unit(queries), unit(passages)
     if queries.shape[1] != passages.shape[1]:
@@ -142,24 +139,24 @@ def metrics_per_query(ranked: dict[str, list[str]], relevant: dict[str, set[str]
 
     measures = [nDCG @ DEPTH, R @ 1, R @ DEPTH, RR @ DEPTH]
     qrels = {q: dict.fromkeys(relevant[q], 1) for q in ranked}
-    # Falling scores without ties: the metrics' implementations break ties each in their own way.
+    # Decreasing scores without ties: each metric's implementation breaks ties in its own way.
     run = {q: {p: float(len(ids) - k) for k, p in enumerate(ids)} for q, ids in ranked.items()}
     row, column = {q: i for i, q in enumerate(ranked)}, {str(m): j for j, m in enumerate(measures)}
     values = np.full((len(ranked), len(measures)), np.nan)
     for result in evaluator(measures, qrels).iter_calc(run):
         values[row[result.query_id], column[str(result.measure)]] = result.value
     if np.isnan(values).any():
-        raise RuntimeError("ir-measures left out a query that it was given")
+        raise RuntimeError("ir-measures returned no value for a query")
     return values
 
 
 def bootstrap(values: np.ndarray, seed: int = 0, resamples: int = 1000) -> list[Interval]:
     """Mean of each column of ``[Q, K]`` with the 2.5% and 97.5% quantiles of its resampled means.
 
-    The ``resamples`` draws of Q rows with replacement are shared by the columns.
+    All columns share the ``resamples`` draws of Q rows with replacement.
     """
     if resamples < 1:
-        raise ValueError(f"resamples is at least 1, not {resamples}")
+        raise ValueError(f"expected resamples of at least 1, got {resamples}")
     rng = np.random.default_rng(seed)
     count, block = len(values), max(1, _BLOCK // (4 * values.size))
     means = [

@@ -1,4 +1,4 @@
-"""Cosine similarity of vectors, and how well it orders pairs of texts as people do.
+"""Cosine similarity of vectors, and how well it orders pairs of texts compared with human judgements.
 
 Letters: ``n`` texts, ``E`` the vectors' dimension, ``M`` a nested dimension, ``P`` pairs.
 """
@@ -22,7 +22,7 @@ class SimilarityScore:
     """Agreement with human judgements of similarity."""
 
     spearman: float | None
-    """Rank correlation over all pairs; None where one side is the same for every pair."""
+    """Rank correlation over all pairs; None if one side is the same for every pair."""
     pairs: int
 
 
@@ -30,7 +30,7 @@ def score_similarity(vectors: ArrayLike, human: ArrayLike) -> SimilarityScore:
     """Spearman correlation of the vectors' cosine similarities with human judgements.
 
     Args:
-      vectors: ``[n, E]``, one vector a text; they need not be normalised.
+      vectors: ``[n, E]``, not necessarily normalised.
       human: ``[n, n]``; only the entries above the diagonal are read.
     """
     rows, human = unit(vectors), np.asarray(human, dtype=np.float64)
@@ -41,10 +41,8 @@ def score_similarity(vectors: ArrayLike, human: ArrayLike) -> SimilarityScore:
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
-    """Spearman's rank correlation of ``[P]`` with ``[P]``; ties get their mean rank.
-
-    None where there is no order to compare: fewer than two pairs, or a side that is constant.
-    """
+    """Spearman's rank correlation of ``[P]`` with ``[P]``; ties get their mean rank. None for fewer than two pairs or a
+    constant side."""
     from scipy.stats import spearmanr
 
     if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
@@ -56,19 +54,19 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float | None:
 def unit(vectors: ArrayLike) -> np.ndarray:
     """Rows of ``[n, E]`` as float32 of length 1 (``normalize_rows``), for scoring.
 
-    Equal rows stay equal to the bit, so that ties in similarity survive. Rows that are not finite (a training
-    that diverged) are refused with a ``UserError``.
+    Equal rows stay equal to the bit, so that ties in similarity survive. UserError for a row that is not finite, as
+    from a diverged training.
     """
     vectors = np.asarray(vectors)
     if vectors.ndim != 2 or vectors.shape[1] == 0:
-        raise ValueError(f"vectors have shape [n, E] with E > 0, not {list(vectors.shape)}")
+        raise ValueError(f"expected vectors of shape [n, E] with E > 0, got {list(vectors.shape)}")
     out = np.empty(vectors.shape, np.float32)
     for start in range(0, len(vectors), _ROWS):
         rows = vectors[start : start + _ROWS].astype(np.float32)
         bad = np.flatnonzero(~np.isfinite(rows).all(axis=1))
         if bad.size:
             raise UserError(
-                f"vector {start + bad[0]} of {len(vectors)} is not finite: nothing can be scored with it; "
+                f"vector {start + bad[0]} of {len(vectors)} is not finite, so it cannot be scored; "
                 "the model that made it has diverged or its weights are damaged"
             )
         out[start : start + _ROWS] = normalize_rows(rows)

@@ -1,4 +1,4 @@
-"""The teachers' rows of an evaluation: each by itself, and all concatenated. Their vectors are kept on disk."""
+"""The teachers' rows of an evaluation: each teacher, and all concatenated. Their vectors are cached on disk."""
 
 from __future__ import annotations
 
@@ -21,9 +21,8 @@ from jasper_jax.teachers.vectors import concatenate
 def teacher_rows(
     teachers: TeacherVectors, folder: Path, texts: TextStore | None, tests: TextTests
 ) -> tuple[list[EvaluationRow], np.ndarray | None]:
-    """A row for each teacher whose model is here, and the concatenated teachers' vectors ``[held_out, T]`` of held-out
-    texts: what students are compared with. None without teachers or held-out texts. ``folder``: where the vectors of
-    the tests' texts are kept."""
+    """The rows of the teachers that have a model, and the concatenated teachers' vectors ``[held_out, T]`` of held-out
+    texts, the reference for students; None without teachers or held-out texts. ``folder``: the cache of vectors."""
     view = None if texts is None else teachers.view(texts)
     if view is None:
         return [], None
@@ -33,7 +32,7 @@ def teacher_rows(
     vectors_of: list[dict[str, np.ndarray]] = []
     for teacher, store in zip(teachers.teachers, view.stores):
         if teacher.settings.model is None:
-            say(f"{teacher.name}: imported vectors, the model is not here to be scored on the tests")
+            say(f"{teacher.name}: imported vectors, so there is no model to score on the tests")
             continue
         vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
         if tests.held_out:
@@ -56,10 +55,10 @@ def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress:
             continue
         key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
         path = folder / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
-        kept = read_cached_array(path)
-        if kept is None or len(kept) != len(texts):
+        cached = read_cached_array(path)
+        if cached is None or len(cached) != len(texts):
             say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
-            kept = encoder(texts, kinds, show_progress=progress)
-            write_cached_array(path, kept)
-        vectors[name] = kept
+            cached = encoder(texts, kinds, show_progress=progress)
+            write_cached_array(path, cached)
+        vectors[name] = cached
     return vectors

@@ -1,4 +1,4 @@
-"""The recipe's tests on texts: each as lists of texts that a model encodes once, and the scores of its vectors."""
+"""The recipe's tests on texts: lists of texts, which a model encodes once, and the scores of its vectors."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from jasper_jax.evaluation.similarity import score_similarity
 from jasper_jax.recipe.config import Recipe
 
 AGREEMENT_TEXTS = 2000
-"""At most so many held-out texts are compared for agreement."""
+"""The most held-out texts that are compared for agreement."""
 HELD_OUT = "held_out"
-"""The list of those texts."""
+"""Name of the list of those texts."""
 
 
 class Texts(NamedTuple):
-    """A list of texts of one test, with the kind of each."""
+    """The texts of a list, with the kind of each."""
 
     texts: list[str]
     kinds: list[str]
 
 
 class TextTests:
-    """The tests of a recipe; ``lists`` is what has to be encoded for them, ``held_out`` how many texts agree or not."""
+    """The tests of a recipe. ``lists``: the texts to encode, by name; ``held_out``: the number of held-out texts."""
 
     def __init__(self, recipe: Recipe, texts: TextStore | None):
         self.lists: dict[str, Texts] = {}
@@ -37,8 +37,8 @@ class TextTests:
             test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir or "")
             test = subset(test, spec.passages, spec.queries_per_passage)
             self.retrieval[spec.name] = test
-            for name, kind, found in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
-                self.lists[f"{spec.name}/{name}"] = Texts(list(found.values()), [kind] * len(found))
+            for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
+                self.lists[f"{spec.name}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.human: dict[str, np.ndarray] = {}
         for name in recipe.evaluation.similarity:
             documents, self.human[name] = lee_similarities()
@@ -53,7 +53,7 @@ class TextTests:
     def score(self, vectors: Mapping[str, np.ndarray], reference: np.ndarray | None) -> dict[str, Any]:
         """The scores of one provider's ``vectors``, by list, as fields of an ``EvaluationRow``.
 
-        ``reference [held_out, T]``: what vectors of held-out texts are compared with."""
+        ``reference [held_out, T]``: the vectors with which those of held-out texts are compared."""
         scores: dict[str, Any] = {
             "retrieval": {
                 name: score_retrieval(vectors[f"{name}/queries"], vectors[f"{name}/passages"], test)

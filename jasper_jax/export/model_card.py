@@ -1,23 +1,19 @@
-"""The model card: what was distilled from what, how well it does, and how to load it at each dimension."""
+"""The model card: the student and its teachers, its scores, and how to load it at each dimension."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
 
 from huggingface_hub import ModelCardData
 
 from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.export.model import TrainedStudent
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.stages import resolve_stages
-from jasper_jax.student.dimensions import Provider
-from jasper_jax.student.student import Student
 
 
-def model_card(
-    recipe: Recipe, student: Student, served: Mapping[int, Provider], default: int, evaluation: Evaluation | None
-) -> str:
-    """The README.md of an exported folder, from these alone (no dates, no paths)."""
+def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None) -> str:
+    """The README.md of an exported folder; it contains no dates and no paths."""
+    student, served = trained.student, trained.served
     teachers = ", ".join(t.model or f"{t.name} (imported vectors)" for t in recipe.teachers) or "the model itself"
     start = recipe.student.model or f"random {recipe.student.config['model_type']}"  # type: ignore[index]
     layers = f", layers {recipe.student.layers}" if recipe.student.layers is not None else ""
@@ -41,7 +37,14 @@ def model_card(
         "",
         "## Use",
         "",
-        *(_use(served, default) if student.vision_model is None else _use_with_images(served, default)),
+        *_use(trained),
+        "In JAX:",
+        "",
+        "```python",
+        "from jasper_jax import Embedder",
+        "",
+        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
+        "```",
         "",
         "| dimension | made by |",
         "| ---: | --- |",
@@ -68,7 +71,7 @@ def model_card(
         lines += [
             "## Scores",
             "",
-            "± is half of the 95% bootstrap interval over queries; agreement is the Spearman correlation of pairwise"
+            "±: half of the 95% bootstrap interval over queries; agreement is the Spearman correlation of pairwise"
             f" similarities with the teachers' on {evaluation.metadata.get('held_out_texts', 0)} texts not trained on.",
             "",
             markdown_table(evaluation),
@@ -85,30 +88,22 @@ def _texts(sources: list[TextSource]) -> str:
     return ", ".join(names)
 
 
-def _use(served: Mapping[int, Provider], default: int) -> list[str]:
-    """How a folder of a text encoder is loaded."""
-    return [
-        "```python",
-        "from sentence_transformers import SentenceTransformer",
-        "",
-        'model = SentenceTransformer("path/to/this/folder")',
-        'queries = model.encode(["..."], prompt_name="query")',
-        'passages = model.encode(["..."], prompt_name="passage")',
-        "```",
-        "",
-        f"`modules.json` points at `2_Dense_{default}`. For another dimension put its folder there"
-        " (`2_Dense_{dim}`), or, with Text Embeddings Inference, give `--dense-path 2_Dense_{dim}`. In JAX:",
-        "",
-        "```python",
-        "from jasper_jax import Embedder",
-        "",
-        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
-        "```",
-    ]
-
-
-def _use_with_images(served: Mapping[int, Provider], default: int) -> list[str]:
-    """How a folder of an encoder of texts and images is loaded."""
+def _use(trained: TrainedStudent) -> list[str]:
+    """How sentence-transformers loads the folder, and how it selects a dimension."""
+    default, smallest = trained.default, min(trained.served)
+    if trained.student.vision_model is None:
+        return [
+            "```python",
+            "from sentence_transformers import SentenceTransformer",
+            "",
+            'model = SentenceTransformer("path/to/this/folder")',
+            'queries = model.encode(["..."], prompt_name="query")',
+            'passages = model.encode(["..."], prompt_name="passage")',
+            "```",
+            "",
+            f"`modules.json` names `2_Dense_{default}`. For another dimension write its `2_Dense_{{dim}}` there,"
+            " or give Text Embeddings Inference `--dense-path 2_Dense_{dim}`.",
+        ]
     return [
         "```python",
         "from sentence_transformers import SentenceTransformer",
@@ -122,12 +117,6 @@ def _use_with_images(served: Mapping[int, Provider], default: int) -> list[str]:
         "])",
         "```",
         "",
-        f'Vectors have {default} dimensions; for others give `config_kwargs={{"vector_dim": {min(served)}}}`, and for'
-        ' texts alone `config_kwargs={"is_text_encoder": True}`, which leaves the vision part out. In JAX:',
-        "",
-        "```python",
-        "from jasper_jax import Embedder",
-        "",
-        f'Embedder.load("path/to/this/folder").encode(["..."], kind="query", dim={min(served)})',
-        "```",
+        f'Vectors have {default} dimensions; for others give `config_kwargs={{"vector_dim": {smallest}}}`. For texts'
+        ' alone give `config_kwargs={"is_text_encoder": True}`, which omits the vision part.',
     ]

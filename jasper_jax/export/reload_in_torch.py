@@ -1,14 +1,14 @@
-"""Run as a process of its own: load a folder in sentence-transformers and encode inputs at every dimension.
+"""Loads a folder in sentence-transformers and encodes inputs at every dimension, in a separate process.
 
-``python -m jasper_jax.export.reload_in_torch job.json``; the only module of the package that imports torch.
+``python -m jasper_jax.export.reload_in_torch job.json``; this package imports torch only here and for torch teachers.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,41 +18,42 @@ from jasper_jax.encoders.prompts import KINDS
 def main(job_file: str) -> None:
     """Encode the job's inputs, as queries and as passages, at each of its dimensions; write them to its ``out``."""
     import numpy as np
-    from sentence_transformers import SentenceTransformer
 
     job = json.loads(Path(job_file).read_text())
     source = Path(job["folder"])
-    vectors: dict[str, np.ndarray] = {}
-    if (source / "sentence_jasper_vl.py").is_file():
-        # Code that this package wrote there, not that of a stranger.
-        model = SentenceTransformer(str(source), device="cpu", trust_remote_code=True).float()
-        module: Any = model[0]
-        for dim in job["dims"]:
-            module.model.config.vector_dim = dim
-            for kind in KINDS:
-                vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
-        np.savez(job["out"], allow_pickle=False, **vectors)
-        return
-    for dim in job["dims"]:
-        with tempfile.TemporaryDirectory() as scratch:
-            # What a user does to change the dimension: point modules.json at another 2_Dense folder.
-            folder = Path(scratch) / "model"
-            folder.mkdir()
+    models = _with_images if (source / "sentence_jasper_vl.py").is_file() else _texts
+    vectors: dict[str, Any] = {}
+    for dim, model in models(source, job["dims"]):
+        for kind in KINDS:
+            vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
+    np.savez(job["out"], allow_pickle=False, **vectors)
+
+
+def _with_images(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
+    from sentence_transformers import SentenceTransformer
+
+    # This package wrote the code in the folder, so it can be trusted.
+    model: Any = SentenceTransformer(str(source), device="cpu", trust_remote_code=True).float()
+    for dim in dims:
+        model[0].model.config.vector_dim = dim
+        yield dim, model
+
+
+def _texts(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
+    """Selects each dimension as a user does, by naming another ``2_Dense`` folder in modules.json."""
+    from sentence_transformers import SentenceTransformer
+
+    modules = json.loads((source / "modules.json").read_text())
+    for dim in dims:
+        with tempfile.TemporaryDirectory() as folder:
             for entry in source.iterdir():
                 if entry.name != "modules.json":
-                    (folder / entry.name).symlink_to(entry)
-            text = (source / "modules.json").read_text()
-            modules = json.loads(text)
+                    (Path(folder) / entry.name).symlink_to(entry)
             for module in modules:
                 if module["path"].startswith("2_Dense_"):
                     module["path"] = f"2_Dense_{dim}"
-            (folder / "modules.json").write_text(json.dumps(modules))
-            model = SentenceTransformer(str(folder), device="cpu").float()
-            for kind in KINDS:
-                vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
-            del model
-            shutil.rmtree(folder, ignore_errors=True)
-    np.savez(job["out"], allow_pickle=False, **vectors)
+            (Path(folder) / "modules.json").write_text(json.dumps(modules))
+            yield dim, SentenceTransformer(folder, device="cpu").float()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Export as a sentence-transformers folder in Stella's layout; with images in Jasper's (``jasper_vl``).
+"""Export as a sentence-transformers folder in Stella's layout; of a student of images in Jasper's (``jasper_vl``).
 
 ``Transformer`` at the top, ``1_Pooling``, one ``2_Dense_{dim}`` for every head and nested dimension, and a
-``Normalize``; ``modules.json`` points at one of the Dense folders, any other is chosen by editing that one line. The
-folder is written under a temporary name, reloaded and compared with the trained student, and only then renamed.
+``Normalize``; one line of ``modules.json`` selects a Dense folder. The export is written under a temporary name,
+reloaded and compared with the trained student, and only then renamed.
 """
 
 from __future__ import annotations
@@ -13,54 +13,52 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.encoders.safetensors import write_safetensors
-from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import save
-from jasper_jax.evaluation.report import Evaluation, from_json
+from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.check import check_folder
-from jasper_jax.export.files import DTYPES, write_json
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
+from jasper_jax.export.model import TrainedStudent, write_json
 from jasper_jax.export.model_card import model_card
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
-from jasper_jax.student.dimensions import Provider, providers
-from jasper_jax.student.heads import nested_head
+from jasper_jax.student.dimensions import providers
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
-from jasper_jax.student.student import Student
 
 MARKER = "jasper.json"
-"""Tells a folder that this command wrote, and may replace, from anything else."""
+"""Marks a folder that this command wrote and may replace."""
 TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
 WRITTEN = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer)\.json|"
     + "|".join(map(re.escape, (*TOKENIZER_FILES, *FILES)))
 )
-"""Every file that an export can hold; a folder with any other is not replaced."""
+"""Every file that an export can contain; a folder with any other file is not replaced."""
 FORMAT = 1
 EDITABLE = {MARKER, "modules.json", "README.md"}
-"""Files without a checksum in the marker: people edit them."""
+"""Files without a checksum in the marker, because people edit them."""
 
 
 def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
     """Write the trained student of ``run`` to ``output``; returns the folder and one line on how it was checked.
 
-    ``source``: where the student began, for its sizes and its tokenizer; its weights are not read. ``teacher_dim``: of
-    the concatenated teachers, None without.
+    ``source``: the folders the student started from, whose weights are not read. ``teacher_dim``: of the concatenated
+    teachers, None without teachers.
 
     Raises:
-      UserError: training is not finished; ``output`` holds something else; the reloaded folder's vectors differ.
+      UserError: training is not finished; ``output`` has other content; the reloaded folder's vectors differ.
     """
     from jasper_jax.checkpoints.checkpoint import abstract
 
     if output.is_symlink():
-        output = output.resolve()  # a link to a folder stays one
+        output = output.resolve()  # replace the target, not the link
     refuse_foreign(output)
     checkpoints = run.checkpoints()
     last = len(run.stages) - 1
@@ -69,33 +67,31 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     student = make_student(run.recipe, teacher_dim, source)
     tokenizer = make_tokenizer(student, source)
     params = checkpoints.load(checkpoints.final(last), abstract(student.shapes()))
-    trained = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
-    served = providers(trained, run.recipe.export.dims)
-    default = run.recipe.export.dim or next(iter(served))
+    heads = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
+    settings = run.recipe.export
+    served = providers(heads, settings.dims)
+    default = settings.dim or next(iter(served))
     if default not in served:
         raise UserError(f"export.dim: {default} is not provided; dimensions are {', '.join(map(str, served))}")
+    trained = TrainedStudent(student, params, tokenizer, source.path, served, default, settings)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        write_folder(partial, run, student, params, tokenizer, source.path, served, default)
-        verdict = check_folder(partial, student, params, tokenizer, served, run.recipe.export)
+        write_folder(partial, run, trained)
+        verdict = check_folder(partial, trained)
         _replace(partial, output)
-    except OSError as error:  # a write on a full disk names no file
+    except OSError as error:  # a failed write on a full disk names no file
         raise naming(error, Path(error.filename or partial)) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # not there any more, unless something was refused
+        shutil.rmtree(partial, ignore_errors=True)  # exists only after an error
     return output, verdict
 
 
 def refuse_damaged(folder: Path) -> None:
-    """Compare the files of an export with the checksums in its marker; other folders have none and pass.
-
-    Raises:
-      UserError: a file is not the one that was exported.
-    """
+    """UserError if a file of an export does not match its checksum in the marker; folders without a marker pass."""
     remedy = "`jasper export` writes the folder again"
     if not (folder / MARKER).is_file():
         return
@@ -116,75 +112,41 @@ def refuse_damaged(folder: Path) -> None:
             raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
 
 
-def write_folder(
-    folder: Path,
-    run: RunFolder,
-    student: Student,
-    params: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    source: Path,
-    served: Mapping[int, Provider],
-    default: int,
-) -> None:
-    """Every file of the export; nothing in it depends on time or place, so equal runs give equal bytes."""
-    if student.vision_model is None:
-        _write_stella(folder, run, student, params, tokenizer, source, served, default)
-    else:
-        write_jasper_vl(
-            folder,
-            student=student,
-            params=params,
-            tokenizer=tokenizer,
-            source=source,
-            served=served,
-            default=default,
-            settings=run.recipe.export,
-        )
-    evaluation = _evaluation(run)
-    (folder / "README.md").write_text(model_card(run.recipe, student, served, default, evaluation))
-    write_json(
-        folder / MARKER,
-        sealed(
-            {
-                "format": FORMAT,
-                "made_by": "jasper_jax",
-                "run": run.recipe.name,
-                "dims": {str(dim): p.head for dim, p in served.items()},
-                "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
-                "sha256": {
-                    str(p.relative_to(folder)): sha256_file(p)
-                    for p in sorted(folder.rglob("*"))
-                    if p.is_file() and p.name not in EDITABLE
-                },
-            }
-        ),
-    )
+def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
+    """Write every file of the export. Nothing in it depends on time or place, so equal runs give equal bytes."""
+    write = _write_stella if trained.student.vision_model is None else write_jasper_vl
+    write(folder, trained)
+    scores = run.path / "evaluation.json"
+    evaluation = from_json(scores) if scores.is_file() else None
+    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation))
+    marker = {
+        "format": FORMAT,
+        "made_by": "jasper_jax",
+        "run": run.recipe.name,
+        "dims": {str(dim): provider.head for dim, provider in trained.served.items()},
+        "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
+        "sha256": {
+            str(p.relative_to(folder)): sha256_file(p)
+            for p in sorted(folder.rglob("*"))
+            if p.is_file() and p.name not in EDITABLE
+        },
+    }
+    write_json(folder / MARKER, sealed(marker))
 
 
-def _write_stella(
-    folder: Path,
-    run: RunFolder,
-    student: Student,
-    params: Mapping[str, Any],
-    tokenizer: Tokenizer,
-    source: Path,
-    served: Mapping[int, Provider],
-    default: int,
-) -> None:
+def _write_stella(folder: Path, trained: TrainedStudent) -> None:
     """Model, tokenizer, steps and prompts of a student of texts."""
-    settings = run.recipe.export
-    dtype = DTYPES[settings.dtype]
-    save(_cast(params["encoder"], dtype), student.encoder, folder)
-    tokenizer.save(folder)
+    student = trained.student
+    save(jax.tree.map(lambda x: jnp.asarray(x, trained.dtype), trained.params["encoder"]), student.encoder, folder)
+    trained.tokenizer.save(folder)
     for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    for dim, provider in served.items():
-        _write_dense(folder / f"2_Dense_{dim}", nested_head(params["heads"][provider.head], dim), dtype)
-    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{default}", "Dense")]
-    if settings.normalize:
+        if (trained.source / name).is_file():
+            shutil.copyfile(trained.source / name, folder / name)
+    for dim in trained.served:
+        _write_dense(folder / f"2_Dense_{dim}", trained.head(dim), trained.dtype)
+    modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{trained.default}", "Dense")]
+    if trained.settings.normalize:
         modules.append(("3_Normalize", "Normalize"))
-        (folder / "3_Normalize").mkdir()
         write_json(folder / "3_Normalize" / "config.json", {})
     write_json(
         folder / "modules.json",
@@ -195,17 +157,11 @@ def _write_stella(
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
     modes = {key: mode in student.pooling.modes for key, mode in POOLING_KEYS.items()}
-    write_json(
-        folder / "1_Pooling" / "config.json",
-        {"word_embedding_dimension": student.encoder.hidden_size, **modes},
-    )
+    width = student.encoder.hidden_size
+    write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     write_json(
         folder / "config_sentence_transformers.json",
-        {
-            "prompts": dict(student.prompts),
-            "default_prompt_name": None,
-            "similarity_fn_name": "cosine",
-        },
+        {"prompts": dict(student.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
 
 
@@ -227,19 +183,8 @@ def _write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:
     )
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    import jax
-
-    return jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)
-
-
-def _evaluation(run: RunFolder) -> Evaluation | None:
-    path = run.path / "evaluation.json"
-    return from_json(path) if path.is_file() else None
-
-
 def refuse_foreign(output: Path) -> None:
-    """UserError when an export to ``output`` would delete what no export wrote, or cannot be put there."""
+    """UserError if an export to ``output`` would delete files that no export wrote, or is impossible."""
     remedy = "choose another with --output"
     refuse_blocked(output, remedy)
     if output.exists() and not output.is_dir():
@@ -248,13 +193,13 @@ def refuse_foreign(output: Path) -> None:
         return
     if not (output / MARKER).is_file():
         raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); {remedy}")
-    there = (p for p in sorted(output.rglob("*")) if p.is_symlink() or not p.is_dir())
-    if foreign := next((p for p in there if not WRITTEN.fullmatch(p.relative_to(output).as_posix())), None):
+    files = (p for p in sorted(output.rglob("*")) if p.is_symlink() or not p.is_dir())
+    if foreign := next((p for p in files if not WRITTEN.fullmatch(p.relative_to(output).as_posix())), None):
         raise UserError(f"{foreign}: no export wrote this, and a new one would delete it; move it away, or {remedy}")
 
 
 def _replace(partial: Path, output: Path) -> None:
-    """Put the finished folder in place of an earlier export; at every moment one of the two is whole on disk."""
+    """Replace ``output`` by the finished folder; at every moment one of the two is complete on disk."""
     old = output.with_name(f".{output.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():

@@ -1,7 +1,7 @@
 """Which head provides which output dimension: ``encode(dim=256)`` and ``2_Dense_256`` select by the number alone.
 
-A separate head wins over a nested dimension of the same size; what is hidden that way is named, and
-``export.dims: {256: fc1}`` chooses otherwise.
+A separate head takes precedence over a nested dimension of the same size, which is then hidden, unless
+``export.dims: {256: fc1}`` says otherwise.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from jasper_jax.student.heads import HeadShape
 
 @dataclasses.dataclass(frozen=True)
 class Provider:
-    """The head behind a dimension, and the heads that could have been."""
+    """The head that provides a dimension, and the ``hidden`` heads that could."""
 
     head: str
     nested: bool
@@ -23,16 +23,12 @@ class Provider:
 
 
 def providers(heads: Mapping[str, HeadShape], chosen: Mapping[int, str]) -> dict[int, Provider]:
-    """Dimension -> its provider, the largest dimension first.
-
-    Args:
-      heads: the heads that are trained.
-      chosen: ``export.dims``.
+    """Dimension -> its provider, the largest dimension first, of trained ``heads``; ``chosen`` is ``export.dims``.
 
     Raises:
-      UserError: two separate heads of one dimension and no choice; a choice that no head can serve.
+      UserError: two separate heads of one dimension and no choice; a choice that the head cannot provide.
     """
-    found: dict[int, Provider] = {}
+    served: dict[int, Provider] = {}
     for dim in sorted({d for head in heads.values() for d in head.dims}, reverse=True):
         separate = [name for name, head in heads.items() if head.dim == dim]
         nested = [name for name, head in heads.items() if dim in head.dims[1:]]
@@ -45,10 +41,10 @@ def providers(heads: Mapping[str, HeadShape], chosen: Mapping[int, str]) -> dict
                 f"export.dims: {' and '.join(able)} both provide {dim} dimensions; choose: {{{dim}: {able[0]}}}"
             )
         head = pick or able[0]
-        found[dim] = Provider(head, head in nested, tuple(a for a in able if a != head))
+        served[dim] = Provider(head, head in nested, tuple(name for name in able if name != head))
     for dim in chosen:
-        if dim not in found:
+        if dim not in served:
             raise UserError(
-                f"export.dims: no trained head provides {dim} dimensions; there are {', '.join(map(str, found))}"
+                f"export.dims: no trained head provides {dim} dimensions; there are {', '.join(map(str, served))}"
             )
-    return found
+    return served

@@ -1,8 +1,7 @@
 """Projection heads: linear maps from the student's pooled vector to an output dimension (paper section 2.1, FC1-FC4).
 
 A head's parameters are ``{"kernel": [D, E], "bias": [E]}``. Projections are float32 with full precision on every
-backend (``encoders.dense``). A head may start from the closed-form ridge solution instead of random weights
-(:func:`ridge_head`), or serve several nested dimensions.
+backend (``encoders.dense``). A head starts from random weights or from the closed-form ridge solution.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from jasper_jax.encoders.dense import linear
 Arrays = jax.Array | np.ndarray
 Params = Mapping[str, Arrays]
 BLOCK = 4096
-"""Vectors projected at a time: bounds what lies on the device."""
+"""Vectors projected at a time: bounds device memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,14 +36,7 @@ class HeadShape:
 
 
 def init_head(key: Arrays, hidden: int, dim: int, bias: bool = True) -> dict[str, Arrays]:
-    """A random head: kernel ``[D, E]`` normal with variance 1/D, bias zero.
-
-    Args:
-      key: a JAX random key.
-      hidden: D, the width of the pooled vector.
-      dim: E, the output dimension.
-      bias: whether the head has a bias.
-    """
+    """A random head from D = ``hidden`` to E = ``dim``: kernel ``[D, E]`` normal with variance 1/D, bias zero."""
     kernel = jax.random.normal(key, (hidden, dim), jnp.float32) * hidden**-0.5
     return {"kernel": kernel, "bias": jnp.zeros((dim,), jnp.float32)} if bias else {"kernel": kernel}
 
@@ -55,7 +47,7 @@ def project(params: Params, pooled: Float[Arrays, "B D"]) -> Float[jax.Array, "B
 
 
 def project_rows(params: Params, pooled: Float[np.ndarray, "n D"]) -> Float[np.ndarray, "n E"]:
-    """:func:`project` of many vectors that lie in the host's memory, ``BLOCK`` at a time: ``[n, D] -> [n, E]``."""
+    """:func:`project` of vectors in host memory, ``BLOCK`` at a time: ``[n, D] -> [n, E]``."""
     params = {name: jnp.asarray(x) for name, x in params.items()}
     out = np.empty((len(pooled), params["kernel"].shape[1]), np.float32)
     for start in range(0, len(pooled), BLOCK):
@@ -64,7 +56,7 @@ def project_rows(params: Params, pooled: Float[np.ndarray, "n D"]) -> Float[np.n
 
 
 def nested_head(params: Params, dim: int) -> dict[str, Arrays]:
-    """The head of a nested dimension: the one that makes the first ``dim`` components of ``params``' vectors."""
+    """The head of a nested dimension, which makes the first ``dim`` components of the vectors of ``params``."""
     return {name: x[..., :dim] for name, x in params.items()}
 
 
@@ -87,10 +79,7 @@ def ridge_head(
       target: ``[n, T]`` L2-normalised target vectors.
       dim: E, at most T.
       penalty: relative ridge penalty, > 0.
-      bias: whether the head has a bias (else x and y are not centred).
-
-    Returns:
-      ``{"kernel": [D, E], "bias": [E]}`` in float32.
+      bias: whether the head has a bias (otherwise x and y are not centred).
 
     Raises:
       ValueError: ``dim`` exceeds T, or the numbers of rows differ.

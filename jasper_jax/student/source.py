@@ -1,6 +1,6 @@
-"""Where the student starts: the folders of its checkpoint, its tokenizer and its vision model, located and read once.
+"""The folders of the student's checkpoint, tokenizer and vision model, each located and read once.
 
-Weights are not read here: :func:`jasper_jax.student.start.starting_params` does that, once in a run's life.
+Weights are not read here, but in :func:`jasper_jax.student.start.starting_params`.
 """
 
 from __future__ import annotations
@@ -19,50 +19,48 @@ from jasper_jax.vision.vision_model import with_image_tokens
 
 
 class StudentSource:
-    """What ``student`` of a recipe names."""
+    """The folders that ``student`` of a recipe names."""
 
     def __init__(self, settings: StudentSettings, *, describe: bool = False, progress: bool = True):
-        """``describe``: take what is published about a model that is not here instead of fetching it."""
+        """``describe``: use the published description of a model that is not on this machine instead of fetching it."""
         self.settings, self._describe, self._progress = settings, describe, progress
 
     @cached_property
     def path(self) -> Path:
-        """Folder of ``student.model``, or of ``student.tokenizer`` where weights are random; fetched if need be."""
+        """Folder of ``student.model``, or of ``student.tokenizer`` if weights are random; fetched if necessary."""
         name = self.settings.model or self.settings.tokenizer
         assert name is not None
         return resolve_model(name, self.settings.revision, progress=self._progress)
 
     @cached_property
     def folder(self) -> ModelFolder | None:
-        """What the folder of ``student.model`` says; None where weights are random."""
+        """The folder of ``student.model`` as read; None if weights are random."""
         settings = self.settings
         if settings.model is None:
             return None
-        if self._describe and not is_here(settings.model, settings.revision):
-            described = published(settings.model, settings.causal)
-            if described is not None:
-                return described
+        absent = self._describe and not is_here(settings.model, settings.revision)
+        if absent and (description := published(settings.model, settings.causal)):
+            return description
         return read_model_folder(self.path, causal=settings.causal)
 
     @property
     def described(self) -> bool:
-        """Whether only what is published about the model is known: there are no weights and no tokenizer."""
+        """Whether only the model's published description is known: there are no weights and no tokenizer."""
         return self.folder is not None and self.folder.described
 
     @cached_property
     def vision(self) -> VisionFolder | None:
-        """What the folder of ``student.vision.model`` says; None where the student does not see."""
+        """The folder of ``student.vision.model`` as read; None for a student of texts alone."""
         settings = self.settings.vision
         if settings is None:
             return None
-        if self._describe and not is_here(settings.model, settings.revision):
-            described = described_vision(settings)
-            if described is not None:
-                return described
+        absent = self._describe and not is_here(settings.model, settings.revision)
+        if absent and (description := described_vision(settings)):
+            return description
         return read_vision(settings, resolve_model(settings.model, settings.revision, progress=self._progress))
 
     def tokenizer(self, max_length: int) -> Tokenizer:
-        """The student's tokenizer, cutting at ``max_length``; with the image tokens where the student sees."""
+        """The student's tokenizer, truncating at ``max_length``; with image tokens if the student takes images."""
         path, lower_case = (
             (self.path, False) if self.folder is None else (self.folder.encoder_path, self.folder.lower_case)
         )

@@ -1,4 +1,4 @@
-"""The recipe's student: its static side checked against the teachers and its checkpoint, and its first parameters."""
+"""The recipe's student: its static side, checked against the teachers and its checkpoint, and its first parameters."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.model_folder import ModelFolder
-from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.encoders.pooling import POOLING_KEYS, Pooling
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params, load_params
@@ -24,7 +24,7 @@ from jasper_jax.vision.vision_model import PARTS
 from jasper_jax.vision.words import grow_words, with_vocabulary
 
 _OWN_TOKENIZER = ("qwen2", "qwen3")
-"""Model types for which transformers takes vocabulary and merges out of ``tokenizer.json``, and nothing else."""
+"""Model types for which transformers reads only the vocabulary and the merges of ``tokenizer.json``."""
 
 
 def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]:
@@ -37,12 +37,9 @@ def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]
     shapes: dict[str, HeadShape] = {}
     for name, head in recipe.heads.items():
         where = f"heads.{name}"
-        if head.dim == "teachers":
-            if teacher_dim is None:
-                raise UserError(f"{where}.dim: teachers, but the recipe has no teachers; give a number")
-            dim = teacher_dim
-        else:
-            dim = head.dim
+        dim = teacher_dim if head.dim == "teachers" else head.dim
+        if dim is None:
+            raise UserError(f"{where}.dim: teachers, but the recipe has no teachers; give a number")
         for m in head.nested:
             if m >= dim:
                 raise UserError(f"{where}.nested: {m} is not smaller than the head's dimension {dim}")
@@ -58,7 +55,7 @@ def head_shapes(recipe: Recipe, teacher_dim: int | None) -> dict[str, HeadShape]
 
 
 def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
-    """Whether head ``name`` takes the cosine loss: as the recipe says, else where target and dimension allow."""
+    """Whether head ``name`` takes the cosine loss: as the recipe says, by default if target and dimension allow it."""
     head = recipe.heads[name]
     if head.cosine is not None:
         return head.cosine
@@ -66,12 +63,10 @@ def cosine_applies(recipe: Recipe, name: str, teacher_dim: int | None) -> bool:
 
 
 def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource) -> Student:
-    """The static student of ``recipe``; no weights are read.
+    """The static student of ``recipe``; no weights are read. ``teacher_dim``: of the concatenated teachers, if any.
 
-    Args:
-      recipe: the run's recipe.
-      teacher_dim: dimension of the concatenated teachers, None without teachers.
-      source: the folders that ``student`` names; what is published about them will do.
+    Raises:
+      UserError: the recipe asks for a student that cannot be trained or exported.
     """
     settings, folder = recipe.student, source.folder
     prompts: dict[str, str] = {}
@@ -88,22 +83,28 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         raise UserError(f"student: {encoder.family.model_type} can be a teacher only: transformers has no class for it")
     if settings.append_eos and encoder.family.model_type in _OWN_TOKENIZER:
         raise UserError(
-            f"student.append_eos: transformers makes the tokenizer of a {encoder.family.model_type} model anew, without"
-            " what is appended, so nobody could read the exported student; leave it out"
+            f"student.append_eos: transformers rebuilds the tokenizer of a {encoder.family.model_type} model without"
+            " the appended token, so the exported student would give other vectors; remove this key"
         )
     if settings.pooling is not None:
         pooling = Pooling((settings.pooling,), pooling.include_prompt)
+    exported = tuple(mode for mode in POOLING_KEYS.values() if mode in pooling.modes)
+    if settings.vision is None and pooling.modes != exported:
+        raise UserError(
+            f"student: {settings.model} joins pooling modes in the order {', '.join(pooling.modes)}, but an exported"
+            f" folder can only join them as {', '.join(exported)}; set student.pooling to one mode"
+        )
     max_length = settings.max_length or max_length
     if max_length > encoder.max_positions:
         raise UserError(f"student.max_length: {max_length} exceeds the encoder's {encoder.max_positions} positions")
-    chosen = {
-        kind: prompts.get(kind, "") if given is None else given
-        for kind, given in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
+    prompts = {
+        kind: prompts.get(kind, "") if prompt is None else prompt
+        for kind, prompt in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
     }
-    if any(chosen.values()) and not pooling.include_prompt:
+    if any(prompts.values()) and not pooling.include_prompt:
         raise UserError(
-            f"student: {recipe.student.model} leaves prompts out of its pooling, which a student"
-            " cannot yet; set no prompts"
+            f"student: {settings.model} excludes prompts from its pooling, which is not implemented for a student; set"
+            ' student.prompts.query and student.prompts.passage to ""'
         )
     vision_model = None
     if settings.vision is not None:
@@ -115,7 +116,7 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         encoder=encoder,
         pooling=pooling,
         heads=head_shapes(recipe, teacher_dim),
-        prompts=chosen,
+        prompts=prompts,
         max_length=max_length,
         compute_dtype=settings.compute_dtype,
         remat=settings.remat,
@@ -127,19 +128,16 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
 
 
 def make_tokenizer(student: Student, source: StudentSource, max_length: int | None = None) -> Tokenizer:
-    """The student's tokenizer, cutting at ``max_length`` or the student's own.
-
-    Raises:
-      UserError: it has more tokens than the student's word table has rows.
-    """
+    """The student's tokenizer, truncating at ``max_length`` or the student's own; UserError if it has more tokens than
+    the student's embedding table has rows."""
     tokenizer = source.tokenizer(max_length or student.max_length)
     tokenizer.check_vocabulary(student.encoder.vocab_size)
     return tokenizer
 
 
 def starting_params(recipe: Recipe, student: Student, source: StudentSource) -> dict[str, Any]:
-    """The student's parameters before training, of ``student.shapes()``: its checkpoint's weights, heads random or the
-    checkpoint's; all random with ``student.config``. Reads every weight, so a run does it once.
+    """The student's parameters before training, as ``student.shapes()``: its checkpoint's weights, and heads that are
+    random or the checkpoint's; with ``student.config`` all are random. Reads all weights, so a run does this once.
 
     Raises:
       UserError: the weights do not fit their config, or a head with ``init: model`` is not in the checkpoint.
@@ -170,7 +168,7 @@ def load_student(
 
 
 def check_start(recipe: Recipe, student: Student, source: StudentSource) -> None:
-    """:func:`starting_params` without its result: raises what it would raise, from the headers of the files alone."""
+    """Raise what :func:`starting_params` would raise, reading only the headers of the files."""
     if source.vision is not None and recipe.student.vision is not None:
         check_vision(recipe.student.vision, source.vision)
     if (folder := source.folder) is not None and not folder.described:
@@ -180,14 +178,14 @@ def check_start(recipe: Recipe, student: Student, source: StudentSource) -> None
 
 
 def _kept(settings: StudentSettings, folder: ModelFolder) -> tuple[dict[str, Any], tuple[int, ...] | None]:
-    """The checkpoint's config with the layers that ``student.layers`` keeps, and those layers (None: all)."""
+    """The checkpoint's config with only the layers that ``student.layers`` keeps, and those layers (None: all)."""
     if settings.layers is None:
         return folder.hf_config, None
     return keep_layers(folder.hf_config, settings.layers, f"student.layers: {folder.path}")
 
 
 def _stored_encoder(student: Student, folder: ModelFolder) -> Encoder:
-    """The student's encoder as its checkpoint holds it: without the rows that image tokens add to the word table."""
+    """The encoder as stored in the checkpoint: without the rows that image tokens add to the embedding table."""
     return with_vocabulary(student.encoder, encoder_from_config(folder.hf_config, str(folder.path)).vocab_size)
 
 
@@ -203,10 +201,10 @@ def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[
             continue
         where, steps = f"heads.{name}.init: model", folder.outputs.get(shape.dim, ())
         if len(steps) != 1 or steps[0].activation != "identity" or (steps[0].bias is not None) != shape.bias:
-            found = ", ".join(str(dim) for dim in sorted(folder.outputs)) or "none"
+            dims = ", ".join(map(str, sorted(folder.outputs))) or "none"
             raise UserError(
                 f"{where}: {folder.path} has no single linear step of {shape.dim} dimensions"
-                f" {'with' if shape.bias else 'without'} bias; its dimensions are {found}"
+                f" {'with' if shape.bias else 'without'} bias; its dimensions are {dims}"
             )
         kernel, bias, _ = steps[0]
         if kernel.shape[0] != student.width:
@@ -218,8 +216,7 @@ def stored_heads(recipe: Recipe, student: Student, folder: ModelFolder) -> dict[
 
 
 def student_embedder(student: Student, params: Mapping[str, Any], tokenizer: Tokenizer) -> Embedder:
-    """The student as it stands, without heads: its pooled vectors are what heads and evaluations start from. It takes
-    images, where the student does."""
+    """The student with ``params`` but without heads, for its pooled vectors; it takes images if the student does."""
     return Embedder(
         encoder=student.encoder,
         params=params["encoder"],

@@ -1,8 +1,8 @@
 """The student: an encoder, pooling, and projection heads. Token ids in, one vector per head out.
 
-Its canonical parameters are ``{"encoder": ..., "heads": {name: {"kernel", "bias"}}}``, with ``vision`` and perhaps
-``projector`` where it sees (``jasper_jax.vision``), and ``losses`` where a loss term has numbers of its own; everything
-else about it is static and lives in :class:`Student`.
+Its parameters are ``{"encoder": ..., "heads": {name: {"kernel", "bias"}}}``, with ``vision`` and perhaps ``projector``
+if it takes images (``jasper_jax.vision``), and ``losses`` if a loss term has learned numbers. :class:`Student` holds
+everything static.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from jasper_jax.vision.vision_model import VisionModel
 
 @dataclasses.dataclass(frozen=True)
 class Student:
-    """Everything static about the student."""
+    """The static side of the student."""
 
     encoder: Encoder
     pooling: Pooling
@@ -38,7 +38,7 @@ class Student:
     vector_dropout: float
     vision_model: VisionModel | None = None
     learned_terms: tuple[str, ...] = ()
-    """The loss terms with numbers of their own, which are trained but not exported."""
+    """The loss terms with learned numbers, which are trained but not exported."""
 
     @property
     def width(self) -> int:
@@ -46,25 +46,25 @@ class Student:
         return self.pooling.size(self.encoder.hidden_size)
 
     def shapes(self) -> dict[str, Any]:
-        """The parameters' tree with shapes and dtypes in place of arrays; nothing is computed."""
+        """The tree of parameters with shapes and dtypes in place of arrays; nothing is computed."""
         return jax.eval_shape(lambda: self.init(0))
 
     def init(self, seed: int) -> dict[str, Any]:
-        """Random parameters, a function of the seed alone."""
+        """Random parameters, determined by the seed."""
         key = jax.random.key(seed)
         vision = self.vision_model.init(seed) if self.vision_model else {}
         encoder = self.encoder.init(jax.random.fold_in(key, 0))
         return {"encoder": encoder, "heads": self.init_heads(seed), **vision, **self.init_terms()}
 
     def init_terms(self) -> dict[str, Any]:
-        """The learned numbers of loss terms at their start: ``{"losses": {term: {name: scalar}}}``, empty without."""
+        """Initial values of the loss terms' learned numbers: ``{"losses": {term: {name: scalar}}}``; {} without any."""
         if not self.learned_terms:
             return {}
         start = {term: {k: jnp.float32(v) for k, v in TERMS[term].learned.items()} for term in self.learned_terms}
         return {"losses": start}
 
     def init_heads(self, seed: int) -> dict[str, Any]:
-        """Random heads, each a function of the seed and its place in the recipe."""
+        """Random heads, each determined by the seed and its position in the recipe."""
         key = jax.random.key(seed)
         return {
             name: head.init(jax.random.fold_in(key, i + 1), self.width)
@@ -77,19 +77,13 @@ class Student:
         """Pooled vectors ``[B, D]`` (float32) of packed texts, in the batch's order.
 
         Args:
-          params: nested parameters; ``encoder/layers`` one stack or a pair of stacks.
+          params: ``encoder/layers`` is one stack or a pair of stacks.
           texts: the batch; other keys are ignored.
-          key: random key for dropout; None switches dropout off (evaluation).
+          key: random key for dropout; None disables dropout (evaluation).
           pieces: as in :func:`in_pieces`.
         """
-        vectors = encode_packed(
-            self.encoder,
-            self.pooling,
-            params["encoder"],
-            texts,
-            pieces=pieces,
-            **self._training(key),
-        )
+        options = self._training(key)
+        vectors = encode_packed(self.encoder, self.pooling, params["encoder"], texts, pieces=pieces, **options)
         return self._dropped(vectors, key)
 
     def pooled_images(
@@ -107,19 +101,19 @@ class Student:
         return self._dropped(constrain(in_pieces(encode, {"pixels": pixels}, key, pieces)), key)
 
     def pooled_tokens(self, encoder: Any, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """Pooled vectors ``[N, D]`` of images, each an input of its own, given as the tokens ``[N, n, D]`` that stand
-        in the text encoder's input. ``encoder``: its parameters."""
+        """Pooled vectors ``[N, D]`` of images, each an input of its own, given as their tokens ``[N, n, D]`` in the
+        text encoder's input. ``encoder``: its parameters."""
         assert self.vision_model is not None
         ids, inserted = self.vision_model.insert_alone(tokens)
-        whole, no_prompt = jnp.ones(ids.shape, jnp.int32), jnp.zeros((len(ids), 1), jnp.int32)
+        segments, prompts = jnp.ones(ids.shape, jnp.int32), jnp.zeros((len(ids), 1), jnp.int32)
         options = self._training(key)
         vectors = encode_rows(
-            self.encoder, self.pooling, encoder, ids, whole, 1, no_prompt, inserted=inserted, **options
+            self.encoder, self.pooling, encoder, ids, segments, 1, prompts, inserted=inserted, **options
         )
         return vectors[:, 0]
 
     def _training(self, key: jax.Array | None) -> dict[str, Any]:
-        """What the encoder is told in a step: options of ``Encoder.apply``. Without a key nothing is dropped."""
+        """Options of ``Encoder.apply`` in a step; no dropout without a key."""
         return {
             "training": True,
             "compute_dtype": jnp.dtype(self.compute_dtype),

@@ -1,28 +1,34 @@
-"""The model of a recipe's teacher: where it is, what its folder says, how it encodes. Located and read once."""
+"""The model of a recipe's teacher: its folder, its vectors' dimension and identity, its encoder; each read once."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from jasper_jax.assets.models import is_here, resolve_model
+import numpy as np
+
+from jasper_jax.assets.models import is_here, model_identity, resolve_model
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.model_folder import ModelFolder
+from jasper_jax.encoders.prompts import KINDS, prompt_of, read_prompts
 from jasper_jax.encoders.published import describe as published
+from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers.teacher import TeacherEncoder, load_teacher, teacher_dim, teacher_spec
 from jasper_jax.teachers.torch_teacher import TorchEncoder
 from jasper_jax.teachers.vectors import VectorSpec
 
 
 class TeacherModel:
-    """One entry of ``teachers``: its ``settings``, and the model that they name."""
+    """An entry of ``teachers``: its ``settings``, and the model that they name."""
 
     def __init__(self, settings: Teacher, *, describe: bool = False, progress: bool = True):
-        """``describe``: take what is published about a model that is not here instead of fetching it."""
+        """``describe``: use the published description of a model that is not on this machine instead of fetching it."""
         self.settings, self._describe, self._progress = settings, describe, progress
+        self._recipe_prompts = {k: text for k, text in settings.prompts.model_dump().items() if text is not None}
 
     @property
     def name(self) -> str:
@@ -30,7 +36,7 @@ class TeacherModel:
 
     @cached_property
     def path(self) -> Path:
-        """Folder of the model, fetched if need be.
+        """Folder of the model, fetched if necessary.
 
         Raises:
           UserError: its vectors are imported, so there is no model.
@@ -44,33 +50,97 @@ class TeacherModel:
 
     @cached_property
     def source(self) -> ModelFolder | Path | None:
-        """What the model's folder says. The path alone where another library reads it (``backend: torch``), None where
+        """The model's folder as read; its path where sentence-transformers reads it (``backend: torch``); None where
         vectors are imported."""
         settings = self.settings
         if settings.model is None:
             return None
-        if self._describe and not is_here(settings.model, settings.revision):
-            described = published(settings.model, settings.causal)
-            if described is not None:
-                return described
+        absent = self._describe and not is_here(settings.model, settings.revision)
+        if absent and (description := published(settings.model, settings.causal)):
+            return description
         return self.path if settings.backend == "torch" else read_model_folder(self.path, causal=settings.causal)
 
     @cached_property
     def dim(self) -> int:
-        """T, the dimension of its vectors."""
-        return teacher_dim(self.settings, self.source)
+        """T, the dimension of its vectors.
+
+        Raises:
+          UserError: the model has no output of ``dim``, or vectors are imported and ``dim`` is not set.
+        """
+        dim, folder = self.settings.dim, self.source
+        if self.settings.backend == "torch" or not isinstance(folder, ModelFolder):
+            if dim is None:
+                raise UserError(f"teachers.{self.name}.dim: vectors that are imported need their dimension here")
+            return dim
+        width = folder.pooling.size(encoder_from_config(folder.hf_config, str(folder.path)).hidden_size)
+        dims = sorted(folder.outputs) or [width]
+        if dim is not None and dim not in dims:
+            raise UserError(
+                f"teachers.{self.name}.dim: {dim} is not a dimension of {folder.path}; it has"
+                f" {', '.join(map(str, dims))}"
+            )
+        return dim or folder.default_dim or width
 
     @cached_property
     def spec(self) -> VectorSpec:
-        """What its vectors depend on, the checksums of its weights included."""
-        return teacher_spec(self.settings, self.source)
+        """What its vectors depend on: recorded in a store, and compared before vectors are added or used. Reads all
+        weights, for their checksums."""
+        settings, source = self.settings, self.source
+        if source is None:
+            identity: dict[str, Any] = {"id": "imported"}
+            prompts, pooling, max_length = {}, "imported", None
+        else:
+            path = source.path if isinstance(source, ModelFolder) else source
+            if settings.backend == "torch" or not isinstance(source, ModelFolder):
+                identity = {"backend": "torch"}
+                prompts, pooling, max_length = read_prompts(path)[0], "sentence-transformers", settings.max_length
+            else:
+                identity = {k: v for k in ("causal", "append_eos") if (v := getattr(settings, k)) is not None}
+                pooling = "+".join(source.pooling.modes)
+                if not source.pooling.include_prompt:
+                    pooling += ", prompt left out"
+                max_length = settings.max_length or source.max_length
+                max_length = max_length or encoder_from_config(source.hf_config, str(path)).max_positions
+                prompts = source.prompts
+            identity |= {"compute_dtype": settings.compute_dtype}
+            identity |= model_identity(settings.model or "", settings.revision, path)
+            prompts = {kind: prompt_of({**prompts, **self._recipe_prompts}, kind) for kind in KINDS}
+        return VectorSpec({"name": self.name, **identity}, prompts, pooling, max_length, self.dim, settings.dtype)
 
     def load(self) -> Embedder:
-        """The model with its weights, ready to encode."""
-        return load_teacher(self.settings, self.path if self.source is None else self.source)
+        """The model with its weights, ready to encode as the recipe says."""
+        settings = self.settings
+        return Embedder.load(
+            self.path if self.source is None else self.source,
+            dtype=settings.compute_dtype,
+            max_length=settings.max_length,
+            prompts=self._recipe_prompts,
+            dim=settings.dim,
+            causal=settings.causal,
+            append_eos=settings.append_eos,
+        )
 
     def encoder(self) -> TeacherEncoder | TorchEncoder:
         """``(texts, kinds) -> [n, T]``; weights are loaded when a text is first encoded."""
         if self.settings.backend == "torch":
-            return TorchEncoder(self.settings, self.path)
+            return TorchEncoder(self.settings, self.path, self._recipe_prompts)
         return TeacherEncoder(self.load)
+
+
+class TeacherEncoder:
+    """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; the model is loaded when a text is first encoded."""
+
+    def __init__(self, load: Callable[[], Embedder]):
+        self._load = load
+
+    @cached_property
+    def _embedder(self) -> Embedder:
+        return self._load()
+
+    @property
+    def tokens(self) -> int:
+        """Tokens encoded so far, padding not counted."""
+        return self._embedder.tokens
+
+    def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+        return self._embedder.encode(list(texts), kind=list(kinds), show_progress=show_progress)

@@ -1,7 +1,7 @@
-"""Teachers that run inside the train step (``teachers[].mode: online``) instead of before it.
+"""Teachers that run inside the train step (``teachers[].mode: online``) instead of before it, without a gradient.
 
-The same encoder code as everywhere, without a gradient. What such a teacher is (architecture, pooling, prompts) is
-static; its parameters are an argument of the step like the frozen ones of the student.
+Architecture, pooling and prompts of the teacher are static; its parameters are an argument of the step, like the
+student's frozen ones.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from jasper_jax.losses import normalize
 
 @dataclass(frozen=True)
 class OnlineTeacher:
-    """Everything static about a teacher; its parameters are ``{"encoder", "dense": ((kernel, bias or None), ...)}``."""
+    """The static side of a teacher; its parameters are ``{"encoder", "dense": ((kernel, bias or None), ...)}``."""
 
     encoder: Encoder
     pooling: Pooling
@@ -41,8 +41,8 @@ class OnlineTeacher:
 
 
 class OnlineVectors:
-    """A teacher that runs in the step, with the face of a vector store for those that want vectors of single texts:
-    the closed-form start of heads, and evaluation."""
+    """A teacher that runs in the step, with the interface of a vector store: the closed-form start of heads and the
+    evaluation read vectors of single texts."""
 
     is_online = True
 
@@ -70,7 +70,7 @@ class OnlineVectors:
         return self._texts.size(split)
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """``[n, T]`` float32 of norm 1, computed now."""
+        """``[n, T]`` float32 of norm 1, computed on each call."""
         rows = self._texts.read(split, indices)
         return self.embedder.encode([r.text for r in rows], [r.kind for r in rows])
 

@@ -18,7 +18,7 @@ from jasper_jax.teachers.vectors import TeacherView, VectorStore
 
 
 class TeacherVectors:
-    """The vectors of ``teachers``, those of ``recipe`` in its order. ``needed``: some stage learns from them."""
+    """The vectors of the recipe's ``teachers``, in its order. ``needed``: whether a stage learns from them."""
 
     def __init__(self, recipe: Recipe, teachers: Sequence[TeacherModel], *, progress: bool = True):
         self.teachers, self.progress = tuple(teachers), progress
@@ -37,9 +37,9 @@ class TeacherVectors:
     def embed(
         self, teacher: TeacherModel, texts: TextStore, *, process_index: int = 0, process_count: int = 1
     ) -> VectorStore | None:
-        """Fill the teacher's store, this process's share of it; None while others' shards are missing.
+        """Fill this process's share of the teacher's store; None while shards of other processes are missing.
 
-        Processes that have joined each other share the work by themselves, and all have the whole store then.
+        Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
         joined = processes.count() > 1
         fill = partial(
@@ -59,7 +59,7 @@ class TeacherVectors:
         return store
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
-        """The teacher's complete store, checked against the texts and against the recipe's teacher."""
+        """The teacher's complete store, checked against the texts and the recipe."""
         return VectorStore.open(self.folder(teacher), texts, teacher.spec)
 
     def view(self, texts: TextStore) -> TeacherView | None:

@@ -1,8 +1,7 @@
-"""Vectors made elsewhere (an API, another framework) become a vector store: any model can be a teacher.
+"""Imports vectors made elsewhere (an API, another framework) into a vector store, so that any model can be a teacher.
 
-The files are read once, in their order; each vector is normalised and put at its text's place in a
-memory-mapped file; then the shards are written from there, in the text store's order. Memory holds some 40
-bytes a text and no vectors.
+The files are read once, in order. Each vector is normalised and written to its text's slot in a memory-mapped file; the
+shards are written from there, in the text store's order. Memory holds about 40 bytes per text and no vectors.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ from jasper_jax.data import shards as sh
 from jasper_jax.data.selection import digest
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.prompts import KINDS
-from jasper_jax.runtime import files as whole
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import parse_json, sync_folder
 from jasper_jax.teachers.embedding import fill_store
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
@@ -37,12 +36,12 @@ class Imported(NamedTuple):
     extra: int
     """Vectors whose text is not in the text store."""
     duplicates: int
-    """Vectors for a text that had one already; the first counts."""
+    """Further vectors for a text; the first is used."""
 
     def __str__(self) -> str:
         return (
-            f"{self.rows:,} vectors read, {self.extra:,} for texts that are not in the text store, "
-            f"{self.duplicates:,} for texts that had one already (the first counts)"
+            f"{self.rows:,} vectors read, {self.extra:,} for texts that are not in the text store,"
+            f" {self.duplicates:,} duplicates (the first vector of a text is used)"
         )
 
 
@@ -56,27 +55,22 @@ class _Batch(NamedTuple):
     vectors: np.ndarray
 
 
-class _Places:
-    """Each distinct (text, kind) of a text store has a place: a row of the memory-mapped file."""
+class _Slots:
+    """Each distinct (text, kind) of a text store has a slot: a row of the memory-mapped file."""
 
     def __init__(self, texts: TextStore):
-        found = np.empty(sum(s.rows for s in texts.shards), "S16")
-        at = 0
-        for shard in texts.shards:
-            for row in texts.read_shard(shard):
-                found[at] = digest(row.text, row.kind)
-                at += 1
-        self.keys, self.place = np.unique(found, return_inverse=True)
+        digests = np.fromiter((digest(row.text, row.kind) for s in texts.shards for row in texts.read_shard(s)), "S16")
+        self.keys, self.slot_of_row = np.unique(digests, return_inverse=True)
         self.start = dict(zip(texts.shards, np.cumsum([0, *(s.rows for s in texts.shards)]).tolist()))
 
     def of(self, texts: Sequence[str | None], kind: str) -> np.ndarray:
-        """The place of each text, -1 where the store does not have it."""
+        """The slot of each text, -1 where the store does not contain it."""
         keys = np.array([digest(t or "", kind) for t in texts], "S16")
-        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[at] == keys, at, -1)
+        slots = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[slots] == keys, slots, -1)
 
     def of_shard(self, shard: sh.ShardInfo) -> np.ndarray:
-        return self.place[self.start[shard] : self.start[shard] + shard.rows]
+        return self.slot_of_row[self.start[shard] : self.start[shard] + shard.rows]
 
 
 # ------------------------------------------------------------------------------------------- reading
@@ -85,16 +79,16 @@ class _Places:
 def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batch]:
     try:
         with pq.ParquetFile(path) as file:
-            there = file.schema_arrow.names
+            names = file.schema_arrow.names
             for name in (text_column, vector_column):
-                if name not in there:
-                    raise UserError(f"{path}: no column {name!r}; there are {', '.join(there)}")
-            columns = [text_column, vector_column, *(["kind"] if "kind" in there else [])]
+                if name not in names:
+                    raise UserError(f"{path}: no column {name!r}; there are {', '.join(names)}")
+            columns = [text_column, vector_column, *(["kind"] if "kind" in names else [])]
             start = 1
             for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
                 vectors = _rectangle(path, start, batch.column(vector_column), vector_column)
                 texts = batch.column(text_column).to_pylist()
-                kinds = batch.column("kind").to_pylist() if "kind" in there else [None] * len(texts)
+                kinds = batch.column("kind").to_pylist() if "kind" in names else [None] * len(texts)
                 yield _Batch(path, start, texts, kinds, vectors)
                 start += len(texts)
     except (pa.ArrowInvalid, OSError) as e:
@@ -106,7 +100,7 @@ def _rectangle(path: Path, start: int, column: pa.Array, name: str) -> np.ndarra
     kind = column.type
     lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     if not lists or not pa.types.is_floating(kind.value_type):
-        raise UserError(f"{path}: column {name!r} is {kind}; a list of floats is needed")
+        raise UserError(f"{path}: column {name!r} is {kind}; expected a list of floats")
     lengths = np.asarray(column.value_lengths().fill_null(-1))
     if (odd := np.flatnonzero((lengths != lengths[0]) | (lengths < 1))).size:
         row = start + int(odd[0])
@@ -118,42 +112,43 @@ def _rectangle(path: Path, start: int, column: pa.Array, name: str) -> np.ndarra
 def _npy(path: Path, text_file: Path | None) -> Iterator[_Batch]:
     """A ``.npy`` array ``[n, T]`` and the texts beside it: the same name with ``.txt`` or ``.jsonl``."""
     beside = [text_file] if text_file else [path.with_suffix(s) for s in (".jsonl", ".txt")]
-    found = next((p for p in beside if p.exists()), None)
-    if found is None:
-        raise UserError(f"{path}: no file with its texts; {' or '.join(str(p) for p in beside)} is needed")
+    text_path = next((p for p in beside if p.exists()), None)
+    if text_path is None:
+        raise UserError(f"{path}: no file with its texts; expected {' or '.join(map(str, beside))}")
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError) as e:
         raise UserError(f"{path}: cannot be read as .npy ({e})") from None
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
-        raise UserError(f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; floats of shape [n, T] are needed")
-    rows = _texts_beside(found)
-    for at in range(0, len(vectors), _ROWS):
-        part = np.asarray(vectors[at : at + _ROWS])
-        found_rows = list(islice(rows, len(part)))
-        if len(found_rows) < len(part):
-            raise UserError(f"{found}: {at + len(found_rows)} texts, {path} has {len(vectors)} vectors")
-        yield _Batch(path, at + 1, [r[0] for r in found_rows], [r[1] for r in found_rows], part)
+        raise UserError(f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; expected floats of shape [n, T]")
+    rows = _read_texts(text_path)
+    for start in range(0, len(vectors), _ROWS):
+        block = np.asarray(vectors[start : start + _ROWS])
+        block_rows = list(islice(rows, len(block)))
+        if len(block_rows) < len(block):
+            raise UserError(f"{text_path}: {start + len(block_rows)} texts, {path} has {len(vectors)} vectors")
+        yield _Batch(path, start + 1, [r[0] for r in block_rows], [r[1] for r in block_rows], block)
     if (more := sum(1 for _ in rows)) > 0:
-        raise UserError(f"{found}: {len(vectors) + more} texts, {path} has {len(vectors)} vectors")
+        raise UserError(f"{text_path}: {len(vectors) + more} texts, {path} has {len(vectors)} vectors")
 
 
-def _texts_beside(path: Path) -> Iterator[tuple[str | None, str | None]]:
+def _read_texts(path: Path) -> Iterator[tuple[str | None, str | None]]:
+    """(text, kind) of each line of a ``.jsonl`` or ``.txt`` file."""
     number = 0
     try:
         with open(path, "rb") as f:
             for number, line in enumerate(f, start=1):  # noqa: B007 (named in the errors below)
-                text = line.decode()
-                row = whole.parse_json(text) if path.suffix == ".jsonl" else {"text": text.rstrip("\r\n")}
-                given, kind = row["text"], row.get("kind")
-                if not isinstance(given, str | None) or not isinstance(kind, str | None):
+                content = line.decode()
+                row = parse_json(content) if path.suffix == ".jsonl" else {"text": content.rstrip("\r\n")}
+                text, kind = row["text"], row.get("kind")
+                if not isinstance(text, str | None) or not isinstance(kind, str | None):
                     raise TypeError("text and kind are strings")
-                (given or "").encode()  # half of a surrogate pair is a ValueError, and no text of the store
-                yield given, kind
+                (text or "").encode()  # ValueError for half of a surrogate pair, which no text of the store contains
+                yield text, kind
     except UnicodeDecodeError as e:
         raise UserError(f"{path}, line {number}: not UTF-8 ({e.reason} at byte {e.start})") from None
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f'{path}, line {number}: {{"text": ...}} is needed ({e!r})') from None
+        raise UserError(f'{path}, line {number}: expected {{"text": ...}} ({e!r})') from None
 
 
 # ----------------------------------------------------------------------------------------- importing
@@ -169,16 +164,16 @@ def _check(batch: _Batch, dim: int) -> None:
         raise UserError(f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r})")
     for i, kind in enumerate(batch.kinds):
         if kind not in (None, *KINDS):
-            raise UserError(f"{batch.file}, row {batch.start + i}: kind is {kind!r}; query or passage is needed")
+            raise UserError(f"{batch.file}, row {batch.start + i}: kind is {kind!r}; expected query or passage")
 
 
 class _Spool:
-    """The vectors found so far, normalised, each at its place in a memory-mapped file."""
+    """The vectors read so far, normalised, each in its slot of a memory-mapped file."""
 
     def __init__(self, path: Path, texts: TextStore, spec: VectorSpec):
-        self.texts, self.spec, self.places = texts, spec, _Places(texts)
-        shape = (len(self.places.keys), spec.dim)
-        # float16 keeps what a float16 store keeps; the other dtypes start from every bit
+        self.texts, self.spec, self.slots = texts, spec, _Slots(texts)
+        shape = (len(self.slots.keys), spec.dim)
+        # A float16 store loses nothing by it; the other dtypes are made from float32.
         dtype = np.float16 if spec.dtype == "float16" else np.float32
         self.vectors = np.lib.format.open_memmap(path, "w+", dtype, shape)
         self.filled = np.zeros(shape[0], bool)
@@ -189,20 +184,20 @@ class _Spool:
         vectors = normalize_rows(batch.vectors)
         known, used = np.zeros((2, len(vectors)), bool)
         for kind in KINDS:
-            place = self.places.of(batch.texts, kind)
-            mine = np.flatnonzero((place >= 0) & np.array([k in (None, kind) for k in batch.kinds], bool))
-            place, first = np.unique(place[mine], return_index=True)
-            new = ~self.filled[place]
-            self.vectors[place[new]] = vectors[mine[first[new]]]
-            self.filled[place] = True
-            known[mine] = True
-            used[mine[first[new]]] = True
+            slot = self.slots.of(batch.texts, kind)
+            rows = np.flatnonzero((slot >= 0) & np.array([k in (None, kind) for k in batch.kinds], bool))
+            slot, first = np.unique(slot[rows], return_index=True)
+            new = ~self.filled[slot]
+            self.vectors[slot[new]] = vectors[rows[first[new]]]
+            self.filled[slot] = True
+            known[rows] = True
+            used[rows[first[new]]] = True
         self.rows += len(vectors)
         self.extra += int(np.count_nonzero(~known))
         self.duplicates += int(np.count_nonzero(known & ~used))
 
     def of_shard(self, shard: sh.ShardInfo) -> np.ndarray:
-        return self.vectors[self.places.of_shard(shard)].astype(np.float32)
+        return self.vectors[self.slots.of_shard(shard)].astype(np.float32)
 
     def refuse_missing(self) -> None:
         """UserError that counts the texts without a vector and names the first three."""
@@ -210,12 +205,12 @@ class _Spool:
             return
         names: list[str] = []
         for shard in self.texts.shards:
-            lacking = np.flatnonzero(~self.filled[self.places.of_shard(shard)])
-            if lacking.size and len(names) < 3:
+            missing = np.flatnonzero(~self.filled[self.slots.of_shard(shard)])
+            if missing.size and len(names) < 3:
                 rows = self.texts.read_shard(shard)
-                names += [f"{rows[i].text[:60]!r} ({rows[i].kind})" for i in lacking[: 3 - len(names)]]
-        count, of = int((~self.filled[self.places.place]).sum()), len(self.places.place)
-        raise UserError(f"{count:,} of {of:,} texts have no vector in the files: {', '.join(names)}")
+                names += [f"{rows[i].text[:60]!r} ({rows[i].kind})" for i in missing[: 3 - len(names)]]
+        filled = self.filled[self.slots.slot_of_row]
+        raise UserError(f"{(~filled).sum():,} of {len(filled):,} texts have no vector in the files: {', '.join(names)}")
 
 
 def import_vectors(
@@ -228,33 +223,36 @@ def import_vectors(
     vector_column: str = "embedding",
     progress: bool = True,
 ) -> Imported:
-    """Make the vector store ``folder`` from files of vectors, matched by text (white space aside).
+    """Make the vector store ``folder`` from files of vectors, matched by text up to white space.
 
-    A file is Parquet with a text and a vector column (optionally ``kind``: a vector for queries or
-    passages only), or ``.npy`` with the texts beside it under the same name (``.jsonl`` or ``.txt``), or a
-    pair (npy, texts). The store appears when it is whole. UserError: a text without a vector, a vector that is
-    zero, not finite or of another dimension, files that cannot be read, or a folder that is not empty.
+    A file is Parquet with a text and a vector column (optionally ``kind``: a vector for queries or passages only), or
+    ``.npy`` with its texts in a file of the same name (``.jsonl`` or ``.txt``), or a pair (npy, texts). ``folder``
+    appears only when the store is complete.
+
+    Raises:
+      UserError: a text without a vector; a vector that is zero, not finite or of another dimension; a file that cannot
+        be read; a folder that is not empty.
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder}: is not empty; delete it to import the vectors again")
-    place = folder.parent / f".{folder.name}.importing"
-    shutil.rmtree(place, ignore_errors=True)
-    place.mkdir(parents=True)
+        raise UserError(f"{folder}: not empty; delete it to import the vectors again")
+    partial = folder.parent / f".{folder.name}.importing"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
     try:
-        spool = _Spool(place / "spool", texts, spec)
+        spool = _Spool(partial / "spool", texts, spec)
         for file in files:
-            path, beside = (Path(file[0]), Path(file[1])) if isinstance(file, tuple) else (Path(file), None)
+            path, text_path = map(Path, file) if isinstance(file, tuple) else (Path(file), None)
             if not path.exists():
                 raise UserError(f"{path}: no such file")
             npy = path.suffix == ".npy"
-            for batch in _npy(path, beside) if npy else _parquet(path, text_column, vector_column):
+            for batch in _npy(path, text_path) if npy else _parquet(path, text_column, vector_column):
                 spool.add(batch)
         spool.refuse_missing()
-        fill_store(place, texts, spec, spool.of_shard, progress=progress)
-        (place / "spool").unlink()
-        os.rename(place, folder)
+        fill_store(partial, texts, spec, spool.of_shard, progress=progress)
+        (partial / "spool").unlink()
+        os.rename(partial, folder)
     finally:
-        shutil.rmtree(place, ignore_errors=True)
-    whole.sync_folder(folder.parent)
+        shutil.rmtree(partial, ignore_errors=True)
+    sync_folder(folder.parent)
     return Imported(VectorStore.open(folder, texts, spec), spool.rows, spool.extra, spool.duplicates)

@@ -1,7 +1,7 @@
-"""Teacher vectors on disk, row for row beside the text store, and several teachers seen as one.
+"""Teacher vectors on disk, row-aligned with the text store, and several teachers as one.
 
-A store has the text store's splits and shard map. A record is a tf.Example with one bytes feature, so TFDS
-reads the files; here the constant bytes before the values are skipped and a whole batch is decoded at once.
+A store has the text store's splits and shards. A record is a tf.Example with one bytes feature, so TFDS can read the
+files; here the constant bytes before the values are skipped and a batch is decoded at once.
 """
 
 from __future__ import annotations
@@ -23,23 +23,21 @@ from jasper_jax.runtime.errors import UserError
 
 FORMAT = 1
 DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
-REMEDY = "delete this file and embed again: only what is missing is made anew"
-
-
+REMEDY = "delete this file and embed again: only missing shards are made"
 Scale = Annotated[float, Field(gt=0, lt=1e30)]
 """What an int8 value is multiplied by."""
 
 
 @dataclass(frozen=True)
 class VectorSpec:
-    """What the vectors of a store are; a store with another spec is another teacher's."""
+    """What determines the vectors of a store: two stores with equal specs hold the same teacher's vectors."""
 
     __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
 
     teacher: dict[str, Any]
-    """Identity of the model, JSON values: id, revision, sha256 of its weights, ..."""
+    """Identity of the model, as JSON values: id, revision, sha256 of its weights, ..."""
     prompts: dict[str, str]
-    """Text put before a text, for each kind."""
+    """By kind, the text put before a text."""
     pooling: str
     max_length: int | None
     dim: int
@@ -67,7 +65,7 @@ class VectorManifest(sh.StoreManifest):
     @model_validator(mode="after")
     def _scaled(self) -> VectorManifest:
         if self.spec.dim < 1:
-            raise ValueError(f"spec.dim is {self.spec.dim}; at least 1 is needed")
+            raise ValueError(f"spec.dim is {self.spec.dim}; expected at least 1")
         row = self.spec.dim * np.dtype(DTYPES[self.spec.dtype]).itemsize
         if small := next((s for s in self.shards if s.bytes < s.rows * row), None):
             raise ValueError(f"{small.file} has {small.bytes} bytes, {small.rows} vectors of spec.dim need more")
@@ -79,8 +77,8 @@ class VectorManifest(sh.StoreManifest):
 def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows of ``[n, T]`` divided by their L2 norms, float32; a row of zeros stays zero.
 
-    NumPy, for vectors in the host's memory; in a JAX program it is ``losses.normalize``, which also lets shorter rows
-    than 1e-6 come out shorter than 1, so that the gradient is finite.
+    NumPy, for vectors in host memory. JAX programs use ``losses.normalize``, where rows shorter than 1e-6 stay shorter
+    than 1, so that the gradient is finite.
     """
     x = np.array(vectors, np.float32)
     norms = np.sqrt(np.einsum("nt,nt->n", x, x))
@@ -90,12 +88,12 @@ def normalize_rows(vectors: np.ndarray) -> np.ndarray:
 
 def concatenate(vectors: Sequence[np.ndarray]) -> np.ndarray:
     """Several teachers' ``[n, T_i]`` as one ``[n, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
-    rows = [normalize_rows(one) for one in vectors]
+    rows = [normalize_rows(x) for x in vectors]
     return normalize_rows(np.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
 
 
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:
-    """About how many bytes a store of ``count`` vectors takes on the disk."""
+    """Approximate size in bytes of a store of ``count`` vectors."""
     shards = -(-count // shard_rows)
     return count * (dim * np.dtype(DTYPES[dtype]).itemsize + 64) + shards * 128 * 1024
 
@@ -105,7 +103,7 @@ def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int
 
 @functools.cache
 def _prefix(nbytes: int) -> bytes:
-    """The bytes of a record before its values: tf.Example's names and lengths, the same for every row."""
+    """The bytes of a record before its values, the names and lengths of tf.Example: the same for every row."""
     example = sh.example_class()()
     example.features.feature["vector"].bytes_list.value.append(bytes(nbytes))
     return example.SerializeToString(deterministic=True)[:-nbytes]
@@ -113,7 +111,7 @@ def _prefix(nbytes: int) -> bytes:
 
 @dataclass(frozen=True)
 class Codec:
-    """Vectors to records and back: float16, float32, or int8 with a scale per dimension, [T]."""
+    """Encodes vectors as records and decodes them: float16, float32, or int8 with ``scales [T]``."""
 
     dim: int
     dtype: str
@@ -127,9 +125,9 @@ class Codec:
         """Records of ``[n, T]`` float32 vectors, and how many values int8 clipped."""
         clipped = 0
         if self.scales is not None:
-            whole = np.rint(vectors / self.scales)
-            clipped = int(np.count_nonzero(np.abs(whole) > 127))
-            vectors = np.clip(whole, -127, 127)
+            rounded = np.rint(vectors / self.scales)
+            clipped = int(np.count_nonzero(np.abs(rounded) > 127))
+            vectors = np.clip(rounded, -127, 127)
         values = np.ascontiguousarray(vectors, DTYPES[self.dtype]).view(np.uint8)
         prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
         data = np.empty((len(values), len(prefix) + self._nbytes), np.uint8)
@@ -140,12 +138,10 @@ class Codec:
     def decode(self, records: Sequence[bytes]) -> np.ndarray:
         """``[n, T]`` float32. ValueError for a record of another form."""
         prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
-        data = np.frombuffer(b"".join(records), np.uint8)
-        if data.size != len(records) * (len(prefix) + self._nbytes):
+        data, shape = np.frombuffer(b"".join(records), np.uint8), (len(records), len(prefix) + self._nbytes)
+        if data.size != shape[0] * shape[1] or not (data.reshape(shape)[:, : len(prefix)] == prefix).all():
             raise ValueError(f"records are not {self.dtype} vectors of dimension {self.dim}")
-        data = data.reshape(len(records), len(prefix) + self._nbytes)
-        if not (data[:, : len(prefix)] == prefix).all():
-            raise ValueError(f"records are not {self.dtype} vectors of dimension {self.dim}")
+        data = data.reshape(shape)
         vectors = data[:, len(prefix) :].view(DTYPES[self.dtype]).astype(np.float32)
         return vectors if self.scales is None else vectors * self.scales
 
@@ -153,9 +149,9 @@ class Codec:
 def int8_scales(vectors: np.ndarray) -> np.ndarray:
     """The scale of each dimension, ``[T]`` float32: 1.25 times the largest magnitude in ``vectors`` becomes 127.
 
-    For normal values and 1024 vectors the room above makes the error 0.0096 of a standard deviation; without it
-    clipping adds as much as rounding does, and it is 0.0135. A dimension that is 0 throughout takes the largest
-    scale of all, so that a later value there is not lost.
+    For 1024 vectors of normal values this headroom makes the error 0.0096 of a standard deviation. Without it clipping
+    adds as much error as rounding: 0.0135. A dimension that is always 0 takes the largest of all scales, so that no
+    later value is lost.
     """
     largest = np.abs(vectors).max(axis=0)
     return (1.25 * np.where(largest > 0, largest, largest.max()) / 127).astype(np.float32)
@@ -168,7 +164,7 @@ def write_metadata(folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo
     vector = tfds.features.Tensor(
         shape=(spec.dim,), dtype=np.dtype(DTYPES[spec.dtype]), encoding=tfds.features.Encoding.BYTES
     )
-    about = "Teacher vectors, row for row beside a text store; see manifest.json (int8: times its scales)."
+    about = "Teacher vectors, row-aligned with a text store; see manifest.json (int8: multiply by its scales)."
     sh.write_metadata(folder, "vectors", {"vector": vector}, shards, size, about)
 
 
@@ -176,7 +172,7 @@ def write_metadata(folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo
 
 
 class VectorStore:
-    """A finished vector store: random access to vectors, safe among threads, picklable."""
+    """A finished vector store: random access to vectors, thread-safe, picklable."""
 
     is_online = False
 
@@ -193,24 +189,25 @@ class VectorStore:
 
     @classmethod
     def open(cls, folder: Path | str, texts: TextStore, spec: VectorSpec | None = None) -> VectorStore:
-        """Open a finished store that belongs to ``texts`` (and, if given, was made as ``spec`` says).
+        """Open a finished store of ``texts``, and check it against ``spec`` if given.
 
-        UserError: incomplete, made from other texts, by another teacher, of a later format version, or a
-        shard is missing or has another size.
+        Raises:
+          UserError: the store is incomplete, of other texts, of another teacher or of a later format version; a shard
+            is missing or has another size.
         """
         folder = Path(folder)
         if not (folder / "manifest.json").exists() and (folder / "spec.json").exists():
-            there = sum(1 for s in texts.shards if (folder / sh.shard_file("vectors", s, texts.shards)).exists())
+            made = sum((folder / sh.shard_file("vectors", s, texts.shards)).exists() for s in texts.shards)
             raise UserError(
-                f"{folder}: vectors are incomplete, {there} of {len(texts.shards)} shards are there; "
-                f"continue with jasper embed"
+                f"{folder}: vectors are incomplete, {made} of {len(texts.shards)} shards are there;"
+                f" continue with jasper embed"
             )
         manifest = files.read_manifest(folder, "vector store", FORMAT, VectorManifest)
         refuse_other_texts(folder, manifest["texts"], texts)
         if spec is not None:
             refuse_other_spec(folder, manifest["spec"], spec)
-        if wrong := sh.other_shards(manifest["shards"], texts.shards):
-            raise UserError(f"{folder / 'manifest.json'}: {wrong}; delete the folder and embed again")
+        if problem := sh.other_shards(manifest["shards"], texts.shards):
+            raise UserError(f"{folder / 'manifest.json'}: {problem}; delete the folder and embed again")
         files.check_files(folder, manifest["shards"], REMEDY)
         return cls(folder, manifest, texts)
 
@@ -223,7 +220,7 @@ class VectorStore:
         return self._reader.size(split)
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Vectors ``[n, T]`` float32 as they were stored: of norm 1 up to the rounding of the dtype."""
+        """Vectors ``[n, T]`` float32 as stored: of norm 1 up to the rounding of the dtype."""
         return self._decode(self._reader.read(split, indices))
 
     def read_shard(self, shard: sh.ShardInfo) -> np.ndarray:
@@ -239,17 +236,16 @@ class VectorStore:
 def refuse_other_texts(folder: Path, fingerprint: str, texts: TextStore) -> None:
     if fingerprint != texts.fingerprint:
         raise UserError(
-            f"{folder}: made from a text store with fingerprint {fingerprint}, but {texts.folder} has "
-            f"{texts.fingerprint}; delete the folder and embed again, or use the text store it was made from"
+            f"{folder}: made from a text store with fingerprint {fingerprint}, but {texts.folder} has"
+            f" {texts.fingerprint}; delete the folder and embed again, or use the text store it was made from"
         )
 
 
 def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) -> None:
-    different = files.differences(recorded, spec.as_json(), "")
-    if different:
+    if differences := files.differences(recorded, spec.as_json(), ""):
         raise UserError(
-            f"{folder}: holds vectors made another way: {'; '.join(different)}; change the recipe back, or "
-            f"delete the folder and embed again"
+            f"{folder}: its vectors were made with other settings: {'; '.join(differences)}; change the recipe back, or"
+            f" delete the folder and embed again"
         )
 
 
@@ -260,12 +256,12 @@ class TeacherView:
 
     def __init__(self, stores: Sequence[Any]):
         if not stores:
-            raise ValueError("a view needs at least one vector store")
+            raise ValueError("expected at least one vector store")
         for other in stores[1:]:
             if other.fingerprint != stores[0].fingerprint:
                 raise UserError(
-                    f"{other.folder} belongs to the text store {other.fingerprint}, {stores[0].folder} to "
-                    f"{stores[0].fingerprint}; embed both from one text store"
+                    f"{other.folder} belongs to the text store {other.fingerprint}, {stores[0].folder} to"
+                    f" {stores[0].fingerprint}; embed both from one text store"
                 )
         self.stores = list(stores)
 
@@ -279,7 +275,7 @@ class TeacherView:
 
     @property
     def names(self) -> list[str]:
-        """The teachers in the order in which their vectors are joined."""
+        """The teachers' names, in the order in which their vectors are concatenated."""
         return [store.name for store in self.stores]
 
     @property

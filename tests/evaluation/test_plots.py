@@ -23,8 +23,8 @@ from jasper_jax.runtime.errors import UserError
 def drawn(monkeypatch) -> list[Figure]:
     """The figures that are saved."""
     figures: list[Figure] = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    save = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (figures.append(figure), save(figure, path)))
     return figures
 
 

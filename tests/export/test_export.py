@@ -86,9 +86,9 @@ def test_without_torch_the_files_are_read_back_and_it_says_so(run: Run, tmp_path
 
 
 def test_a_mismatch_is_refused_and_nothing_is_put_in_place(run: Run, tmp_path: Path, monkeypatch) -> None:
-    honest = check._in_numpy
+    honest = check._in_jax
     monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(check, "_in_numpy", lambda *a: {k: v[:, ::-1] for k, v in honest(*a).items()})
+    monkeypatch.setattr(check, "_in_jax", lambda *a: {k: v[:, ::-1] for k, v in honest(*a).items()})
     with pytest.raises(UserError, match="differ from the student's"):
         export(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()

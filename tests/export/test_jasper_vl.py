@@ -20,6 +20,7 @@ from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params, save
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import write_jasper_vl
+from jasper_jax.export.model import TrainedStudent
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
@@ -91,16 +92,11 @@ class Case:
         self.place = place
 
     def write(self, folder: Path, dtype: str = "float32") -> None:
-        write_jasper_vl(
-            folder,
-            student=self.student,
-            params=self.params,
-            tokenizer=self.tokenizer,
-            source=self.source,
-            served=providers(self.student.heads, {}),
-            default=12,
-            settings=Export(dtype=dtype),
-        )
+        write_jasper_vl(folder, self.trained(Export(dtype=dtype)))
+
+    def trained(self, settings: Export) -> TrainedStudent:
+        served = providers(self.student.heads, {})
+        return TrainedStudent(self.student, self.params, self.tokenizer, self.source, served, 12, settings)
 
     def torch(self) -> dict:
         """What ``tests.export.vision_students`` makes of it."""
@@ -252,21 +248,15 @@ def test_half_precision_and_public_names(tmp_path: Path) -> None:
 
 
 def test_the_export_is_compared_with_images_and_mixtures(case: Case, tmp_path: Path) -> None:
-    served = providers(case.student.heads, {})
-    said = check_folder(case.folder, case.student, case.params, case.tokenizer, served, Export())
+    trained = case.trained(Export())
+    said = check_folder(case.folder, trained)
     assert "sentence-transformers loads it; vectors agree at 24, 12, 8 dimensions" in said
     if case.vision_model.tokens == 9:
         shutil.copytree(case.folder, tmp_path / "other")
         other = dataclasses.replace(case.vision_model, preprocessing=default_for("clip_vision_model").with_size(28))
+        trained = dataclasses.replace(trained, student=dataclasses.replace(case.student, vision_model=other))
         with pytest.raises(UserError, match="differ from the student's"):
-            check_folder(
-                tmp_path / "other",
-                dataclasses.replace(case.student, vision_model=other),
-                case.params,
-                case.tokenizer,
-                served,
-                Export(),
-            )
+            check_folder(tmp_path / "other", trained)
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,20 +104,30 @@ def test_what_the_recipe_says_comes_before_what_the_folder_says(tmp_path: Path) 
     assert asked.prompts == {"query": "what is ", "passage": ""}
 
 
+def joined_pooling(folder: Path, modes: list[str]) -> Path:
+    config = {"word_embedding_dimension": 16, "pooling_mode": modes}
+    (write_model(folder) / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_joined_pooling_modes_are_kept(tmp_path: Path) -> None:
+    student = {"model": str(joined_pooling(tmp_path / "joined", ["cls", "mean"]))}
+    made, _ = student_of(recipe(tmp_path, student=student))
+    assert (made.pooling.modes, made.width) == (("cls", "mean"), 32)
+
+
 @pytest.mark.parametrize(
     ("student", "message"),
     [
         ({"layers": [0, 7]}, "student.layers"),
         ({"max_length": 4096}, "student.max_length: 4096 exceeds the encoder's 64 positions"),
         ({"model": "nvembed"}, "nvembed can be a teacher only"),
-        (
-            {"model": "qwen3", "append_eos": True, "causal": True},
-            "student.append_eos: transformers makes the tokenizer",
-        ),
+        ({"model": "joined"}, r"joined joins pooling modes in the order mean, cls, but .* join them as cls, mean; set"),
+        ({"model": "qwen3", "append_eos": True, "causal": True}, "student.append_eos: transformers rebuilds the token"),
         ({"causal": False}, "bert encoders are bidirectional"),
     ],
 )
-def test_a_student_that_cannot_be(tmp_path: Path, student: dict[str, Any], message: str) -> None:
+def test_a_student_that_is_refused(tmp_path: Path, student: dict[str, Any], message: str) -> None:
     given = {"model": str(tmp_path / "student"), **student}
     if (family := given["model"]) == "nvembed":
         pytest.importorskip("torch")
@@ -125,6 +136,8 @@ def test_a_student_that_cannot_be(tmp_path: Path, student: dict[str, Any], messa
         given["model"] = str(NvEmbed().save(tmp_path / family))
     elif family == "qwen3":
         given["model"] = str(write_model(tmp_path / family, model_type=family))
+    elif family == "joined":
+        given["model"] = str(joined_pooling(tmp_path / family, ["mean", "cls"]))
     with pytest.raises(UserError, match=message):
         student_of(recipe(tmp_path, student=given))
 

@@ -12,7 +12,7 @@ from jasper_jax.encoders import folder as folders
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers import teacher as teachers
+from jasper_jax.teachers import models as teachers
 from jasper_jax.teachers.models import TeacherModel
 from tests.tiny import sentences, write_model
 

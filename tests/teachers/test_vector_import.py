@@ -115,7 +115,7 @@ def test_extra_and_repeated_vectors_are_counted(texts, tmp_path):
     (tmp_path / "a.txt").write_text("\n".join(names))
     done = import_vectors([tmp_path / "a.npy"], texts, tmp_path / "v", spec("float32"), progress=False)
     assert (done.rows, done.extra, done.duplicates) == (63, 1, 2)
-    assert str(done).startswith("63 vectors read, 1 for texts that are not in the text store, 2 for texts")
+    assert str(done).startswith("63 vectors read, 1 for texts that are not in the text store, 2 duplicates")
     rows = texts.read("train", range(texts.size("train"))) + texts.read("held_out", range(texts.size("held_out")))
     assert NAMES[3] in {r.text for r in rows}
     for row, found in zip(rows, done.store.read("train", range(texts.size("train")))):
@@ -137,7 +137,7 @@ BAD = [
     (lambda v: v[:, :7], "vectors of dimension 7, the teacher's is 24"),
     (lambda v: v[:59], "a.txt: 60 texts, .*a.npy has 59 vectors"),
     (lambda v: np.concatenate([v, v]), "a.txt: 60 texts, .*a.npy has 120 vectors"),
-    (lambda v: v[0], r"float64 of shape \[24\]; floats of shape \[n, T\]"),
+    (lambda v: v[0], r"float64 of shape \[24\]; expected floats of shape \[n, T\]"),
     (lambda v: v.astype(int), "int64 of shape"),
 ]
 
@@ -162,7 +162,7 @@ def test_files_that_cannot_be_imported(texts, tmp_path):
     vectors = encode(NAMES, ["x"] * 60)
     file = parquet(tmp_path / "a.parquet", NAMES, vectors)
     refused("no column 'body'; there are text, embedding", file, text_column="body")
-    refused("column 'text' is string; a list of floats is needed", file, vector_column="text")
+    refused("column 'text' is string; expected a list of floats", file, vector_column="text")
     refused(
         r"row 3: 'embedding' has 23 values, others 24",
         parquet(tmp_path / "c.parquet", NAMES, [*vectors[:2], vectors[2][:-1], *vectors[3:]]),
@@ -175,13 +175,13 @@ def test_files_that_cannot_be_imported(texts, tmp_path):
     pq.write_table(pa.table({"text": NAMES, "embedding": holes}), tmp_path / "e.parquet")
     refused("row 7: the vector is zero or not finite", tmp_path / "e.parquet")
     refused(
-        "row 1: kind is 'title'; query or passage is needed",
+        "row 1: kind is 'title'; expected query or passage",
         parquet(tmp_path / "f.parquet", NAMES, vectors, ["title"] * 60),
     )
     np.save(tmp_path / "g.npy", vectors)
-    refused("g.npy: no file with its texts; .*g.jsonl or .*g.txt is needed", tmp_path / "g.npy")
+    refused("g.npy: no file with its texts; expected .*g.jsonl or .*g.txt", tmp_path / "g.npy")
     (tmp_path / "g.jsonl").write_text('{"text": "a"}\n{"txt": "a"}\n')
-    refused("g.jsonl, line 2: .*text.* is needed", tmp_path / "g.npy")
+    refused("g.jsonl, line 2: expected .*text", tmp_path / "g.npy")
     (tmp_path / "g.jsonl").write_bytes(b'{"text": "\xff"}\n')
     refused("g.jsonl, line 1: not UTF-8", tmp_path / "g.npy")
     (tmp_path / "g.npy").write_bytes(b"no")
@@ -189,4 +189,4 @@ def test_files_that_cannot_be_imported(texts, tmp_path):
     assert not (tmp_path / "v").exists()
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "mine").write_text("")
-    refused("is not empty", file)
+    refused("v: not empty", file)

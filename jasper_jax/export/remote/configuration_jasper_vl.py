@@ -1,10 +1,10 @@
-"""The config of a text encoder that takes images: two encoders' own configs, and how images stand among words."""
+"""The config of a text encoder that takes images: the configs of both encoders, and how image tokens are inserted."""
 
 from transformers import AutoConfig, PretrainedConfig
 
 
 def _own(config, default):
-    """A part's config as its own class."""
+    """The config of one encoder as an instance of its class."""
     if config is None or isinstance(config, PretrainedConfig):
         return config
     values = dict(config)
@@ -12,7 +12,7 @@ def _own(config, default):
 
 
 class JasperVLConfig(PretrainedConfig):
-    """``vector_dim``: which of ``vector_dims`` the vectors have. ``is_text_encoder``: leave the vision part out."""
+    """``vector_dim``: the vectors' dimension, one of ``vector_dims``. ``is_text_encoder``: omit the vision part."""
 
     model_type = "jasper_vl"
     sub_configs = {"text_config": AutoConfig, "vision_config": AutoConfig}  # noqa: RUF012 # pyright: ignore
@@ -45,11 +45,8 @@ class JasperVLConfig(PretrainedConfig):
         self.vector_dropout_p = vector_dropout_p
         self.num_img_tokens = num_img_tokens
         self.img_start_token, self.img_token, self.img_end_token = img_start_token, img_token, img_end_token
-        self.img_start_token_id, self.img_token_id, self.img_end_token_id = (
-            img_start_token_id,
-            img_token_id,
-            img_end_token_id,
-        )
+        self.img_start_token_id, self.img_token_id = img_start_token_id, img_token_id
+        self.img_end_token_id = img_end_token_id
         self.projector = projector
         self.pooling_mode = pooling_mode
         self.normalize = normalize

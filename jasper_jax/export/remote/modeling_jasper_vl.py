@@ -1,4 +1,4 @@
-"""A text encoder that takes images (arXiv 2412.19048): an image's vision tokens stand in place of words."""
+"""A text encoder that takes images (arXiv 2412.19048): the tokens of an image are inserted among those of words."""
 
 import inspect
 
@@ -12,7 +12,7 @@ from .configuration_jasper_vl import JasperVLConfig
 
 
 class Tower(nn.Module):
-    """A vision encoder under the name that its checkpoints put before their tensors."""
+    """A vision encoder under the prefix of its checkpoints' tensors."""
 
     def __init__(self, encoder):
         super().__init__()
@@ -23,14 +23,13 @@ class Tower(nn.Module):
 
 
 def text_model(config):
-    """The text encoder of a config, without the layer that some have for the first token alone."""
-    kind = AutoModel._model_mapping[type(config)]
-    known = inspect.signature(kind.__init__).parameters
-    return AutoModel.from_config(config, **({"add_pooling_layer": False} if "add_pooling_layer" in known else {}))
+    """The text encoder of a config, without the layer that some apply to the first token."""
+    parameters = inspect.signature(AutoModel._model_mapping[type(config)].__init__).parameters
+    return AutoModel.from_config(config, **({"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}))
 
 
 def vision_model(config):
-    """The vision encoder of a config, without what its token states do not pass through."""
+    """The vision encoder of a config, without the layers that its token states do not pass through."""
     encoder = AutoModel.from_config(config)
     if config.model_type == "clip_vision_model":
         getattr(encoder, "vision_model", encoder).post_layernorm = nn.Identity()
@@ -55,11 +54,11 @@ def pool(states, mask, mode):
         return total / count
     if mode == "mean_sqrt_len_tokens":
         return total / count.sqrt()
-    raise ValueError(f"pooling_mode {mode!r} is not known")
+    raise ValueError(f"pooling_mode {mode!r} is not implemented")
 
 
 class JasperVL(PreTrainedModel):
-    """Token ids, and pixels of the images that stand among them -> ``pooler_output``, one vector an input."""
+    """Token ids, and the pixels of images among them -> ``pooler_output``, one vector per input."""
 
     config_class = JasperVLConfig
     base_model_prefix = ""
@@ -90,11 +89,11 @@ class JasperVL(PreTrainedModel):
         self.model.set_input_embeddings(value)
 
     def image_tokens(self, pixel_values):
-        """``[N, 3, S, S]`` -> ``[N, n, D]``: what stands in place of words."""
+        """``[N, 3, S, S]`` -> ``[N, n, D]``, the images' tokens."""
         vision = self.config.vision_config
         options = {}
         if vision.model_type != "dinov2" and pixel_values.shape[-1] != vision.image_size:
-            options["interpolate_pos_encoding"] = True  # DINOv2 does so by itself
+            options["interpolate_pos_encoding"] = True  # DINOv2 always interpolates
         pixel_values = pixel_values.to(next(self.vision_model.parameters()).dtype)
         states = self.vision_model(pixel_values=pixel_values, **options).last_hidden_state.float()
         projected = self.config.projector != "none"
@@ -107,21 +106,21 @@ class JasperVL(PreTrainedModel):
         return tokens
 
     def forward(self, input_ids, attention_mask=None, pixel_values=None, image_mask=None, **kwargs):
-        """``pixel_values``: all images of the batch, in the order in which they stand in ``input_ids``. ``image_mask``:
-        where they stand, else at every image token."""
+        """``pixel_values``: all images of the batch, in the order of ``input_ids``. ``image_mask``: the positions of
+        their tokens, by default every image token."""
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
-        given = {"input_ids": input_ids}
+        inputs = {"input_ids": input_ids}
         if pixel_values is not None:
             if self.config.is_text_encoder:
-                raise ValueError("images given to a model loaded with is_text_encoder, which has no vision part")
+                raise ValueError("this model was loaded with is_text_encoder, so it takes no images")
             tokens = self.image_tokens(pixel_values)
             at = input_ids == self.config.img_token_id if image_mask is None else image_mask
             if int(at.sum()) != tokens.shape[0] * tokens.shape[1]:
                 raise ValueError(f"input_ids have {int(at.sum())} image tokens for {len(tokens)} images")
             words = self.get_input_embeddings()(input_ids)
-            given = {"inputs_embeds": words.masked_scatter(at[..., None], tokens.to(words.dtype))}
-        states = self.model(**given, attention_mask=attention_mask).last_hidden_state
+            inputs = {"inputs_embeds": words.masked_scatter(at[..., None], tokens.to(words.dtype))}
+        states = self.model(**inputs, attention_mask=attention_mask).last_hidden_state
         pooled = torch.cat([pool(states.float(), attention_mask, mode) for mode in self.pooling_modes], -1)
         pooled = F.dropout(pooled, self.config.vector_dropout_p, self.training)
         linear = getattr(self, f"vector_linear_{self.config.vector_dim}")

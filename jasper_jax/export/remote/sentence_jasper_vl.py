@@ -1,8 +1,8 @@
-"""What sentence-transformers needs to give texts, images and mixtures of both to the model, in any order in one call.
+"""The sentence-transformers module of the model: texts, images and mixtures of both, in any order in one call.
 
-An input is a text, an image (Pillow's, a ``Path``, a file's bytes), one item, or a list of items: ``{"type": "text",
-"content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}`` (the type, or ``image``, may
-stand for ``content``).
+An input is a text, an image (a Pillow image, a ``Path``, the bytes of a file), one item, or a list of items: ``{"type":
+"text", "content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}``. The key ``content`` may
+also be the type, or ``image``.
 """
 
 import functools
@@ -20,13 +20,13 @@ IMAGES = ("image", "image_path", "image_bytes")
 
 
 def check_first(inference, module, inputs, **options):
-    """The model's inference, once all inputs are known to be good: it sorts them, and their numbers are lost."""
+    """The model's inference after a check of all inputs: it sorts them, so later errors could not name an input."""
     module.read(inputs, options.get("prompt"))
     return inference(inputs, **options)
 
 
 def upright_rgb(image):
-    """An image as RGB: turned as its EXIF data says, transparency over white, 16-bit grey scaled to 8."""
+    """An image as RGB: rotated by its EXIF data, transparency over white, 16-bit grey scaled to 8 bits."""
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         image = image.convert("I").point(lambda level: level / 257 + 0.5).convert("L")
@@ -37,7 +37,7 @@ def upright_rgb(image):
 
 
 def opened(source):
-    """An image of Pillow's, a path or a file's bytes -> RGB."""
+    """A Pillow image, a path or the bytes of a file -> RGB."""
     if isinstance(source, Image.Image):
         return upright_rgb(source)
     with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -45,7 +45,7 @@ def opened(source):
 
 
 def middle(image, most=32):
-    """The image, or the middle of one many times as long as wide: by its short edge it would be scaled to millions."""
+    """The image, or the middle of a very elongated one, which scaling by its short edge would make huge."""
     width, height = image.size
     longest = most * min(width, height)
     left, top = (width - min(width, longest)) // 2, (height - min(height, longest)) // 2
@@ -53,7 +53,7 @@ def middle(image, most=32):
 
 
 class JasperVLModule(InputModule):
-    """Inputs -> vectors. ``max_seq_length``: longer texts are cut, an input whose image would be cut is refused."""
+    """Inputs -> vectors. Texts longer than ``max_seq_length`` are truncated; ValueError if that truncates an image."""
 
     config_file_name = "sentence_bert_config.json"
     config_keys = ["max_seq_length"]  # noqa: RUF012
@@ -98,36 +98,36 @@ class JasperVLModule(InputModule):
         if hasattr(model, "_inference"):
             model._inference = functools.partial(check_first, model._inference, self)
 
-    def items(self, given, where):
-        """An input as a list of texts and of images not opened yet."""
-        parts, found = given if isinstance(given, (list, tuple)) else [given], []
-        for part in parts:
-            if isinstance(part, (str, Image.Image, Path, bytes)):
-                found.append(part)
+    def items(self, value, where):
+        """An input as a list of texts and unopened images."""
+        out = []
+        for item in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(item, (str, Image.Image, Path, bytes)):
+                out.append(item)
                 continue
-            kind = part.get("type") if isinstance(part, dict) else type(part).__name__
-            if not isinstance(part, dict) or kind not in ("text", *IMAGES):
-                raise ValueError(f"{where} has an item of type {kind!r}; text, {', '.join(IMAGES)} are known")
-            content = next((part[key] for key in ("content", kind, "image") if key in part), None)
+            kind = item.get("type") if isinstance(item, dict) else type(item).__name__
+            if not isinstance(item, dict) or kind not in ("text", *IMAGES):
+                raise ValueError(f"{where} has an item of type {kind!r}; expected text, {', '.join(IMAGES)}")
+            content = next((item[key] for key in ("content", kind, "image") if key in item), None)
             if not isinstance(content, str if kind == "text" else (Image.Image, str, Path, bytes)):
                 raise ValueError(f"{where} has a {kind} that is a {type(content).__name__}")
-            found.append(Path(content) if kind != "text" and isinstance(content, str) else content)
-        if not found:
+            out.append(Path(content) if kind != "text" and isinstance(content, str) else content)
+        if not out:
             raise ValueError(f"{where} is empty")
-        return found
+        return out
 
     def read(self, inputs, prompt=None):
-        """Token ids and images (not opened) of each input. ValueError names the input that cannot be taken."""
+        """Token ids and unopened images of each input. ValueError names an input that cannot be used."""
         texts, images = [], []
-        for i, given in enumerate(inputs):
-            parts = self.items(given, f"inputs[{i}]")
-            own = [part for part in parts if not isinstance(part, str)]
+        for i, value in enumerate(inputs):
+            items = self.items(value, f"inputs[{i}]")
+            own = [item for item in items if not isinstance(item, str)]
             if own and self.processor is None:
-                raise ValueError(f"inputs[{i}] has an image, and the model was loaded with is_text_encoder")
-            if len(parts) > 1 and any(mark in part for part in parts if isinstance(part, str) for mark in self.marks):
-                raise ValueError(f"inputs[{i}]: its text has one of {', '.join(self.marks)}, which stand for images")
-            text = "".join(part if isinstance(part, str) else self.image for part in parts)
-            texts.append((prompt or "") + text if isinstance(parts[0], str) else text)
+                raise ValueError(f"inputs[{i}] has an image, but the model was loaded with is_text_encoder")
+            if len(items) > 1 and any(mark in item for item in items if isinstance(item, str) for mark in self.marks):
+                raise ValueError(f"inputs[{i}]: its text has one of {', '.join(self.marks)}, which are for images")
+            text = "".join(item if isinstance(item, str) else self.image for item in items)
+            texts.append((prompt or "") + text if isinstance(items[0], str) else text)
             images.append(own)
         limit = {} if self.max_seq_length is None else {"truncation": True, "max_length": self.max_seq_length}
         rows = self.tokenizer(texts, **limit)["input_ids"]
@@ -148,10 +148,10 @@ class JasperVLModule(InputModule):
             "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
         }
         short = getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None
-        if whole := [middle(opened(image)) if short else opened(image) for own in images for image in own]:
+        if pictures := [middle(opened(image)) if short else opened(image) for own in images for image in own]:
             with_images = torch.tensor([bool(own) for own in images])[:, None]
             features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & with_images
-            features["pixel_values"] = self.processor(images=whole, return_tensors="pt")["pixel_values"]
+            features["pixel_values"] = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         return features
 
     def forward(self, features, **kwargs):
