@@ -21,6 +21,7 @@ from jasper_jax.losses import (
     relative_loss,
     similarity_loss,
 )
+from jasper_jax.losses.terms import TERMS, Term
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "losses.npz")
 CASES = sorted({name.split("/")[0] for name in GOLDEN.files})

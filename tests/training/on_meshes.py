@@ -26,7 +26,9 @@ from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.mesh import begin_state, put_batch, put_params, share_of
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.step import Teaching, make_program
+from jasper_jax.training.stage_kind import Inputs, make_kind
+from jasper_jax.training.step import CompiledPrograms, make_program
+from jasper_jax.training.teaching import Teaching
 from tests.tiny import recipe, recipe_tree
 from tests.tiny_vision import vision_changes
 from tests.training.runs import fill
