@@ -212,7 +212,7 @@ def test_a_family_we_have_is_read_by_our_code_and_that_the_folder_has_its_own_is
     change_json("config.json", auto_map={"AutoModel": "mine.Model"})(tmp_path / "student")
     (tmp_path / "student" / "mine.py").write_text("raise SystemExit('the code of the folder was run')")
     code, _, err = call("check", recipe)
-    assert (code, err.count("names code in the model folder (auto_map), which is never run")) == (0, 1)
+    assert (code, err.count("names custom code (auto_map), which is never run")) == (0, 1)
 
 
 def test_weights_that_are_not_finite_give_no_vectors(refused, tmp_path) -> None:

@@ -45,7 +45,7 @@ def steps(place: Path, case: dict) -> dict:
         for t in recipe_tree(place)["teachers"]
     ]
     rate = case.get("rate", 1e-3)
-    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": rate}
+    stage = {"steps": STEPS, "batch_size": 16, "learning_rate": rate, "warmup_steps": 0}
     stages = [{"stage": 1, **stage}, {"stage": 2, "last_layers": 1, **stage}, {"stage": 3, **stage}]
     images = {"stage": 4, **stage, "batch_size": 13, "losses": {"sigmoid": 0.5}}
     # 13 do not divide by 8: rows are filled up. They divide the 104 pairs: where an epoch ends in the middle of a batch

@@ -89,7 +89,7 @@ def test_a_teacher_through_pytorch(tmp_path) -> None:
     ("change", "message"),
     [
         ({"backend": "torch"}, "backend: torch needs dim"),
-        ({"backend": "torch", "dim": 16, "mode": "online"}, "a teacher of backend: torch cannot"),
+        ({"backend": "torch", "dim": 16, "mode": "online"}, "mode: online needs backend: jax, got torch"),
         ({"backend": "torch", "dim": 16, "causal": True}, "causal and append_eos are for backend: jax"),
         ({"model": None, "mode": "online", "dim": 16}, "need a model"),
         ({"mode": "sometimes"}, "mode"),

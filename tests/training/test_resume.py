@@ -155,7 +155,7 @@ def test_killed_with_its_machine_and_continued_from_the_mirror(undisturbed: Path
     process.wait()
     shutil.rmtree(tmp_path / "run")
     assert start(recipe, tmp_path / "log").wait(timeout=500) == 0, (tmp_path / "log").read_text()
-    assert "copying its checkpoints and metrics from there" in (tmp_path / "log").read_text()
+    assert "copying them and the metrics from there" in (tmp_path / "log").read_text()
     check_equal(tmp_path / "run", undisturbed)
     assert contents(tmp_path / "run" / "export") == contents(mirror / "export")
     here, there = contents(tmp_path / "run" / "checkpoints"), contents(mirror / "checkpoints")
