@@ -1,4 +1,4 @@
-"""A recipe's train steps on pods that need not be there: memory, communication, operations, compile time.
+"""A recipe's train steps on pods, without a pod: memory, communication, operations, compile time.
 
     python scripts/bench/pods.py [--only TEXT ...] [--output docs/results/pods.md]
 

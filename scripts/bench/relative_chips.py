@@ -1,4 +1,4 @@
-"""The relative-similarity loss alone, compiled for TPUs that need not be there: its form, memory, compile time.
+"""The relative-similarity loss alone, compiled for TPUs, without a TPU: its form, memory, compile time.
 
     python scripts/bench/relative_chips.py [--output docs/results/relative-chips.md]
 
