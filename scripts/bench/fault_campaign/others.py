@@ -28,7 +28,7 @@ def refused(world: World, first: str, second: str) -> list[Row]:
     training = one.wait_until((run / "metrics.jsonl").exists)
     two = world.call(run, second)
     ended = one.wait()
-    good = training and two.code == 2 and "another process is at work" in two.message()
+    good = training and two.code == 2 and "another process is using this run folder" in two.message()
     rows = [Row("two processes", f"{second} while {first} is training", f"exit {two.code}: {_said(two, run)}", good)]
     if ended.code == 0 and first == "train":
         ended = world.call(run)
