@@ -14,6 +14,7 @@ from rich.table import Table
 
 from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.image_sources import check_image_sources
+from jasper_jax.data.pair_sources import check_pair_sources
 from jasper_jax.data.sources import check_sources
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
@@ -24,7 +25,7 @@ from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.extras import missing_extras
 from jasper_jax.recipe.load import dump_recipe
-from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
+from jasper_jax.recipe.stages import ResolvedStage, Store, held_out, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
@@ -54,9 +55,9 @@ def report(run: Run, out: Console) -> None:
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
         lines.append(f"No stage names {', '.join(unused)}: neither trained nor exported.")
     for stage in run.stages:
-        source = getattr(run.recipe, stage.kind.store)
-        if source is not None and stage.batch_size > source.held_out:
-            lines.append(f"{stage.name}: {no_held_out_losses(stage, source.held_out)}")
+        items = held_out(run.recipe, stage.kind.store)
+        if items is not None and stage.batch_size > items:
+            lines.append(f"{stage.name}: {no_held_out_losses(stage, items)}")
     for line in lines:
         out.print(line, markup=False, highlight=False)
 
@@ -74,6 +75,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
     if recipe.texts is not None:
         if not (run.data.text_folder / "manifest.json").is_file():
             check_sources(recipe.texts)
+            check_pair_sources(recipe.texts)
         if recipe.texts.count is not None:
             refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
     if recipe.images is not None and run.trains_on_images and not (run.data.pair_folder / "manifest.json").is_file():
@@ -111,8 +113,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
     return student, teacher_dim
 
 
-def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, store: str) -> None:
-    """UserError if a batch of a stage on ``store`` (``texts`` or ``images``) has more than ``number`` items."""
+def refuse_large_batches(stages: Sequence[ResolvedStage], number: int, what: str, store: Store) -> None:
+    """UserError if a batch of a stage on ``store`` has more than ``number`` items."""
     for stage in stages:
         if stage.learns_from(store) and stage.batch_size > number:
             raise UserError(
@@ -229,7 +231,7 @@ def _cost(run: Run, student: Student) -> Table:
     count = _text_count(run)
     if recipe.texts is not None:
         table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
-        table.add_row("texts seen in training", f"{_seen(run, 'texts'):,}")
+        table.add_row("texts seen in training", f"{_seen(run, 'texts', 'pairs'):,}")
     if run.trains_on_images:
         table.add_row("images seen in training", f"{_seen(run, 'images'):,}")
     params = _parameters(student.shapes())
@@ -239,9 +241,9 @@ def _cost(run: Run, student: Student) -> Table:
     return table
 
 
-def _seen(run: Run, store: str) -> int:
-    """Items of a store that the stages train on; repeated items count again."""
-    return sum(stage.steps * stage.batch_size for stage in run.stages if stage.learns_from(store))
+def _seen(run: Run, *stores: Store) -> int:
+    """Texts or images of these stores that the stages encode; repeated ones count again."""
+    return sum(stage.steps * stage.width for stage in run.stages if stage.kind.store in stores)
 
 
 def _text_count(run: Run) -> int | None:

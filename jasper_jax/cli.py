@@ -117,6 +117,26 @@ def embed(
 
 
 @app.command()
+def mine(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    process_index: ProcessIndex = 0,
+    process_count: ProcessCount = 1,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+) -> None:
+    """Find hard negatives of the labelled pairs by the teachers' vectors; resumes where it stopped.
+
+    Example: `jasper mine configs/quickstart_pairs.yaml --process-index 0 --process-count 4`
+    """
+    from jasper_jax.commands import mine_negatives
+
+    _connect(coordinator, processes, process)
+    mine_negatives(_load(recipe, overrides), process_index, process_count)
+
+
+@app.command()
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
@@ -168,7 +188,7 @@ def run(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Everything: texts, vectors, stages, evaluation, export; complete parts are skipped.
+    """Everything: texts, vectors, negatives, stages, evaluation, export; complete parts are skipped.
 
     Example: `jasper run configs/quickstart.yaml`
     """

@@ -78,12 +78,41 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper embed``; several processes may run it on one run folder at once."""
-    if process_index >= process_count:
-        raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
+    _refuse_index(process_index, process_count)
     run = _run(recipe, validated=True)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder, process_index), process_index, process_count)
+
+
+def mine_negatives(recipe: Recipe, process_index: int, process_count: int) -> None:
+    """``jasper mine``; several processes may run it on one run folder at once."""
+    from jasper_jax.recipe.stages import mines
+
+    _refuse_index(process_index, process_count)
+    if not mines(recipe):
+        raise UserError("stages: no stage asks for negatives; set negatives in one with stage: pairs")
+    run = _run(recipe, validated=True)
+    processes.first_does(run.run_folder.claim)
+    with stop_flag() as stop, stop.immediately():
+        texts = run.data.texts()
+        _mine(run, texts, Timings(run.folder, process_index), process_index, process_count)
+
+
+def _mine(run: Run, texts: TextStore, timings: Timings, process_index: int, process_count: int) -> None:
+    from jasper_jax.teachers.mining import report
+
+    with timings.phase("mining"):
+        negatives = run.vectors.mine(texts, process_index=process_index, process_count=process_count)
+    if negatives is None:
+        say("negatives: this process's shards are complete, another process's are not yet.")
+    elif processes.is_first():
+        report(negatives, texts)
+
+
+def _refuse_index(process_index: int, process_count: int) -> None:
+    if process_index >= process_count:
+        raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
 
 
 def _embed(
@@ -97,6 +126,7 @@ def _embed(
             texts = run.data.texts()
         if training:
             refuse_large_batches(run.stages, texts.size("train"), "training texts", "texts")
+            refuse_large_batches(run.stages, len(texts.pairs["train"]), "training pairs", "pairs")
     if run.trains_on_images:
         with timings.phase("images"):
             pairs = run.data.pairs()
@@ -135,7 +165,8 @@ def _train(
     from jasper_jax.training.loop import train
 
     view = None if texts is None else run.vectors.view(texts)
-    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, progress=run.progress):
+    negatives = None if texts is None else run.vectors.negatives(texts)
+    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, negatives, progress=run.progress):
         raise Interrupted
 
 
@@ -188,8 +219,9 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
 
 
 def run_all(recipe: Recipe) -> None:
-    """``jasper run``: texts, vectors, stages, evaluation, export."""
+    """``jasper run``: texts, vectors, negatives, stages, evaluation, export."""
     from jasper_jax.export.sentence_transformers import refuse_foreign
+    from jasper_jax.recipe.stages import mines
 
     run = _run(recipe, validated=True)
     with run.run_folder.alone("run"), stop_flag() as stop:
@@ -197,6 +229,8 @@ def run_all(recipe: Recipe) -> None:
         timings = Timings(run.folder)
         with stop.immediately():
             texts, pairs = _embed(run, timings, 0, 1, training=True)
+            if mines(recipe) and texts is not None:
+                _mine(run, texts, timings, 0, 1)
         _train(run, texts, pairs, timings, stop)
         if processes.is_first():
             with stop.immediately(), processes.alone():

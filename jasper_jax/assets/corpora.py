@@ -70,6 +70,13 @@ def _squad(folder: Path, split: str) -> Iterator[tuple[str, list[str]]]:
             yield paragraph["context"].strip(), [qa["question"].strip() for qa in paragraph["qas"]]
 
 
+def read_questions(asset: str, splits: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+    """Each passage of these splits (see :func:`corpus_splits`) of a corpus with its questions."""
+    folder = fetch_asset(asset)
+    for split in splits:
+        yield from _squad(folder, split)
+
+
 def _lines(path: Path, encoding: str) -> list[str]:
     return [line.strip() for line in path.read_text(encoding).split("\n") if line.strip()]
 
@@ -158,8 +165,8 @@ def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int |
     )
 
 
-def read_beir(folder: str | Path) -> RetrievalTest:
-    """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/test.tsv``.
+def read_beir(folder: str | Path, split: str = "test") -> RetrievalTest:
+    """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``.
 
     A passage is its title, a space, its text. A score above 0 is relevant; queries without one are dropped.
 
@@ -169,7 +176,7 @@ def read_beir(folder: str | Path) -> RetrievalTest:
     folder = Path(folder).expanduser()
     passages = _texts(folder / "corpus.jsonl", titled=True)
     queries = _texts(folder / "queries.jsonl", titled=False)
-    path = folder / "qrels" / "test.tsv"
+    path = folder / "qrels" / f"{split}.tsv"
     relevant: dict[str, set[str]] = {}
     for number, line in _numbered(path):
         where, fields = f"{path}:{number}", line.split("\t")

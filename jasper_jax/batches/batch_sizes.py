@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.shared_array import shared_array
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.packed_sizes import packed_sizes
@@ -61,31 +61,29 @@ class BatchSizes:
 
 @dataclasses.dataclass(frozen=True)
 class BatchLengths:
-    """Token counts of the texts of each batch: ``steps`` training batches in drawing order, then ``held_out`` batches
-    in store order."""
+    """Token counts of the texts of each batch: ``steps`` training batches, then ``held_out`` batches of held-out
+    texts."""
 
     counts: TokenCounts
-    order: DrawOrder
-    batch_size: int
+    draws: Draws
     steps: int
     held_out: int
 
     @property
     def key(self) -> str:
         """A hash of everything the lengths depend on."""
-        inputs = (self.counts.key, self.order.size, self.order.seed, self.batch_size, self.steps, self.held_out)
+        inputs = (self.counts.key, self.draws.key, self.steps, self.held_out)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()[:16]
 
     def pieces(self, first: int, last: int) -> Iterator[np.ndarray]:
-        """``[k, B]`` of the batches ``first .. last - 1``, in pieces."""
-        step = max(1, _PIECE // self.batch_size)
+        """``[k, N]`` of the batches ``first .. last - 1``, in pieces."""
+        step = max(1, _PIECE // self.draws.width)
         for start in range(first, min(last, self.steps), step):
             stop = min(start + step, last, self.steps)
-            records = self.order.records(start * self.batch_size, stop * self.batch_size)
-            yield self.counts.by_split["train"][records].reshape(-1, self.batch_size)
-        start, stop = (max(0, number - self.steps) * self.batch_size for number in (first, last))
+            yield self.counts.by_split["train"][self.draws.records(start, stop)]
+        start, stop = (max(0, number - self.steps) for number in (first, last))
         if start < stop:
-            yield self.counts.by_split["held_out"][start:stop].reshape(-1, self.batch_size)
+            yield self.counts.by_split["held_out"][self.draws.held_out_records(start, stop)]
 
 
 def batch_sizes(lengths: BatchLengths, folder: Path, *, row: int | None = None, tile: int = 1) -> BatchSizes:

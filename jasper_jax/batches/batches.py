@@ -1,6 +1,6 @@
 """Batches of texts: batch k of a stage is a pure function of (recipe, seed, k).
 
-A batch is B consecutive draws of the shuffled records (``draw_order``), whatever their lengths: the similarity and
+A batch is B consecutive draws of the shuffled records (``draws``), whatever their lengths: the similarity and
 relative losses live on the pairs within a batch, so bucketing by length would change the loss. For each encoder the
 texts are packed into rows of static shape (``row_packer``). A position in the data is the one number k; there is no
 iterator state.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, TokenCounts, batch_sizes
+from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.batches.row_packer import RowPacker
 from jasper_jax.data.texts import TextStore
@@ -35,9 +36,8 @@ class Batches(StageBatches[TextStore]):
         prompts: Mapping[str, str],
         counts: TokenCounts,
         *,
-        batch_size: int,
+        draws: Draws,
         steps: int,
-        seed: int,
         shapes: int,
         folder: Path,
         row: int | None = None,
@@ -52,7 +52,7 @@ class Batches(StageBatches[TextStore]):
           view: the teachers, cached or online; None where no head of the stage learns from them.
           tokenizer: the student's, at its maximum length; ``prompts`` are the student's, by kind of text.
           counts: token counts under that tokenizer and those prompts.
-          seed: of this stage's draw order.
+          draws: which rows each batch has.
           shapes: the maximum number of row counts, each a compiled program, of training batches.
           folder: caches the teachers' token counts and the sizes of batches.
           row: tokens in a row of the student; None: chosen from the texts, a multiple of ``tile``.
@@ -60,15 +60,15 @@ class Batches(StageBatches[TextStore]):
           multiple: row counts are multiples of it; itself a multiple of ``share.parts``.
 
         Raises:
-          UserError: fewer texts than a batch, or nothing to do.
+          UserError: nothing to do.
         """
-        super().__init__(texts, batch_size=batch_size, steps=steps, seed=seed, share=share)
+        super().__init__(texts, draws, steps=steps, share=share)
         if not steps + self.held_out_batches:
             raise UserError("stages[].steps: 0 steps and too few held-out texts leave nothing to do")
         self._counts = {"": counts.by_split}
 
         def sizes(counts: TokenCounts, row: int | None = None) -> BatchSizes:
-            lengths = BatchLengths(counts, self._order, batch_size, steps, self.held_out_batches)
+            lengths = BatchLengths(counts, draws, steps, self.held_out_batches)
             return batch_sizes(lengths, folder, row=row, tile=tile)
 
         self.packer = RowPacker(tokenizer, prompts, sizes(counts, row), shapes=shapes, multiple=multiple)
@@ -105,7 +105,7 @@ class Batches(StageBatches[TextStore]):
         texts = dict(zip(wanted.tolist(), self.store.read(split, indices[wanted])))
         packed = {name: packer.assemble(*placed[name], texts) for name, packer in encoders.items()}
         arrays = packed.pop("")
-        own = indices[self._share.of_rows(len(indices))]
+        own = self._own(indices)
         vectors = {store.name: store.read(split, own) for store in self._stores}
         if self.online:
             arrays["cached"], arrays["online"] = vectors, packed
@@ -113,3 +113,9 @@ class Batches(StageBatches[TextStore]):
             arrays["teachers"] = concatenate(list(vectors.values()))
         slots = rows[""] * self.packer.row_length
         return LoadedBatch(number, arrays, indices, tokens=int(lengths[""].sum()), slots=slots)
+
+    def _own(self, values: np.ndarray) -> np.ndarray:
+        """This process's part of ``values``, which the last value fills up to a number that all devices share."""
+        missing = -len(values) % self._share.parts
+        filled = np.concatenate([values, np.repeat(values[-1:], missing, axis=0)])
+        return filled[self._share.of_rows(len(filled))]

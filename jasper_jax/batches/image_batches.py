@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.batches.captions import CaptionVectors
+from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.vision.images import open_image
@@ -27,16 +28,15 @@ class ImageBatches(StageBatches[PairStore]):
         captions: CaptionVectors,
         preprocessing: Preprocessing,
         *,
-        batch_size: int,
+        draws: Draws,
         steps: int,
-        seed: int,
         max_pixels: int,
         share: ProcessShare = WHOLE_BATCH,
         multiple: int = 1,
     ):
-        super().__init__(pairs, batch_size=batch_size, steps=steps, seed=seed, share=share)
+        super().__init__(pairs, draws, steps=steps, share=share)
         self.captions, self.preprocessing, self._max_pixels = captions, preprocessing, max_pixels
-        self.rows = -(-batch_size // multiple) * multiple
+        self.rows = -(-draws.batch_size // multiple) * multiple
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
         return [{"image": pair.name, "text": pair.caption} for pair in self.store.read("train", indices)]
@@ -53,7 +53,7 @@ class ImageBatches(StageBatches[PairStore]):
             "captions": self.captions.read(split, indices),
             "same": self.captions.numbers(split, indices),
         }
-        return LoadedBatch(number, arrays, indices, tokens=self.batch_size, slots=self.rows)
+        return LoadedBatch(number, arrays, indices, tokens=len(indices), slots=self.rows)
 
 
 def decode_all(

@@ -10,9 +10,8 @@ from typing import Any, Generic, TypeVar
 import grain
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.batches.draws import Draws
 from jasper_jax.data.row_store import RowStore
-from jasper_jax.runtime.errors import UserError
 
 S = TypeVar("S", bound=RowStore)
 
@@ -56,16 +55,10 @@ class StageBatches(abc.ABC, Generic[S]):
     online: Mapping[str, Any] = {}
     """The teachers that run in the step, by name."""
 
-    def __init__(self, store: S, *, batch_size: int, steps: int, seed: int, share: ProcessShare):
-        """``seed`` fixes the draw order. UserError: the store has fewer training records than a batch."""
-        size = store.size("train")
-        if size < batch_size:
-            raise UserError(
-                f"stages[].batch_size: {batch_size} exceeds the {size} training {store.ROWS}; lower it or add more"
-            )
-        self.store, self.batch_size, self.steps = store, batch_size, steps
-        self.held_out_batches = store.size("held_out") // batch_size
-        self._order, self._share = DrawOrder(size, seed), share
+    def __init__(self, store: S, draws: Draws, *, steps: int, share: ProcessShare):
+        self.store, self.draws, self.steps = store, draws, steps
+        self.held_out_batches = draws.held_out_items // draws.batch_size
+        self._share = share
 
     @abc.abstractmethod
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
@@ -76,17 +69,16 @@ class StageBatches(abc.ABC, Generic[S]):
         """Batch ``number``, which has these records of ``split``."""
 
     def indices(self, number: int) -> np.ndarray:
-        """Record numbers ``[B]`` of training batch ``number``, in drawing order."""
-        return self._order.records(number * self.batch_size, (number + 1) * self.batch_size)
+        """Record numbers ``[N]`` of training batch ``number``."""
+        return self.draws.records(number, number + 1)[0]
 
     def load(self, number: int) -> LoadedBatch:
         """Training batch ``number``."""
         return self._assemble("train", number, self.indices(number))
 
     def held_out(self, number: int) -> LoadedBatch:
-        """Batch ``number`` of the held-out records, in store order; all have one shape."""
-        start = number * self.batch_size
-        return self._assemble("held_out", number, np.arange(start, start + self.batch_size))
+        """Batch ``number`` of the held-out records; all have one shape."""
+        return self._assemble("held_out", number, self.draws.held_out_records(number, number + 1)[0])
 
     def iterate(self, start: int, workers: int = 0) -> Iterator[LoadedBatch]:
         """Batches ``start .. steps - 1``, loaded ahead in two threads, or in ``workers`` processes if not 0."""

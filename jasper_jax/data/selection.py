@@ -1,29 +1,20 @@
-"""Which texts enter the store: augments documents, drops duplicates, holds out complete documents, and counts."""
+"""Which texts of the sources enter the store: augments and counts documents, drops duplicates, holds out documents.
+
+The texts of labelled pairs (``labels``) are in the store already: equal ones are duplicates, and a document of a
+held-out pair never enters training.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Iterator
-from typing import NamedTuple
 
-from jasper_jax.data.augment import augment_document, keyed_hash, normalised
+from jasper_jax.data.augment import augment_document, keyed_hash
+from jasper_jax.data.labels import Labels
 from jasper_jax.data.sources import Document, Mix
+from jasper_jax.data.text import Text, digest
 from jasper_jax.recipe.config_sources import Texts
-
-
-class Text(NamedTuple):
-    """A text of the store, with its source."""
-
-    text: str
-    kind: str
-    source: str
-
-
-def digest(text: str, kind: str) -> bytes:
-    """A 16-byte hash of kind and text, which ignores differences in white space."""
-    return hashlib.blake2b(normalised(text).encode(), digest_size=16, key=kind.encode()).digest()
 
 
 class HeldOut:
@@ -53,12 +44,12 @@ class HeldOut:
 class Selection:
     """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them."""
 
-    def __init__(self, texts: Texts, seed: int):
-        self.recipe, self.seed = texts, seed
+    def __init__(self, texts: Texts, seed: int, labels: Labels):
+        self.recipe, self.seed, self.labels = texts, seed, labels
         self.mix = Mix(texts, seed)
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.held_out = HeldOut(texts.held_out)
-        self.seen: set[bytes] = set()
+        self.seen: set[bytes] = set(labels.digests)
 
     def _new(self, text: str, kind: str) -> bool:
         """Whether no earlier text of this kind equals it; about 100 bytes of memory a text."""
@@ -77,6 +68,9 @@ class Selection:
         if not text:
             count("empty")
             return []
+        if self.labels.holds_out(text):
+            count("left out (of a held-out pair)")
+            return []
         made = augment_document(text, kind, self.recipe.augment, self.seed)
         if made.split:
             count("documents divided")
@@ -87,7 +81,9 @@ class Selection:
             if len(piece) > self.recipe.max_chars:
                 count("cut")
                 piece = piece[: self.recipe.max_chars].rstrip()
-            if self._new(piece, kind):
+            if self.labels.holds_out(piece):
+                count("left out (of a held-out pair)")
+            elif self._new(piece, kind):
                 out.append(Text(piece, kind, source))
             else:
                 count("duplicates")
@@ -100,7 +96,7 @@ class Selection:
             texts = self._texts_of(document)
             if not texts:
                 continue
-            for text in self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts):
+            for text in self._sorted(document, texts):
                 if count == self.recipe.count:
                     return
                 count += 1
@@ -108,6 +104,12 @@ class Selection:
                 yield text
             if count == self.recipe.count:
                 return
+
+    def _sorted(self, document: Document, texts: list[Text]) -> Iterator[Text]:
+        """The texts that go to training now, of this document or of one that it displaces from those held out."""
+        if self.labels.trains_on(document.text, document.kind):
+            return iter(texts)
+        return self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts)
 
     def held(self) -> list[Text]:
         """At most ``held_out`` texts, none of which is in training under either kind."""

@@ -13,17 +13,28 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from jasper_jax.recipe.config_sources import FILE_KINDS, IMAGE_SOURCE_KINDS, SOURCE_KINDS, ImageSource, TextSource
+from jasper_jax.recipe.config_sources import (
+    FILE_KINDS,
+    IMAGE_SOURCE_KINDS,
+    PAIR_FILE_KINDS,
+    PAIR_SOURCE_KINDS,
+    SOURCE_KINDS,
+    ImageSource,
+    PairSource,
+    TextSource,
+)
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 
+_KINDS = SOURCE_KINDS + PAIR_SOURCE_KINDS + IMAGE_SOURCE_KINDS
 
-def kind_of(source: TextSource | ImageSource) -> str:
+
+def kind_of(source: TextSource | PairSource | ImageSource) -> str:
     """The key that says what kind of source it is, e.g. ``jsonl``."""
-    return next(kind for kind in SOURCE_KINDS + IMAGE_SOURCE_KINDS if getattr(source, kind, None) is not None)
+    return next(kind for kind in _KINDS if getattr(source, kind, None) is not None)
 
 
-def label(source: TextSource | ImageSource) -> str:
+def label(source: TextSource | PairSource | ImageSource) -> str:
     """A source's short name in counts and rows, e.g. ``jsonl:notes/*.jsonl``."""
     return f"{kind_of(source)}:{getattr(source, kind_of(source))}"
 
@@ -51,12 +62,12 @@ def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
     return paths
 
 
-def pattern_of(source: TextSource) -> str | None:
-    """The path or glob of a source of local text files; None for another kind."""
-    return getattr(source, kind_of(source)) if kind_of(source) in FILE_KINDS else None
+def pattern_of(source: TextSource | PairSource) -> str | None:
+    """The path or glob of a source of local files; None for another kind."""
+    return getattr(source, kind_of(source)) if kind_of(source) in FILE_KINDS + PAIR_FILE_KINDS else None
 
 
-def patterns_of(sources: Sequence[TextSource]) -> list[str]:
+def patterns_of(sources: Sequence[TextSource | PairSource]) -> list[str]:
     return [pattern for source in sources if (pattern := pattern_of(source)) is not None]
 
 

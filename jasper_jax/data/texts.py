@@ -1,28 +1,47 @@
 """The text store, which every later step reads: mixed, augmented, without duplicates, with texts held out.
 
     sources ─► documents ─► (divide, shuffle words) ─► texts ─► no duplicates ─► train | held_out shards
+    pairs ─► groups ─► train | held out ─► their distinct texts, appended to the shards; the table ``pairs.npz``
 
 A pure function of (the recipe's ``texts``, the seed, the sources' content).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict
 
 from jasper_jax.data import shards as sh
+from jasper_jax.data.labels import Labels
+from jasper_jax.data.pair_table import PairTable, read_tables, write_tables
 from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
-from jasper_jax.data.selection import Selection, Text
+from jasper_jax.data.selection import Selection
 from jasper_jax.data.source_files import local_files, patterns_of
+from jasper_jax.data.text import Text
 from jasper_jax.recipe.config_sources import Texts
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import check_files
 from jasper_jax.runtime.progress import Bar, bar
 
 
 class TextRecord(NamedTuple):
     text: str
     kind: str
+
+
+class PairFile(BaseModel):
+    """The table of labelled pairs, as the manifest records it."""
+
+    model_config = ConfigDict(strict=True)
+
+    file: Literal["pairs.npz"]
+    bytes: sh.Count
+    sha256: str
 
 
 class TextManifest(RowManifest):
@@ -32,6 +51,8 @@ class TextManifest(RowManifest):
 
     texts: Texts
     counts: dict[str, dict[str, dict[str, int]]]
+    pairs: PairFile | None = None
+    """The table of labelled pairs; None without any."""
 
 
 class TextStore(RowStore[TextRecord]):
@@ -39,6 +60,30 @@ class TextStore(RowStore[TextRecord]):
 
     WHAT, ROWS, FORMAT, MANIFEST = "text store", "texts", 1, TextManifest
     ABOUT = "Texts for distillation, with kind and source."
+
+    @classmethod
+    def open(cls, folder: Path | str) -> Self:
+        store = super().open(folder)
+        if (pairs := store.manifest.get("pairs")) is not None:
+            check_files(store.folder, [pairs], cls._remedy())
+        return store
+
+    @cached_property
+    def pairs(self) -> dict[str, PairTable]:
+        """The labelled pairs of each split; empty tables without any. UserError: their file is damaged."""
+        if (pairs := self.manifest.get("pairs")) is None:
+            return {split: PairTable.of([], [], [], [], []) for split in sh.SPLITS}
+        return read_tables(self.folder, pairs["sha256"], self._remedy())
+
+    @property
+    def pair_fingerprint(self) -> str:
+        """sha256 of the tables of pairs and of what their row numbers mean."""
+        pairs = self.manifest.get("pairs")
+        return hashlib.sha256(f"{self.fingerprint} {pairs and pairs['sha256']}".encode()).hexdigest()
+
+    def verify(self) -> None:
+        super().verify()
+        _ = self.pairs
 
     @staticmethod
     def parse(record: bytes) -> TextRecord:
@@ -66,8 +111,9 @@ class TextStore(RowStore[TextRecord]):
 
 
 def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
-    sources = local_files(patterns_of(texts.sources))
-    selection = Selection(texts, seed)
+    sources = local_files(patterns_of([*texts.sources, *texts.pairs]))
+    labels = Labels(texts, seed)
+    selection = Selection(texts, seed, labels)
     writers = {split: SplitWriter(folder, split, texts.shard_rows, compress=True) for split in sh.SPLITS}
 
     def shown(stream: Iterator[Text]) -> Iterator[Text]:
@@ -76,22 +122,37 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
                 progress.advance(256)
             yield text
 
-    def rows(stream: Iterable[Text]) -> Iterator[tuple[bytes, bytes]]:
-        for text in stream:
-            record = sh.example({name: value.encode() for name, value in text._asdict().items()})
-            yield record, TextStore.digested(text)
+    given: dict[str, int] = {}
 
-    writers[sh.TRAIN].write(rows(shown(selection.train())))
-    writers[sh.HELD_OUT].write(rows(selection.held()))
+    def rows(stream: Iterable[Text], split: str) -> Iterator[tuple[bytes, bytes]]:
+        given[split] = 0
+        for text in stream:
+            given[split] += 1
+            yield _row(text)
+        yield from map(_row, labels.texts[split])
+
+    writers[sh.TRAIN].write(rows(shown(selection.train()), sh.TRAIN))
+    writers[sh.HELD_OUT].write(rows(selection.held(), sh.HELD_OUT))
     sizes = {split: writer.rows for split, writer in writers.items()}
-    progress.advance(sizes[sh.TRAIN] % 256)
-    _refuse_too_few(texts, sizes, sum(n for (_, _, what), n in selection.counts.items() if what == "documents"))
+    progress.advance(given[sh.TRAIN] % 256)
+    documents = sum(n for (_, _, what), n in selection.counts.items() if what == "documents")
+    if texts.sources:
+        _refuse_too_few(texts, sizes, documents)
     counts: dict[str, dict[str, dict[str, int]]] = {}
     for (source, kind, what), n in selection.counts.items():
         if n:
             counts.setdefault(source, {}).setdefault(kind, {})[what] = n
-    notes = _notes(texts, sizes, selection.mix.exhausted)
-    finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes)
+    for (source, what), n in labels.counts.items():
+        if n:
+            counts.setdefault(source, {}).setdefault("pairs", {})[what] = n
+    more = {"pairs": write_tables(folder, labels.tables(given))} if texts.pairs else {}
+    notes = _notes(texts, given, selection.mix.exhausted, labels.held_out_pairs)
+    finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes, **more)
+
+
+def _row(text: Text) -> tuple[bytes, bytes]:
+    """The record of a text, and what of it goes into the fingerprint."""
+    return sh.example({name: value.encode() for name, value in text._asdict().items()}), TextStore.digested(text)
 
 
 def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None:
@@ -105,14 +166,18 @@ def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None
         )
 
 
-def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int]) -> list[str]:
+def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int], held_out_pairs: int) -> list[str]:
     notes = []
     if texts.count is not None:
         if sizes[sh.TRAIN] < texts.count:
             notes.append(f"warning: texts.count is {texts.count:,}, the sources gave {sizes[sh.TRAIN]:,}")
         notes += [f"{name} ran out after {n:,} documents, before texts.count" for name, n in exhausted.items()]
     notes += [f"warning: {name} gave no document" for name, n in exhausted.items() if not n]
-    if sizes[sh.HELD_OUT] < texts.held_out:
+    if texts.pairs and held_out_pairs < texts.held_out_pairs:
+        notes.append(
+            f"warning: texts.held_out_pairs is {texts.held_out_pairs:,}, only {held_out_pairs:,} were held out"
+        )
+    if texts.sources and sizes[sh.HELD_OUT] < texts.held_out:
         notes.append(f"warning: texts.held_out is {texts.held_out:,}, only {sizes[sh.HELD_OUT]:,} were held out")
     return notes
 
@@ -129,6 +194,6 @@ def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: b
             _build(texts, temporary, seed, shown)
 
     def check(store: TextStore) -> None:
-        store.refuse_other(texts, seed, patterns_of(texts.sources))
+        store.refuse_other(texts, seed, patterns_of([*texts.sources, *texts.pairs]))
 
     return build_or_open(TextStore, Path(folder), build, check, progress=progress)

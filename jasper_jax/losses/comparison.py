@@ -1,4 +1,5 @@
-"""The heads that learn from one target, and what their loss terms share: similarity matrices and the order of pairs."""
+"""The heads that learn from one target, and what their loss terms share: similarity matrices, the order of pairs, and
+the scores of queries' candidates."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jasper_jax.losses.geometry import Arrays, cosines, gram
+from jasper_jax.losses.geometry import Arrays, cosines, cross_cosines, gram
 from jasper_jax.losses.relative import PairOrder, pair_order, pairs
 
 
@@ -23,9 +24,11 @@ class HeadDim(NamedTuple):
 class Comparison:
     """One target ``[B, T]``, without gradient, and the heads' vectors ``[B, E]``.
 
-    ``nested`` and ``settings``: by head, as in ``HeadLoss``. ``batch`` holds what else terms compare by (of images
-    ``same [B]``), ``learned`` the learned scalars of terms, by term. ``compared``: the heads with a term that is taken
-    at every nested dimension; their similarity matrices are one stack, whichever terms use them.
+    ``nested`` and ``settings``: by head, as in ``HeadLoss``. ``batch`` holds what else terms compare by: of images
+    ``same [B]``; of labelled pairs ``weights [Q]`` and ``answers [≥ Q, C]``: there the first Q texts are queries, the
+    next C their candidates, candidate i answers query i, and ``answers`` is True at every known answer. ``learned``
+    holds the learned scalars of terms, by term. ``compared``: the heads with a term that is taken at every nested
+    dimension; their similarity matrices are one stack, whichever terms use them.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Comparison:
         self.students, self.target, self.batch, self.learned = students, target, batch, learned
         self.nested, self.settings = nested, settings
         self._compared = self.rows(compared)
+        self._scores: dict[HeadDim, jax.Array] = {}
 
     def rows(self, heads: Sequence[str]) -> list[HeadDim]:
         """One row per nested dimension of each head."""
@@ -66,8 +70,34 @@ class Comparison:
         """The order of the target's pairs."""
         return pair_order(pairs(self.target_similarities))
 
+    def queries(self, vectors: Arrays) -> Arrays:
+        """The queries ``[Q, E]`` among the vectors of a batch of labelled pairs."""
+        return vectors[: len(self.batch["weights"])]
+
+    def candidates(self, vectors: Arrays) -> Arrays:
+        """Their candidates ``[C, E]``."""
+        first = len(self.batch["weights"])
+        return vectors[first : first + self.batch["answers"].shape[1]]
+
+    def scores(self, row: HeadDim) -> jax.Array:
+        """Cosines ``[Q, C]`` of queries and candidates."""
+        if row not in self._scores:
+            vectors = self.students[row.head][:, : row.dim]
+            self._scores[row] = cross_cosines(self.queries(vectors), self.candidates(vectors))
+        return self._scores[row]
+
+    @cached_property
+    def target_scores(self) -> jax.Array:
+        """Cosines ``[Q, C]`` of the target."""
+        return cross_cosines(self.queries(self.target), self.candidates(self.target))
+
+    @property
+    def answers(self) -> jax.Array:
+        """``[Q, C]``: True where the labels say that the candidate answers the query."""
+        return self.batch["answers"][: len(self.batch["weights"])]
+
     @staticmethod
-    def by_head(values: Arrays, rows: Sequence[HeadDim]) -> dict[str, jax.Array]:
+    def by_head(values: Arrays | Sequence[jax.Array], rows: Sequence[HeadDim]) -> dict[str, jax.Array]:
         """``[rows]`` -> the mean over the rows of each head."""
         return {
             head: jnp.mean(jnp.stack([value for value, row in zip(values, rows) if row.head == head]))

@@ -13,7 +13,7 @@ from jax import lax
 from jaxtyping import Float
 
 from jasper_jax.losses.relative import PairOrder, pair_order, pairs
-from jasper_jax.parameters.sharding import constrain
+from jasper_jax.parameters.sharding import ROWS, constrain
 
 Arrays = jax.Array | np.ndarray
 
@@ -47,6 +47,12 @@ def gram(x: Float[Arrays, "B E"]) -> Float[jax.Array, "B B"]:
     x = upcast(x)
     # The same on every device of a mesh, where the dimensions of x are divided and their products summed.
     return constrain(jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST))
+
+
+def cross_cosines(x: Float[Arrays, "B E"], y: Float[Arrays, "C E"]) -> Float[jax.Array, "B C"]:
+    """Cosine similarities of the rows of ``x`` and those of ``y``, divided over the devices by rows of ``x``."""
+    products = jnp.einsum("be,ce->bc", normalize(x), normalize(y), precision=lax.Precision.HIGHEST)
+    return constrain(products, ROWS)
 
 
 def cosines(grams: jax.Array, eps: float = 1e-12) -> jax.Array:

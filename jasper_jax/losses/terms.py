@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from jasper_jax.losses import sigmoid
-from jasper_jax.losses.comparison import Comparison
+from jasper_jax.losses import contrastive, sigmoid
+from jasper_jax.losses.comparison import Comparison, HeadDim
 from jasper_jax.losses.distillation import cosine_loss, squared_difference
+from jasper_jax.losses.geometry import Arrays, cross_cosines
+from jasper_jax.losses.ranking import margin_loss, ranking_loss
 from jasper_jax.losses.relative import pairs, relative_from_similarities
 
 Values = dict[str, jax.Array]
@@ -27,8 +29,10 @@ class Term:
 
     ``function``: ``(comparison, heads)`` -> a scalar for each of the heads, which are those that use the term.
     ``weight``: in a recipe that does not say one; a term of weight 0 is not computed.
-    ``settings``: further numbers of the term and their defaults, keys of ``losses`` beside the weight.
+    ``settings``: further numbers and switches of the term and their defaults, keys of ``losses`` beside the weight.
+    ``positive``: the settings that cannot be 0.
     ``learned``: scalars that are trained with the student, and their values at the start.
+    ``learned_if``: the switch among the settings that says whether there are any; None: always.
     ``nested``: taken at every nested dimension of a head, and averaged; else at the full vector alone.
     ``same_dimension``: the target must have as many dimensions as the head.
     ``stages``: the kinds of stage that it is for; None: all.
@@ -37,7 +41,9 @@ class Term:
     function: Callable[[Comparison, Sequence[str]], Values]
     weight: float
     settings: Mapping[str, float] = field(default_factory=dict)
+    positive: tuple[str, ...] = ()
     learned: Mapping[str, float] = field(default_factory=dict)
+    learned_if: str | None = None
     nested: bool = True
     same_dimension: bool = False
     stages: tuple[str, ...] | None = None
@@ -68,10 +74,94 @@ def _sigmoid(comparison: Comparison, heads: Sequence[str]) -> Values:
     return {head: sigmoid.sigmoid_loss(comparison.students[head], comparison.target, same, learned) for head in heads}
 
 
+def _contrastive(comparison: Comparison, heads: Sequence[str]) -> Values:
+    """InfoNCE at each dimension, in which the target masks false negatives."""
+    rows, learned = comparison.rows(heads), comparison.learned.get("contrastive")
+    return comparison.by_head([_info_nce(comparison, row, learned) for row in rows], rows)
+
+
+def _info_nce(comparison: Comparison, row: HeadDim, learned: Mapping[str, jax.Array] | None) -> jax.Array:
+    settings, weights = comparison.settings[row.head], comparison.batch["weights"]
+    blocks = [(comparison.scores(row), comparison.answers, comparison.target_scores)]
+    vectors = comparison.students[row.head][:, : row.dim]
+    if settings["contrast_queries"]:
+        blocks.append(_among(comparison, comparison.queries(vectors), comparison.queries(comparison.target)))
+    if settings["contrast_passages"]:
+        passages, targets = comparison.candidates(vectors), comparison.candidates(comparison.target)
+        blocks.append(_among(comparison, passages[: len(weights)], targets[: len(weights)]))
+    scores, masked, target_scores = (jnp.concatenate(parts, axis=1) for parts in zip(*blocks))
+    if settings["mask"]:
+        above = contrastive.false_negatives(
+            target_scores, jnp.diagonal(comparison.target_scores), settings["mask_margin"]
+        )
+        masked = masked | above
+    scale = 1 / settings["temperature"]
+    if learned is not None:
+        scale = scale * jnp.exp(learned["log_scale"])
+    return contrastive.info_nce(scores, masked, scale, weights)
+
+
+def _among(comparison: Comparison, vectors: Arrays, targets: Arrays) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Cosines ``[Q, Q]`` among the queries or among their answers, which of them are no negatives of each other (a text
+    and itself, and those that share an answer), and the target's cosines."""
+    answers = comparison.answers[:, : len(vectors)]
+    return cross_cosines(vectors, vectors), answers | answers.T, cross_cosines(targets, targets)
+
+
+def _ranking(comparison: Comparison, heads: Sequence[str]) -> Values:
+    """KL from the target's softmax over each query's candidates, at each dimension."""
+    rows, weights = comparison.rows(heads), comparison.batch["weights"]
+
+    def of(row: HeadDim) -> jax.Array:
+        temperature = comparison.settings[row.head]["ranking_temperature"]
+        return ranking_loss(comparison.scores(row), comparison.target_scores, temperature, weights)
+
+    return comparison.by_head([of(row) for row in rows], rows)
+
+
+def _margin(comparison: Comparison, heads: Sequence[str]) -> Values:
+    """Margin-MSE at each dimension."""
+    rows, weights = comparison.rows(heads), comparison.batch["weights"]
+    values = [margin_loss(comparison.scores(row), comparison.target_scores, weights) for row in rows]
+    return comparison.by_head(values, rows)
+
+
+def _spread(comparison: Comparison, heads: Sequence[str]) -> Values:
+    """The spread of the queries and that of their answers, at each dimension."""
+    rows, count = comparison.rows(heads), len(comparison.batch["weights"])
+
+    def of(row: HeadDim) -> jax.Array:
+        vectors = comparison.students[row.head][:, : row.dim]
+        return contrastive.spread_loss(vectors[:count]) + contrastive.spread_loss(vectors[count : 2 * count])
+
+    return comparison.by_head([of(row) for row in rows], rows)
+
+
 TERMS: dict[str, Term] = {
     "cosine": Term(_cosine, 10.0, nested=False, same_dimension=True),
     "similarity": Term(_similarity, 200.0),
     "relative": Term(_relative, 20.0, settings={"margin": 0.015}),
     "sigmoid": Term(_sigmoid, 0.0, learned=sigmoid.START, nested=False, same_dimension=True, stages=("images",)),
+    "contrastive": Term(
+        _contrastive,
+        0.0,
+        settings={
+            "temperature": 0.05,
+            "learn_temperature": False,
+            "mask": True,
+            "mask_margin": 0.0,
+            "contrast_queries": False,
+            "contrast_passages": False,
+        },
+        positive=("temperature",),
+        learned=contrastive.START,
+        learned_if="learn_temperature",
+        stages=("pairs",),
+    ),
+    "ranking": Term(
+        _ranking, 0.0, settings={"ranking_temperature": 0.05}, positive=("ranking_temperature",), stages=("pairs",)
+    ),
+    "margin_mse": Term(_margin, 0.0, stages=("pairs",)),
+    "spread": Term(_spread, 0.0, stages=("pairs",)),
 }
 """In the order in which they are added up."""

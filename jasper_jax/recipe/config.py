@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
 
-from jasper_jax.losses.terms import TERMS
+from jasper_jax.losses.terms import TERMS, Term
 from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
 
 
@@ -126,9 +126,16 @@ class Head(Section):
     """Whether the cosine loss applies; None: if the target is the teachers and the dimensions are equal."""
 
 
+def _setting_type(term: Term, name: str) -> Any:
+    """The type of a loss term's setting: a switch, a number above 0, or one of at least 0."""
+    if isinstance(term.settings[name], bool):
+        return bool
+    return PositiveFloat if name in term.positive else NonNegative
+
+
 _LOSS_KEYS: Any = {
     **{name: (NonNegative, term.weight) for name, term in TERMS.items()},
-    **{name: (NonNegative, value) for term in TERMS.values() for name, value in term.settings.items()},
+    **{name: (_setting_type(term, name), value) for term in TERMS.values() for name, value in term.settings.items()},
 }
 _LossKeys: Any = create_model("_LossKeys", __base__=Section, **_LOSS_KEYS)
 
@@ -156,7 +163,7 @@ class Stage(Section):
     """One stage; None: as in the preset ``stage``."""
 
     stage: int | str | None = None
-    """A preset of ``jasper_jax.recipe.stages``: 1, 2, 3 or 4."""
+    """A preset of ``jasper_jax.recipe.stages``: 1, 2, 3, 4 or ``pairs``."""
     name: Name | None = None
     train: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; all others are frozen."""
@@ -167,6 +174,11 @@ class Stage(Section):
     reduce_heads: Literal["sum", "mean"] | None = None
     steps: Annotated[int, Field(ge=0)]
     batch_size: Annotated[int, Field(ge=2)] = 128
+    """Texts of a batch; of ``stage: pairs`` the labelled pairs, of stage 4 the images."""
+    negatives: Annotated[int, Field(ge=0)] = 0
+    """``stage: pairs``: negatives of each query in a batch, besides the passages of the other pairs."""
+    text_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """``stage: pairs``: share of a batch's texts that are drawn from all texts, for the terms that copy teachers."""
     learning_rate: PositiveFloat
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps in which the learning rate rises to its peak; None: a tenth of ``steps``. Without warm-up, Adam's first
@@ -237,12 +249,28 @@ class Retrieval(Section):
         return self
 
 
+class Mining(Section):
+    """Hard negatives: the passages nearest to a query by the teachers' stored vectors, but not as near as its answer
+    (arXiv 2407.15831, section 3.2)."""
+
+    depth: PositiveInt = 30
+    """The nearest passages kept for each pair; a batch draws ``stages[].negatives`` of them."""
+    absolute_margin: NonNegative = 0.0
+    """Passages are left out whose similarity to the query exceeds the answer's minus this."""
+    relative_margin: Share = 0.05
+    """Passages are left out whose similarity to the query exceeds this share less than the answer's."""
+    candidates: Literal["pairs", "texts"] = "pairs"
+    """pairs: the passages of the pairs; texts: every passage of the text store, pieces of divided documents too."""
+
+
 class Evaluation(Section):
     retrieval: list[Retrieval] = Field(default_factory=list)
     similarity: list[Literal["lee"]] = Field(default_factory=list)
     """Tests of semantic similarity with human judgements."""
     agreement: bool = True
     """Agreement with the teachers on the held-out texts."""
+    pairs: bool = True
+    """Retrieval of the held-out pairs' passages by their queries, if the recipe has pairs."""
     images: bool = True
     """Retrieval of images by captions and of captions by images, if the recipe has images."""
     stages: Literal["all", "last"] = "all"
@@ -283,5 +311,6 @@ class Recipe(Section):
     training: Training = Training()
     mesh: Literal["auto"] | Mesh = "auto"
     """auto: fsdp takes as many devices as divide every stage's batch, tensor the rest."""
+    mining: Mining = Mining()
     evaluation: Evaluation = Evaluation()
     export: Export = Export()

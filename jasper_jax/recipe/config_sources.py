@@ -81,6 +81,55 @@ _NOT_FOR = {
 }
 
 
+class PairSource(Source):
+    """A source of labelled pairs: exactly one of ``jsonl``, ``csv``, ``parquet``, ``hf``, ``asset``, ``beir``."""
+
+    jsonl: str | None = None
+    """A file (or a glob, as for ``csv`` and ``parquet``)."""
+    csv: str | None = None
+    """With a header line; separated by tabs if the name ends in ``.tsv``."""
+    parquet: str | None = None
+    hf: str | None = None
+    """A data set for the ``datasets`` library: a hub name or a local folder."""
+    asset: str | None = None
+    """A corpus with questions: ``squad-shifts``."""
+    beir: str | None = None
+    """A folder with corpus.jsonl, queries.jsonl and ``qrels/<split>.tsv``, by default ``qrels/train.tsv``."""
+    split: str | list[str] | None = None
+    config: str | None = None
+    query: str = "query"
+    """The column of the query."""
+    passage: str = "passage"
+    """The column of the passage that answers it."""
+    negatives: str | list[str] | None = None
+    """The column or columns of passages that do not; each element of a list in a cell is one."""
+    score: str | None = None
+    """The column of the label's weight in the loss, from 0 (dropped) to 1; None: 1 for every pair."""
+    weight: PositiveFloat = 1.0
+    """Share of the pairs of each batch from this source, relative to the other sources' weights."""
+    limit: PositiveInt | None = None
+    """Use only this many pairs, a sample chosen by hash."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> PairSource:
+        kind = self.only(PAIR_SOURCE_KINDS)
+        self.refuse(_NOT_FOR_PAIRS[kind], kind)
+        return self
+
+
+PAIR_FILE_KINDS = ("jsonl", "csv", "parquet")
+PAIR_SOURCE_KINDS = (*PAIR_FILE_KINDS, "hf", "asset", "beir")
+_COLUMNS = ("query", "passage", "negatives", "score")
+_NOT_FOR_PAIRS = {
+    "jsonl": ("split", "config"),
+    "csv": ("split", "config"),
+    "parquet": ("split", "config"),
+    "hf": (),
+    "asset": ("config", *_COLUMNS),
+    "beir": ("config", *_COLUMNS),
+}
+
+
 class Augment(Section):
     """The paper's augmentation (section 3): some documents are split, the words of some texts shuffled."""
 
@@ -110,11 +159,16 @@ class Texts(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     """Seed of the selection, order and augmentation of texts; None: the recipe's. Set it to train with another ``seed``
     on the same texts."""
-    sources: Annotated[list[TextSource], Field(min_length=1)]
+    sources: list[TextSource] = Field(default_factory=list)
+    pairs: list[PairSource] = Field(default_factory=list)
+    """Labelled pairs of a query and a passage that answers it. Their texts are rows of the store like those of
+    ``sources``, in addition to ``count`` and ``held_out``, and are not augmented."""
     count: PositiveInt | None = None
-    """Texts for training; None: all of the sources."""
+    """Texts of ``sources`` for training; None: all."""
     held_out: Annotated[int, Field(ge=0)] = 500
-    """Texts held out for losses and agreement: complete documents, selected by hash."""
+    """Texts of ``sources`` held out for losses and agreement: complete documents, selected by hash."""
+    held_out_pairs: Annotated[int, Field(ge=0)] = 500
+    """Pairs held out for losses and retrieval: all pairs of a passage and of its queries, selected by hash."""
     shuffle_buffer: PositiveInt = 100_000
     """Documents of a source that are shuffled in memory together."""
     max_chars: PositiveInt = 20_000
@@ -122,6 +176,12 @@ class Texts(Section):
     shard_rows: PositiveInt = 1024
     """Rows of a shard, the unit of work of ``jasper embed``."""
     augment: Augment = Augment()
+
+    @model_validator(mode="after")
+    def _some(self) -> Texts:
+        if not self.sources and not self.pairs:
+            raise ValueError("expected at least one of sources and pairs; set texts.sources")
+        return self
 
 
 class ImageSource(Source):

@@ -15,25 +15,35 @@ from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.config import Losses, Recipe, Stage
 from jasper_jax.runtime.errors import UserError, nearest
 
+Store = Literal["texts", "pairs", "images"]
+HELD_OUT_KEYS: dict[Store, str] = {
+    "texts": "texts.held_out",
+    "pairs": "texts.held_out_pairs",
+    "images": "images.held_out",
+}
+"""The keys of the recipe with the numbers of held-out items."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """A kind of stage.
 
     implementation: ``module:class`` of a ``jasper_jax.training.stage_kind.StageKind``.
-    store:          the section of the recipe whose data it learns from.
+    store:          the data that it learns from: texts, the labelled ``pairs`` of texts, or image-caption pairs.
     unit:           the items of a batch.
     taught_by:      the target of its heads; None: each head's own ``target``.
+    width:          N, the texts or images that a batch encodes.
     pads_batches:   batches that do not divide over the devices are padded.
     train:          further default patterns of trained leaves.
     check:          raises UserError if the recipe lacks something it needs.
     """
 
     implementation: str
-    store: Literal["texts", "images"]
+    store: Store
     unit: str
     taught_by: str | None = None
     pads_batches: bool = False
+    width: Callable[[Stage], int] = lambda stage: stage.batch_size
     train: Callable[[Recipe, Stage], Sequence[str]] = lambda recipe, stage: ()
     check: Callable[[Recipe, ResolvedStage, Sequence[ResolvedStage]], None] = lambda recipe, stage, before: None
 
@@ -53,6 +63,7 @@ PRESETS: dict[int | str, Preset] = {
     2: Preset(train=("heads/{first}/**", "encoder/layers[-{k}:]/**"), all_heads=False),
     3: Preset(train=("**",), all_heads=True),
     4: Preset(train=(), all_heads=True, reduce_heads="mean", kind="images"),
+    "pairs": Preset(train=("**",), all_heads=True, kind="pairs"),
 }
 
 
@@ -78,13 +89,24 @@ class ResolvedStage:
         return self.settings.batch_size
 
     @property
+    def width(self) -> int:
+        """N, the texts or images that a batch encodes."""
+        return self.kind.width(self.settings)
+
+    @property
     def learned_terms(self) -> list[str]:
         """The loss terms with learned parameters."""
-        return [name for name in self.losses.weights if TERMS[name].learned]
+        return learned_terms(self.losses)
 
-    def learns_from(self, store: str) -> bool:
-        """Whether its batches come from ``store``, ``texts`` or ``images``."""
+    def learns_from(self, store: Store) -> bool:
+        """Whether its batches come from ``store``."""
         return self.kind.store == store
+
+
+def learned_terms(losses: Losses) -> list[str]:
+    """The terms of a weight other than 0 that have learned numbers."""
+    terms = [(name, TERMS[name]) for name in losses.weights if TERMS[name].learned]
+    return [name for name, term in terms if term.learned_if is None or losses.settings[term.learned_if]]
 
 
 def _vision_patterns(recipe: Recipe, stage: Stage) -> list[str]:
@@ -118,8 +140,46 @@ def _check_targets(recipe: Recipe, stage: ResolvedStage, before: Sequence[Resolv
             )
 
 
+def plain_texts(stage: Stage) -> int:
+    """The number of plain texts in a batch of labelled pairs, ``text_share`` of all its texts."""
+    return round(stage.batch_size * (2 + stage.negatives) * stage.text_share / (1 - stage.text_share))
+
+
+def _check_pairs(recipe: Recipe, stage: ResolvedStage, before: Sequence[ResolvedStage]) -> None:
+    where = f"stages[{stage.index}]"
+    if recipe.texts is None or not recipe.texts.pairs:
+        raise UserError(f"{where}: this stage learns from labelled pairs; set texts.pairs")
+    _check_targets(recipe, stage, before)
+    labelled = [name for name, term in TERMS.items() if term.stages == ("pairs",) and name != "spread"]
+    if not any(name in stage.losses.weights for name in labelled):
+        raise UserError(f"{where}.losses: no term learns from the pairs; set one of {', '.join(labelled)}")
+    if not stage.settings.negatives:
+        return
+    if any(recipe.heads[head].target == "teachers" for one in (*before, stage) for head in one.heads):
+        if stage.settings.negatives > recipe.mining.depth:
+            raise UserError(
+                f"{where}.negatives: {stage.settings.negatives} is more than mining.depth {recipe.mining.depth}, the"
+                f" negatives kept for a pair; raise it"
+            )
+        return
+    bare = next((i for i, source in enumerate(recipe.texts.pairs) if source.negatives is None), None)
+    if bare is not None:
+        raise UserError(
+            f"{where}.negatives: the teachers' vectors, from which negatives are mined, are not stored, as no head's"
+            f" target is teachers; set texts.pairs[{bare}].negatives, or negatives: 0"
+        )
+
+
 KINDS: dict[str, Kind] = {
     "texts": Kind("jasper_jax.training.text_stage:TextStage", "texts", "texts", check=_check_targets),
+    "pairs": Kind(
+        "jasper_jax.training.pair_stage:PairStage",
+        "pairs",
+        "pairs",
+        pads_batches=True,
+        width=lambda stage: stage.batch_size * (2 + stage.negatives) + plain_texts(stage),
+        check=_check_pairs,
+    ),
     "images": Kind(
         "jasper_jax.training.image_stage:ImageStage",
         "images",
@@ -145,6 +205,7 @@ def resolve_stages(recipe: Recipe) -> list[ResolvedStage]:
         if resolved.name in {earlier.name for earlier in stages}:
             raise UserError(f"stages[{index}]: another stage is called {resolved.name!r}; rename one")
         _check_losses(resolved)
+        _check_keys(resolved)
         resolved.kind.check(recipe, resolved, stages)
         stages.append(resolved)
     return stages
@@ -176,7 +237,7 @@ def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
         train = [pattern.format(first=heads[0], k=stage.last_layers) for pattern in preset.train]
         train += kind.train(recipe, stage)
         if "**" not in train:
-            train += [f"losses/{name}/**" for name in losses.weights if TERMS[name].learned]
+            train += [f"losses/{name}/**" for name in learned_terms(losses)]
     elif stage.last_layers is not None:
         raise UserError(f"{where}: last_layers and train both select what is trained; keep one")
     return ResolvedStage(
@@ -189,6 +250,13 @@ def _resolve(recipe: Recipe, index: int, stage: Stage) -> ResolvedStage:
         settings=stage,
         kind=kind,
     )
+
+
+def _check_keys(stage: ResolvedStage) -> None:
+    """UserError for a key that only stages on pairs read."""
+    for key in ("negatives", "text_share"):
+        if not stage.learns_from("pairs") and getattr(stage.settings, key):
+            raise UserError(f"stages[{stage.index}].{key}: only stage: pairs reads this key; remove it")
 
 
 def _presets() -> str:
@@ -213,12 +281,18 @@ def no_held_out_losses(stage: ResolvedStage, held_out: int) -> str:
     unit = stage.kind.unit
     return (
         f"no losses on held-out {unit}: stages[{stage.index}].batch_size is {stage.batch_size}, only {held_out:,}"
-        f" {unit} are held out; lower it or raise {stage.kind.store}.held_out"
+        f" {unit} are held out; lower it or raise {HELD_OUT_KEYS[stage.kind.store]}"
     )
 
 
-def needs(stages: Sequence[ResolvedStage], store: str) -> bool:
-    """Whether some stage learns from ``store``, ``texts`` or ``images``."""
+def held_out(recipe: Recipe, store: Store) -> int | None:
+    """The number of items of ``store`` that the recipe holds out; None if it lacks the section."""
+    section, key = HELD_OUT_KEYS[store].split(".")
+    return getattr(getattr(recipe, section), key, None)
+
+
+def needs(stages: Sequence[ResolvedStage], store: Store) -> bool:
+    """Whether some stage learns from ``store``."""
     return any(stage.learns_from(store) for stage in stages)
 
 
@@ -226,3 +300,8 @@ def uses_teachers(recipe: Recipe) -> bool:
     """Whether the target of some stage's head is the teachers, so that their vectors are needed."""
     stages = [stage for stage in resolve_stages(recipe) if stage.kind.taught_by is None]
     return any(recipe.heads[head].target == "teachers" for stage in stages for head in stage.heads)
+
+
+def mines(recipe: Recipe) -> bool:
+    """Whether negatives are mined with the teachers' vectors: a stage asks for negatives, and those are stored."""
+    return any(stage.negatives for stage in recipe.stages) and uses_teachers(recipe)

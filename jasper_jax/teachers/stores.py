@@ -9,10 +9,12 @@ from pathlib import Path
 from jasper_jax.data.texts import TextStore
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
-from jasper_jax.recipe.stages import uses_teachers
+from jasper_jax.recipe.stages import mines, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.mining import mine
 from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.negatives import Negatives, NegativeStore
 from jasper_jax.teachers.online import OnlineVectors
 from jasper_jax.teachers.vectors import TeacherView, VectorStore
 
@@ -21,7 +23,7 @@ class TeacherVectors:
     """The vectors of the recipe's ``teachers``, in its order. ``needed``: whether a stage learns from them."""
 
     def __init__(self, recipe: Recipe, teachers: Sequence[TeacherModel], *, progress: bool = True):
-        self.teachers, self.progress = tuple(teachers), progress
+        self.teachers, self.progress, self._recipe = tuple(teachers), progress, recipe
         self.needed = uses_teachers(recipe)
         self._folder = stores_dir(recipe) / "vectors"
 
@@ -61,6 +63,37 @@ class TeacherVectors:
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
         """The teacher's complete store, checked against the texts and the recipe."""
         return VectorStore.open(self.folder(teacher), texts, teacher.spec)
+
+    def mine(self, texts: TextStore, *, process_index: int = 0, process_count: int = 1) -> Negatives | None:
+        """Fill this process's share of the negatives of the pairs; None while shards of other processes are missing."""
+        view, joined = self.view(texts), processes.count() > 1
+        assert view is not None
+        fill = partial(
+            mine,
+            self._negatives(texts),
+            texts,
+            view,
+            self._recipe.mining,
+            process_index=processes.index() if joined else process_index,
+            process_count=processes.count() if joined else process_count,
+            progress=self.progress,
+        )
+        negatives = fill()
+        if joined:
+            processes.barrier("negatives")
+            negatives = fill()
+        return negatives
+
+    def negatives(self, texts: TextStore) -> Negatives | None:
+        """The complete negatives; None where no stage needs them. UserError: they are not mined, or of other pairs."""
+        return self._negatives(texts).open() if mines(self._recipe) else None
+
+    def _negatives(self, texts: TextStore) -> NegativeStore:
+        settings = self._recipe.mining
+        teachers = [teacher.spec.as_json() for teacher in self.teachers]
+        spec = {"pairs": texts.pair_fingerprint, "teachers": teachers, "mining": settings.model_dump(mode="json")}
+        sizes = {split: len(table) for split, table in texts.pairs.items()}
+        return NegativeStore(self._folder.parent / "negatives", spec, sizes, settings.depth)
 
     def view(self, texts: TextStore) -> TeacherView | None:
         """All teachers as one (paper section 2.1), None where no stage learns from them."""

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jasper_jax.data import shards as sh
-from jasper_jax.data.selection import digest
+from jasper_jax.data.text import digest
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime.errors import UserError

@@ -55,9 +55,8 @@ class ImageStage(StageKind):
             inputs.pairs,
             captions,
             student.vision_model.preprocessing,
-            batch_size=self.stage.batch_size,
+            draws=self.draws("images", inputs.pairs.size("train"), inputs.pairs.size("held_out")),
             steps=self.stage.steps,
-            seed=self.seed,
             max_pixels=images.max_pixels,
             share=share_of(inputs.mesh),
             multiple=self.row_multiple(inputs.mesh),
@@ -98,7 +97,7 @@ class ImageStage(StageKind):
         images, texts = (self.student.project(params, x, self.stage.heads) for x in (pooled, captions))
         return self._by_dimension(images), self._by_dimension(texts)
 
-    def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
+    def abstract_batch(self, rows: int, shards: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
         vision_model, images = self.student.vision_model, self.stage.batch_size
         assert vision_model is not None
         size = vision_model.preprocessing.size

@@ -21,6 +21,7 @@ from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer, starting_params
+from jasper_jax.teachers.negatives import Negatives
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
 from jasper_jax.training.mesh import abstract_params, mesh_sizes, put_params
@@ -41,14 +42,15 @@ def train(
     timings: Timings,
     stop: Callable[[int], bool],
     pairs: PairStore | None = None,
+    negatives: Negatives | None = None,
     *,
     progress: bool = True,
 ) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
     ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
-    no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is called once after every
-    step, counted over all stages, and returns the same in every process.
+    no stage learns from texts, ``pairs`` where none learns from images, ``negatives`` where none are mined.
+    ``stop(step)`` is called once after every step, counted over all stages, and returns the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
@@ -58,7 +60,7 @@ def train(
     tokenizer = make_tokenizer(student, source)
     mesh = make_mesh(mesh_sizes(recipe.mesh, jax.device_count(), stages, student.encoder.config.num_heads))
     kinds = [make_kind(recipe, stage, student) for stage in stages]
-    inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, progress)
+    inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, negatives, progress)
     checkpoints = run_folder.checkpoints()
     position, has_start = checkpoints.latest(), checkpoints.has(checkpoints.start())
     if position.stage == len(stages) and has_start:
@@ -184,10 +186,9 @@ class StageTrainer:
         self, state: StageState, programs: CompiledPrograms, batches: StageBatches, log: StageLog, first_step: int
     ) -> Iterator[Callable[[Moment], None]]:
         """What happens between steps; yields the function that calls the hooks that are due."""
-        settings, stage, store = self.settings, self.stage, self.stage.kind.store
+        settings, stage = self.settings, self.stage
         if not batches.held_out_batches:
-            data = {"texts": self.inputs.texts, "images": self.inputs.pairs}[store]
-            say(f"{stage.name}: {no_held_out_losses(stage, data.size('held_out') if data else 0)}")
+            say(f"{stage.name}: {no_held_out_losses(stage, batches.draws.held_out_items)}")
 
         def save(step: int) -> None:
             self.checkpoints.save_step(Position(stage.index, step), state.saved, self.metadata)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student.student import Student
@@ -66,8 +67,8 @@ def lower_step(
     trained, frozen = (abstract_params(part, mesh) for part in jax.eval_shape(partition.split, active))
     optimizer = abstract_state(program.optimizer, trained, mesh)
     multiple = kind.row_multiple(mesh)
-    rows = -(-stage.batch_size // multiple) * multiple
-    batch, length = kind.abstract_batch(rows, teaching)
+    rows = -(-stage.width // multiple) * multiple
+    batch, length = kind.abstract_batch(rows, row_shards(mesh), teaching)
     own = {name: abstract_params(teachers[name], mesh) for name in batch.get("online", ())}
     batch = with_shardings(batch, batch_shardings(batch, mesh, kind.replicated))
     with jax.set_mesh(mesh):

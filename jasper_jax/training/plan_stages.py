@@ -70,8 +70,8 @@ def _with_less_memory(
         yield dataclasses.replace(plan, settings=settings)
         if plan.fits:
             return
-    limit = recipe.training.micro_batch or stage.batch_size
-    for texts in (stage.batch_size // pieces for pieces in PIECES):
+    limit = recipe.training.micro_batch or stage.width
+    for texts in (stage.width // pieces for pieces in PIECES):
         if not row_shards(mesh) <= texts < limit:
             continue
         training = recipe.training.model_copy(update={"micro_batch": texts})

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.loading import StageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
@@ -27,6 +28,7 @@ from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.negatives import Negatives
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.teaching import Teaching
 
@@ -45,7 +47,8 @@ class Inputs:
     """What stages make their batches and starts from.
 
     ``tokenizer``: the student's, at its full length. ``folder``: the run's, where token counts and caption vectors are
-    kept. ``texts`` and ``pairs`` are None where no stage learns from them, ``teachers`` where none teaches.
+    kept. ``texts`` and ``pairs`` are None where no stage learns from them, ``teachers`` where none teaches,
+    ``negatives`` where none are mined.
     """
 
     mesh: Mesh
@@ -54,6 +57,7 @@ class Inputs:
     texts: TextStore | None = None
     pairs: PairStore | None = None
     teachers: TeacherView | None = None
+    negatives: Negatives | None = None
     progress: bool = True
 
 
@@ -84,8 +88,8 @@ class StageKind(abc.ABC):
         """``(students, targets)`` of a batch, by the heads of :meth:`head_losses`: ``[B, E]`` and ``[B, T]``."""
 
     @abc.abstractmethod
-    def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
-        """The shapes of the largest batch, of ``rows`` rows, and the number of tokens in a row."""
+    def abstract_batch(self, rows: int, shards: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
+        """The shapes of the largest batch, of ``rows`` rows in ``shards`` parts, and the number of tokens in a row."""
 
     def new_parts(self, before: Sequence[ResolvedStage]) -> list[str]:
         """The parameters (``heads/fc2``) that :meth:`begin` initializes: no stage ``before`` has trained them."""
@@ -120,11 +124,15 @@ class StageKind(abc.ABC):
     def pieces(self) -> int:
         """The number of micro-batches in which the encoders take a batch (``training.micro_batch``)."""
         micro_batch = self.recipe.training.micro_batch
-        return -(-self.stage.batch_size // micro_batch) if micro_batch else 1
+        return -(-self.stage.width // micro_batch) if micro_batch else 1
 
     def row_multiple(self, mesh: Mesh) -> int:
         """Every batch has a multiple of this many rows: each device gets as many, in every micro-batch."""
         return row_shards(mesh) * self.pieces
+
+    def draws(self, rows: str, size: int, held_out: int) -> Draws:
+        """Batches that are drawn from ``size`` items at random; see ``batches.draws``."""
+        return Draws(rows, size, held_out, batch_size=self.stage.batch_size, seed=self.seed)
 
     @property
     def seed(self) -> int:

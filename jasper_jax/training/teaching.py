@@ -39,14 +39,15 @@ class Teaching:
         teachers that run in the step, by name.
 
         Their texts come divided over the devices; their dimensions leave it so, like those of the heads."""
+        texts = len(batch["slots"])  # the rows of stored vectors may be filled up, to divide over the devices
         if "online" not in batch:
             stored = batch.get("teachers")
-            return None if stored is None else constrain(stored, None, WIDE)
+            return None if stored is None else constrain(stored[:texts], None, WIDE)
         return join(
             [
                 constrain(self.online[name].vectors(params[name], batch["online"][name], pieces=pieces), None, WIDE)
                 if name in self.online
-                else constrain(batch["cached"][name], None, WIDE)
+                else constrain(batch["cached"][name][:texts], None, WIDE)
                 for name in self.dims
             ]
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import numpy as np
 
 from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
+from jasper_jax.batches.draws import Draws
 from jasper_jax.losses import HeadLoss
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.stages import ResolvedStage
@@ -20,6 +21,8 @@ from jasper_jax.training.mesh import put_params, share_of
 from jasper_jax.training.stage_kind import BatchArrays, Inputs, Params, StageKind
 from jasper_jax.training.start import ridge_heads
 from jasper_jax.training.teaching import Teaching
+
+B = TypeVar("B", bound=Batches)
 
 TILE = 128
 """Tokens: the kernels of accelerators take rows of a multiple of this (``encoders.splash``)."""
@@ -44,17 +47,22 @@ class TextStage(StageKind):
 
     def batches(self, inputs: Inputs, params: Params) -> Batches:
         assert inputs.texts is not None
+        texts = inputs.texts
+        return self.packed(Batches, inputs, self.draws("texts", texts.size("train"), texts.size("held_out")))
+
+    def packed(self, kind: type[B], inputs: Inputs, draws: Draws) -> B:
+        """Batches of the class ``kind`` with the rows that ``draws`` names."""
+        assert inputs.texts is not None
         settings, student = self.recipe.training, self.student
         tokenizer, folder = inputs.tokenizer.with_max_length(self.length), inputs.folder / "token_counts"
-        return Batches(
+        return kind(
             inputs.texts,
             inputs.teachers if self.taught_by_teachers else None,
             tokenizer,
             student.prompts,
             TokenCounts(inputs.texts, tokenizer, student.prompts, folder),
-            batch_size=self.stage.batch_size,
+            draws=draws,
             steps=self.stage.steps,
-            seed=self.seed,
             shapes=settings.shapes,
             folder=folder,
             row=settings.row_length,
@@ -108,20 +116,20 @@ class TextStage(StageKind):
         sources = {"pooled": pooled, **students, **({} if taught is None else {"teachers": taught})}
         return students, {name: sources[self.recipe.heads[name].target] for name in self.stage.heads}
 
-    def abstract_batch(self, rows: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
+    def abstract_batch(self, rows: int, shards: int, teaching: Teaching) -> tuple[dict[str, Any], int]:
         """Every text is taken to be as long as training allows, one in each row."""
-        texts, length = self.stage.batch_size, self.length
+        texts, length = self.stage.width, self.length
         batch = _abstract_packed(texts, rows, length)
         if not self.taught_by_teachers:
             return batch, length
+
+        def stored(dim: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((-(-texts // shards) * shards, dim), jnp.float32)
+
         if not teaching.online:
-            return {**batch, "teachers": jax.ShapeDtypeStruct((texts, teaching.dim or 0), jnp.float32)}, length
+            return {**batch, "teachers": stored(teaching.dim or 0)}, length
         own_length = {teacher.name: teacher.max_length or length for teacher in self.recipe.teachers}
-        batch["cached"] = {
-            name: jax.ShapeDtypeStruct((texts, dim), jnp.float32)
-            for name, dim in teaching.dims.items()
-            if name not in teaching.online
-        }
+        batch["cached"] = {name: stored(dim) for name, dim in teaching.dims.items() if name not in teaching.online}
         batch["online"] = {
             name: _abstract_packed(texts, rows, own_length[name], not teacher.pooling.include_prompt)
             for name, teacher in teaching.online.items()

@@ -27,7 +27,7 @@ from train_bench.world import machine
 
 from jasper_jax.batches.batch_sizes import BatchLengths, batch_sizes
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.batches.draws import Draws
 from jasper_jax.encoders.packing import pack
 
 SEED, SHAPES = 11, 3
@@ -91,7 +91,8 @@ def main() -> int:
 
 def measure(case: Case, sample: int) -> tuple[str, ...]:
     counts: Any = Counts(case)  # also what Batches asks of a text store
-    options: dict[str, Any] = {"batch_size": case.batch, "steps": case.steps, "seed": SEED}
+    draws = Draws("texts", case.texts, 2 * case.batch, batch_size=case.batch, seed=SEED)
+    options: dict[str, Any] = {"draws": draws, "steps": case.steps}
     with tempfile.TemporaryDirectory() as scratch:
 
         def start() -> tuple[float, float]:
@@ -100,7 +101,7 @@ def measure(case: Case, sample: int) -> tuple[str, ...]:
             return time.process_time() - cpu, time.perf_counter() - wall
 
         (first, wall), (later, _) = start(), start()
-        lengths = BatchLengths(counts, DrawOrder(case.texts, SEED), case.batch, case.steps, 2)
+        lengths = BatchLengths(counts, draws, case.steps, 2)
         sizes = batch_sizes(lengths, Path(scratch))
     before = time.process_time()
     order = grain.MapDataset.range(case.texts).shuffle(seed=SEED).repeat(-(-case.batch * case.steps // case.texts))

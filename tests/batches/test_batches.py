@@ -11,6 +11,7 @@ import pytest
 from jasper_jax.batches import batch_sizes
 from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
+from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.loading import ProcessShare
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.encoders.packing import choose_rows, pack, row_length
@@ -39,7 +40,9 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 
 def make(texts: TextStore, tokenizer: Tokenizer, folder: Path, **changes) -> Batches:
     counts = TokenCounts(texts, tokenizer, PROMPTS, folder)
-    given = {"batch_size": SIZE, "steps": STEPS, "seed": SEED, "shapes": 2, "folder": folder, **changes}
+    size = changes.pop("batch_size", SIZE)
+    draws = Draws("texts", texts.size("train"), texts.size("held_out"), batch_size=size, seed=SEED)
+    given = {"draws": draws, "steps": STEPS, "shapes": 2, "folder": folder, **changes}
     return Batches(texts, None, tokenizer, PROMPTS, counts, **given)
 
 

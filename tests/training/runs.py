@@ -11,6 +11,7 @@ from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.report import Evaluation
 from jasper_jax.export import sentence_transformers
 from jasper_jax.parameters.trees import flatten
+from jasper_jax.recipe.stages import mines
 from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import make_student
@@ -34,7 +35,9 @@ def run_training(run: Run, stop=lambda step: False) -> bool:
 
 def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
     pairs = run.data.pairs() if run.trains_on_images else None
-    return train(run.run_folder, run.student, texts, view, Timings(run.folder), stop, pairs, progress=run.progress)
+    negatives = run.vectors.mine(texts) if mines(run.recipe) else None
+    folder, timings = run.run_folder, Timings(run.folder)
+    return train(folder, run.student, texts, view, timings, stop, pairs, negatives, progress=run.progress)
 
 
 def evaluate(run: Run) -> Evaluation:
