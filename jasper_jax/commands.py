@@ -179,7 +179,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
 def _evaluate(run: Run, timings: Timings) -> None:
     from jasper_jax.evaluation.providers import evaluate
-    from jasper_jax.evaluation.report import console_table, to_json
+    from jasper_jax.evaluation.report import beside_teachers, console_table, to_json
 
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
@@ -190,6 +190,8 @@ def _evaluate(run: Run, timings: Timings) -> None:
             _plot(run.folder, evaluation)
         else:
             say("No plots: pip install 'jasper-jax[plot]'")
+    for line in beside_teachers(evaluation):
+        say(line)
     # Eleven columns do not fit into the 80 columns that rich assumes for a log file.
     (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
 

@@ -61,6 +61,14 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("texts.count=8", "stages[0].batch_size: 16 exceeds the 8 texts of texts.count"),
         ('run_dir="a\\0b"', "run_dir: 'a\\x00b' has a NUL character"),
         ("heads={../x: {dim: 3}}", "heads.../x: '../x' is not allowed: expected letters"),
+        (
+            "stages=[{stage: pairs, steps: 2, learning_rate: 0.1, losses: {contrastive: 1}}]",
+            "stages[0]: this stage learns from labelled pairs; set texts.pairs",
+        ),
+        ("stages.0.losses={contrastive: 1, temperature: 0}", "temperature: 0 is not allowed: input should be greater"),
+        ("stages.0.losses={contrastive: 1}", "stages[0].losses.contrastive: this loss exists in stages on pairs"),
+        ("stages.0.negatives=2", "stages[0].negatives: only stage: pairs reads this key; remove it"),
+        ("texts.pairs=[{csv: none.csv}]", "texts.pairs: no file matches 'none.csv'"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_made(refused, recipe, override, message) -> None:

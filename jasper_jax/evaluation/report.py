@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal
@@ -46,6 +47,8 @@ class EvaluationRow(_Record):
     """The student's last finished stage, 0 before training; None for teachers."""
     retrieval: dict[str, RetrievalScore] = {}
     """By the test's name in the recipe."""
+    pairs: RetrievalScore | None = None
+    """Retrieval of the held-out labelled pairs' passages by their queries."""
     similarity: dict[str, SimilarityScore] = {}
     agreement: AgreementScore | None = None
     images: dict[str, ImageScore] = {}
@@ -135,6 +138,27 @@ def retained(evaluation: Evaluation, test: str | None = None) -> list[Retained]:
         for row in final_rows(evaluation)
         if (score := ndcg10(row, names)) is not None
     ]
+
+
+def beside_teachers(evaluation: Evaluation) -> list[str]:
+    """A line for each test and dimension of the final student: its score and how far above or below the best teacher
+    it is, the teachers concatenated among them."""
+    scores: dict[str, Callable[[EvaluationRow], float | None]] = {
+        **{f"{name} nDCG@10": partial(ndcg10, names=[name]) for name in retrieval_tests(evaluation)},
+        "held-out pairs nDCG@10": lambda row: row.pairs.ndcg10.value if row.pairs else None,
+    }
+    lines = []
+    for title, score in scores.items():
+        taught = [(value, row.provider) for row in evaluation.rows if row.role != "student" and (value := score(row))]
+        for row in final_rows(evaluation) if taught else ():
+            if (value := score(row)) is None:
+                continue
+            best, name = max(taught)
+            side = "above" if value > best else "below"
+            lines.append(
+                f"{title}, {row.dim} dimensions: {value:.3f}, {abs(value - best):.3f} {side} {name}'s {best:.3f}"
+            )
+    return lines
 
 
 def _names(evaluation: Evaluation, test: str | None) -> list[str]:
@@ -249,6 +273,7 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
     itself = any(row.role == "teacher" and row.head for row in evaluation.rows)
     title = "of the model itself" if itself else "of better teacher"
     columns.append(_Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
+    columns.append(_Column("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10.value if row.pairs else None))
     columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
     columns += [
         _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),

@@ -54,7 +54,7 @@ def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress:
         if name == HELD_OUT:  # from the teacher's store
             continue
         key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
-        path = folder / f"{teacher.name}-{name.replace('/', '-')}-{key}.npy"
+        path = folder / f"{teacher.name}-{name.replace('/', '-').replace(' ', '-')}-{key}.npy"
         cached = read_cached_array(path)
         if cached is None or len(cached) != len(texts):
             say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jasper_jax.assets.corpora import lee_similarities, read_beir, retrieval_test, subset
+from jasper_jax.assets.corpora import RetrievalTest, lee_similarities, read_beir, retrieval_test, subset
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.retrieval import score_retrieval
@@ -18,6 +18,19 @@ AGREEMENT_TEXTS = 2000
 """The most held-out texts that are compared for agreement."""
 HELD_OUT = "held_out"
 """Name of the list of those texts."""
+PAIRS = "held-out pairs"
+"""Prefix of the lists of the held-out pairs' texts; no test of a recipe can have this name."""
+
+
+def _held_out_pairs(texts: TextStore) -> RetrievalTest:
+    """The held-out pairs as a retrieval test among their own passages."""
+    table = texts.pairs["held_out"]
+
+    def by_id(rows: np.ndarray) -> dict[str, str]:
+        return {str(row): text.text for row, text in zip(rows.tolist(), texts.read("held_out", rows))}
+
+    relevant = {str(row): set(map(str, table.answers_of(row).tolist())) for row in np.unique(table.query).tolist()}
+    return RetrievalTest(by_id(table.passages), by_id(np.unique(table.query)), relevant)
 
 
 class Texts(NamedTuple):
@@ -43,6 +56,11 @@ class TextTests:
         for name in recipe.evaluation.similarity:
             documents, self.human[name] = lee_similarities()
             self.lists[name] = Texts(documents, ["passage"] * len(documents))
+        self.pairs: RetrievalTest | None = None
+        if recipe.evaluation.pairs and texts is not None and len(texts.pairs["held_out"]):
+            self.pairs = test = _held_out_pairs(texts)
+            for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
+                self.lists[f"{PAIRS}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.held_out = 0
         if recipe.evaluation.agreement and texts is not None:
             self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
@@ -61,6 +79,8 @@ class TextTests:
             },
             "similarity": {name: score_similarity(vectors[name], human) for name, human in self.human.items()},
         }
+        if self.pairs is not None:
+            scores["pairs"] = score_retrieval(vectors[f"{PAIRS}/queries"], vectors[f"{PAIRS}/passages"], self.pairs)
         if reference is not None and HELD_OUT in vectors:
             scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)
         return scores

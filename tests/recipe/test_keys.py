@@ -63,6 +63,7 @@ def test_all_sections_are_looked_at() -> None:
 @pytest.mark.parametrize("name", sorted(SECTIONS))
 def test_every_key_is_read(name: str) -> None:
     # The keys of Losses are the rows of a table, each of which is computed, and the settings that the rows read.
-    table = {*TERMS, *settings_read((PACKAGE / "losses").glob("*.py"))} if name == "Losses" else set()
+    switches = {term.learned_if for term in TERMS.values()}
+    table = {*TERMS, *switches, *settings_read((PACKAGE / "losses").glob("*.py"))} if name == "Losses" else set()
     unread = [key for key in SECTIONS[name].model_fields if key not in READ | table]
     assert not unread, f"{name}: nothing in the package reads {', '.join(unread)}"
