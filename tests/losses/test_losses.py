@@ -396,29 +396,29 @@ def test_settings_that_make_no_sense(wrong, message):
 
 
 def test_a_term_that_does_not_exist():
-    with pytest.raises(TypeError, match="cosin: expected one of cosine, similarity, relative, sigmoid, margin"):
+    with pytest.raises(TypeError, match="cosin: expected one of cosine, similarity, relative, sigmoid, contrastive"):
         HeadLoss(cosin=1.0)
 
 
 def test_a_new_term_is_a_function_and_a_row(monkeypatch):
     """Weighted, named, taken at each nested dimension, differentiated."""
 
-    def spread(comparison, heads):
+    def mean_square(comparison, heads):
         rows = comparison.rows(heads)
         return comparison.by_head(jnp.mean(jnp.square(comparison.similarities(rows)), axis=(1, 2)), rows)
 
-    monkeypatch.setitem(TERMS, "spread", Term(spread, 0.0))
+    monkeypatch.setitem(TERMS, "mean_square", Term(mean_square, 0.0))
     student, teacher = draw(3, 6, 16)
-    plain, wanted = (HeadLoss(nested=(8, 16), spread=weight) for weight in (0.0, 3.0))
+    plain, wanted = (HeadLoss(nested=(8, 16), mean_square=weight) for weight in (0.0, 3.0))
 
     def losses(student, spec):
         return distillation_losses({"fc1": student}, {"fc1": teacher}, {"fc1": spec})["fc1"]
 
     before, after = losses(student, plain), losses(student, wanted)
-    assert list(after) == ["cosine", "similarity", "relative", "spread", "total"]
+    assert list(after) == ["cosine", "similarity", "relative", "mean_square", "total"]
     each = [np.mean(np.square(normalize(student[:, :m]) @ normalize(student[:, :m]).T)) for m in (8, 16)]
-    np.testing.assert_allclose(after["spread"], np.mean(each), rtol=1e-5)
-    np.testing.assert_allclose(after["total"], before["total"] + 3 * after["spread"], rtol=1e-6)
+    np.testing.assert_allclose(after["mean_square"], np.mean(each), rtol=1e-5)
+    np.testing.assert_allclose(after["total"], before["total"] + 3 * after["mean_square"], rtol=1e-6)
     slopes = [jax.grad(lambda x, s=s: losses(x, s)["total"])(jnp.asarray(student)) for s in (plain, wanted)]
     assert float(jnp.linalg.norm(slopes[0] - slopes[1])) > 1e-3
 
