@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
 from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
@@ -269,13 +270,18 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
+            processes.end_soon(1)
             raise
         path = error.filename or "a file"
         _fail(f"{path}: {error.strerror}; free space or choose another folder (run_dir=...), then run again", 2, error)
+    except Exception:
+        processes.end_soon(1)
+        raise
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     _print_error(message, error)
+    processes.end_soon(code)
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import version
@@ -25,6 +26,8 @@ from jasper_jax.runtime.errors import UserError, first_line, first_three
 COORDINATOR, PROCESSES, PROCESS = "JASPER_COORDINATOR", "JASPER_PROCESSES", "JASPER_PROCESS"
 PATIENCE = 120
 """Seconds to wait for the other processes at the start; ``JASPER_PATIENCE`` overrides it."""
+PATIENCE_AFTER_ERROR = 30.0
+"""Seconds to wait for them after an error here, which they may not know of."""
 
 
 def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -151,6 +154,18 @@ def alone() -> Iterator[None]:
 def is_alone_of_several() -> bool:
     """True inside :func:`alone` when other processes exist."""
     return _state.joined and _state.alone
+
+
+def end_soon(code: int) -> None:
+    """Call it after an error: ends this process with ``code`` if the others do not end as well.
+
+    JAX lets the processes end together. After an error in one of them alone, that one would wait for the others, and
+    they for its part of a step. Once it is gone, JAX ends them.
+    """
+    if _state.joined:
+        timer = threading.Timer(PATIENCE_AFTER_ERROR, os._exit, [code])
+        timer.daemon = True
+        timer.start()
 
 
 def barrier(name: str) -> None:

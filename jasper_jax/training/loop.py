@@ -116,7 +116,7 @@ class StageTrainer:
     ):
         """``metadata``: kept with every checkpoint."""
         self.kind, self.stage, self.settings = kind, kind.stage, kind.recipe.training
-        self.earlier = stages[: kind.stage.index]
+        self.earlier, self.is_final = stages[: kind.stage.index], kind.stage.index == len(stages) - 1
         self.inputs, self.checkpoints, self.metrics, self.metadata = inputs, checkpoints, metrics, metadata
 
     def train(self, params: Params, first_step: int, timings: Timings, stop: Callable[[int], bool]) -> Params | None:
@@ -130,7 +130,7 @@ class StageTrainer:
             params = self.kind.begin(self.inputs, params, self.earlier)
         batches = self.kind.batches(self.inputs, params)
         state, programs = self._prepare(params, partition, batches, first_step)
-        step = first_step
+        step, stopping = first_step, False
         with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
             log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress)
             with self._hooks(state, programs, batches, log, first_step) as call_hooks:
@@ -139,8 +139,8 @@ class StageTrainer:
                 for batch in batches.iterate(step, self.settings.workers):
                     metrics = state.step(programs, batch.arrays, batch.number)
                     step, last = batch.number + 1, batch.number + 1 == stage.steps
-                    stopping = stop(steps_before + step) and not last
-                    moment = Moment(step, steps_before + step, last, stopping, batch, metrics)
+                    stopping = stop(steps_before + step)
+                    moment = Moment(step, steps_before + step, last, stopping and not last, batch, metrics)
                     log.step(moment)
                     self.checkpoints.settle()
                     call_hooks(moment)
@@ -149,13 +149,14 @@ class StageTrainer:
         seconds = time.monotonic() - began
         timings.add("compiling", programs.seconds)
         timings.add(f"training: {stage.name}", seconds - programs.seconds)
-        if step < stage.steps:
+        params = None if step < stage.steps else state.canonical()
+        if params is not None:
+            self.checkpoints.save_final(stage.index, params, self.metadata)
+            log.summary(seconds)
+        if params is None or (stopping and not self.is_final):
             self.checkpoints.wait()
             say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
             return None
-        params = state.canonical()
-        self.checkpoints.save_final(stage.index, params, self.metadata)
-        log.summary(seconds)
         return params
 
     def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:

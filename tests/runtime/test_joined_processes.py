@@ -65,6 +65,29 @@ def test_the_first_keeps_its_traceback(recipe: Path) -> None:
     assert "in fail" not in other
 
 
+ALONE = """
+from jasper_jax import commands
+from jasper_jax.cli import main
+from jasper_jax.runtime import processes
+
+def embed(*arguments, **named):
+    if processes.index():
+        raise {error}
+    processes.barrier("texts")
+
+processes.PATIENCE_AFTER_ERROR, commands._embed = 2.0, embed
+main()
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("OSError(5, 'Input/output error')", 2), ("TypeError('a defect')", 1)])
+def test_an_error_in_one_alone_ends_both(recipe: Path, error: str, code: int) -> None:
+    cache = str(recipe.parent / "cache")
+    (first, _), (other, output) = run_together(ALONE.format(error=error), "embed", str(recipe), JASPER_CACHE=cache)
+    assert other == code, output
+    assert first not in (0, 75)
+
+
 def test_one_process_raises_what_it_raised() -> None:
     def fail() -> None:
         raise OSError("a full disk")
