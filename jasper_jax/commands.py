@@ -148,7 +148,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
 def _evaluate(run: Run, timings: Timings) -> None:
     from jasper_jax.evaluation.providers import evaluate
-    from jasper_jax.evaluation.report import console_table, to_json
+    from jasper_jax.evaluation.report import better_without_training, console_table, ndcg10, retrieval_tests, to_json
 
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
@@ -161,6 +161,12 @@ def _evaluate(run: Run, timings: Timings) -> None:
             say("No plots: pip install 'jasper-jax[plot]'")
     # Eleven columns do not fit into the 80 columns that rich assumes for a log file.
     (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
+    names = retrieval_tests(evaluation)
+    for student, free in better_without_training(evaluation):
+        say(
+            f"{student.head}, {student.dim} dimensions: nDCG@10 {ndcg10(student, names):.3f}. {free.provider},"
+            f" {free.dim} dimensions, needs no training, costs no more, and has {ndcg10(free, names):.3f}."
+        )
 
 
 def _plot(folder: Path, evaluation: Evaluation) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,6 +81,11 @@ class Tower:
         """Leaf path -> shape, layers in one stack."""
         tree = jax.eval_shape(self.init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+    @property
+    def weights_per_token(self) -> int:
+        """Numbers that a token is multiplied with: all parameters but the tables of embeddings."""
+        return sum(math.prod(shape) for path, shape in self.shapes().items() if not path.endswith("/embedding"))
 
     def _through(
         self,

@@ -243,6 +243,8 @@ class Evaluation(Section):
     """Tests of semantic similarity with human judgements."""
     agreement: bool = True
     """Agreement with the teachers on the held-out texts."""
+    baselines: bool = True
+    """The teachers' vectors shortened to the student's dimensions without training, beside the student."""
     images: bool = True
     """Retrieval of images by captions and of captions by images, if the recipe has images."""
     stages: Literal["all", "last"] = "all"

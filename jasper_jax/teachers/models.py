@@ -81,6 +81,14 @@ class TeacherModel:
             )
         return dim or folder.default_dim or width
 
+    @property
+    def weights(self) -> int | None:
+        """Numbers that every token is multiplied with; None where sentence-transformers runs the model."""
+        folder = self.source
+        if self.settings.backend == "torch" or not isinstance(folder, ModelFolder):
+            return None
+        return encoder_from_config(folder.hf_config, str(folder.path)).weights_per_token
+
     @cached_property
     def spec(self) -> VectorSpec:
         """What its vectors depend on: recorded in a store, and compared before vectors are added or used. Reads all
