@@ -21,6 +21,8 @@ from tests.snapshots import snapshot
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CHANGES: dict[str, Any] = {
     "teachers": [],
     "heads": {"fc1": {"dim": "teachers"}},

@@ -29,6 +29,8 @@ from tests.st_folders import (
     write_transformer,
 )
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 PROMPTS = {"query": "represent this query for find : ", "passage": "passage : ", "odd": "the stone "}
 
 

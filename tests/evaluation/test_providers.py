@@ -15,6 +15,8 @@ from jasper_jax.student.start import make_student, make_tokenizer, student_embed
 from tests.tiny import recipe
 from tests.training.runs import evaluate, fill, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

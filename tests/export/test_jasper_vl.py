@@ -37,6 +37,8 @@ from tests.tiny import write_model
 pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CASES = {
     "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, "none"),
     "dinov2": ("bert", "dinov2", 9, "linear"),

@@ -12,6 +12,8 @@ from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree
 from tests.training.processes import run_together
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 COMMAND = """
 import errno, sys
 from jasper_jax.checkpoints.run_folder import RunFolder

@@ -21,6 +21,8 @@ from jasper_jax.teachers.vector_check import verify_store
 from jasper_jax.teachers.vectors import VectorStore
 from tests.data.store_helpers import contents, encode, small_store, spec
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 DTYPES = ["float16", "int8"]
 
 

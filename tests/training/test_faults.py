@@ -17,6 +17,8 @@ from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 STAGE = {"steps": 6, "batch_size": 16, "learning_rate": 1e-2}
 
 

@@ -21,6 +21,8 @@ from tests.tiny_vision import vision_changes
 from tests.training.processes import free_port, start
 from tests.training.runs import parameters
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 STEPS = 10
 
 
@@ -102,6 +104,7 @@ def test_processes_make_the_same_student(alone, place, processes: int, devices: 
     assert not any("stage-3" in text for text in others)  # the first alone speaks
 
 
+@pytest.mark.full
 def test_processes_learn_images_alike(alone, place) -> None:
     """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all.
 

@@ -19,6 +19,8 @@ from jasper_jax.training.teaching import Teaching
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
