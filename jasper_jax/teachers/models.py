@@ -128,10 +128,11 @@ class TeacherModel:
             append_eos=settings.append_eos,
         )
 
-    def encoder(self) -> TeacherEncoder | TorchEncoder:
-        """``(texts, kinds) -> [n, T]``; weights are loaded when a text is first encoded."""
+    def encoder(self, rank: int = 0) -> TeacherEncoder | TorchEncoder:
+        """``(texts, kinds) -> [n, T]``; weights are loaded when a text is first encoded. ``rank``: this process's index
+        among those that embed."""
         if self.settings.backend == "torch":
-            return TorchEncoder(self.settings, self.path, self._recipe_prompts)
+            return TorchEncoder(self.settings, self.path, self._recipe_prompts, rank)
         return TeacherEncoder(self.load)
 
 

@@ -42,14 +42,16 @@ class TeacherVectors:
         Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
         joined = processes.count() > 1
+        if joined:
+            process_index, process_count = processes.index(), processes.count()
         fill = partial(
             embed_teacher,
             self.folder(teacher),
             texts,
             teacher.spec,
-            teacher.encoder(),
-            process_index=processes.index() if joined else process_index,
-            process_count=processes.count() if joined else process_count,
+            teacher.encoder(process_index),
+            process_index=process_index,
+            process_count=process_count,
             progress=self.progress,
         )
         store = fill()
