@@ -120,9 +120,9 @@ def test_the_manifest_and_the_spec_of_a_vector_store(place: Path, data: st.DataO
     path.write_bytes(data.draw(json_files(json.loads(whole))))
     try:
         with read_or_refused():
-            run.vectors.open(run.teachers[1], texts).read("train", [0, 1])
+            run.vectors.open(run.teachers[1], texts).read("held_out", [0, 1])
         with read_or_refused():
-            VectorStore.open(path.parent, texts).read("train", [0, 1])
+            VectorStore.open(path.parent, texts).read("held_out", [0, 1])
     finally:
         path.write_bytes(whole)
 

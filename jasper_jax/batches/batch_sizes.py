@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
 from jasper_jax.batches.shared_array import shared_array
+from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.packed_sizes import packed_sizes
 from jasper_jax.encoders.packing import row_length

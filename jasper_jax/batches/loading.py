@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import grain
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.data.row_store import RowStore
 from jasper_jax.runtime.errors import UserError
 

@@ -13,6 +13,7 @@ from jasper_jax.recipe.stages import uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.online import OnlineVectors
 from jasper_jax.teachers.vectors import TeacherView, VectorStore
 
@@ -21,7 +22,7 @@ class TeacherVectors:
     """The vectors of the recipe's ``teachers``, in its order. ``needed``: whether a stage learns from them."""
 
     def __init__(self, recipe: Recipe, teachers: Sequence[TeacherModel], *, progress: bool = True):
-        self.teachers, self.progress = tuple(teachers), progress
+        self.teachers, self.progress, self._recipe = tuple(teachers), progress, recipe
         self.needed = uses_teachers(recipe)
         self._folder = stores_dir(recipe) / "vectors"
 
@@ -53,6 +54,7 @@ class TeacherVectors:
             process_index=process_index,
             process_count=process_count,
             progress=self.progress,
+            draws=needed_draws(self._recipe, texts.size("train")),
         )
         store = fill()
         if joined:
@@ -61,8 +63,10 @@ class TeacherVectors:
         return store
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
-        """The teacher's complete store, checked against the texts and the recipe."""
-        return VectorStore.open(self.folder(teacher), texts, teacher.spec)
+        """The teacher's complete store, checked against the texts and the recipe, with the vectors that it needs."""
+        store = VectorStore.open(self.folder(teacher), texts, teacher.spec)
+        store.refuse_lacking(needed_draws(self._recipe, texts.size("train")))
+        return store
 
     def view(self, texts: TextStore) -> TeacherView | None:
         """All teachers as one (paper section 2.1), None where no stage learns from them."""

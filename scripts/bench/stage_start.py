@@ -27,7 +27,7 @@ from train_bench.world import machine
 
 from jasper_jax.batches.batch_sizes import BatchLengths, batch_sizes
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.encoders.packing import pack
 
 SEED, SHAPES = 11, 3
