@@ -12,11 +12,11 @@ import numpy as np
 from jasper_jax.evaluation.similarity import truncate
 
 SAMPLE = 20_000
-"""The most training texts from whose vectors the SVD is computed, evenly spread over the store."""
+"""The most training texts from whose vectors the SVD is computed, evenly spread over those that have vectors."""
 
 
 def sample(size: int) -> np.ndarray:
-    """The rows of a store of ``size`` from which the SVD is computed, ascending."""
+    """Of ``size`` texts, those from which the SVD is computed, ascending."""
     return np.unique(np.linspace(0, size - 1, min(size, SAMPLE)).astype(np.int64))
 
 

@@ -31,6 +31,8 @@ def teacher_rows(
     view = None if texts is None else teachers.view(texts)
     if view is None:
         return [], None
+    assert texts is not None
+    drawn = teachers.drawn(texts)
     held_out = np.arange(tests.held_out)
     reference = view.read("held_out", held_out) if tests.held_out else None
     rows: list[EvaluationRow] = []
@@ -42,7 +44,8 @@ def teacher_rows(
         vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
         if tests.held_out:
             vectors[HELD_OUT] = store.read("held_out", held_out)
-        sampled = None if store.is_online else store.read("train", sample(store.size("train")))
+        no_sample = store.is_online or not len(drawn)
+        sampled = None if no_sample else store.read("train", drawn[sample(len(drawn))])
         providers.append(_Provider(f"teacher {teacher.name}", vectors, sampled, teacher.weights))
     for provider in providers:
         rows.append(provider.row("teacher", tests, reference))

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.texts import TextStore
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
@@ -67,6 +70,12 @@ class TeacherVectors:
         store = VectorStore.open(self.folder(teacher), texts, teacher.spec)
         store.refuse_lacking(needed_draws(self._recipe, texts.size("train")))
         return store
+
+    def drawn(self, texts: TextStore) -> np.ndarray:
+        """The training texts that the stages draw, so that every teacher has their vectors; ascending."""
+        size = texts.size("train")
+        draws = needed_draws(self._recipe, size)
+        return np.arange(size) if draws is None else np.flatnonzero(drawn_records(draws, size))
 
     def view(self, texts: TextStore) -> TeacherView | None:
         """All teachers as one (paper section 2.1), None where no stage learns from them."""
