@@ -65,6 +65,7 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     from jasper_jax.planning.report import print_plan
     from jasper_jax.recipe.extras import missing_extras
     from jasper_jax.run import Run
+    from jasper_jax.training.plan_embedding import embedding_table, plan_embedding
     from jasper_jax.training.plan_stages import plan_stages
 
     run = Run(recipe, describe=True)
@@ -74,6 +75,9 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     wide = OUT if OUT.is_terminal else Console(width=160)
     for target in targets:
         print_plan(target, list(plan_stages(recipe, run.vectors, student, target)), wide)
+        embedding = [plan_embedding(teacher, target) for teacher in (run.teachers if run.needs_vectors else ())]
+        if plans := [plan for plan in embedding if plan is not None]:
+            wide.print(embedding_table(plans))
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:

@@ -48,6 +48,7 @@ def test_a_plan_for_one_gpu(call, path) -> None:
     assert code == 0, err
     assert "the recipe takes at least" in out
     assert "1xl4: an estimate" in out
+    assert "Embedding, a process of 1xl4" in out
 
 
 @pytest.mark.parametrize("online", [False, True])
