@@ -149,8 +149,8 @@ def test_a_vector_store_in_the_making(place: Path, tmp_path: Path, file: str) ->
         shutil.copytree(folder, tmp_path / "copy")
         (tmp_path / "copy" / file).write_bytes(content)
 
-        def same(shard):
-            return np.full((shard.rows, 8), 8**-0.5, np.float32)
+        def same(shard, rows):
+            return np.full((len(rows), 8), 8**-0.5, np.float32)
 
         with read_or_refused():
             fill_store(tmp_path / "copy", texts, teacher.spec, same, progress=False)
