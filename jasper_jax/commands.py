@@ -33,8 +33,9 @@ OUT = Console(soft_wrap=True)
 def _run(recipe: Recipe) -> Run:
     """The run of ``recipe``, which all processes share."""
     from jasper_jax.run import Run, cache_programs
+    from jasper_jax.runtime.agreement import refuse_unlike
 
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unlike(recipe.model_dump(mode="json"))
     cache_programs()
     return Run(recipe)
 

@@ -52,11 +52,9 @@ class TeacherVectors:
             process_count=processes.count() if joined else process_count,
             progress=self.progress,
         )
-        store = fill()
         if joined:
-            processes.barrier(f"vectors of {teacher.name}")
-            store = fill()
-        return store
+            processes.all_do(fill)  # its share of the shards
+        return processes.all_do(fill)  # with all shards there, the store
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
         """The teacher's complete store, checked against the texts and the recipe."""
