@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array
@@ -33,9 +34,10 @@ OUT = Console(soft_wrap=True)
 def _run(recipe: Recipe) -> Run:
     """The run of ``recipe``, which all processes share."""
     from jasper_jax.run import Run, cache_programs
-    from jasper_jax.runtime.agreement import refuse_unlike
+    from jasper_jax.runtime.agreement import refuse_unlike, refuse_unshared
 
     refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unshared({"stores": stores_dir(recipe), "run_dir": run_dir(recipe)})
     cache_programs()
     return Run(recipe)
 
