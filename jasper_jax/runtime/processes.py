@@ -253,8 +253,9 @@ def is_stop_noticed() -> bool:
     import jax
     from jax._src import distributed
 
+    client = distributed.global_state.client
     try:
-        return bool(distributed.global_state.client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE"))
+        return client is not None and bool(client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE"))
     except jax.errors.JaxRuntimeError:  # no such key
         return False
 
