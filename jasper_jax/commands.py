@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,9 @@ def _training_run(recipe: Recipe) -> tuple[Run, Mesh]:
     from jasper_jax.check import validate
     from jasper_jax.training.run_mesh import run_mesh
 
+    if any(teacher.backend == "torch" for teacher in recipe.teachers):
+        # Its model needs memory of the GPU of which JAX would take 75% when it makes the mesh.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     run = _run(recipe)
     student, _ = validate(run)
     return run, run_mesh(recipe, student, run.vectors)

@@ -184,12 +184,18 @@ class _StoreWriter:
         part = files.temporary(path)
         records, clipped = codec.encode(vectors)
         try:
+            self._put(shard, path, part, records, clipped)
+        finally:
+            part.unlink(missing_ok=True)  # after an error or a request to stop
+        files.sync_folder(self.folder)
+
+    def _put(self, shard: sh.ShardInfo, path: Path, part: Path, records: list[bytes], clipped: int) -> None:
+        """Write the shard to ``part``, note it in the ledger, rename it to ``path``."""
+        try:
             sh.write_records(part, records, compress=False)
-        except OSError as error:  # otherwise every attempt on a full disk would leave another temporary file
-            part.unlink(missing_ok=True)
+        except OSError as error:
             raise files.naming(error, path) from None
         if self.manifest.exists():  # another process has finished the store
-            part.unlink(missing_ok=True)
             return
         entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows}
         try:
@@ -199,7 +205,6 @@ class _StoreWriter:
         except FileNotFoundError:  # another process finished the store just now and deleted ``part`` as a leftover
             if not self.manifest.exists():
                 raise
-        files.sync_folder(self.folder)
 
     def _note(self, entries: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(files.sealed(entry), sort_keys=True) + "\n" for entry in entries)
