@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from jasper_jax.data.texts import TextStore
@@ -41,17 +40,21 @@ class TeacherVectors:
 
         Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
-        joined = processes.count() > 1
-        fill = partial(
-            embed_teacher,
-            self.folder(teacher),
-            texts,
-            teacher.spec,
-            teacher.encoder(),
-            process_index=processes.index() if joined else process_index,
-            process_count=processes.count() if joined else process_count,
-            progress=self.progress,
-        )
+        if joined := processes.count() > 1:
+            process_index, process_count = processes.index(), processes.count()
+        encoder = teacher.encoder()
+
+        def fill() -> VectorStore | None:
+            return embed_teacher(
+                self.folder(teacher),
+                texts,
+                teacher.spec,  # reads all weights, so a request to stop may come meanwhile
+                encoder,
+                process_index=process_index,
+                process_count=process_count,
+                progress=self.progress,
+            )
+
         if joined:
             processes.all_do(fill)  # its share of the shards
         return processes.all_do(fill)  # with all shards there, the store
