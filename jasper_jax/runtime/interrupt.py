@@ -89,6 +89,9 @@ class Stop:
         watcher.start()
         try:
             yield
+        except Interrupted:
+            self()  # waits until JAX's threads have agreed, which must not go on while the process ends
+            raise
         finally:
             ended.set()
             watcher.join()

@@ -150,15 +150,15 @@ class StageTrainer:
         seconds = time.monotonic() - began
         timings.add("compiling", programs.seconds)
         timings.add(f"training: {stage.name}", seconds - programs.seconds)
-        params = None if step < stage.steps else state.canonical()
-        if params is not None:
-            self.checkpoints.save_final(stage.index, params, self.metadata)
+        trained = None if step < stage.steps else state.canonical()
+        if trained is not None:
+            self.checkpoints.save_final(stage.index, trained, self.metadata)
             log.summary(seconds)
-        if params is None or (stopping and not self.is_final):
+        if trained is None or (stopping and not self.is_final):
             self.checkpoints.wait()
             say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
             return None
-        return params
+        return trained
 
     def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:
         """Whether a checkpoint within the stage, which holds what the stage trains, has all of its new parts."""
