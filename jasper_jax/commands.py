@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array
@@ -20,6 +22,8 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.timings import Timings
 
 if TYPE_CHECKING:  # each command imports what it needs, so that it starts quickly
+    from jax.sharding import Mesh
+
     from jasper_jax.data.pairs import PairStore
     from jasper_jax.data.texts import TextStore
     from jasper_jax.evaluation.report import Evaluation
@@ -28,18 +32,28 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
 OUT = Console(soft_wrap=True)
 
 
-def _run(recipe: Recipe, *, validated: bool = False) -> Run:
-    """The run of ``recipe``, which all processes share; ``validated``: after :func:`jasper_jax.check.validate`."""
+def _run(recipe: Recipe) -> Run:
+    """The run of ``recipe``, which all processes share."""
     from jasper_jax.run import Run, cache_programs
+    from jasper_jax.runtime.agreement import refuse_unlike, refuse_unshared
 
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unshared({"stores": stores_dir(recipe), "run_dir": run_dir(recipe)})
     cache_programs()
-    run = Run(recipe)
-    if validated:
-        from jasper_jax.check import validate
+    return Run(recipe)
 
-        validate(run)
-    return run
+
+def _training_run(recipe: Recipe) -> tuple[Run, Mesh]:
+    """A validated run and its mesh over the devices of all processes, before anything is written."""
+    from jasper_jax.check import validate
+    from jasper_jax.training.run_mesh import run_mesh
+
+    if any(teacher.backend == "torch" for teacher in recipe.teachers):
+        # Its model needs memory of the GPU of which JAX would take 75% when it makes the mesh.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    run = _run(recipe)
+    student, _ = validate(run)
+    return run, run_mesh(recipe, student, run.vectors)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -82,9 +96,12 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper embed``; several processes may run it on one run folder at once."""
+    from jasper_jax.check import validate
+
     if process_index >= process_count:
         raise UserError(f"--process-index {process_index}: allowed are 0 to {process_count - 1}")
-    run = _run(recipe, validated=True)
+    run = _run(recipe)
+    validate(run)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder, process_index), process_index, process_count)
@@ -124,22 +141,27 @@ def _embed(
 
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
-    run = _run(recipe, validated=True)
+    run, mesh = _training_run(recipe)
     with run.run_folder.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
             texts = None if recipe.texts is None else run.data.texts()
             pairs = run.data.pairs() if run.trains_on_images else None
-        _train(run, texts, pairs, timings, stop)
+        _train(run, mesh, texts, pairs, timings, stop)
 
 
 def _train(
-    run: Run, texts: TextStore | None, pairs: PairStore | None, timings: Timings, stop: Callable[[int], bool]
+    run: Run,
+    mesh: Mesh,
+    texts: TextStore | None,
+    pairs: PairStore | None,
+    timings: Timings,
+    stop: Callable[[int], bool],
 ) -> None:
     from jasper_jax.training.loop import train
 
     view = None if texts is None else run.vectors.view(texts)
-    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, progress=run.progress):
+    if not train(run.run_folder, run.student, mesh, texts, view, timings, stop, pairs, progress=run.progress):
         raise Interrupted
 
 
@@ -201,13 +223,13 @@ def run_all(recipe: Recipe) -> None:
     """``jasper run``: texts, vectors, stages, evaluation, export."""
     from jasper_jax.export.sentence_transformers import refuse_foreign
 
-    run = _run(recipe, validated=True)
+    run, mesh = _training_run(recipe)
     with run.run_folder.alone("run"), stop_flag() as stop:
         refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
         with stop.immediately():
             texts, pairs = _embed(run, timings, 0, 1, training=True)
-        _train(run, texts, pairs, timings, stop)
+        _train(run, mesh, texts, pairs, timings, stop)
         if processes.is_first():
             with stop.immediately(), processes.alone():
                 _evaluate(run, timings)

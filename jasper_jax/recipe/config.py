@@ -211,11 +211,12 @@ class Mesh(Section):
     """The arrangement of the devices of all processes; the product is their number."""
 
     data: PositiveInt = 1
-    """Groups of devices, each with all parameters."""
+    """Groups of devices, each with all parameters. Of several nodes (hosts of GPUs, slices of TPUs), the axis between
+    them."""
     fsdp: PositiveInt = 1
     """Shards of parameters, optimizer state and, like ``data``, of the rows of a batch."""
     tensor: PositiveInt = 1
-    """Shards of each layer's matrices."""
+    """Shards of each layer's matrices; divides the key-value heads of every model in the step, and a node."""
 
 
 class Retrieval(Section):
@@ -284,6 +285,7 @@ class Recipe(Section):
     stages: Annotated[list[Stage], Field(min_length=1)]
     training: Training = Training()
     mesh: Literal["auto"] | Mesh = "auto"
-    """auto: fsdp takes as many devices as divide every stage's batch, tensor the rest."""
+    """auto: data is the number of nodes; in a node fsdp takes as many devices as divide every stage's batch, tensor the
+    rest."""
     evaluation: Evaluation = Evaluation()
     export: Export = Export()

@@ -109,25 +109,30 @@ class StoreWriter:
             draws = None if draws is None or held is None else draws | held
         for row, record in zip(rows.tolist(), new, strict=True):
             records[row] = record
-        try:
-            sh.write_records(part, records, compress=False)
-        except OSError as error:  # otherwise every attempt on a full disk would leave another temporary file
-            part.unlink(missing_ok=True)
-            raise files.naming(error, path) from None
-        if self.manifest.exists():  # another process has finished the store
-            part.unlink(missing_ok=True)
-            return
-        entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows}
+        entry = {"file": path.name, "split": shard.split, "index": shard.index, "rows": shard.rows, "clipped": clipped}
         if draws is not None:
             entry["held"] = {"draws": draws.as_json(), "vectors": sum(map(bool, records))}
         try:
-            entry |= {"bytes": part.stat().st_size, "sha256": files.sha256_file(part), "clipped": clipped}
+            self._put(entry, path, part, records)
+        finally:
+            part.unlink(missing_ok=True)  # after an error or a request to stop
+        files.sync_folder(self.folder)
+
+    def _put(self, entry: dict[str, Any], path: Path, part: Path, records: list[bytes]) -> None:
+        """Write the shard to ``part``, note it in the ledger, rename it to ``path``."""
+        try:
+            sh.write_records(part, records, compress=False)
+        except OSError as error:
+            raise files.naming(error, path) from None
+        if self.manifest.exists():  # another process has finished the store
+            return
+        try:
+            entry |= {"bytes": part.stat().st_size, "sha256": files.sha256_file(part)}
             self._note([entry])  # before the rename: a shard under its final name always has its line
             os.replace(part, path)
         except FileNotFoundError:  # another process finished the store just now and deleted ``part`` as a leftover
             if not self.manifest.exists():
                 raise
-        files.sync_folder(self.folder)
 
     def _note(self, entries: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(files.sealed(entry), sort_keys=True) + "\n" for entry in entries)

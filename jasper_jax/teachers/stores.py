@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -45,25 +44,26 @@ class TeacherVectors:
 
         Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
-        joined = processes.count() > 1
-        if joined:
+        if joined := processes.count() > 1:
             process_index, process_count = processes.index(), processes.count()
-        fill = partial(
-            embed_teacher,
-            self.folder(teacher),
-            texts,
-            teacher.spec,
-            teacher.encoder(process_index),
-            process_index=process_index,
-            process_count=process_count,
-            progress=self.progress,
-            draws=needed_draws(self._recipe, texts.size("train")),
-        )
-        store = fill()
+        encoder = teacher.encoder(process_index)
+        draws = needed_draws(self._recipe, texts.size("train"))
+
+        def fill() -> VectorStore | None:
+            return embed_teacher(
+                self.folder(teacher),
+                texts,
+                teacher.spec,  # reads all weights, so a request to stop may come meanwhile
+                encoder,
+                process_index=process_index,
+                process_count=process_count,
+                progress=self.progress,
+                draws=draws,
+            )
+
         if joined:
-            processes.barrier(f"vectors of {teacher.name}")
-            store = fill()
-        return store
+            processes.all_do(fill)  # its share of the shards
+        return processes.all_do(fill)  # with all shards there, the store
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
         """The teacher's complete store, checked against the texts and the recipe, with the vectors that it needs."""

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
-from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.runtime.environment import environment
@@ -23,7 +23,7 @@ from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer, starting_params
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
-from jasper_jax.training.mesh import abstract_params, mesh_sizes, put_params
+from jasper_jax.training.mesh import abstract_params, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Partition, make_partition
 from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
@@ -36,6 +36,7 @@ from jasper_jax.training.teaching import Teaching
 def train(
     run_folder: RunFolder,
     source: StudentSource,
+    mesh: Mesh,
     texts: TextStore | None,
     teachers: TeacherView | None,
     timings: Timings,
@@ -46,7 +47,8 @@ def train(
 ) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
-    ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
+    ``source``: where the student starts; only the first command of a run reads its weights. ``mesh``: from
+    :func:`~jasper_jax.training.run_mesh.run_mesh`. ``texts`` may be None where
     no stage learns from texts, ``pairs`` where none learns from images. ``stop(step)`` is called once after every
     step, counted over all stages, and returns the same in every process.
 
@@ -56,7 +58,6 @@ def train(
     recipe, stages = run_folder.recipe, run_folder.stages
     student = make_student(recipe, teachers.dim if teachers else None, source)
     tokenizer = make_tokenizer(student, source)
-    mesh = make_mesh(mesh_sizes(recipe.mesh, jax.device_count(), stages, student.encoder.config.num_heads))
     kinds = [make_kind(recipe, stage, student) for stage in stages]
     inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, progress)
     checkpoints = run_folder.checkpoints()
@@ -149,15 +150,15 @@ class StageTrainer:
         seconds = time.monotonic() - began
         timings.add("compiling", programs.seconds)
         timings.add(f"training: {stage.name}", seconds - programs.seconds)
-        params = None if step < stage.steps else state.canonical()
-        if params is not None:
-            self.checkpoints.save_final(stage.index, params, self.metadata)
+        trained = None if step < stage.steps else state.canonical()
+        if trained is not None:
+            self.checkpoints.save_final(stage.index, trained, self.metadata)
             log.summary(seconds)
-        if params is None or (stopping and not self.is_final):
+        if trained is None or (stopping and not self.is_final):
             self.checkpoints.wait()
             say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
             return None
-        return params
+        return trained
 
     def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:
         """Whether a checkpoint within the stage, which holds what the stage trains, has all of its new parts."""

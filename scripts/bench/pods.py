@@ -29,8 +29,8 @@ from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
 from jasper_jax.student.student import Student  # noqa: E402
 from jasper_jax.training.lowering import LoweredStep, lower_step  # noqa: E402
-from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
 from jasper_jax.training.plan_stages import plan_stage  # noqa: E402
+from jasper_jax.training.run_mesh import attention_heads, mesh_sizes  # noqa: E402
 
 RECIPE = "configs/jasper_2b.yaml"
 GIB = 2**30
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
-    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
+    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, attention_heads(student, run.vectors))
     mesh = topology.mesh(sizes)
     plan = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
     assert plan.analysis is not None, f"{stage.name} does not fit on {topology}"

@@ -116,3 +116,30 @@ def test_joining_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(UserError, match=r"processes: JAX could not join them: DEADLINE_EXCEEDED: a barrier$"):
         processes.connect("127.0.0.1:1", 2, 0)
+
+
+ASKED = """
+import os, signal, time
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import Interrupted
+from jasper_jax.runtime.interrupt import stop_flag
+
+processes.connect()
+with stop_flag() as stop:
+    processes.barrier("ready")
+    if processes.index():
+        os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        with stop.immediately():
+            processes.first_does(lambda: [time.sleep(0.05) for _ in range(6000)])
+    except Interrupted:
+        print("interrupted")
+    print("after the first step", stop())
+"""
+
+
+def test_all_are_asked_to_stop_by_a_signal_to_one() -> None:
+    """Process 1 gets it and process 0 works. Whoever is not interrupted stops after the first step."""
+    for code, output in run_together(ASKED):
+        assert code == 0, output
+        assert "interrupted\nafter the first step True" in output

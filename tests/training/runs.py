@@ -15,6 +15,7 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import make_student
 from jasper_jax.training.loop import train
+from jasper_jax.training.run_mesh import run_mesh
 
 
 def fill(run: Run):
@@ -34,7 +35,10 @@ def run_training(run: Run, stop=lambda step: False) -> bool:
 
 def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
     pairs = run.data.pairs() if run.trains_on_images else None
-    return train(run.run_folder, run.student, texts, view, Timings(run.folder), stop, pairs, progress=run.progress)
+    mesh = run_mesh(run.recipe, make_student(run.recipe, run.teacher_dim, run.student), run.vectors)
+    return train(
+        run.run_folder, run.student, mesh, texts, view, Timings(run.folder), stop, pairs, progress=run.progress
+    )
 
 
 def evaluate(run: Run) -> Evaluation:

@@ -17,12 +17,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.sharding import AXES, mesh_axes, mesh_sizes_of, place
-from jasper_jax.recipe.config import Mesh as Sizes
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.training.mesh import mesh_sizes
 from tests.families import CASES as FAMILIES
-from tests.tiny import recipe
 
 ONE = (1, 1, 1)
 CASES: dict[str, dict] = {
@@ -187,20 +183,6 @@ def test_a_large_leaf_is_never_repeated() -> None:
         place("heads/fc1/kernel", (1537, 1151), AbstractMesh((1, 4, 2), AXES))
     with pytest.raises(KeyError, match="no sharding rule covers"):
         place("encoder/new/thing", (4, 4), AbstractMesh((1, 1, 1), AXES))
-
-
-def test_sizes_of_a_mesh(tmp_path) -> None:
-    stages = Run(recipe(tmp_path)).stages  # batches of 16
-    assert mesh_sizes("auto", 1, stages, 2) == (1, 1, 1)
-    assert mesh_sizes("auto", 8, stages, 2) == (1, 8, 1)
-    assert mesh_sizes("auto", 32, stages, 2) == (1, 16, 2)
-    assert mesh_sizes(Sizes(data=2, fsdp=2), 4, stages, 2) == (2, 2, 1)
-    with pytest.raises(UserError, match=r"mesh: data 2 × fsdp 1 × tensor 1 is 2, there is 1 device; the product must"):
-        mesh_sizes(Sizes(data=2), 1, stages, 2)
-    with pytest.raises(UserError, match=r"stages\[0\].batch_size: 16 texts do not divide over data × fsdp = 3 devices"):
-        mesh_sizes(Sizes(fsdp=3), 3, stages, 2)
-    with pytest.raises(UserError, match="mesh: auto finds no way to divide batches of 16 texts and 2 attention heads"):
-        mesh_sizes("auto", 64, stages, 2)
 
 
 def test_micro_batches_need_the_memory_of_a_piece() -> None:
