@@ -31,16 +31,16 @@ from jasper_jax.parameters.sharding import devices
 
 METHODS = ("auto", "tiled", "blocked", "partitioned")
 
-# On CPU and GPU `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
-# with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
-# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. GPU: an estimate for one device, not measured; the devices
-# of a mesh share the comparisons out, while each does all of the partitioned form, so there it is this bound times
-# their number. `scripts/bench/relative.py` measures both.
+# On CPU and GPU `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two
+# cores with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
+# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. GPU: an estimate for one device, not measured; the
+# devices of a mesh share the comparisons out, while each does all of the partitioned form, so there it is this bound
+# times their number. `scripts/bench/relative.py` measures both.
 TILED_UP_TO = {"cpu": 1 << 10, "gpu": 1 << 17}
 
-# On TPU `auto` takes the tiled form up to this many comparisons (P²) a device and head, which take a millisecond by the
-# compiler's estimate (docs/results/relative-chips.md), and the blocked form above. B = 128 is below it on one chip, B = 512
-# on 256. The partitioned form is for other types than float32, which the kernel does not take.
+# On TPU `auto` takes the tiled form up to this many comparisons (P²) a device and head, which take a millisecond by
+# the compiler's estimate (docs/results/relative-chips.md), and the blocked form above. B = 128 is below it on one chip,
+# B = 512 on 256. The partitioned form is for other types than float32, which the kernel does not take.
 TILED_COMPARISONS = 1 << 26
 
 DIVIDED_FROM = 1 << 12

@@ -1,39 +1,77 @@
-"""Order violations counted by blocks: O(P^1.5) comparisons in fast memory and one sort, shared out over the devices.
+"""Order violations counted by blocks: O(P^1.5) comparisons in fast memory, and sorts, shared out over the devices.
 
-Each count that the loss needs has the form: for a row (x, y), how many of the P points (x', z) have `x' < x` and `z > y`.
-For the violations in which p is the better pair, rows are (t, s - margin) and points (t, s). For those in which it is the
-worse one, rows are (-t, -s) and points (-t, margin - s). So these are 2H problems of one form, and y rises with z.
+Each count that the loss needs has the form: for a row (x, y), how many of the P points (x', z) have `x' < x` and
+`z > y`. For the violations in which p is the better pair, rows are (t, s - margin) and points (t, s). For those in
+which it is the worse one, rows are (-t, -s) and points (-t, margin - s). So these are 2H problems of one form, and y
+rises with z.
 
-The points are cut into K blocks of S, once in the order of x and once in the order of z. The first z of every block is a
-*border*; the *bucket* of a value is 2j + 1 strictly between borders, even where it equals one, and buckets are ordered as
-values are. So `z > y` where z is in a higher bucket than y, or where both are between the same two borders. The count of a
-row is the sum of four, and none compares it with more than a few blocks:
+The points are cut into K blocks of S, once in the order of x and once in the order of z. The lowest z of every block is
+a *border*; the *bucket* of a value is odd strictly between borders, even where it equals one, and buckets are ordered
+as values are. So `z > y` where z is in a higher bucket than y, or where both are between the same two borders. The
+count of a row is the sum of four, and none compares it with more than a few blocks:
 
-1. higher bucket, x' below the first x of the row's block in the order of x: a table of counts by block and bucket;
-2. higher bucket, x' equal to that first x: another such table;
+1. higher bucket, x' below the lowest x of the row's block in the order of x: a table of counts by block and bucket;
+2. higher bucket, x' equal to that lowest x: another such table;
 3. higher bucket, x' above it: the points of the row's own block;
-4. same bucket: the points of one block in the order of z. A block of rows in that order meets a run of such blocks, and all
-   blocks of rows together meet fewer than 2K, since y rises with z.
+4. same bucket: the points of one block in the order of z. A block of rows in that order meets a run of such blocks, and
+   all blocks of rows together meet fewer than 2K, since y rises with z.
 
-All conditions are on values, so that ties need no care: a value that equals a border or a block's first x is never counted
-with those between.
+All conditions are on values, so that ties need no care: a value that equals a border or a block's lowest x is never
+counted with those between.
+
+The K blocks lie over the devices in order. Those of the last H problems are numbered from the other end, in which they
+too rise; within a block no order is needed.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jasper_jax.losses.distributed_sort import sort_blocks
 from jasper_jax.losses.relative_kernel import LANES, count
-from jasper_jax.parameters.sharding import ALL, constrain, devices, present
+from jasper_jax.parameters.sharding import ALL, devices, present
 
-Blocks = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""x, y, z (float32) and the weight of the point (int32: 1, or 0 for padding), each `[R, K, S]`."""
+
+class Share(NamedTuple):
+    """What one device has: blocks `number * here` to `(number + 1) * here` of `parts * here`, each of `size`.
+
+    ``axes``: of the mesh, over which the blocks lie; none where every device counts for all of them.
+    """
+
+    axes: tuple[str, ...]
+    parts: int
+    number: jax.Array | int
+    here: int
+    size: int
+    interpret: bool
+
+    @property
+    def blocks(self) -> int:
+        """K."""
+        return self.parts * self.here
+
+    def gather(self, of: jax.Array) -> jax.Array:
+        """`[R, here, ...]` of each device -> `[R, K, ...]`."""
+        return lax.all_gather(of, self.axes, axis=1, tiled=True) if self.axes else of
+
+    def scatter_sum(self, of: jax.Array) -> jax.Array:
+        """`[R, K, ...]` of each device -> their sum's own blocks, `[R, here, ...]`."""
+        return lax.psum_scatter(of, self.axes, scatter_dimension=1, tiled=True) if self.axes else of
+
+    def own(self, of: jax.Array) -> jax.Array:
+        """`[R, K', ...]` -> the part of this device, `[R, K' / parts, ...]`."""
+        length = of.shape[1] // self.parts
+        return lax.dynamic_slice_in_dim(of, self.number * length, length, axis=1)
+
+    def count(self, rows: tuple[jax.Array, ...], columns: tuple[jax.Array, ...]) -> jax.Array:
+        """The kernel."""
+        return count(rows, columns, interpret=self.interpret)  # pyright: ignore[reportArgumentType]
 
 
 def block_shape(pairs: int, parts: int) -> tuple[int, int]:
@@ -59,156 +97,162 @@ def blocked(
     Returns:
       `(push, lower)` as `jasper_jax.losses.relative_tiled.tiled` returns them, from the same comparisons.
     """
-    heads, pairs = similarities.shape
-    blocks, size = block_shape(pairs, devices())
-    key, other, index = _sorted(similarities, teacher, blocks * size)
+    pairs = similarities.shape[1]
+    # The sort takes a power of 2. A mesh of another number of devices does all of the work on each.
+    divided = devices() > 1 and devices().bit_count() == 1
+    axes = present(ALL, jax.sharding.get_abstract_mesh()) if divided else ()
+    parts = devices() if divided else 1
+    blocks, size = block_shape(pairs, parts)
 
-    def problems(target: jax.Array, student: jax.Array, index: jax.Array) -> Blocks:  # from [H, K·S]
-        floor, weight = student - margin[:, None], (index < pairs).astype(jnp.int32)
-        # The second half in reverse, so that it is in rising order too.
-        both = (
-            jnp.concatenate([target, -target[:, ::-1]]),
-            jnp.concatenate([floor, -student[:, ::-1]]),
-            jnp.concatenate([student, -floor[:, ::-1]]),
-            jnp.concatenate([weight, weight[:, ::-1]]),
-        )
-        x, y, z, weight = (constrain(of.reshape(2 * heads, blocks, size), None, ALL) for of in both)
-        return x, y, z, weight
+    def run(similarities: jax.Array, margin: jax.Array, teacher: jax.Array) -> tuple[jax.Array, jax.Array]:
+        number = lax.axis_index(axes) if axes else 0
+        share = Share(axes, parts, number, blocks // parts, size, interpret)
+        return _counts(similarities, margin, teacher, share)
 
-    by_x = problems(key[:heads], other[:heads], index[:heads])
-    by_z = problems(other[heads:], key[heads:], index[heads:])
-    counts = _higher_buckets(by_x, by_z[2][:, :, 0], interpret), _same_bucket(by_z, interpret)
-    lower = jnp.concatenate([of[:heads].reshape(heads, -1) for of in counts])
-    higher = jnp.concatenate([of[heads:].reshape(heads, -1)[:, ::-1] for of in counts])
-    return _unsorted(higher - lower, index, pairs), _unsorted(lower, index, pairs)
+    if axes:
+        # check_vma: kernels do not declare over which axes their results vary.
+        run = jax.shard_map(run, in_specs=PartitionSpec(), out_specs=PartitionSpec(None, axes), check_vma=False)
+    push, lower = run(similarities, margin, teacher)
+    return push[:, :pairs], lower[:, :pairs]
 
 
-def _sorted(similarities: jax.Array, teacher: jax.Array, length: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Keys, the other side's similarities and the pairs' numbers, each `[2H, length]`: H rows in the order of the teacher,
-    then H in that of the student. Padding is infinite, with numbers from P on. The devices sort different rows."""
+def _counts(
+    similarities: jax.Array, margin: jax.Array, teacher: jax.Array, share: Share
+) -> tuple[jax.Array, jax.Array]:
+    """`blocked` on one device: its part of the pairs, `[H, here * size]`."""
     heads, pairs = similarities.shape
     teachers = jnp.broadcast_to(teacher, similarities.shape)
-    key = jnp.concatenate([teachers, similarities])
-    other = jnp.concatenate([similarities, teachers])
-    mesh = jax.sharding.get_abstract_mesh()
-    sizes = {axis: mesh.shape[axis] for axis in present(ALL, mesh)}
-    choices = [group for n in range(len(sizes) + 1) for group in itertools.combinations(sizes, n)]
-    extents = {group: math.prod(sizes[axis] for axis in group) for group in choices}
-    group = min(choices, key=lambda group: (math.ceil(2 * heads / extents[group]), extents[group]))
-    rows = extents[group] * math.ceil(2 * heads / extents[group])
+    filling = ((0, 0), (0, share.blocks * share.size - pairs))  # infinite: marks what is no pair
+    key = share.own(jnp.pad(jnp.concatenate([teachers, similarities]), filling, constant_values=jnp.inf))
+    other = share.own(jnp.pad(jnp.concatenate([similarities, teachers]), filling, constant_values=jnp.inf))
+    index = lax.broadcasted_iota(jnp.int32, key.shape, 1) + share.number * key.shape[1]
+    # H rows in the order of the teacher, then H in that of the student.
+    key, other, index = sort_blocks((key, other, index), share.axes, share.parts)
+    key, other = (of.reshape(2 * heads, share.here, share.size) for of in (key, other))
 
-    def lay(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, ((0, rows - 2 * heads), (0, length - pairs)), constant_values=jnp.inf)
-        return constrain(x, group)
+    by_target = (jnp.concatenate([of[:heads], of[:heads]]) for of in (key, other))
+    target, student = share.gather(other[heads:]), share.gather(key[heads:])
+    counted = (
+        _higher_buckets(*_problems(*by_target, margin), _lowest(student, margin), share),
+        _same_bucket(target, student, margin, share),
+    )
+    # Back into the order of the pairs; both orders then agree, and their counts add up.
+    lower, higher = (
+        jnp.concatenate([of[half].reshape(heads, -1) for of in counted]) for half in (slice(heads), slice(heads, None))
+    )
+    _, lower, higher = sort_blocks((index, lower, higher), share.axes, share.parts)
+    lower, higher = (of[:heads] + of[heads:] for of in (lower, higher))
+    return higher - lower, lower
 
-    index = constrain(lax.broadcasted_iota(jnp.int32, (rows, length), 1), group)
-    ordered = lax.sort((lay(key), lay(other), index), dimension=1, num_keys=1, is_stable=False)
-    key, other, index = (constrain(constrain(x, group)[: 2 * heads]) for x in ordered)
-    return key, other, index
+
+def _problems(target: jax.Array, student: jax.Array, margin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """x, y, z of the 2H problems, from `[2H, K, S]`: those of the first H, and those of the last."""
+    heads = len(margin)
+    rising = lax.broadcasted_iota(jnp.int32, student.shape, 0) < heads
+    floor = student - jnp.tile(margin, 2)[:, None, None]
+    return (
+        jnp.where(rising, target, -target),
+        jnp.where(rising, floor, -student),
+        jnp.where(rising, student, -floor),
+    )
 
 
-def _higher_buckets(by_x: Blocks, borders: jax.Array, interpret: bool) -> jax.Array:
-    """Counts 1 to 3, `[R, K, S]`. ``borders``: `[R, K]`, rising."""
-    x, y, z, weight = by_x
-    problems, blocks, _ = x.shape
-    y, z = (_buckets(of, borders, interpret) for of in (y, z))
-    first = x[:, :, 0]  # and the last block's next is infinite
-    after = jnp.concatenate([first[:, 1:], jnp.full_like(first[:, :1], jnp.inf)], axis=1)
-    # Of the points of a block: 0 at its first x, 2 at that of the next block, 1 between.
-    where = jnp.where(x == first[..., None], 0.0, jnp.where(x < after[..., None], 1.0, 2.0))
+def _turned(of: jax.Array) -> jax.Array:
+    """`[2H, K, ...]` with the blocks of the last H problems numbered from the other end."""
+    return jnp.concatenate([of[: len(of) // 2], of[len(of) // 2 :, ::-1]])
 
-    # How many of a block's points are up to a place, in a higher bucket than b: as above, with (place, b) as rows.
-    width = LANES * math.ceil((2 * blocks + 2) / LANES)
+
+def _lowest(student: jax.Array, margin: jax.Array) -> jax.Array:
+    """The borders `[2H, K]`, rising, of `[H, K, S]`."""
+    return jnp.concatenate([student[:, :, 0], (margin[:, None] - student[:, :, -1])[:, ::-1]])
+
+
+def _following(lowest: jax.Array) -> jax.Array:
+    """Of `[R, K]`: that of the next block; infinite after the last."""
+    return jnp.concatenate([lowest[:, 1:], jnp.full_like(lowest[:, :1], jnp.inf)], axis=1)
+
+
+def _higher_buckets(x: jax.Array, y: jax.Array, z: jax.Array, borders: jax.Array, share: Share) -> jax.Array:
+    """Counts 1 to 3 of `[2H, here, S]`."""
+    problems, here, _ = x.shape
+    weight = jnp.isfinite(x).astype(jnp.int32)
+    y, z = (_buckets(of, borders, share) for of in (y, z))
+    all_lowest = _turned(share.gather(jnp.min(x, axis=-1)))
+    lowest, following = (share.own(_turned(of)) for of in (all_lowest, _following(all_lowest)))
+    # Of the points of a block: 0 at its lowest x, 2 at that of the next block, 1 between.
+    where = jnp.where(x == lowest[..., None], 0.0, jnp.where(x < following[..., None], 1.0, 2.0))
+
+    # How many of a block's points are up to a place and in a higher bucket than b, with (place, b) as rows.
+    width = LANES * math.ceil((2 * share.blocks + 2) / LANES)
     bucket = jnp.arange(-1.0, width - 1)
     asked = jnp.repeat(jnp.asarray([0.5, 1.5, 2.5]), width), jnp.tile(bucket, 3)
     asked = tuple(jnp.broadcast_to(of, (problems, 1, 3 * width)) for of in asked)
-    higher = _count(asked, (where, z, weight), interpret).reshape(problems, blocks, 3, width)
-    in_bucket = higher[..., :-1] - jnp.roll(higher, -1, axis=-1)[..., :-1]
-    in_bucket = jnp.pad(in_bucket, ((0, 0),) * 3 + ((0, 1),))
-    at_first, between, at_after = jnp.split(jnp.diff(in_bucket, axis=2, prepend=0), 3, axis=2)
+    higher = share.count(asked, (where, z, weight)).reshape(problems, here, 3, width)
+    in_bucket = higher - jnp.pad(higher[..., 1:], ((0, 0),) * 3 + ((0, 1),))  # row b + 1 is that of bucket b + 1
+    by_place = _turned(share.gather(jnp.diff(in_bucket, axis=2, prepend=0)))
 
-    def before(of: jax.Array, block: jax.Array) -> jax.Array:  # summed over the blocks before this
-        total = jnp.pad(jnp.cumsum(of[:, :, 0], axis=1, dtype=jnp.int32), ((0, 0), (1, 0), (0, 0)))
-        return jnp.take_along_axis(total, block[..., None], axis=1)
+    before = jnp.pad(jnp.cumsum(by_place, axis=1, dtype=jnp.int32), ((0, 0), (1, 0), (0, 0), (0, 0)))
+    block = jnp.broadcast_to(jnp.arange(share.blocks, dtype=jnp.int32), all_lowest.shape)
 
-    less = jnp.sum(first[:, None, :] < first[..., None], axis=-1, dtype=jnp.int32)  # of the blocks' first x
-    up_to = jnp.sum(first[:, None, :] <= first[..., None], axis=-1, dtype=jnp.int32)
-    earlier = before(between, jnp.broadcast_to(jnp.arange(blocks, dtype=jnp.int32), less.shape))
-    below = before(at_first, less) + earlier + before(at_after, jnp.maximum(less - 1, 0))
-    equal = before(at_first, up_to) + earlier + before(at_after, jnp.maximum(up_to - 1, 0)) - below
+    def up_to(block: jax.Array, place: int) -> jax.Array:  # the points at this place of the blocks before this
+        return jnp.take_along_axis(before[:, :, place], share.own(_turned(block))[..., None], axis=1)
 
-    table = (problems, blocks, width)
+    def below(compare: jax.Array) -> jax.Array:  # those with x below the lowest, or up to it
+        lower_blocks = jnp.sum(compare, axis=-1, dtype=jnp.int32)
+        return up_to(lower_blocks, 0) + up_to(block, 1) + up_to(jnp.maximum(lower_blocks - 1, 0), 2)
+
+    less = below(all_lowest[:, None, :] < all_lowest[..., None])
+    equal = below(all_lowest[:, None, :] <= all_lowest[..., None]) - less
+
+    table = (problems, here, width)
     columns = (
-        jnp.concatenate([jnp.full(table, -jnp.inf), jnp.broadcast_to(first[..., None], table), x], axis=-1),
+        jnp.concatenate([jnp.full(table, -jnp.inf), jnp.broadcast_to(lowest[..., None], table), x], axis=-1),
         jnp.concatenate([jnp.broadcast_to(bucket + 1, table)] * 2 + [z], axis=-1),
-        jnp.concatenate([below, equal, jnp.where(where == 1, weight, 0)], axis=-1),
+        jnp.concatenate([less, equal, jnp.where(where == 1, weight, 0)], axis=-1),
     )
-    return _count((x, y), columns, interpret)
+    return share.count((x, y), columns)
 
 
-def _buckets(values: jax.Array, borders: jax.Array, interpret: bool) -> jax.Array:
-    """The buckets of `[R, K, S]`, as float32: how many borders are below a value, and once more those up to it."""
-    blocks = borders.shape[1]
-    padding = ((0, 0), (0, -2 * blocks % LANES))
+def _buckets(values: jax.Array, borders: jax.Array, share: Share) -> jax.Array:
+    """The buckets of `[R, here, S]`, as float32: how many borders are below a value, and once more those up to it."""
+    padding = ((0, 0), (0, -2 * share.blocks % LANES))
     none = jnp.full_like(borders, jnp.inf)
-    columns = (  # those below, less those above
+    columns = (  # K + those below - those above
         jnp.pad(jnp.concatenate([borders, -none], axis=1), padding),
         jnp.pad(jnp.concatenate([none, borders], axis=1), padding),
         jnp.pad(jnp.concatenate([jnp.ones_like(borders), -jnp.ones_like(borders)], axis=1), padding).astype(jnp.int32),
     )
-    counted = _count((values, values), tuple(of[:, None] for of in columns), interpret)
-    return (counted + blocks).astype(jnp.float32)
+    counted = share.count((values, values), tuple(of[:, None] for of in columns))
+    return (counted + share.blocks).astype(jnp.float32)
 
 
-def _same_bucket(by_z: Blocks, interpret: bool) -> jax.Array:
-    """Count 4, `[R, K, S]`."""
-    x, y, z, weight = by_z
-    problems, blocks, size = x.shape
-    border = z[:, :, 0]
-    after = jnp.concatenate([border[:, 1:], jnp.full_like(border[:, :1], jnp.inf)], axis=1)
-    weight = jnp.where((z > border[..., None]) & (z < after[..., None]), weight, 0)
-
-    def block_of(y: jax.Array) -> jax.Array:  # [R, K] -> the block whose bucket this is
-        return jnp.maximum(jnp.sum(border[:, None, :] <= y[..., None], axis=-1, dtype=jnp.int32) - 1, 0)
+def _same_bucket(target: jax.Array, student: jax.Array, margin: jax.Array, share: Share) -> jax.Array:
+    """Count 4 of the own blocks, `[2H, here, S]`, from all blocks `[H, K, S]` in the order of the student."""
+    heads, blocks, size = student.shape
+    border = _lowest(student, margin)
+    ends = student[:, :, :: size - 1]  # of every block, the lowest and the highest
+    y_ends = jnp.concatenate([ends - margin[:, None, None], -ends[:, ::-1, ::-1]])
 
     # The blocks of points that each block of rows meets, one after the other: the units of work.
-    first, last = block_of(y[:, :, 0]), block_of(y[:, :, -1])
+    block_of = jnp.sum(border[:, None, None, :] <= y_ends[..., None], axis=-1, dtype=jnp.int32)
+    first, last = jnp.moveaxis(jnp.maximum(block_of - 1, 0), -1, 0)
     end = jnp.cumsum(last - first + 1, axis=1, dtype=jnp.int32)
-    unit = lax.broadcasted_iota(jnp.int32, (problems, 2 * blocks), 1)
+    unit = share.own(lax.broadcasted_iota(jnp.int32, (2 * heads, 2 * blocks), 1))
     rows = jnp.sum(end[:, None, :] <= unit[..., None], axis=-1, dtype=jnp.int32)
-    needed = rows < blocks
+    needed = (rows < blocks)[..., None]
     rows = jnp.minimum(rows, blocks - 1)
-    points = jnp.take_along_axis(last - end + 1, rows, axis=1) + unit
-    points = jnp.where(needed, points, blocks - 1)
+    points = jnp.clip(jnp.take_along_axis(last - end + 1, rows, axis=1) + unit, 0, blocks - 1)
 
-    def take(of: jax.Array, number: jax.Array) -> jax.Array:
-        taken = jnp.take_along_axis(constrain(of), number[..., None], axis=1)
-        return constrain(taken, None, ALL)
+    def take(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:  # x, y, z of these blocks
+        number = jnp.concatenate([number[:heads], blocks - 1 - number[heads:]])[..., None]
+        taken = (jnp.take_along_axis(jnp.concatenate([of, of]), number, axis=1) for of in (target, student))
+        return _problems(*taken, margin)
 
-    floor = jnp.take_along_axis(border, points, axis=1)[..., None]
-    unit_y = take(y, rows)
-    unit_y = jnp.where(needed[..., None] & (unit_y > floor), unit_y, jnp.inf)
-    counted = _count((take(x, rows), unit_y), tuple(take(of, points) for of in (x, z, weight)), interpret)
+    x, y, _ = take(rows)
+    point_x, _, z = take(points)
+    low, high = (jnp.take_along_axis(of, points, axis=1)[..., None] for of in (border, _following(border)))
+    weight = ((z > low) & (z < high) & jnp.isfinite(point_x)).astype(jnp.int32)
+    counted = share.count((x, jnp.where(needed & (y > low), y, jnp.inf)), (point_x, z, weight))
     problem = lax.broadcasted_iota(jnp.int32, rows.shape, 0)
-    return jnp.zeros((problems, blocks, size), jnp.int32).at[problem, rows].add(counted)
-
-
-def _count(
-    rows: tuple[jax.Array, ...], columns: tuple[jax.Array, ...], interpret: bool
-) -> jax.Array:
-    """The kernel; the devices of a mesh share the blocks out."""
-    run = lambda *of: count(of[:2], of[2:], interpret=interpret)  # noqa: E731
-    mesh = jax.sharding.get_abstract_mesh()
-    if devices() > 1:
-        everyone = present(ALL, mesh)
-        specs = tuple(PartitionSpec(None, everyone if of.shape[1] > 1 else None) for of in (*rows, *columns))
-        # check_vma: kernels do not declare over which axes their results vary.
-        run = jax.shard_map(run, in_specs=specs, out_specs=PartitionSpec(None, everyone), check_vma=False)
-    return run(*rows, *columns)
-
-
-def _unsorted(values: jax.Array, index: jax.Array, pairs: int) -> jax.Array:
-    """`[2H, K·S]` in sorted order -> `[H, P]`, the sum of both orders."""
-    heads = values.shape[0] // 2
-    head = lax.broadcasted_iota(jnp.int32, values.shape, 0) % heads
-    return jnp.zeros((heads, pairs), jnp.int32).at[head, index].add(values, mode="drop")
+    total = jnp.zeros((2 * heads, blocks, size), jnp.int32).at[problem, rows].add(counted)
+    return share.scatter_sum(_turned(total))

@@ -30,8 +30,8 @@ def count(
 
     Args:
       rows: `(x, y)`, float32 `[R, U, S]`: U blocks of S rows for each of R problems, S a multiple of 128.
-      columns: `(x, z, weight)`, float32, float32 and int32 `[R, U, C]`, C a multiple of 128. U is 1 in the rows or in the
-        columns where all blocks of the other side share this one.
+      columns: `(x, z, weight)`, float32, float32 and int32 `[R, U, C]`, C a multiple of 128. U is 1 in the rows or in
+        the columns where all blocks of the other side share this one.
       interpret: run the kernel in Python, without a TPU.
 
     Returns:

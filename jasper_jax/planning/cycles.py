@@ -1,8 +1,8 @@
 """The TPU compiler's own estimate of a program's time, in cycles of a chip.
 
-The compiler writes ``estimated_cycles`` on the instructions whose loops it chooses: fusions, products, copies. It writes
-none on sorts, scatters, hand-written kernels and collectives; all of these but the collectives are listed, for the caller
-to count. Nothing is taken to overlap.
+The compiler writes ``estimated_cycles`` on the instructions whose loops it chooses: fusions, products, copies. It
+writes none on sorts, scatters, hand-written kernels and collectives; all of these but the collectives are listed, for
+the caller to count. Nothing is taken to overlap.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Cycles(NamedTuple):
 
 
 def estimated_cycles(text: str) -> Cycles:
-    """Add up the estimates in ``text``, a program of the TPU compiler (``compiled.as_text()``). The body of a loop counts
-    as often as it runs, and of a conditional the longest branch.
+    """Add up the estimates in ``text``, a program of the TPU compiler (``compiled.as_text()``). The body of a loop
+    counts as often as it runs, and of a conditional the longest branch.
 
     Raises:
       ValueError: the text has an unknown form.

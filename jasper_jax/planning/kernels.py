@@ -55,8 +55,8 @@ QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """The kernel's stated operations, or those of flash and splash attention by their shapes; None if unknown. The kernel
-    of the relative loss has none: it compares and adds, and matrix units have no part in it.
+    """The kernel's stated operations, or those of flash and splash attention by their shapes; None if unknown. The
+    kernel of the relative loss has none: it compares and adds, and matrix units have no part in it.
 
     The first two large operands of attention are q ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B if a device has
     one row. Tiles that a causal mask or a window skips are counted too.

@@ -45,7 +45,8 @@ CASES: dict[str, dict] = {
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
     **{
-        f"relative, {name}": {"sizes": sizes, "method": "tiled"}
+        f"relative, {method}, {name}": {"sizes": sizes, "method": method}
+        for method in ("tiled", "blocked")
         for name, sizes in {"8": (1, 8, 1), "2x2x2": (2, 2, 2)}.items()
     },
 }
@@ -120,7 +121,7 @@ def test_divided_programs_hold_no_backward_pass_of_what_is_frozen(found, name: s
     assert sum("encoder" in path for path in moments) == 2 * sum("encoder" in leaf for leaf in moved)
 
 
-@pytest.mark.parametrize("name", ["relative, 8", "relative, 2x2x2"])
+@pytest.mark.parametrize("name", ["relative, tiled, 8", "relative, tiled, 2x2x2"])
 def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) -> None:
     """Counts are whole numbers: the gradient has the same bits. A device compares an eighth of 4,371 pairs with all."""
     one, eight = found["relative"], found[name]
@@ -128,6 +129,18 @@ def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) ->
     np.testing.assert_array_equal(eight["gradient"], one["gradient"])
     assert "s32[1,547]" in eight["program"]
     assert re.search(r"s32\[1,4376\]\S* all-gather", eight["program"])
+
+
+@pytest.mark.parametrize("name", ["relative, blocked, 8", "relative, blocked, 2x2x2"])
+def test_devices_share_the_blocks_of_the_relative_loss(found, name: str) -> None:
+    """Eight devices hold 8 blocks of 640 pairs: each sorts its own and another's."""
+    one, eight = found["relative"], found[name]
+    assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
+    np.testing.assert_array_equal(eight["gradient"], one["gradient"])
+    assert re.search(r"f32\[2,640\]\S* collective-permute", eight["program"])
+    assert re.search(
+        r"f32\[2,1280\]\S* sort|\(f32\[2,1280\]\S* f32\[2,1280\]\S* s32\[2,1280\]\S*\) sort", eight["program"]
+    )
 
 
 @pytest.mark.parametrize("case", FAMILIES)
