@@ -1,8 +1,8 @@
 """Sorting over the devices of a mesh: each holds one block of every row, before and after.
 
 A bitonic network (Batcher, 1968) whose comparators are pairs of devices: both send their blocks to each other, both
-sort the two blocks, one keeps the lower half and one the upper. N devices take log₂N (log₂N + 1) / 2 rounds, in one
-loop with one sort in it. (`lax.sort` along a sharded dimension sorts all of it on every device.)
+merge the two blocks, one keeps the lower half and one the upper. N devices take log₂N (log₂N + 1) / 2 rounds, in one
+loop with one merge in it. (`lax.sort` along a sharded dimension sorts all of it on every device.)
 """
 
 from __future__ import annotations
@@ -14,13 +14,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jasper_jax.losses import merge_kernel
 
-def sort_blocks(operands: Sequence[jax.Array], axes: Sequence[str], parts: int) -> tuple[jax.Array, ...]:
+
+def sort_blocks(
+    operands: Sequence[jax.Array], axes: Sequence[str], parts: int, *, interpret: bool = False
+) -> tuple[jax.Array, ...]:
     """Sort `[R, n]` blocks along the last dimension, across devices; to be called in a `shard_map`.
 
     Args:
       operands: the key, then what moves with it, each `[R, n]`: this device's block of R rows.
       axes: of the mesh; `parts` is the number of devices along them, a power of 2.
+      interpret: run the merging kernel in Python, without a TPU.
 
     Returns:
       The operands, sorted: the first device along `axes` holds the lowest n keys of each row. Equal keys are in any
@@ -44,15 +49,17 @@ def sort_blocks(operands: Sequence[jax.Array], axes: Sequence[str], parts: int) 
         pairs = [(device, device ^ (1 << bit)) for device in range(parts)]
         return tuple(lax.ppermute(block, tuple(axes), pairs) for block in blocks)
 
-    def merge(number: jax.Array, mine: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def keep(number: jax.Array, mine: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         level, bit = rounds[number, 0], rounds[number, 1]
         theirs = lax.switch(bit, [partial(swap, bit) for bit in range(levels)], mine)
         first = (me >> bit) & 1 == 0  # of the two
         rising = (me >> (level + 1)) & 1 == 0
+        if merge_kernel.fits(mine[0].shape):
+            return merge_kernel.merge(mine, theirs, first == rising, interpret=interpret)
         # In the same order on both devices: equal keys then end up on one of them, not on both or none.
         both = [(jnp.where(first, a, b), jnp.where(first, b, a)) for a, b in zip(mine, theirs)]
         merged = sort(tuple(jnp.concatenate(pair, axis=1) for pair in both))
         start = jnp.where(first == rising, 0, size)
         return tuple(lax.dynamic_slice_in_dim(block, start, size, axis=1) for block in merged)
 
-    return lax.fori_loop(0, len(rounds), merge, blocks)
+    return lax.fori_loop(0, len(rounds), keep, blocks)

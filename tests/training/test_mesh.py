@@ -44,6 +44,8 @@ CASES: dict[str, dict] = {
     "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
+    "relative, 128 texts": {"sizes": ONE, "method": "partitioned", "texts": 128},
+    "relative, 128 texts, 8": {"sizes": (1, 8, 1), "method": "blocked", "texts": 128},
     **{
         f"relative, {method}, {name}": {"sizes": sizes, "method": method}
         for method in ("tiled", "blocked")
@@ -131,16 +133,22 @@ def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) ->
     assert re.search(r"s32\[1,4376\]\S* all-gather", eight["program"])
 
 
-@pytest.mark.parametrize("name", ["relative, blocked, 8", "relative, blocked, 2x2x2"])
-def test_devices_share_the_blocks_of_the_relative_loss(found, name: str) -> None:
-    """Eight devices hold 8 blocks of 640 pairs: each sorts its own and another's."""
-    one, eight = found["relative"], found[name]
+@pytest.mark.parametrize(
+    ("name", "alone", "block"),
+    [
+        ("relative, blocked, 8", "relative", 768),
+        ("relative, blocked, 2x2x2", "relative", 768),
+        ("relative, 128 texts, 8", "relative, 128 texts", 1024),
+    ],
+)
+def test_devices_share_the_blocks_of_the_relative_loss(found, name: str, alone: str, block: int) -> None:
+    """A device holds an eighth of the pairs, padded, and swaps them with others. A kernel merges blocks whose length is
+    a power of 2, others are sorted."""
+    one, eight = found[alone], found[name]
     assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
     np.testing.assert_array_equal(eight["gradient"], one["gradient"])
-    assert re.search(r"f32\[2,640\]\S* collective-permute", eight["program"])
-    assert re.search(
-        r"f32\[2,1280\]\S* sort|\(f32\[2,1280\]\S* f32\[2,1280\]\S* s32\[2,1280\]\S*\) sort", eight["program"]
-    )
+    assert re.search(rf"f32\[2,{block}\]\S* collective-permute", eight["program"])
+    assert bool(re.search(rf"[sf]32\[2,{2 * block}\]\S*\) sort", eight["program"])) == (block == 768)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
