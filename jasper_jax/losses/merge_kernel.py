@@ -20,7 +20,7 @@ LARGEST = 1 << 19
 """Numbers per operand that fit fast memory, with their results, three times over."""
 
 
-def fits(shape: tuple[int, int]) -> bool:
+def fits(shape: tuple[int, ...]) -> bool:
     """Whether the kernel takes blocks `[R, n]`: n a power of 2 of at least 128, R·n at most `LARGEST`."""
     return shape[1] >= LANES and shape[1].bit_count() == 1 and shape[0] * shape[1] <= LARGEST
 

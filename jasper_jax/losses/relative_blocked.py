@@ -132,10 +132,10 @@ def _counts(
     key, other, index = sort_blocks((key, other, index), share.axes, share.parts, interpret=share.interpret)
     key, other = (of.reshape(2 * heads, share.here, share.size) for of in (key, other))
 
-    by_target = (jnp.concatenate([of[:heads], of[:heads]]) for of in (key, other))
+    x, y, z = _problems(key[:heads], other[:heads], margin)
     target, student = share.gather(other[heads:]), share.gather(key[heads:])
     counted = (
-        _higher_buckets(*_problems(*by_target, margin), _lowest(student, margin), share),
+        _higher_buckets(x, y, z, _lowest(student, margin), share),
         _same_bucket(target, student, margin, share),
     )
     # Back into the order of the pairs; both orders then agree, and their counts add up.
@@ -148,8 +148,10 @@ def _counts(
 
 
 def _problems(target: jax.Array, student: jax.Array, margin: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y, z of the 2H problems, from `[2H, K, S]`: those of the first H, and those of the last."""
+    """x, y, z of the 2H problems, from `[H, K, S]` or, where their blocks differ, from `[2H, K, S]`."""
     heads = len(margin)
+    if len(target) == heads:
+        target, student = (jnp.concatenate([of, of]) for of in (target, student))
     rising = lax.broadcasted_iota(jnp.int32, student.shape, 0) < heads
     floor = student - jnp.tile(margin, 2)[:, None, None]
     return (
@@ -247,8 +249,8 @@ def _same_bucket(target: jax.Array, student: jax.Array, margin: jax.Array, share
 
     def take(number: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:  # x, y, z of these blocks
         number = jnp.concatenate([number[:heads], blocks - 1 - number[heads:]])[..., None]
-        taken = (jnp.take_along_axis(jnp.concatenate([of, of]), number, axis=1) for of in (target, student))
-        return _problems(*taken, margin)
+        x, s = (jnp.take_along_axis(jnp.concatenate([of, of]), number, axis=1) for of in (target, student))
+        return _problems(x, s, margin)
 
     x, y, _ = take(rows)
     point_x, _, z = take(points)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jasper_jax.losses import relative_blocked
+from jasper_jax.losses import merge_kernel, relative_blocked
 from jasper_jax.losses.distributed_sort import sort_blocks
 from jasper_jax.losses.relative import pair_order, relative_from_similarities
 from jasper_jax.losses.relative_blocked import block_shape, blocked
@@ -121,6 +121,27 @@ def test_the_kernel(shared):
     x, y = rows[..., :, None]
     column_x, z = columns[..., None, :]
     np.testing.assert_array_equal(found, (weight[:, :, None] * ((column_x < x) & (z > y))).sum(-1))
+
+
+@pytest.mark.parametrize("shape", [(2, 128), (8, 512), (3, 1024)])
+def test_the_merge_keeps_every_pair_once(shape):
+    """With ties within and between the blocks: the halves are sorted, and each number moves with its key."""
+    assert merge_kernel.fits(shape)
+    rng = np.random.default_rng(4)
+    keys = np.sort(rng.integers(-40, 40, (2, *shape)).astype(np.float32), axis=-1)
+    numbers = np.arange(keys.size, dtype=np.int32).reshape(keys.shape)
+    blocks = [(keys[n], numbers[n]) for n in range(2)]
+    run = jax.jit(partial(merge_kernel.merge, interpret=True))
+    low, high = run(*blocks, jnp.asarray(True)), run(*blocks[::-1], jnp.asarray(False))
+    merged, moved = (np.concatenate(of, axis=1) for of in zip(low, high))
+    np.testing.assert_array_equal(merged, np.sort(np.concatenate(keys, axis=1), axis=1))
+    np.testing.assert_array_equal(np.sort(moved, axis=1), np.sort(np.concatenate(numbers, axis=1), axis=1))
+    np.testing.assert_array_equal(keys.reshape(-1)[moved], merged)
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (8, 384), (8, 1 << 17)])
+def test_the_merge_leaves_other_blocks_to_the_sort(shape):
+    assert not merge_kernel.fits(shape)
 
 
 def test_sort_refuses_what_is_no_power_of_2():
