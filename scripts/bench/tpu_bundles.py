@@ -17,20 +17,24 @@ _BRANCH = re.compile(r"sbr\.rel \(!%(p\w+)\)")
 
 def write_schedules(folder: Path) -> None:
     """Make the compiler write its schedules into ``folder``. Must run before JAX finds its devices."""
-    flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true"
+    flags += " --xla_jf_dump_llo_pass_label_regex=final_bundles|deduplication"
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
 
 
 def schedule_cycles(folder: Path, instruction: str) -> int:
-    """Cycles of one execution of the named instruction, of the program compiled last.
+    """Cycles of one execution of the named instruction, of the one program whose schedules are in ``folder``.
 
     Raises:
       ValueError: no schedule, or a loop of unknown length.
     """
-    files = [path for path in folder.glob(f"*-{instruction}-*-final_bundles.txt") if "analysis" not in path.name]
+    (same,) = folder.glob("*-deduplication-map.txt")  # instructions of equal code have one schedule
+    groups = re.findall(r"key:(\S+)\n[^\n]*\n[^\n]*\n((?:  \S+\n)*)", same.read_text() + "\n")
+    names = [key for key, members in groups if instruction in members.split()] or [instruction]
+    files = [path for path in folder.glob(f"*-{names[0]}-*-final_bundles.txt") if "analysis" not in path.name]
     if not files:
         raise ValueError(f"{instruction}: no schedule in {folder}")
-    return cycles(max(files, key=lambda path: path.stat().st_mtime).read_text(errors="replace"))
+    return cycles(files[0].read_text(errors="replace"))
 
 
 def cycles(schedule: str) -> int:
