@@ -309,7 +309,7 @@ def test_errors():
         relative_from_similarities(jnp.zeros(6), order)
     with pytest.raises(ValueError, match=r"margin.*\(3,\).*\(2, 6\)"):
         relative_from_similarities(jnp.zeros((2, 6)), order, jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"'sorted' is not one of auto, tiled, partitioned"):
+    with pytest.raises(ValueError, match=r"'sorted' is not one of auto, tiled, blocked, partitioned"):
         relative_from_similarities(jnp.zeros((2, 6)), order, method="sorted")
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         pairs(jnp.zeros((2, 3)))
