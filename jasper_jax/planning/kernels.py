@@ -55,13 +55,16 @@ QKᵀ, dO Vᵀ and dS K. A kernel that gives all three needs five."""
 
 
 def known_flops(kernel: Kernel) -> float | None:
-    """The kernel's stated operations, or those of flash and splash attention by their shapes; None if unknown.
+    """The kernel's stated operations, or those of flash and splash attention by their shapes; None if unknown. Those
+    of the relative loss have none: they compare and add, and matrix units have no part in it.
 
     The first two large operands of attention are q ``[B, H, L, E]`` and k ``[B, K, M, E]``, without B if a device has
     one row. Tiles that a causal mask or a window skips are counted too.
     """
     if kernel.stated_flops is not None:
         return kernel.stated_flops
+    if any(name in kernel.op_name for name in ("relative_count", "merge_sorted")):
+        return 0.0
     if "flash" in kernel.op_name or "splash" in kernel.op_name:
         large = [s for s in kernel.operands if len(s.dims) >= 3 and s.dims[-2] >= 64 and s.dims[-1] >= 8]
         products = next((count for name, count in FLASH_PRODUCTS if name in kernel.op_name), 2)

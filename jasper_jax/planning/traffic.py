@@ -21,7 +21,7 @@ FREE = {
 
 BOOKKEEPING = {
     *("AllocateBuffer", "ConcatBitcast", "AsyncCollectiveStart", "AsyncCollectiveDone", "Sharding"),
-    *("AssumeGatherIndicesInBound", "ZeroCrop"),
+    *("AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "ZeroCrop"),
 }
 """Custom calls for the TPU compiler's own use: no work, no traffic."""
 

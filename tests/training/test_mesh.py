@@ -40,8 +40,11 @@ CASES: dict[str, dict] = {
     "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
+    "relative, 128 texts": {"sizes": ONE, "method": "partitioned", "texts": 128},
+    "relative, 128 texts, 8": {"sizes": (1, 8, 1), "method": "blocked", "texts": 128},
     **{
-        f"relative, {name}": {"sizes": sizes, "method": "tiled"}
+        f"relative, {method}, {name}": {"sizes": sizes, "method": method}
+        for method in ("tiled", "blocked")
         for name, sizes in {"8": (1, 8, 1), "2x2x2": (2, 2, 2)}.items()
     },
 }
@@ -116,7 +119,7 @@ def test_divided_programs_hold_no_backward_pass_of_what_is_frozen(found, name: s
     assert sum("encoder" in path for path in moments) == 2 * sum("encoder" in leaf for leaf in moved)
 
 
-@pytest.mark.parametrize("name", ["relative, 8", "relative, 2x2x2"])
+@pytest.mark.parametrize("name", ["relative, tiled, 8", "relative, tiled, 2x2x2"])
 def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) -> None:
     """Counts are whole numbers: the gradient has the same bits. A device compares an eighth of 4,371 pairs with all."""
     one, eight = found["relative"], found[name]
@@ -124,6 +127,24 @@ def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) ->
     np.testing.assert_array_equal(eight["gradient"], one["gradient"])
     assert "s32[1,547]" in eight["program"]
     assert re.search(r"s32\[1,4376\]\S* all-gather", eight["program"])
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "block"),
+    [
+        ("relative, blocked, 8", "relative", 768),
+        ("relative, blocked, 2x2x2", "relative", 768),
+        ("relative, 128 texts, 8", "relative, 128 texts", 1024),
+    ],
+)
+def test_devices_share_the_blocks_of_the_relative_loss(found, name: str, alone: str, block: int) -> None:
+    """A device holds an eighth of the pairs, padded, and swaps them with others. A kernel merges blocks whose length is
+    a power of 2, others are sorted."""
+    one, eight = found[alone], found[name]
+    assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
+    np.testing.assert_array_equal(eight["gradient"], one["gradient"])
+    assert re.search(rf"f32\[2,{block}\]\S* collective-permute", eight["program"])
+    assert bool(re.search(rf"[sf]32\[2,{2 * block}\]\S*\) sort", eight["program"])) == (block == 768)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
