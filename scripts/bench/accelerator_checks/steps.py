@@ -115,14 +115,7 @@ def measure(size: str, name: str, preset: int, least_mfu: float) -> Outcome:
 def stages_compile(size: str) -> Outcome:
     """Every stage of both large recipes, compiled for these devices; four at a time."""
     names = ("stella_400m", "jasper_2b") if size == "full" else ("small",)
-    lowered: dict[str, Any] = {}
-    for name in names:
-        recipe, student, _ = described(name)
-        vectors = _vectors(recipe) if name != "small" else _SmallTeachers()
-        mesh = mesh_of(recipe, student)
-        for stage in resolve_stages(recipe):
-            step = lower_step(recipe, vectors, stage, student, mesh, jax.default_backend())
-            lowered[f"{name}, {stage.name}"] = step.lowered
+    lowered = {f"{name}, {stage}": one for name in names for stage, one in lowered_stages(name).items()}
 
     def compile_one(name: str) -> dict[str, Any]:
         began = time.perf_counter()
@@ -135,6 +128,17 @@ def stages_compile(size: str) -> Outcome:
     with ThreadPoolExecutor(4) as pool:
         found = dict(zip(lowered, pool.map(compile_one, lowered)))
     return Outcome(not any("error" in one for one in found.values()), {"stages": found})
+
+
+def lowered_stages(name: str) -> dict[str, Any]:
+    """Stage -> its step, lowered for these devices."""
+    recipe, student, _ = described(name)
+    vectors: Any = _SmallTeachers() if name == "small" else _vectors(recipe)
+    mesh = mesh_of(recipe, student)
+    return {
+        stage.name: lower_step(recipe, vectors, stage, student, mesh, jax.default_backend()).lowered
+        for stage in resolve_stages(recipe)
+    }
 
 
 def _vectors(recipe: Recipe) -> TeacherVectors:
