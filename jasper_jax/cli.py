@@ -65,8 +65,13 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
 
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     from jasper_jax.runtime.processes import connect
+    from jasper_jax.runtime.progress import say
+    from jasper_jax.runtime.xla_flags import add_flags, communicating_platform
 
+    added = add_flags(communicating_platform(), os.environ)  # before JAX reads them
     connect(coordinator, processes, process)
+    if added:
+        say(added)
 
 
 @app.command()

@@ -204,7 +204,7 @@ class Training(Section):
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0: threads of the training process."""
     profile_steps: Annotated[int, Field(ge=0)] = 0
-    """Write a JAX profile of this many steps, starting at the stage's fifth."""
+    """Write a JAX profile of this many steps, for XProf and Perfetto, from the fifth step of a command on."""
 
 
 class Mesh(Section):

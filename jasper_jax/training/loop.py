@@ -31,6 +31,8 @@ from jasper_jax.training.stage_log import StageLog
 from jasper_jax.training.stage_state import StageState
 from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
+from jasper_jax.training.utilisation import Utilisation, step_flops, with_wait
+from jasper_jax.training.watchdog import Watchdog
 
 
 def train(
@@ -72,6 +74,7 @@ def train(
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
     sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name)
     metrics = Metrics(run_folder.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    metrics.write({"event": "start", "time": time.time()})
     metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
@@ -133,16 +136,21 @@ class StageTrainer:
         state, programs = self._prepare(params, partition, batches, first_step)
         step, stopping = first_step, False
         with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
-            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress)
-            with self._hooks(state, programs, batches, log, first_step) as call_hooks:
+            utilisation = Utilisation(step_flops(self.kind, state), self.inputs.mesh)
+            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress, utilisation)
+            hooks = self._hooks(state, programs, batches, log, first_step)
+            with Watchdog(stage.name, step) as watchdog, hooks as call_hooks:
                 if not step:
                     call_hooks(Moment(0, steps_before, last=not stage.steps))
-                for batch in batches.iterate(step, self.settings.workers):
+                for batch, input_wait in with_wait(batches.iterate(step, self.settings.workers)):
                     metrics = state.step(programs, batch.arrays, batch.number)
                     step, last = batch.number + 1, batch.number + 1 == stage.steps
-                    stopping = stop(steps_before + step)
-                    moment = Moment(step, steps_before + step, last, stopping and not last, batch, metrics)
+stopping = stop(steps_before + step)
+                    moment = Moment(
+                        step, steps_before + step, last, stopping and not last, batch, metrics, input_wait
+                    )
                     log.step(moment)
+                    watchdog.beat(step)
                     self.checkpoints.settle()
                     call_hooks(moment)
                     if stopping:
@@ -207,6 +215,8 @@ class StageTrainer:
                 log.flush()  # a checkpoint is written only once all its steps are known to be finite
             for hook in due:
                 hook(moment)
+            if due:
+                log.restart_clock()
 
         try:
             yield call

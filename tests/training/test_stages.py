@@ -155,7 +155,8 @@ def test_a_profile_of_some_steps(tmp_path) -> None:
     stages = [{"stage": 1, "steps": 8, "batch_size": 16, "learning_rate": 1e-3}]
     run = Run(recipe(tmp_path, stages=stages, training={"profile_steps": 2}), progress=False)
     assert run_training(run)
-    assert len(list((run.folder / "profile" / "stage-1").rglob("*.xplane.pb"))) == 1
+    for name in ("*.xplane.pb", "perfetto_trace.json.gz"):
+        assert len(list((run.folder / "profile" / "stage-1").rglob(name))) == 1
 
 
 def test_a_stage_holds_its_parameters_once(tmp_path, monkeypatch) -> None:
