@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
-from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
 
 if TYPE_CHECKING:
     from jasper_jax.recipe.config import Recipe
@@ -54,7 +54,7 @@ def options(
     if debug:
         os.environ["JASPER_DEBUG"] = "1"
     if context.invoked_subcommand != "plan":
-        context.with_resource(hidden_tpu_compiler())
+        context.with_resource(hidden_compilers())
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:

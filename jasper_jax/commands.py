@@ -66,14 +66,17 @@ def check_recipe(recipe: Recipe) -> None:
 
 def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     """``jasper plan``."""
-    from jasper_jax.planning.machine import parse_target, simulate
+    from jasper_jax.planning.gpu import prepare_gpu_compiler
+    from jasper_jax.planning.machine import parse_target
     from jasper_jax.planning.topology import prepare_compiler
+    from jasper_jax.runtime.compilers import use_cpu
 
     if not topologies:
         raise UserError("--topology: expected a TPU slice or GPUs, e.g. --topology v5e:4x4 or --topology 8xh100")
     targets = [parse_target(text) for text in topologies]
-    simulate(targets)
+    use_cpu()
     prepare_compiler()
+    prepare_gpu_compiler()
 
     from jasper_jax.check import validate
     from jasper_jax.planning.report import print_plan

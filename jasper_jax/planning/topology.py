@@ -39,6 +39,7 @@ class Topology:
     chip: Chip
     shape: tuple[int, ...]
     platform = "tpu"
+    compiler_options = None
 
     @classmethod
     def parse(cls, text: str) -> Topology:

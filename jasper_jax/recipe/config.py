@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, create_model, model_validator
 
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
+
+
+def _named_remat(value: Any) -> Any:
+    """Recipes of earlier runs have a boolean."""
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
+
+
+Remat = Annotated[Literal["none", "dots", "full"], BeforeValidator(_named_remat)]
 
 
 class Prompts(Section):
@@ -73,8 +81,8 @@ class Vision(Section):
     (``training.projector_start``)."""
     projector_penalty: PositiveFloat = 0.2
     """Ridge penalty of that map, relative to the mean eigenvalue of the covariance of the vision tokens."""
-    remat: bool = False
-    """Recompute the vision layers' activations in the backward pass: memory for time."""
+    remat: Remat = "none"
+    """As ``student.remat``, of the vision layers."""
 
 
 class Student(Section):
@@ -93,8 +101,9 @@ class Student(Section):
     """As a teacher's; exported as ``is_causal`` in config.json."""
     append_eos: bool | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-    """Recompute the layers' activations in the backward pass: memory for time."""
+    remat: Remat = "none"
+    """What the backward pass recomputes of each layer, memory for time. none: nothing; dots: all but the products of
+    matrices (JAX's policy ``dots_with_no_batch_dims_saveable``; attention is recomputed); full: everything."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     vector_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the pooled vector (the public Jasper was trained with 0.2)."""

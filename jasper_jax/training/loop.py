@@ -145,10 +145,8 @@ class StageTrainer:
                 for batch, input_wait in with_wait(batches.iterate(step, self.settings.workers)):
                     metrics = state.step(programs, batch.arrays, batch.number)
                     step, last = batch.number + 1, batch.number + 1 == stage.steps
-stopping = stop(steps_before + step)
-                    moment = Moment(
-                        step, steps_before + step, last, stopping and not last, batch, metrics, input_wait
-                    )
+                    stopping = stop(steps_before + step)
+                    moment = Moment(step, steps_before + step, last, stopping and not last, batch, metrics, input_wait)
                     log.step(moment)
                     watchdog.beat(step)
                     self.checkpoints.settle()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
+from jasper_jax.encoders.tower import REMAT
 from jasper_jax.parameters.sharding import leaf_shards, row_shards
 from jasper_jax.planning.machine import Target
 from jasper_jax.planning.memory import device_bytes
@@ -64,8 +65,8 @@ def _with_less_memory(
 ) -> Iterator[StagePlan]:
     """Plans of the stage with less and less memory, until one fits: layers recomputed, then the batch in pieces."""
     settings: tuple[str, ...] = ()
-    if not student.remat:
-        student, settings = dataclasses.replace(student, remat=True), ("student.remat=true",)
+    for remat in list(REMAT)[list(REMAT).index(student.remat) + 1 :]:
+        student, settings = dataclasses.replace(student, remat=remat), (f"student.remat={remat}",)
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
         yield dataclasses.replace(plan, settings=settings)
         if plan.fits:

@@ -129,15 +129,15 @@ def analytic(stage: ResolvedStage, student: Student, step: LoweredStep) -> float
     trains_text = any(name.startswith("encoder/") for name in step.trained)
     tokens, total = step.rows * step.length, 0.0
     # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
-    frozen = (2 + student.remat) if stage.learns_from("images") else 1
+    frozen = (2 + (student.remat == "full")) if stage.learns_from("images") else 1
     width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
-    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + student.remat)
+    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + (student.remat == "full"))
     total += times(step.frozen, "encoder/", tokens, 4 * step.length * width) * frozen
     if stage.learns_from("images") and vision_model is not None:
         vision = vision_model.encoder.config
         patches = (vision.image_size // vision.patch_size) ** 2
         one = times(step.trained, "vision/layers", step.rows * patches, 4 * patches * vision.hidden_size)
-        total += one * (3 + vision_model.remat)
+        total += one * (3 + (vision_model.remat == "full"))
         total += (
             2 * step.rows * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2
         )  # no gradient of the pixels

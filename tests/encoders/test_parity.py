@@ -78,7 +78,7 @@ def test_every_position(pair, family):
         encoder.apply(params, np.ones((1, LONGEST + 1), np.int32), np.ones((1, LONGEST + 1), np.int32))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_gradients(pair, family, remat):
     """Of a random linear function of the states, w.r.t. every tensor, through the weight table."""
     model, encoder, params = pair

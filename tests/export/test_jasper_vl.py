@@ -78,7 +78,7 @@ class Case:
             prompts={"query": QUERY, "passage": ""},
             max_length=longest,
             compute_dtype="float32",
-            remat=False,
+            remat="none",
             dropout=0.0,
             vector_dropout=0.2,
             vision_model=self.vision_model,
