@@ -11,7 +11,7 @@ import glob
 import os
 from collections.abc import MutableMapping
 
-from jasper_jax.runtime.tpu_compiler import DEVICE_FILES
+from jasper_jax.runtime.compilers import TPU_FILES
 
 OFF = "JASPER_XLA_FLAGS"
 """An environment variable: ``off`` adds no flags."""
@@ -65,7 +65,7 @@ def communicating_platform() -> str | None:
     wanted = os.environ.get("JAX_PLATFORMS", "")
     several = any(name in os.environ for name in ("JASPER_COORDINATOR", "JASPER_DISTRIBUTED"))
     several |= int(os.environ.get("SLURM_NTASKS", "1") or 1) > 1
-    files = {"gpu": glob.glob(GPU_FILES), "tpu": [file for pattern in DEVICE_FILES for file in glob.glob(pattern)]}
+    files = {"gpu": glob.glob(GPU_FILES), "tpu": [file for pattern in TPU_FILES for file in glob.glob(pattern)]}
     for platform, names in (("gpu", ("gpu", "cuda")), ("tpu", ("tpu",))):
         asked = not wanted or any(name in wanted for name in names)
         if asked and (len(files[platform]) > 1 or (several and files[platform])):

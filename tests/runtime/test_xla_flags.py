@@ -32,7 +32,7 @@ def test_only_where_devices_communicate(tmp_path, monkeypatch) -> None:
     for name in ("JAX_PLATFORMS", "JASPER_COORDINATOR", "JASPER_DISTRIBUTED", "SLURM_NTASKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(xla_flags, "GPU_FILES", str(tmp_path / "nvidia[0-9]*"))
-    monkeypatch.setattr(xla_flags, "DEVICE_FILES", (str(tmp_path / "accel*"),))
+    monkeypatch.setattr(xla_flags, "TPU_FILES", (str(tmp_path / "accel*"),))
     assert communicating_platform() is None
     (tmp_path / "nvidia0").touch()
     assert communicating_platform() is None
