@@ -198,6 +198,11 @@ class Training(Section):
     micro_batch: PositiveInt | None = None
     """Encode a batch in pieces of about this many texts, recomputed in the backward pass: less memory for activations,
     losses and gradients of the full batch. None: in one piece."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which gradients of weights are summed over tokens and devices where the encoder computes in 16 bits; bfloat16
+    halves the bytes between devices."""
+    optimizer_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of AdamW's first moment; the second is float32."""
     shapes: PositiveInt = 3
     """Distinct numbers of rows of batches; a train step is compiled for each."""
     save_every: PositiveInt = 200
