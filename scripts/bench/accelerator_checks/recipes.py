@@ -60,7 +60,7 @@ def small_recipe() -> Recipe:
             "name": "small",
             "texts": {"sources": [{"jsonl": "none.jsonl"}]},
             "teachers": [{"name": "teacher", "model": "none"}],
-            "student": {"config": config, "tokenizer": "none", "max_length": 128, "pooling": "mean", "remat": True},
+            "student": {"config": config, "tokenizer": "none", "max_length": 128, "pooling": "mean", "remat": "full"},
             "heads": {"fc1": {"dim": "teachers"}, "fc2": {"dim": 32, "nested": [16]}},
             "stages": [{"stage": 1, **stage}, {"stage": 3, **stage}],
         }

@@ -19,9 +19,10 @@ from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import lower_step
-from jasper_jax.training.mesh import begin_state, mesh_sizes, put_batch, share_of
+from jasper_jax.training.mesh import begin_state, put_batch, share_of
 from jasper_jax.training.model_flops import TextStepFlops
 from jasper_jax.training.partition import make_partition
+from jasper_jax.training.run_mesh import key_value_heads, mesh_sizes
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.step import make_program
 
@@ -42,7 +43,8 @@ def jasper_stage1(size: str) -> Outcome:
 
 def mesh_of(recipe: Recipe, student: Student) -> Any:
     """All devices, as a run arranges them."""
-    sizes = mesh_sizes(recipe.mesh, jax.device_count(), resolve_stages(recipe), student.encoder.config.num_heads)
+    heads = {"the student": key_value_heads(student.encoder.config)}
+    sizes = mesh_sizes(recipe.mesh, jax.device_count(), resolve_stages(recipe), heads)
     return make_mesh(sizes)
 
 

@@ -51,7 +51,7 @@ def recipe_file(size: str, **changes: Any) -> Path:
             "tokenizer": str(place / "teacher"),
             "max_length": LENGTH[size],
             "compute_dtype": "bfloat16" if size == "full" else "float32",
-            "remat": size == "full",
+            "remat": "full" if size == "full" else "none",
         },
         "heads": {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8}},
         "stages": [{"stage": 3, "steps": STEPS[size], "batch_size": BATCH[size], "learning_rate": 1e-5}],
