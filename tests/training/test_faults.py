@@ -165,7 +165,8 @@ def test_a_stage_without_steps_is_evaluated_once(tmp_path: Path, capfd: pytest.C
     stages = [{"stage": 1, **STAGE, "steps": 0}]
     run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages), progress=False)
     assert run_training(run)
-    (event,) = read_events(run.folder / "metrics.jsonl")
+    start, event = read_events(run.folder / "metrics.jsonl")
+    assert start["event"] == "start"
     assert (event["event"], event["step"]) == ("evaluation", 0)
     said = capfd.readouterr().err
     assert "stage-1: 0 steps in" in said
