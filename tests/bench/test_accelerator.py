@@ -70,9 +70,9 @@ def test_a_process_that_ends_without_a_result_is_an_error(accelerator, monkeypat
 
 
 def test_out_of_time_and_unknown_names(accelerator, capsys) -> None:
-    assert accelerator.main(["--minutes", "0", "--only", "device"]) == 0
+    assert accelerator.main(["--minutes", "0", "--only", "device"]) == 1
     (line,) = lines(capsys.readouterr().out)
-    assert (line["status"], line["reason"]) == ("skipped", "out of time")
+    assert (line["status"], line["reason"]) == ("not run", "out of time")
     with pytest.raises(SystemExit):
         accelerator.main(["--only", "devise"])
     assert "checks are device, attention" in capsys.readouterr().err
