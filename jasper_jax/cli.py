@@ -256,6 +256,14 @@ _LONGEST = 1000
 
 def main() -> None:
     """Entry point: turns expected failures into one line and an exit code (2: input, 75: stopped and saved)."""
+    try:
+        _run_command()
+    except SystemExit as ending:
+        processes.leave(ending.code if isinstance(ending.code, int) else 0)
+        raise
+
+
+def _run_command() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
