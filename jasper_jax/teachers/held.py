@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import operator
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,15 @@ def held_draws(entry: Mapping[str, Any]) -> Draws | None:
     """Whose vectors a shard has, as a manifest records it; None: all."""
     held = entry.get("held")
     return None if held is None else _DRAWS.validate_python(held["draws"])
+
+
+def together(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """One entry for several of the same file, each of which says the truth: with the draws of all."""
+    draws = [held_draws(entry) for entry in entries]
+    if None in draws:
+        return dict(entries[draws.index(None)])
+    union = functools.reduce(operator.or_, (one for one in draws if one is not None))
+    return {**entries[0], "held": {**entries[0]["held"], "draws": union.as_json()}}
 
 
 def holds(entry: Mapping[str, Any], draws: Draws | None) -> bool:

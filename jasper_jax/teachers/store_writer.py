@@ -20,7 +20,7 @@ from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.codec import Codec, int8_scales
-from jasper_jax.teachers.held import drawn_rows, held_draws, holds
+from jasper_jax.teachers.held import drawn_rows, held_draws, holds, together
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore
 
 _SCALES = TypeAdapter(list[vec.Scale])
@@ -149,7 +149,8 @@ class StoreWriter:
         return {shard: line for shard, line in self.recorded().items() if holds(line, self.draws_of(shard))}
 
     def recorded(self) -> dict[sh.ShardInfo, dict[str, Any]]:
-        """The shards that are there, with their ledger lines. A shard that was made twice left two lines."""
+        """The shards that are there, with their ledger lines. A shard that was made twice left two lines;
+        where a recipe that draws more found nothing to add, they are of the same bytes."""
         lines: dict[str, list[dict[str, Any]]] = {}
         for ledger in sorted(self.folder.glob("done-*.jsonl")):
             for line in _read_lines(ledger):
@@ -163,7 +164,7 @@ class StoreWriter:
                 digest = files.sha256_file(path)
                 recorded = [line for line in recorded if line["sha256"] == digest]
             if recorded:
-                out[shard] = recorded[0]
+                out[shard] = together(recorded)
         return out
 
     def reopen_for_repair(self) -> bool:

@@ -134,9 +134,10 @@ def test_padding_and_neighbours_do_not_matter(pair, family):
 
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
 @pytest.mark.parametrize("mode", MODES)
-def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode):
+def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode, request):
     """Three texts in a row, two and padding in another, none in the last; rows longer than the longest text."""
-    if family not in ("bert", "mpnet") and (mode, implementation) not in EXERCISED:
+    every = family in ("bert", "mpnet") and request.config.getoption("--full")
+    if not every and (mode, implementation) not in EXERCISED:
         pytest.skip("modes and implementations are independent; two pairs are enough for a family")
     _, encoder, params = pair
     encoder = dataclasses.replace(encoder, attention=implementation)

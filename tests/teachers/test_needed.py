@@ -10,6 +10,7 @@ from jasper_jax.data.drawn import Draws, drawn_records
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.held import holds, together
 from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.vector_check import dtype_error, verify_store
 from jasper_jax.teachers.vectors import VectorStore
@@ -113,3 +114,11 @@ def test_the_stages_draw_nothing_else(tmp_path):
     assert needed_draws(run.recipe, 64) is None
     untaught = {"fc1": {"dim": 12, "target": "pooled"}, "fc2": {"dim": 8, "target": "fc1"}}
     assert needed_draws(recipe(tmp_path, heads=untaught, teachers=[]), size) == Draws()
+
+
+def test_lines_of_one_file_count_together() -> None:
+    """A recipe that draws more, but no record that was lacking, writes the same bytes and a second line."""
+    one, other = ({"sha256": "x", "held": {"draws": Draws(((seed, 8),)).as_json(), "vectors": 9}} for seed in (1, 2))
+    assert holds(together([one, other]), Draws(((1, 8), (2, 8))))
+    assert not holds(one, Draws(((2, 8),)))
+    assert holds(together([one, {"sha256": "x"}]), None)

@@ -30,6 +30,7 @@ def test_a_process_embeds_on_the_devices_of_its_host(whole, part):
 
 
 def test_the_largest_program_of_a_teacher(tmp_path):
+    pytest.importorskip("jax_cuda13_plugin")
     model = write_model(tmp_path / "model")
     teacher = TeacherModel(Teacher(name="a", model=str(model), compute_dtype="bfloat16"))
     plan = plan_embedding(teacher, parse_target("1xl4"))

@@ -142,6 +142,7 @@ def test_stopped_at_every_step(undisturbed: Path, tmp_path: Path) -> None:
         np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
 
 
+@pytest.mark.full
 def test_killed_with_its_machine_and_continued_from_the_mirror(undisturbed: Path, tmp_path: Path) -> None:
     mirror = tmp_path / "bucket"
     recipe = write_recipe(tmp_path, mirror=f"file://{mirror}")
