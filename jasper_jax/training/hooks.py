@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.runtime import processes
 from jasper_jax.runtime.progress import say
 from jasper_jax.training.stage_kind import StageBatches
 
@@ -89,14 +90,19 @@ class Save:
 
 class Profile:
     """A JAX profile of ``steps`` steps, from the fifth of this command on: the first ones compile. XProf opens the
-    folder (``*.xplane.pb``), ui.perfetto.dev the file ``perfetto_trace.json.gz`` in it."""
+    folder (``*.xplane.pb``), ui.perfetto.dev the file ``perfetto_trace.json.gz`` in it.
+
+    Of several processes each has a folder of its own, ``process-N``: they end their profiles in the same second, so JAX
+    would put them into one, and it writes no trace for Perfetto beside those of other hosts but raises ValueError.
+    """
 
     AFTER = 4
 
     def __init__(self, steps: int, first_step: int, folder: Path):
         """``first_step``: where this command began the stage."""
         self._begin, self._end = first_step + self.AFTER, first_step + self.AFTER + steps
-        self._folder, self._running = folder, False
+        several = processes.count() > 1
+        self._folder, self._running = folder / f"process-{processes.index()}" if several else folder, False
 
     def due(self, moment: Moment) -> bool:
         if self._running:

@@ -31,7 +31,8 @@ def watchdog_seconds() -> float:
 
 class Watchdog:
     """While it is entered, it writes a report to standard error after every ``seconds`` without a step: process, stage,
-    last step, and the stack of the thread that made it. Nothing is ended."""
+    last step, and the stacks of all threads, that of training last: what it waits for is often a thread that loads
+    batches or writes a checkpoint. Nothing is ended."""
 
     def __init__(self, stage: str, step: int, seconds: float | None = None):
         """``step``: done so far. ``seconds``: None for the environment's."""
@@ -69,9 +70,15 @@ class Watchdog:
 
     def report(self, idle: float) -> str:
         """What is written after ``idle`` seconds without a step."""
-        frame = sys._current_frames().get(self._watched)
-        stack = "".join(traceback.format_stack(frame)) if frame else "the thread has ended\n"
+        names = {thread.ident: thread.name for thread in threading.enumerate()}
+        frames = sys._current_frames()
+        order = sorted(frames.keys() - {threading.get_ident()}, key=lambda ident: ident == self._watched)
+        stacks = [
+            f"thread {'of training' if ident == self._watched else names.get(ident, ident)}:\n"
+            + "".join(traceback.format_stack(frames[ident]))
+            for ident in order
+        ]
         return (
             f"process {self._process}: no step for {idle / 60:,.1f} minutes; {self._stage}, {self._step} steps done;"
-            f" {VARIABLE}=0 turns this report off. The training thread is at:\n{stack}"
+            f" {VARIABLE}=0 turns this report off. Its threads are at:\n{''.join(stacks)}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import time
 from types import SimpleNamespace
 
@@ -119,6 +120,17 @@ def test_a_stage_too_short_for_its_profile_says_so(tmp_path, capfd) -> None:
     assert not Profile(0, first_step=10, folder=tmp_path).due(last)
 
 
+def test_processes_do_not_share_the_folder_of_a_profile(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("jasper_jax.runtime.processes.count", lambda: 2)
+    for index in range(2):
+        monkeypatch.setattr("jasper_jax.runtime.processes.index", lambda index=index: index)
+        profile = Profile(2, first_step=0, folder=tmp_path)
+        profile(Moment(4, 4))
+        profile.close()
+    traces = sorted(path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("perfetto_trace.json.gz"))
+    assert traces == ["process-0", "process-1"]
+
+
 def test_the_watchdog_says_where_a_process_hangs(monkeypatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr("sys.stderr", written)
@@ -128,10 +140,23 @@ def test_the_watchdog_says_where_a_process_hangs(monkeypatch) -> None:
         while written.getvalue().count("no step for") < 2 and time.monotonic() < deadline:
             time.sleep(0.01)
 
+    ended = threading.Event()
+
+    def writes_a_checkpoint() -> None:
+        ended.wait(20)
+
+    writer = threading.Thread(target=writes_a_checkpoint, name="checkpoints")
+    writer.start()
     with Watchdog("stage-2", 3, seconds=0.05) as watchdog:
         watchdog.beat(7)
         waits_for_the_others()
+    ended.set()
+    writer.join()
     text = written.getvalue()
+    first = text[: text.index("process 0: no step for", 1)]
+    assert "thread checkpoints:\n" in first
+    assert first.index("in writes_a_checkpoint") < first.index("thread of training:") < first.index("in waits_for_")
+    assert "in _watch" not in first
     assert "process 0: no step for" in text
     assert "stage-2, 7 steps done" in text
     assert "in waits_for_the_others" in text
