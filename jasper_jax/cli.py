@@ -66,9 +66,9 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     from jasper_jax.runtime.processes import connect
     from jasper_jax.runtime.progress import say
-    from jasper_jax.runtime.xla_flags import add_flags, communicating_platform
+    from jasper_jax.runtime.xla_flags import add_flags, gpus_communicate
 
-    added = add_flags(communicating_platform(), os.environ)  # before JAX reads them
+    added = add_flags(os.environ) if gpus_communicate(processes) else None  # before JAX reads them
     connect(coordinator, processes, process)
     if added:
         say(added)
