@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from jasper_jax.assets.corpora import retrieval_split
+from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.pair_sources import check_pair_sources
 from jasper_jax.data.sources import check_sources
@@ -32,10 +33,11 @@ from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.start import check_start, make_student, make_tokenizer
 from jasper_jax.student.student import Student
+from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.torch_teacher import refuse_without_torch
 from jasper_jax.teachers.vectors import DTYPES, store_bytes
-from jasper_jax.training.mesh import mesh_sizes
 from jasper_jax.training.partition import make_partition
+from jasper_jax.training.run_mesh import attention_heads, mesh_sizes
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.teaching import Teaching
 
@@ -205,7 +207,7 @@ def _described(run: Run) -> list[str]:
 def _teachers(run: Run) -> Table:
     """Per teacher: its parameters, its dimension, and the size of its vectors in each dtype."""
     recipe = run.recipe
-    count, shard_rows = _text_count(run), recipe.texts.shard_rows if recipe.texts else 1024
+    count, shard_rows = _needed_count(run), recipe.texts.shard_rows if recipe.texts else 1024
     rows = count or 1_000_000
     title = f"Teachers; vectors of {rows / 1e6:,.3g} million texts"
     table = _table(title, "teacher", "parameters", "dimensions", "mode", *DTYPES, right=(1, 2, 4, 5, 6))
@@ -231,6 +233,10 @@ def _cost(run: Run, student: Student) -> Table:
     count = _text_count(run)
     if recipe.texts is not None:
         table.add_row("texts (training + held out)", "all the sources give" if count is None else f"{count:,}")
+        if run.needs_vectors:
+            needed = _needed_count(run)
+            unknown = "those that the stages draw"
+            table.add_row("texts embedded (drawn + held out)", unknown if needed is None else f"{needed:,}")
         table.add_row("texts seen in training", f"{_seen(run, 'texts', 'pairs'):,}")
     if run.trains_on_images:
         table.add_row("images seen in training", f"{_seen(run, 'images'):,}")
@@ -252,13 +258,23 @@ def _text_count(run: Run) -> int | None:
     return None if texts is None or texts.count is None else texts.count + texts.held_out
 
 
+def _needed_count(run: Run) -> int | None:
+    """Texts whose teachers' vectors are needed; None if the recipe takes all texts."""
+    texts = run.recipe.texts
+    if texts is None or texts.count is None:
+        return None
+    draws = needed_draws(run.recipe, texts.count)
+    drawn = texts.count if draws is None else int(drawn_records(draws, texts.count).sum())
+    return drawn + texts.held_out
+
+
 def _mesh(run: Run, student: Student) -> AbstractMesh | None:
     """The mesh of the recipe, whose devices need not exist; None for auto."""
     wanted = run.recipe.mesh
     if wanted == "auto":
         return None
     devices = wanted.data * wanted.fsdp * wanted.tensor
-    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, student.encoder.config.num_heads))
+    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, attention_heads(student, run.vectors)))
     return AbstractMesh(tuple(axes.values()), tuple(axes))
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
-from jasper_jax.runtime.tpu_compiler import hidden_tpu_compiler
 
 if TYPE_CHECKING:
     from jasper_jax.recipe.config import Recipe
@@ -53,7 +54,7 @@ def options(
     if debug:
         os.environ["JASPER_DEBUG"] = "1"
     if context.invoked_subcommand != "plan":
-        context.with_resource(hidden_tpu_compiler())
+        context.with_resource(hidden_compilers())
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
@@ -64,8 +65,13 @@ def _load(recipe: str, overrides: list[str] | None) -> Recipe:
 
 def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
     from jasper_jax.runtime.processes import connect
+    from jasper_jax.runtime.progress import say
+    from jasper_jax.runtime.xla_flags import add_flags, gpus_communicate
 
+    added = add_flags(os.environ) if gpus_communicate(processes) else None  # before JAX reads them
     connect(coordinator, processes, process)
+    if added:
+        say(added)
 
 
 @app.command()
@@ -270,6 +276,14 @@ _LONGEST = 1000
 
 def main() -> None:
     """Entry point: turns expected failures into one line and an exit code (2: input, 75: stopped and saved)."""
+    try:
+        _run_command()
+    except SystemExit as ending:
+        processes.leave(ending.code if isinstance(ending.code, int) else 0)
+        raise
+
+
+def _run_command() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         app()
@@ -289,13 +303,18 @@ def main() -> None:
         sys.exit(141)
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
+            processes.end_soon(1)
             raise
         path = error.filename or "a file"
         _fail(f"{path}: {error.strerror}; free space or choose another folder (run_dir=...), then run again", 2, error)
+    except Exception:
+        processes.end_soon(1)
+        raise
 
 
 def _fail(message: str, code: int, error: BaseException) -> None:
     _print_error(message, error)
+    processes.end_soon(code)
     sys.exit(code)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from rich.console import Console
 
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array
@@ -20,6 +22,8 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.timings import Timings
 
 if TYPE_CHECKING:  # each command imports what it needs, so that it starts quickly
+    from jax.sharding import Mesh
+
     from jasper_jax.data.pairs import PairStore
     from jasper_jax.data.texts import TextStore
     from jasper_jax.evaluation.report import Evaluation
@@ -28,18 +32,28 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
 OUT = Console(soft_wrap=True)
 
 
-def _run(recipe: Recipe, *, validated: bool = False) -> Run:
-    """The run of ``recipe``, which all processes share; ``validated``: after :func:`jasper_jax.check.validate`."""
+def _run(recipe: Recipe) -> Run:
+    """The run of ``recipe``, which all processes share."""
     from jasper_jax.run import Run, cache_programs
+    from jasper_jax.runtime.agreement import refuse_unlike, refuse_unshared
 
-    processes.refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unlike(recipe.model_dump(mode="json"))
+    refuse_unshared({"stores": stores_dir(recipe), "run_dir": run_dir(recipe)})
     cache_programs()
-    run = Run(recipe)
-    if validated:
-        from jasper_jax.check import validate
+    return Run(recipe)
 
-        validate(run)
-    return run
+
+def _training_run(recipe: Recipe) -> tuple[Run, Mesh]:
+    """A validated run and its mesh over the devices of all processes, before anything is written."""
+    from jasper_jax.check import validate
+    from jasper_jax.training.run_mesh import run_mesh
+
+    if any(teacher.backend == "torch" for teacher in recipe.teachers):
+        # Its model needs memory of the GPU of which JAX would take 75% when it makes the mesh.
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    run = _run(recipe)
+    student, _ = validate(run)
+    return run, run_mesh(recipe, student, run.vectors)
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -52,19 +66,23 @@ def check_recipe(recipe: Recipe) -> None:
 
 def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     """``jasper plan``."""
-    from jasper_jax.planning.machine import parse_target, simulate
+    from jasper_jax.planning.gpu import prepare_gpu_compiler
+    from jasper_jax.planning.machine import parse_target
     from jasper_jax.planning.topology import prepare_compiler
+    from jasper_jax.runtime.compilers import use_cpu
 
     if not topologies:
         raise UserError("--topology: expected a TPU slice or GPUs, e.g. --topology v5e:4x4 or --topology 8xh100")
     targets = [parse_target(text) for text in topologies]
-    simulate(targets)
+    use_cpu()
     prepare_compiler()
+    prepare_gpu_compiler()
 
     from jasper_jax.check import validate
     from jasper_jax.planning.report import print_plan
     from jasper_jax.recipe.extras import missing_extras
     from jasper_jax.run import Run
+    from jasper_jax.training.plan_embedding import embedding_table, plan_embedding
     from jasper_jax.training.plan_stages import plan_stages
 
     run = Run(recipe, describe=True)
@@ -74,12 +92,18 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     wide = OUT if OUT.is_terminal else Console(width=160)
     for target in targets:
         print_plan(target, list(plan_stages(recipe, run.vectors, student, target)), wide)
+        embedding = [plan_embedding(teacher, target) for teacher in (run.teachers if run.needs_vectors else ())]
+        if plans := [plan for plan in embedding if plan is not None]:
+            wide.print(embedding_table(plans))
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper embed``; several processes may run it on one run folder at once."""
+    from jasper_jax.check import validate
+
     _refuse_index(process_index, process_count)
-    run = _run(recipe, validated=True)
+    run = _run(recipe)
+    validate(run)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         _embed(run, Timings(run.folder, process_index), process_index, process_count)
@@ -87,12 +111,14 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 
 def mine_negatives(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper mine``; several processes may run it on one run folder at once."""
+    from jasper_jax.check import validate
     from jasper_jax.recipe.stages import mines
 
     _refuse_index(process_index, process_count)
     if not mines(recipe):
         raise UserError("stages: no stage asks for negatives; set negatives in one with stage: pairs")
-    run = _run(recipe, validated=True)
+    run = _run(recipe)
+    validate(run)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
         texts = run.data.texts()
@@ -150,23 +176,29 @@ def _embed(
 
 def train_stages(recipe: Recipe) -> None:
     """``jasper train``."""
-    run = _run(recipe, validated=True)
+    run, mesh = _training_run(recipe)
     with run.run_folder.alone("train"), stop_flag() as stop:
         timings = Timings(run.folder)
         with stop.immediately():
             texts = None if recipe.texts is None else run.data.texts()
             pairs = run.data.pairs() if run.trains_on_images else None
-        _train(run, texts, pairs, timings, stop)
+        _train(run, mesh, texts, pairs, timings, stop)
 
 
 def _train(
-    run: Run, texts: TextStore | None, pairs: PairStore | None, timings: Timings, stop: Callable[[int], bool]
+    run: Run,
+    mesh: Mesh,
+    texts: TextStore | None,
+    pairs: PairStore | None,
+    timings: Timings,
+    stop: Callable[[int], bool],
 ) -> None:
     from jasper_jax.training.loop import train
 
     view = None if texts is None else run.vectors.view(texts)
     negatives = None if texts is None else run.vectors.negatives(texts)
-    if not train(run.run_folder, run.student, texts, view, timings, stop, pairs, negatives, progress=run.progress):
+    folder, student = run.run_folder, run.student
+    if not train(folder, student, mesh, texts, view, timings, stop, pairs, negatives, progress=run.progress):
         raise Interrupted
 
 
@@ -179,7 +211,14 @@ def evaluate_run(recipe: Recipe) -> None:
 
 def _evaluate(run: Run, timings: Timings) -> None:
     from jasper_jax.evaluation.providers import evaluate
-    from jasper_jax.evaluation.report import beside_teachers, console_table, to_json
+    from jasper_jax.evaluation.report import (
+        beside_teachers,
+        better_without_training,
+        console_table,
+        ndcg10,
+        retrieval_tests,
+        to_json,
+    )
 
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
@@ -194,6 +233,12 @@ def _evaluate(run: Run, timings: Timings) -> None:
         say(line)
     # Eleven columns do not fit into the 80 columns that rich assumes for a log file.
     (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
+    names = retrieval_tests(evaluation)
+    for student, free in better_without_training(evaluation):
+        say(
+            f"{student.head}, {student.dim} dimensions: nDCG@10 {ndcg10(student, names):.3f}. {free.provider},"
+            f" {free.dim} dimensions, needs no training, costs no more, and has {ndcg10(free, names):.3f}."
+        )
 
 
 def _plot(folder: Path, evaluation: Evaluation) -> None:
@@ -225,7 +270,7 @@ def run_all(recipe: Recipe) -> None:
     from jasper_jax.export.sentence_transformers import refuse_foreign
     from jasper_jax.recipe.stages import mines
 
-    run = _run(recipe, validated=True)
+    run, mesh = _training_run(recipe)
     with run.run_folder.alone("run"), stop_flag() as stop:
         refuse_foreign(run.folder / "export")
         timings = Timings(run.folder)
@@ -233,7 +278,7 @@ def run_all(recipe: Recipe) -> None:
             texts, pairs = _embed(run, timings, 0, 1, training=True)
             if mines(recipe) and texts is not None:
                 _mine(run, texts, timings, 0, 1)
-        _train(run, texts, pairs, timings, stop)
+        _train(run, mesh, texts, pairs, timings, stop)
         if processes.is_first():
             with stop.immediately(), processes.alone():
                 _evaluate(run, timings)

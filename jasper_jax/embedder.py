@@ -1,11 +1,12 @@
 """Texts -> vectors: a model folder, or a student in training, behind one ``encode``.
 
-Texts are tokenised at once, packed into rows, and encoded in a few static shapes (``batch_shapes``). Parameters are
-arguments of the compiled programs, never constants in them.
+Texts are tokenised at once, packed into rows, and encoded in a few static shapes (``batch_shapes``) on all devices of
+the process (``local_mesh``).
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,20 +16,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
-from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, texts_per_row
-from jasper_jax.encoders.dense import ACTIVATIONS, dense
+from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, row_shapes, texts_per_row
+from jasper_jax.encoders.dense import ACTIVATIONS
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.local_mesh import local_mesh, put_leaf, put_params, put_rows, replicate
 from jasper_jax.encoders.model_folder import ModelFolder
-from jasper_jax.encoders.packed import encode_packed
 from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.row_programs import compile_shapes, lower_rows, output_vectors, pooled_rows
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
-from jasper_jax.losses import normalize
+from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
 from jasper_jax.vision.image_tokens import inserted
@@ -36,20 +39,7 @@ from jasper_jax.vision.mixtures import Mixture, check_images, is_image, read_mix
 from jasper_jax.vision.vision_model import VisionModel
 
 DTYPES = ("float32", "bfloat16", "float16")
-_BATCH_TOKENS = {"cpu": 1024}  # measured; elsewhere:
-_BATCH_TOKENS_ACCELERATOR = 32768
-_PROGRAM_COST = {"cpu": 4e10}  # multiplications and additions in the time that compiling one more shape takes
-_PROGRAM_COST_ACCELERATOR = 3e14
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host prepares batches while the device computes
-
-
-_pooled = jax.jit(encode_packed, static_argnames=("encoder", "pooling", "compute_dtype"))
-
-
-@partial(jax.jit, static_argnames=("activations", "normalized"))
-def _output(weights: Any, activations: tuple[str, ...], normalized: bool, x: jax.Array) -> jax.Array:
-    x = dense(x, weights, activations)
-    return normalize(x) if normalized else x
 
 
 class Embedder:
@@ -57,9 +47,9 @@ class Embedder:
 
     ``outputs``: dimension -> [(kernel [in, out], bias [out] or None, activation), ...]; by default the pooled vector
     is the only output. ``default_dim``: the dimension of ``encode`` without ``dim``, by default the first output's.
-    ``params`` may hold the layers in one stack or several; JAX arrays are not copied. ``dtype`` is that of the
-    encoder's computation; pooling and Dense steps are float32. With ``vision_model`` and its parameters
-    ``vision_params`` it takes images too.
+    ``params`` may hold the layers in one stack or several. ``dtype`` is that of the encoder's computation; pooling and
+    Dense steps are float32. With ``vision_model`` and its parameters ``vision_params`` it takes images too. ``mesh``:
+    the devices to use, by default all of this process; parameters are copied there unless they are there already.
 
     ``truncated`` counts the texts truncated to ``max_length`` so far.
     """
@@ -80,6 +70,7 @@ class Embedder:
         dtype: str = "float32",
         vision_model: VisionModel | None = None,
         vision_params: Mapping[str, Any] | None = None,
+        mesh: Mesh | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -91,7 +82,8 @@ class Embedder:
                 f"{encoder.max_positions} tokens"
             )
         self.encoder = encoder
-        self.params = jax.tree.map(jnp.asarray, dict(params))
+        self.mesh = mesh or local_mesh(sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
+        self.params = put_params({"encoder": dict(params)}, self.mesh)["encoder"]
         self.pooling = pooling or Pooling()
         self.tokenizer = tokenizer.with_max_length(limit)
         self.max_length = limit
@@ -100,19 +92,20 @@ class Embedder:
         self.normalize = normalize
         self.dtype = dtype
         self.vision_model = vision_model
-        self._vision_params = jax.tree.map(jnp.asarray, dict(vision_params or {}))
+        self._vision_params = put_params(vision_params or {}, self.mesh)
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
         self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
         pooled = self.pooling.size(encoder.hidden_size)
         self._outputs = {
             dim: (
-                tuple((jnp.asarray(kernel), None if bias is None else jnp.asarray(bias)) for kernel, bias, _ in chain),
+                tuple(replicate((kernel, bias), self.mesh) for kernel, bias, _ in chain),
                 tuple(activation for _, _, activation in chain),
             )
             for dim, chain in (outputs or {pooled: ()}).items()
         }
         self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
+        self._compiled: set[tuple[int, int, int | None]] = set()
         self._check_outputs(pooled)
 
     @classmethod
@@ -158,9 +151,14 @@ class Embedder:
             from jasper_jax.vision.load import load_part
 
             vision_model, vision_params = load_part(folder.vision, tokenizer, encoder, limit, dtype)
+        mesh = local_mesh(sum(map(math.prod, encoder.shapes().values())) * jnp.dtype(dtype).itemsize)
+
+        def place(path: str, leaf: np.ndarray) -> jax.Array:
+            return put_leaf(f"encoder/{path}", leaf, mesh)
+
         return cls(
             encoder,
-            load_params(folder.encoder_path, encoder, dtype=dtype),
+            load_params(folder.encoder_path, encoder, dtype=dtype, place=place),
             tokenizer,
             folder.pooling,
             outputs=folder.outputs or None,
@@ -171,6 +169,7 @@ class Embedder:
             dtype=dtype,
             vision_model=vision_model,
             vision_params=vision_params,
+            mesh=mesh,
         )
 
     @property
@@ -217,7 +216,7 @@ class Embedder:
             ``max_length`` tokens is truncated, and counted in ``truncated``.
           kind: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``); one, or one per text.
           dim: one of ``dims``.
-          batch_tokens: tokens per batch, padding included.
+          batch_tokens: tokens per batch of all devices, padding included.
 
         Raises:
           UserError: a text that cannot be used, by its index; a wrong ``kind`` or ``dim``.
@@ -225,8 +224,7 @@ class Embedder:
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
-        head = partial(_output, *self.output(dim), self.normalize)
-        return self._run(texts, kind, head, dim, batch_tokens, show_progress)
+        return self._run(texts, kind, dim, batch_tokens, show_progress)
 
     def pooled(
         self,
@@ -237,15 +235,15 @@ class Embedder:
         show_progress: bool = False,
     ) -> np.ndarray:
         """float32 ``[len(texts), D]``: the vectors before any Dense step, not normalised."""
-        width = self.pooling.size(self.encoder.hidden_size)
-        return self._run(texts, kind, lambda x: x, width, batch_tokens, show_progress)
+        return self._run(texts, kind, None, batch_tokens, show_progress)
 
-    def _run(self, texts, kind, head, width, batch_tokens, show_progress) -> np.ndarray:
+    def _run(self, texts, kind, dim, batch_tokens, show_progress) -> np.ndarray:
+        """Vectors of ``dim``; None: pooled ones."""
         if isinstance(texts, str) or is_image(texts):
-            return self._run([texts], kind, head, width, batch_tokens, show_progress)[0]
+            return self._run([texts], kind, dim, batch_tokens, show_progress)[0]
         texts = list(texts)
         prompts = self._prompts_of(texts, kind)
-        out = np.empty((len(texts), width), np.float32)
+        out = np.empty((len(texts), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
         if not texts:
             return out
         inputs = [
@@ -256,13 +254,18 @@ class Embedder:
         images = self._images(inputs, ids)
         self.tokens += sum(map(len, ids))
         skip = self._prompt_lengths(prompts)
-        backend = jax.default_backend()
-        batches = plan_batches(
-            np.fromiter(map(len, ids), np.int64, len(ids)),
-            batch_tokens=batch_tokens or _BATCH_TOKENS.get(backend, _BATCH_TOKENS_ACCELERATOR),
-            longest=self.max_length,
-            program_cost=_PROGRAM_COST.get(backend, _PROGRAM_COST_ACCELERATOR) / self._flops_per_token,
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        shapes = row_shapes(
+            self.max_length,
+            jax.default_backend(),
+            devices=row_shards(self.mesh),
+            flops_per_token=self._flops_per_token,
+            batch_tokens=batch_tokens,
         )
+        batches = plan_batches(lengths, shapes)
+        output = None if dim is None else (*self.output(dim), self.normalize)
+        if not images:
+            self._compile({(batch.rows, batch.length) for batch in batches}, dim, output)
         waiting: deque[tuple[RowBatch, jax.Array]] = deque()
         with bar("embedding", len(texts), "texts", enabled=show_progress) as progress:
 
@@ -274,19 +277,35 @@ class Embedder:
 
             for batch in batches:
                 rows = self._rows(batch, ids, skip)
-                seen = None
-                if images:
-                    assert self.vision_model is not None
-                    seen = inserted(self.vision_model, self.dtype, self._vision_params, batch, rows["ids"], images)
-                vectors = _pooled(
-                    self.encoder, self.pooling, self.params, rows, inserted=seen, compute_dtype=self.dtype
-                )
-                waiting.append((batch, head(vectors)))
+                with jax.set_mesh(self.mesh):
+                    seen = None
+                    if images:
+                        assert self.vision_model is not None
+                        seen = inserted(self.vision_model, self.dtype, self._vision_params, batch, rows["ids"], images)
+                    vectors = pooled_rows(
+                        self.encoder,
+                        self.pooling,
+                        self.params,
+                        put_rows(rows, self.mesh),
+                        inserted=seen,
+                        compute_dtype=self.dtype,
+                    )
+                    waiting.append((batch, vectors if output is None else output_vectors(*output, vectors)))
                 if len(waiting) > _IN_FLIGHT:
                     fetch()
             while waiting:
                 fetch()
         return out
+
+    def _compile(self, shapes: set[tuple[int, int]], dim: int | None, output: Any) -> None:
+        """Compile the shapes that are new, several of them together."""
+        new = [shape for shape in sorted(shapes) if (*shape, dim) not in self._compiled]
+        if len(new) > 1:
+            lower = partial(
+                lower_rows, self.encoder, self.pooling, self.params, mesh=self.mesh, compute_dtype=self.dtype
+            )
+            compile_shapes(new, lower, output, self.mesh)
+        self._compiled.update((*shape, dim) for shape in new)
 
     def _rows(self, batch: RowBatch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
         """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more static shape."""

@@ -13,6 +13,8 @@ from safetensors.numpy import load_file, save_file
 
 from tests.tiny import recipe_tree, write_model
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:

@@ -21,6 +21,8 @@ from tests.snapshots import snapshot
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CHANGES: dict[str, Any] = {
     "teachers": [],
     "heads": {"fc1": {"dim": "teachers"}},
@@ -184,7 +186,7 @@ def test_a_lost_shard_is_made_again_by_embed_alone(call, mine: Path, tmp_path: P
     shard(tmp_path / "run").unlink()
     code, _, err = call("embed", mine)
     assert code == 0, err
-    assert "b: shards are missing or truncated; only those are made again" in err
+    assert "b: shards or vectors are missing; only those are made" in err
     assert snapshot(tmp_path / "run" / "vectors") == before
 
 

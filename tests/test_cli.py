@@ -14,6 +14,8 @@ import yaml
 from jasper_jax.embedder import Embedder
 from tests.tiny import recipe_tree, write_model
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:

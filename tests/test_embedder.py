@@ -13,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling as TorchPooling
 
-from jasper_jax.embedder import Embedder, _pooled
+from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.registry import encoder_from_config, encoder_from_folder
+from jasper_jax.encoders.row_programs import pooled_rows
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.runtime.errors import UserError
@@ -28,6 +29,8 @@ from tests.st_folders import (
     write_sentence_transformer,
     write_transformer,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 PROMPTS = {"query": "represent this query for find : ", "passage": "passage : ", "odd": "the stone "}
 
@@ -140,13 +143,13 @@ def test_parameters_are_arguments(embedder):
     """A compiled program holds no weights: its text is short, and other weights need no other program."""
     ids, lengths = np.ones((2, 8), np.int32), np.full((2, 1), 8, np.int32)
     rows = {"ids": ids, "lengths": lengths}
-    text = _pooled.lower(embedder.encoder, embedder.pooling, embedder.params, rows).as_text()
+    text = pooled_rows.lower(embedder.encoder, embedder.pooling, embedder.params, rows).as_text()
     assert len(text) < 200_000
     embedder.encode("the cat")
-    programs = _pooled._cache_size()
+    programs = pooled_rows._cache_size()
     other = Embedder(embedder.encoder, embedder.encoder.init(jax.random.key(5)), embedder.tokenizer, embedder.pooling)
     assert np.abs(other.pooled("the cat") - embedder.pooled("the cat")).max() > 0.01
-    assert _pooled._cache_size() == programs
+    assert pooled_rows._cache_size() == programs
 
 
 @pytest.mark.parametrize("family", ["bert", "mpnet"])

@@ -120,9 +120,9 @@ def test_the_manifest_and_the_spec_of_a_vector_store(place: Path, data: st.DataO
     path.write_bytes(data.draw(json_files(json.loads(whole))))
     try:
         with read_or_refused():
-            run.vectors.open(run.teachers[1], texts).read("train", [0, 1])
+            run.vectors.open(run.teachers[1], texts).read("held_out", [0, 1])
         with read_or_refused():
-            VectorStore.open(path.parent, texts).read("train", [0, 1])
+            VectorStore.open(path.parent, texts).read("held_out", [0, 1])
     finally:
         path.write_bytes(whole)
 
@@ -149,8 +149,8 @@ def test_a_vector_store_in_the_making(place: Path, tmp_path: Path, file: str) ->
         shutil.copytree(folder, tmp_path / "copy")
         (tmp_path / "copy" / file).write_bytes(content)
 
-        def same(shard):
-            return np.full((shard.rows, 8), 8**-0.5, np.float32)
+        def same(shard, rows):
+            return np.full((len(rows), 8), 8**-0.5, np.float32)
 
         with read_or_refused():
             fill_store(tmp_path / "copy", texts, teacher.spec, same, progress=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,14 @@ import numpy as np
 import pytest
 import yaml
 
+from jasper_jax import commands
 from jasper_jax.commands import run_all
 from jasper_jax.encoders import folder as folders
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.student import start
 from jasper_jax.student.start import load_student
 from tests.snapshots import snapshot
@@ -113,11 +116,27 @@ def test_a_run_is_continued_with_recomputation_switched_on(finished, tmp_path: P
     changes = {"run_dir": str(tmp_path / "run"), "stores": str(place / "run")}
     student = recipe_tree(place)["student"]
     assert not run_training(Run(small(place, **changes), progress=False), stop=lambda step: step >= 2)
-    saved = Run(small(place, student={**student, "remat": True}, **changes), progress=False)
+    saved = Run(small(place, student={**student, "remat": "dots"}, **changes), progress=False)
     with counted() as read:
         assert run_training(saved)
     assert (read["student"], read["weights"]) == (1, 0), "the checkpoint has them"
-    assert yaml.safe_load((saved.folder / "recipe.yaml").read_text())["student"]["remat"] is True
+    assert yaml.safe_load((saved.folder / "recipe.yaml").read_text())["student"]["remat"] == "dots"
     expected = parameters(Run(small(place), progress=False), 0)
     for name, leaf in parameters(saved, 0).items():
         np.testing.assert_allclose(leaf, expected[name], atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(("backend", "said"), [("torch", "false"), ("jax", None)])
+def test_jax_leaves_memory_of_the_gpu_to_pytorch(tmp_path: Path, monkeypatch, backend: str, said: str | None) -> None:
+    """The mesh comes before the texts are embedded, and with it JAX's share of the memory."""
+
+    def stop(_: object) -> None:
+        raise Interrupted
+
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
+    monkeypatch.setattr(commands, "_run", stop)
+    teacher = {"name": "a", "model": "somewhere", "dim": 8, "backend": backend}
+    with pytest.raises(Interrupted):
+        commands.train_stages(recipe(tmp_path, teachers=[teacher]))
+    assert os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") == said

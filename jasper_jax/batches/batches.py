@@ -112,7 +112,9 @@ class Batches(StageBatches[TextStore]):
         elif vectors:
             arrays["teachers"] = concatenate(list(vectors.values()))
         slots = rows[""] * self.packer.row_length
-        return LoadedBatch(number, arrays, indices, tokens=int(lengths[""].sum()), slots=slots)
+        own_lengths = lengths[""].astype(np.int64)
+        tokens, pairs = int(own_lengths.sum()), int((own_lengths**2).sum())
+        return LoadedBatch(number, arrays, indices, tokens=tokens, slots=slots, pairs=pairs)
 
     def _own(self, values: np.ndarray) -> np.ndarray:
         """This process's part of ``values``, which the last value fills up to a number that all devices share."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.runtime.errors import UserError
 
 

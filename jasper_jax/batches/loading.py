@@ -35,13 +35,15 @@ WHOLE_BATCH = ProcessShare()
 @dataclasses.dataclass(frozen=True)
 class LoadedBatch:
     """A batch on the host. ``arrays`` is what the step takes, the rows of this process only; ``indices [B]`` are record
-    numbers; ``tokens`` and ``slots`` count those of the whole batch."""
+    numbers; ``tokens`` and ``slots`` count those of the whole batch, ``pairs`` the pairs of tokens within a text
+    (the sum of the squared lengths; 0 for images)."""
 
     number: int
     arrays: dict[str, Any]
     indices: np.ndarray
     tokens: int
     slots: int
+    pairs: int = 0
 
     @property
     def padding_share(self) -> float:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jasper_jax.batches.draw_order import DrawOrder
 from jasper_jax.batches.draws import Draws
+from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.data.pair_table import PairTable
 from jasper_jax.runtime.errors import UserError
 

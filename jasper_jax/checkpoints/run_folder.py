@@ -7,6 +7,7 @@ stores of texts and vectors unless the recipe sets another folder for them.
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints
@@ -102,7 +103,8 @@ class RunFolder:
             refuse_blocked(folder / "recipe.yaml", f"choose another with {key}=...")
         # List the files before looking for the recipe, which another process may be writing.
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-        foreign = [n for n in names if n != ".lock" and not (n.startswith(".recipe.yaml.") and n.endswith(".tmp"))]
+        temporary = re.compile(r"\.(recipe\.yaml|shared)\..*\.tmp")  # of processes that are starting, or were killed
+        foreign = [name for name in names if name != ".lock" and not temporary.fullmatch(name)]
         if foreign and not self._wrote_recipe():
             raise UserError(
                 f"{self.path}: not empty and not a run folder (no recipe.yaml that a run wrote);"

@@ -18,8 +18,9 @@ import jax.numpy as jnp
 from jasper_jax.encoders import splash
 from jasper_jax.encoders.layout import Seen
 
-IMPLEMENTATIONS = ("auto", "heads_first", "dot_product", "gpu", "tpu")
-"""``gpu`` and ``tpu``: what ``auto`` chooses on that platform."""
+IMPLEMENTATIONS = ("auto", "heads_first", "dot_product", "gpu", "cuda", "tpu")
+"""``gpu`` and ``tpu``: what ``auto`` chooses on that platform; ``cuda``: for NVIDIA GPUs of compute capability 8 or
+more with cuDNN, which need not be here."""
 _CACHE = 2**22  # bytes of scores worked on at once on CPU
 _MASKED = -1e30  # finite: a row whose keys are all masked gets equal weights, not NaN
 _chosen: ContextVar[tuple[str, bool]] = ContextVar("attention", default=("auto", True))
@@ -41,6 +42,8 @@ def using(implementation: str, *, grouped: bool = True) -> Iterator[None]:
 
 def platform_of(implementation: str) -> str:
     """The platform that an implementation is compiled for."""
+    if implementation == "cuda":
+        return "gpu"
     return implementation if implementation in ("gpu", "tpu") else jax.default_backend()
 
 
@@ -62,8 +65,10 @@ def form_of(implementation: str, query: Any, key: Any, *, biased: bool = False) 
         return "heads_first"
     if platform == "tpu" and not biased and splash.fits(query, key):
         return "splash"
-    if platform == "gpu" and not biased and _cudnn_fits(query, key, _cuda_capability()):
-        return "cudnn"
+    if platform == "gpu" and not biased:
+        capability = 8.0 if implementation == "cuda" else _cuda_capability()
+        if _cudnn_fits(query, key, capability):
+            return "cudnn"
     return "dot_product"
 
 

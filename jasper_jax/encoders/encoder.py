@@ -73,7 +73,7 @@ class Encoder(Tower):
         inserted: Inserted | None = None,
         training: bool = False,
         compute_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
         dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
@@ -82,9 +82,10 @@ class Encoder(Tower):
         ``packed``: the mask is ``Layout.segments``, s at the tokens of a row's s-th text; rows may hold several.
         ``inserted``: vectors that replace words at some columns (see ``encoders.layout``).
         ``training``: a gradient will be taken, so on CPU arrange layers and attention for the backward pass.
-        ``remat`` recomputes each layer in the backward pass. ``dropout`` acts on the embeddings and on the output of
-        each attention and feed-forward block (not on attention weights, which fused kernels never form), drawn from
-        ``dropout_key``. States at padding are finite but meaningless. UserError: a text longer than ``max_positions``.
+        ``remat``: what of each layer the backward pass recomputes, a key of ``tower.REMAT``.
+        ``dropout`` acts on the embeddings and on the output of each attention and feed-forward block (not on attention
+        weights, which fused kernels never form), drawn from ``dropout_key``. States at padding are finite but
+        meaningless. UserError: a text longer than ``max_positions``.
         """
         length = token_ids.shape[-1]
         if length > self.max_positions and not packed:

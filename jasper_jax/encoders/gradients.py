@@ -1,11 +1,16 @@
-"""Linear maps and norms with hand-written backward passes for XLA's CPU backend.
+"""Linear maps and norms with hand-written backward passes: for XLA's CPU backend, and for gradients in float32.
 
-JAX's derived gradients are slow on CPU: XLA copies the incoming gradient transposed for the weight gradient, computes
-that incoming gradient once for each of its three readers, and materialises norms' scales at the size of the states.
+JAX's derived gradients of weights have the dtype of the computation: in bfloat16 each device's sum over its tokens is
+rounded before the devices' sums are added. On CPU derived gradients are also slow: XLA copies the incoming gradient
+transposed for the weight gradient, computes that incoming gradient once for each of its three readers, and materialises
+norms' scales at the size of the states.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -14,26 +19,56 @@ import jax.numpy as jnp
 _ROWS = (((0,), (0,)), ((), ()))  # contract the rows of both: [T, n], [T, m] -> [n, m]
 
 
-@jax.custom_vjp
-def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array:
-    """``x @ kernel + bias``: ``[..., n]``, ``[n, m]``, ``[m]`` or None -> ``[..., m]``."""
-    y = jax.lax.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ())))
-    return y if bias is None else y + bias
+_wide: ContextVar[bool] = ContextVar("wide gradients", default=False)
 
 
-def _linear_forward(x, kernel, bias):
-    return linear(x, kernel, bias), (x, kernel, bias is not None)
+@contextmanager
+def summed_in(dtype: str) -> Iterator[None]:
+    """In what is traced inside, gradients of weights are summed over tokens and devices in ``float32``, or, with
+    ``bfloat16``, in the dtype of the computation, which is half the bytes between devices."""
+    token = _wide.set(dtype == "float32")
+    try:
+        yield
+    finally:
+        _wide.reset(token)
 
 
-def _linear_backward(kept, dy):
-    x, kernel, has_bias = kept
-    rows = x.reshape(-1, x.shape[-1])
-    above = jax.lax.optimization_barrier(dy.reshape(-1, dy.shape[-1]))  # read three times, computed once
+def are_wide() -> bool:
+    """Whether gradients of weights are summed in the dtype of the weights, whatever that of the computation."""
+    return _wide.get()
+
+
+def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, *, barrier: bool = True) -> jax.Array:
+    """``x @ kernel + bias``: ``[..., n]``, ``[n, m]``, ``[m]`` or None -> ``[..., m]``, in x's dtype.
+
+    Gradients of kernel and bias come in their own dtype, also where that is wider than x's: products of a token are
+    rounded, their sum is not. ``barrier``: the incoming gradient is computed once for its three readers.
+    """
+    return _linear(x, kernel, bias, barrier, (kernel.dtype.name, bias.dtype.name if bias is not None else ""))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _linear(x, kernel, bias, barrier, dtypes):
+    y = jax.lax.dot_general(x, kernel.astype(x.dtype), (((x.ndim - 1,), (0,)), ((), ())))
+    return y if bias is None else y + bias.astype(x.dtype)
+
+
+def _linear_forward(x, kernel, bias, barrier, dtypes):
+    return _linear(x, kernel, bias, barrier, dtypes), (x, kernel.astype(x.dtype))
+
+
+def _linear_backward(barrier, dtypes, kept, dy):
+    x, kernel = kept
+    of_kernel, of_bias = dtypes
+    rows, above = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    if barrier:
+        above = jax.lax.optimization_barrier(above)
     dx = jax.lax.dot_general(above, kernel, (((1,), (1,)), ((), ())))
-    return dx.reshape(x.shape), jax.lax.dot_general(rows, above, _ROWS), above.sum(axis=0) if has_bias else None
+    d_kernel = jax.lax.dot_general(rows, above, _ROWS, preferred_element_type=jnp.dtype(of_kernel))
+    return dx.reshape(x.shape), d_kernel, above.sum(axis=0, dtype=of_bias) if of_bias else None
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+_linear.defvjp(_linear_forward, _linear_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))

@@ -52,8 +52,8 @@ def encode_packed(
     """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; without ``slots`` ``[R·S, D]``, by row
     and place.
 
-    Rows are sharded over the devices, vectors are replicated. ``pieces``: as in :func:`in_pieces`; ``options``: those
-    of ``Encoder.apply``.
+    Rows are sharded over the devices. Vectors are replicated; without ``slots`` they stay with their rows. ``pieces``:
+    as in :func:`in_pieces`; ``options``: those of ``Encoder.apply``.
     """
 
     def encode(rows: Packed, key: jax.Array | None) -> jax.Array:
@@ -63,10 +63,10 @@ def encode_packed(
 
     rows = {name: texts[name] for name in ("ids", "lengths", "prompts") if name in texts}
     by_row = in_pieces(encode, rows, dropout_key, pieces)
-    vectors = constrain(by_row.reshape(-1, by_row.shape[-1]))
+    vectors = by_row.reshape(-1, by_row.shape[-1])
     if "slots" not in texts:
-        return vectors
-    return constrain(vectors.at[texts["slots"]].get(unique_indices=True))
+        return constrain(vectors, ROWS)
+    return constrain(constrain(vectors).at[texts["slots"]].get(unique_indices=True))
 
 
 def in_pieces(

@@ -84,13 +84,15 @@ class Embedding(nnx.Module):
 
 
 class Linear(nnx.Linear):
-    """nnx.Linear, with the backward pass of ``gradients`` on CPU."""
+    """nnx.Linear, with the backward pass of ``gradients`` on CPU and where gradients are summed in float32."""
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        if attention.platform() != "cpu":
+        on_cpu, kernel, bias = attention.platform() == "cpu", self.kernel[...], _value(self.bias)
+        if gradients.are_wide():
+            return gradients.linear(x.astype(self.dtype), kernel, bias, barrier=on_cpu)
+        if not on_cpu:
             return super().__call__(x)
-        x, kernel, bias = self.promote_dtype((x, self.kernel[...], _value(self.bias)), dtype=self.dtype)
-        return gradients.linear(x, kernel, bias)
+        return gradients.linear(*self.promote_dtype((x, kernel, bias), dtype=self.dtype))
 
 
 class LayerNorm(nnx.LayerNorm):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +27,13 @@ Params = dict[str, Any]
 
 UNROLLED = 12
 """Training on CPU unrolls encoders of up to this many layers; compile time grows with the depth."""
+
+REMAT = {
+    "none": jax.checkpoint_policies.everything_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What of a layer is kept for the backward pass, from most memory to least; the rest is recomputed."""
 
 
 @functools.lru_cache(maxsize=64)
@@ -81,6 +89,11 @@ class Tower:
         tree = jax.eval_shape(self.init, jax.random.key(0))
         return {path: leaf.shape for path, leaf in flatten(tree).items()}
 
+    @property
+    def weights_per_token(self) -> int:
+        """Numbers that a token is multiplied with: all parameters but the tables of embeddings."""
+        return sum(math.prod(shape) for path, shape in self.shapes().items() if not path.endswith("/embedding"))
+
     def _through(
         self,
         params: Params,
@@ -88,7 +101,7 @@ class Tower:
         *,
         training: bool,
         compute_dtype: Any,
-        remat: bool,
+        remat: str,
         dropout: float = 0.0,
         dropout_key: jax.Array | None = None,
     ) -> jax.Array:
@@ -100,7 +113,7 @@ class Tower:
             key = None if dropout_key is None else jax.random.fold_in(dropout_key, index)
             return make_dropout(dropout, key)
 
-        backward_on_cpu = training and not remat and attention.platform_of(self.attention) == "cpu"
+        backward_on_cpu = training and remat == "none" and attention.platform_of(self.attention) == "cpu"
         with attention.using(self.attention, grouped=not backward_on_cpu):
             x, shared = start(ends, drop_at(0))
             x = constrain(x, ROWS)  # else the partitioner may shard the width, and sum states in every layer
@@ -128,21 +141,21 @@ def scan_layers(
     layers: Any,
     x: jax.Array,
     *,
-    remat: bool = False,
+    remat: str = "none",
     unroll: bool = False,
 ) -> jax.Array:
     """``x`` through every layer: ``layer(params of one layer, x, index of the layer)`` -> ``x``.
 
-    The index counts from 0 over all stacks. With ``remat`` the backward pass keeps only each layer's input and
-    recomputes the rest. ``unroll`` unrolls the scan, whose backward pass copies residuals into stacked arrays and out
-    again, a fifth of a training step on CPU.
+    The index counts from 0 over all stacks. ``remat``: what the backward pass recomputes, a key of ``REMAT``; it
+    always keeps each layer's input. ``unroll`` unrolls the scan, whose backward pass copies residuals into
+    stacked arrays and out again, a fifth of a training step on CPU.
     """
 
     def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
         return layer(sum_in_steps(item[0]), x, item[1]), None
 
-    if remat:
-        step = jax.checkpoint(step, prevent_cse=False)  # a scan prevents merging already
+    if remat != "none":
+        step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])  # a scan prevents merging already
     first = 0
     for stack in stacks_of(layers):
         n = depth(stack)

@@ -158,7 +158,9 @@ def _loss_axes(axes: Axes, steps: list[dict]) -> None:
 
 
 def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: str | None = None) -> None:
-    """nDCG@10 of the final student by dimension, with the teachers and the untrained student as lines.
+    """nDCG@10 of the final student by dimension.
+
+    Lines: the teachers and the untrained student. Squares: the teachers' vectors, shortened by an SVD.
 
     ``test`` names the retrieval test; None takes the first.
     """
@@ -168,7 +170,7 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
     test = test or names[0]
     students = [row for row in final_rows(evaluation) if test in row.retrieval]
     others = [row for row in evaluation.rows if test in row.retrieval and row not in students]
-    references = [row for row in others if row.role != "student"]
+    references = [row for row in others if row.role in ("teacher", "teachers")]
     # Before training, a line for each provider, at its largest dimension.
     before = sorted((row for row in others if row.stage == 0), key=lambda row: row.dim)
     references += {row.provider: row for row in before}.values()
@@ -184,6 +186,13 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
         shade = _FAINT if untrained else shade
         axes.axhline(value, color=shade, linewidth=1.4, linestyle=":" if untrained else (0, (6, 3)))
         ends.append((f"{row.provider} ({row.dim})  {value:.3f}", value, shade))
+        svd = sorted((r.dim, r.retrieval[test].ndcg10.value) for r in others if r.provider == f"{row.provider}, SVD")
+        if svd:
+            axes.plot(*zip(*svd), "s", color=shade, linestyle=(0, (1, 2)), linewidth=1.2, markersize=3.5)
+    if any(row.role == "baseline" for row in others):
+        axes.text(
+            0.985, 0.03, "squares: teachers' vectors through an SVD", transform=axes.transAxes, ha="right", **_SMALL
+        )
     if students:
         _student_line(axes, students, test)
         dims = sorted({row.dim for row in students})

@@ -1,5 +1,5 @@
-"""The providers of vectors that are scored: each teacher, all teachers concatenated, and the student before training
-and after each stage.
+"""The providers of vectors that are scored: each teacher, all teachers concatenated, both shortened without training,
+and the student before training and after each stage.
 
 A model encodes the texts of every test once (``text_tests``); the vectors of the student's heads and nested dimensions
 are projections of its pooled vectors.
@@ -51,9 +51,10 @@ def evaluate(
         raise UserError(f"{run.path}: nothing is trained yet; run jasper train first")
     texts = None if run.recipe.texts is None else TextStore.open(data.text_folder)
     tests = TextTests(run.recipe, texts)
-    rows, reference = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests)
-
     student = make_student(run.recipe, teachers.dim, source)
+    dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
+    rows, reference = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests, dims)
+
     tokenizer, shapes = make_tokenizer(student, source), abstract(student.shapes())
     with_images = needs(run.stages, "images") and run.recipe.evaluation.images
     images = ImageTests(data.pairs(), progress=data.progress) if with_images else None
@@ -103,7 +104,15 @@ class StudentScores:
                 scores = self.tests.score({name: truncate(x, dim) for name, x in vectors.items()}, self.reference)
                 scores["images"] = images.score(nested_head(params["heads"][head], dim)) if images else {}
                 rows.append(
-                    EvaluationRow(provider=provider, role="student", dim=dim, head=head, stage=stages, **scores)
+                    EvaluationRow(
+                        provider=provider,
+                        role="student",
+                        dim=dim,
+                        weights=self.student.encoder.weights_per_token,
+                        head=head,
+                        stage=stages,
+                        **scores,
+                    )
                 )
         return rows
 
@@ -127,6 +136,7 @@ class StudentScores:
             provider="student before training" if self.taught else "the model itself",
             role="student" if self.taught else "teacher",
             dim=self.student.width,
+            weights=self.student.encoder.weights_per_token,
             head="pooled",
             stage=0 if self.taught else None,
             **self.tests.score(self._pooled, self.reference),

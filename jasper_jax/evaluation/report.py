@@ -1,6 +1,7 @@
 """The evaluation of a run: a row for each provider of vectors, written as JSON and shown as tables.
 
-A row's role is ``teacher``, ``teachers`` (concatenated) or ``student``, whose stage is 0 before training. Scores may be
+A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (a teacher's vectors shortened without training)
+or ``student``, whose stage is 0 before training. Scores may be
 absent; a column without any score is not shown.
 """
 
@@ -28,7 +29,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
 
 ABSENT = "–"
-_ROLES = ("teacher", "teachers", "student")
+_ROLES = ("teacher", "teachers", "baseline", "student")
 
 
 class _Record(BaseModel):
@@ -40,8 +41,10 @@ class EvaluationRow(_Record):
 
     provider: str
     """Its name in the tables, e.g. "teacher mpnet", "student before training", "after stage 2"."""
-    role: Literal["teacher", "teachers", "student"]
+    role: Literal["teacher", "teachers", "baseline", "student"]
     dim: Annotated[int, Field(ge=1)]
+    weights: Annotated[int, Field(ge=0)] | None = None
+    """Numbers that every token is multiplied with: the cost of a vector, whatever the machine."""
     head: str | None = None
     stage: Annotated[int, Field(ge=0)] | None = None
     """The student's last finished stage, 0 before training; None for teachers."""
@@ -161,6 +164,23 @@ def beside_teachers(evaluation: Evaluation) -> list[str]:
     return lines
 
 
+def better_without_training(evaluation: Evaluation) -> list[tuple[EvaluationRow, EvaluationRow]]:
+    """The final student's rows that something free beats in nDCG@10, each with the best of what beats it: vectors that
+    need no training, are no longer, and cost no more (``weights``)."""
+    names = retrieval_tests(evaluation)
+    free = [row for row in evaluation.rows if row.weights is not None and not row.stage and ndcg10(row, names)]
+    found = []
+    for student in final_rows(evaluation):
+        score = ndcg10(student, names)
+        if score is None or student.weights is None:
+            continue
+        rivals = [row for row in free if row.dim <= student.dim and (row.weights or 0) <= student.weights]
+        best = max(rivals, key=lambda row: ndcg10(row, names) or 0, default=None)
+        if best is not None and (ndcg10(best, names) or 0) > score:
+            found.append((student, best))
+    return found
+
+
 def _names(evaluation: Evaluation, test: str | None) -> list[str]:
     names = retrieval_tests(evaluation)
     if test is not None and test not in names:
@@ -276,6 +296,12 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
     columns.append(_Column("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10.value if row.pairs else None))
     columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
     columns += [
+        _Column(
+            "M weights",
+            lambda row: None if row.weights is None else row.weights / 1e6,
+            form="{:.1f}",
+            lower_is_better=True,
+        ),
         _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),
         _Column("neighbours", lambda row: row.agreement.overlap if row.agreement else None, compact=False),
         *(column for split in ("test", "held_out") for column in _image_columns(split)),

@@ -1,15 +1,19 @@
-"""The teachers' rows of an evaluation: each teacher, and all concatenated. Their vectors are cached on disk."""
+"""The teachers' rows of an evaluation: each teacher, all concatenated, and what of them is had without training: their
+vectors in fewer dimensions. Their vectors of the tests are cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.report import EvaluationRow
+from jasper_jax.evaluation.shortened import principal_directions, sample, shortened
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
@@ -19,17 +23,20 @@ from jasper_jax.teachers.vectors import concatenate
 
 
 def teacher_rows(
-    teachers: TeacherVectors, folder: Path, texts: TextStore | None, tests: TextTests
+    teachers: TeacherVectors, folder: Path, texts: TextStore | None, tests: TextTests, dims: Sequence[int]
 ) -> tuple[list[EvaluationRow], np.ndarray | None]:
     """The rows of the teachers that have a model, and the concatenated teachers' vectors ``[held_out, T]`` of held-out
-    texts, the reference for students; None without teachers or held-out texts. ``folder``: the cache of vectors."""
+    texts, the reference for students; None without teachers or held-out texts. ``folder``: the cache of vectors;
+    ``dims``: the student's dimensions, to which the teachers' vectors are shortened for comparison."""
     view = None if texts is None else teachers.view(texts)
     if view is None:
         return [], None
+    assert texts is not None
+    drawn = teachers.drawn(texts)
     held_out = np.arange(tests.held_out)
     reference = view.read("held_out", held_out) if tests.held_out else None
     rows: list[EvaluationRow] = []
-    vectors_of: list[dict[str, np.ndarray]] = []
+    providers: list[_Provider] = []
     for teacher, store in zip(teachers.teachers, view.stores):
         if teacher.settings.model is None:
             say(f"{teacher.name}: imported vectors, so there is no model to score on the tests")
@@ -37,14 +44,53 @@ def teacher_rows(
         vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
         if tests.held_out:
             vectors[HELD_OUT] = store.read("held_out", held_out)
-        vectors_of.append(vectors)
-        scores = tests.score(vectors, reference)
-        rows.append(EvaluationRow(provider=f"teacher {teacher.name}", role="teacher", dim=store.dim, **scores))
-    if len(vectors_of) == len(teachers.teachers) > 1:
-        joined = {name: concatenate([vectors[name] for vectors in vectors_of]) for name in vectors_of[0]}
-        scores = tests.score(joined, reference)
-        rows.append(EvaluationRow(provider="teachers concatenated", role="teachers", dim=view.dim, **scores))
+        no_sample = store.is_online or not len(drawn)
+        sampled = None if no_sample else store.read("train", drawn[sample(len(drawn))])
+        providers.append(_Provider(f"teacher {teacher.name}", vectors, sampled, teacher.weights))
+    for provider in providers:
+        rows.append(provider.row("teacher", tests, reference))
+    if len(providers) == len(teachers.teachers) > 1:
+        joined = _joined(providers)
+        rows.append(joined.row("teachers", tests, reference))
+        providers.append(joined)
+    for provider in providers:
+        rows += provider.shortened(dims, tests, reference)
     return rows, reference
+
+
+class _Provider(NamedTuple):
+    """A model's vectors of the tests, by list, and of a sample of the training texts (None if it has no store)."""
+
+    name: str
+    vectors: dict[str, np.ndarray]
+    sampled: np.ndarray | None
+    weights: int | None
+
+    def row(self, role: Literal["teacher", "teachers"], tests: TextTests, reference: Any) -> EvaluationRow:
+        dim = next(iter(self.vectors.values())).shape[1]
+        scores = tests.score(self.vectors, reference)
+        return EvaluationRow(provider=self.name, role=role, dim=dim, weights=self.weights, **scores)
+
+    def shortened(self, dims: Sequence[int], tests: TextTests, reference: Any) -> Iterator[EvaluationRow]:
+        directions = None if self.sampled is None else principal_directions(self.sampled)
+        for how, dim, vectors in shortened(self.vectors, dims, directions):
+            scores = tests.score(vectors, reference)
+            yield EvaluationRow(
+                provider=f"{self.name}, {how}", role="baseline", dim=dim, weights=self.weights, **scores
+            )
+
+
+def _joined(providers: Sequence[_Provider]) -> _Provider:
+    """All teachers as one; its cost is the sum of theirs."""
+    vectors = {name: concatenate([p.vectors[name] for p in providers]) for name in providers[0].vectors}
+    samples = [p.sampled for p in providers if p.sampled is not None]
+    weights = [p.weights for p in providers if p.weights is not None]
+    return _Provider(
+        "teachers concatenated",
+        vectors,
+        concatenate(samples) if len(samples) == len(providers) else None,
+        sum(weights) if len(weights) == len(providers) else None,
+    )
 
 
 def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress: bool) -> dict[str, np.ndarray]:

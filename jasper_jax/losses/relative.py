@@ -7,7 +7,7 @@ A batch of B texts has P = B(B-1)/2 pairs, and the loss compares all pairs of pa
 It is piecewise linear in the student similarities s. With V violations (comparisons above 0) in all, and
 g_p = those in which p is the worse pair (q above) less those in which it is the better one, the sum is
 `Σ_p g_p s_p + margin · V`, and g is its gradient. So the loss *is* two integers per pair, and these can be
-counted without writing the comparisons out. Two exact forms do that: `relative_tiled` and
+counted without writing the comparisons out. Three exact forms do that: `relative_tiled`, `relative_blocked` and
 `relative_partitioned`.
 
 The teacher's pairs are ranked once per batch (`pair_order`); every head and nested dimension that has this
@@ -18,24 +18,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jasper_jax.losses.relative_blocked import blocked
 from jasper_jax.losses.relative_partitioned import argsort, partitioned
 from jasper_jax.losses.relative_tiled import CPU_COLUMNS, tiled
 from jasper_jax.parameters.sharding import devices
 
-METHODS = ("auto", "tiled", "partitioned")
+METHODS = ("auto", "tiled", "blocked", "partitioned")
 
-# `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two cores
-# with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
-# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. Accelerators: not measured; estimates
-# for one device. A TPU makes some 10^12 comparisons a second and 10^8 gathers: at 2^19 pairs (B = 1024) both forms take
-# 0.4 s a head. A GPU is better at gathers. The devices of a mesh share the comparisons out, while each does all of the
-# partitioned form, so there it is this bound times their number. `scripts/bench/relative.py` measures both.
-TILED_UP_TO = {"cpu": 1 << 10, "tpu": 1 << 19, "gpu": 1 << 17}
+# On CPU and GPU `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two
+# cores with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
+# at 2016 (B = 64), 5 to 7 times at 8128 and 50 times at 130816. GPU: an estimate for one device, not measured; the
+# devices of a mesh share the comparisons out, while each does all of the partitioned form, so there it is this bound
+# times their number. `scripts/bench/relative.py` measures both.
+TILED_UP_TO = {"cpu": 1 << 10, "gpu": 1 << 17}
+
+# On TPU `auto` takes the tiled form up to this many comparisons (P²) a device and head, which take a millisecond by
+# the compiler's estimate (docs/results/relative-chips.md), and the blocked form above. B = 128 is below it on one chip,
+# B = 512 on 256. The partitioned form is for other types than float32, which the kernel does not take.
+TILED_COMPARISONS = 1 << 26
 
 DIVIDED_FROM = 1 << 12
 """Pairs from which on the devices of a mesh share the comparisons out (B = 92). Below, each makes all of them, at most
@@ -114,14 +120,14 @@ def relative_from_similarities(
       similarities: cosine similarities `[H, P]` of the student's pairs, in the order of `pairs`.
       order: the teacher's, from `pair_order`.
       margin: of the hinge, in units of cosine similarity; one number or `[H]`.
-      method: `"tiled"`, `"partitioned"`, or `"auto"`, which chooses by `TILED_UP_TO`.
+      method: `"tiled"`, `"blocked"` (float32 alone), `"partitioned"`, or `"auto"`, which chooses by platform and size.
 
     Returns:
       `[H]`, the mean over the P(P-1)/2 pairs of pairs. Tied pairs of the teacher add 0 and count in the mean.
       With fewer than two pairs it is 0 with zero gradient. A NaN on either side makes it NaN.
 
     Raises:
-      ValueError: the shapes do not fit, or the method is unknown.
+      ValueError: the shapes do not fit, the method is unknown, or it does not take the type.
     """
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
@@ -131,6 +137,8 @@ def relative_from_similarities(
             f"an order of {order.similarities.shape}"
         )
     heads, count = similarities.shape
+    if method == "blocked" and similarities.dtype != jnp.float32:
+        raise ValueError(f"method: blocked takes float32 similarities, got {similarities.dtype}; take partitioned")
     margin = jnp.asarray(margin, similarities.dtype)
     if margin.ndim and margin.shape != (heads,):
         raise ValueError(f"margin: expected a number or [H], got {margin.shape} for {similarities.shape}")
@@ -169,9 +177,9 @@ def _value_and_push(
         similarities,
         margin,
         order,
-        cpu=_form("cpu", method, count),
-        tpu=_form("tpu", method, count),
-        default=_form("gpu", method, count),
+        cpu=_form("cpu", method, count, similarities.dtype),
+        tpu=_form("tpu", method, count, similarities.dtype),
+        default=_form("gpu", method, count, similarities.dtype),
     )
     push, lower = push.astype(similarities.dtype), lower.astype(similarities.dtype)
     violations = jnp.sum(lower, axis=1)
@@ -181,11 +189,10 @@ def _value_and_push(
     return jnp.where(jnp.any(jnp.isnan(order.similarities)), jnp.nan, value), push, violations
 
 
-def _form(platform: str, method: str, count: int):
+def _form(platform: str, method: str, count: int, dtype: Any):
     on_cpu = platform == "cpu"
     if method == "auto":
-        sharing = 1 if on_cpu else devices()  # Simulated devices share the same cores.
-        method = "tiled" if count <= TILED_UP_TO[platform] * sharing else "partitioned"
+        method = _fastest(platform, count, dtype)
 
     def run_tiled(similarities: jax.Array, margin: jax.Array, order: PairOrder):
         columns = CPU_COLUMNS if on_cpu else None
@@ -196,7 +203,19 @@ def _form(platform: str, method: str, count: int):
         places = (order.order, order.place, order.first, order.last)
         return partitioned(similarities, margin, *places, packed_sort=on_cpu)
 
-    return run_tiled if method == "tiled" else run_partitioned
+    def run_blocked(similarities: jax.Array, margin: jax.Array, order: PairOrder):
+        return blocked(similarities, margin, order.similarities, interpret=platform != "tpu")
+
+    return {"tiled": run_tiled, "blocked": run_blocked, "partitioned": run_partitioned}[method]
+
+
+def _fastest(platform: str, count: int, dtype: Any) -> str:
+    if platform != "tpu":
+        sharing = 1 if platform == "cpu" else devices()  # Simulated devices share the same cores.
+        return "tiled" if count <= TILED_UP_TO[platform] * sharing else "partitioned"
+    if count**2 <= TILED_COMPARISONS * devices():
+        return "tiled"
+    return "blocked" if dtype == jnp.float32 else "partitioned"
 
 
 def _comparisons(count: int) -> float:

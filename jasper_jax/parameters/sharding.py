@@ -2,7 +2,8 @@
 
 The mesh has three axes. ``data`` replicates the parameters, ``fsdp`` shards them and the optimizer state (arXiv
 1910.02054, stage 3), ``tensor`` shards the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
-``data`` and ``fsdp``. The step is one program on global arrays; XLA's partitioner inserts the communication.
+``data`` and ``fsdp``. Of several nodes, ``data`` is the axis between them (``parameters.nodes``). The step is one
+program on global arrays; XLA's partitioner inserts the communication.
 
 A long ``fsdp`` is two axes of the mesh (:func:`mesh_axes`), and gradients are summed over one, then the other
 (:func:`sum_in_steps`): over 256 chips at once the TPU compiler makes an all-reduce, twice the bytes.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from jasper_jax.parameters.nodes import device_grid
 from jasper_jax.parameters.patterns import first_match
 from jasper_jax.runtime.errors import UserError
 
@@ -218,8 +220,13 @@ def mesh_sizes_of(mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, int, int
 
 def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
     """The mesh of these sizes (data, fsdp, tensor) over all devices of all processes (or ``devices``)."""
-    axes = mesh_axes(sizes)
-    return jax.make_mesh(tuple(axes.values()), tuple(axes), axis_types=(AxisType.Auto,) * len(axes), devices=devices)
+    return mesh_over(mesh_axes(sizes), jax.devices() if devices is None else devices)
+
+
+def mesh_over(axes: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
+    """The mesh with these axes, name -> size, the one that communicates least first; see :func:`device_grid`."""
+    grid = device_grid(tuple(axes.values()), devices)
+    return Mesh(grid, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
 
 
 def sum_in_steps(layer: Any) -> Any:

@@ -2,7 +2,8 @@
 
 Every figure is the manufacturer's peak per chip; where JAX sees a chip as two devices (TPU v7x), ``per_device`` halves
 it. ``usable_memory`` of a TPU is not published: it is the limit that the TPU compiler (libtpu 0.0.42) prints when a
-program does not fit. The runtime keeps the rest.
+program does not fit. The runtime keeps the rest. Of a GPU it is what the driver shows; JAX takes a share of it
+(``machine.memory_fraction``).
 
 Interconnect of a TPU: the published figure is the sum over all links and both directions. ``link_bandwidth`` is one
 link in one direction, that is the published figure / ports / 2; ``jasper_jax.planning.links`` computes how many links a
@@ -23,6 +24,8 @@ class Chip:
     """One kind of accelerator.
 
     peak_flops:      operations per second of dense bfloat16 products with float32 sums; a multiply-add counts as two.
+    float32_cost:    bfloat16 operations that take as long as one float32 operation at ``Precision.HIGHEST``: six on the
+                     matrix unit of a TPU; on a GPU, whose float32 units are separate, the ratio of the two peaks.
     memory:          bytes, as published; ``usable_memory``: bytes that a program may use.
     bandwidth:       bytes/s of that memory.
     link_bandwidth:  bytes/s of one link in one direction (TPU); of all links in one direction (GPU).
@@ -39,6 +42,7 @@ class Chip:
     ports: int = 1
     wraps: int = 0
     devices_per_chip: int = 1
+    float32_cost: float = 6.0
 
     @property
     def per_device(self) -> Chip:
@@ -77,19 +81,27 @@ TPUS = {
     )
 }
 
+
+def _gpu(name: str, peak: float, float32: float, memory: int, usable: int, bandwidth: float, links: float) -> Chip:
+    """``float32``: peak of float32 products; both peaks in TFLOP/s, memories in GiB and bytes, rates in GB/s."""
+    return Chip(name, peak * TERA, memory * GIB, usable, bandwidth * GIGA, links * GIGA, float32_cost=peak / float32)
+
+
 GPUS = {
     chip.name: chip
     for chip in (
-        # Nvidia H100 datasheet (SXM): 1979 TFLOP/s bfloat16 with sparsity, half of it dense; NVLink 900 GB/s both ways.
-        Chip("h100", 989.4 * TERA, 80 * GIB, 80 * GIB, 3350 * GIGA, 450 * GIGA),
-        # Nvidia A100 datasheet (SXM): 312 dense; 1555 and 2039 GB/s; NVLink 600 GB/s both ways.
-        Chip("a100-40g", 312 * TERA, 40 * GIB, 40 * GIB, 1555 * GIGA, 300 * GIGA),
-        Chip("a100-80g", 312 * TERA, 80 * GIB, 80 * GIB, 2039 * GIGA, 300 * GIGA),
-        # Nvidia RTX A6000 datasheet: 309.7 with sparsity; GDDR6 768 GB/s. PCIe 4.0 x16: 64 GB/s both ways.
-        Chip("a6000", 154.8 * TERA, 48 * GIB, 48 * GIB, 768 * GIGA, 32 * GIGA),
-        # Nvidia Ada GPU architecture whitepaper, table 2: 165.2 dense with float32 sums; 1008 GB/s; PCIe 4.0 x16.
-        Chip("rtx4090", 165.2 * TERA, 24 * GIB, 24 * GIB, 1008 * GIGA, 32 * GIGA),
-        # Nvidia L4 datasheet: 242 with sparsity; 300 GB/s; PCIe 4.0 x16.
-        Chip("l4", 121 * TERA, 24 * GIB, 24 * GIB, 300 * GIGA, 32 * GIGA),
+        # Peaks and rates from Nvidia's datasheets, bfloat16 without sparsity. Usable memory: ``device_memory_size`` in
+        # openxla/xla, xla/backends/gpu/target_config/specs; of RTX 4090 and L4 the total that nvidia-smi shows.
+        # H100 (SXM): 1979 TFLOP/s with sparsity; NVLink 900 GB/s both ways.
+        _gpu("h100", 989.4, 66.9, 80, 84_942_979_072, 3350, 450),
+        # A100 (SXM): 1555 and 2039 GB/s; NVLink 600 GB/s both ways.
+        _gpu("a100-40g", 312, 19.5, 40, 42_331_013_120, 1555, 300),
+        _gpu("a100-80g", 312, 19.5, 80, 85_100_068_864, 2039, 300),
+        # RTX A6000: 309.7 with sparsity; GDDR6. PCIe 4.0 x16: 64 GB/s both ways.
+        _gpu("a6000", 154.8, 38.7, 48, 51_041_271_808, 768, 32),
+        # Ada GPU architecture whitepaper, table 2: 165.2 dense with float32 sums; PCIe 4.0 x16.
+        _gpu("rtx4090", 165.2, 82.6, 24, 24_564 * 2**20, 1008, 32),
+        # L4: 242 with sparsity; PCIe 4.0 x16.
+        _gpu("l4", 121, 30.3, 24, 23_034 * 2**20, 300, 32),
     )
 }

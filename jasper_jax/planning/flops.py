@@ -14,27 +14,36 @@ from functools import lru_cache
 
 from jasper_jax.planning.hlo import Computation, Instruction
 
-PASSES = {"default": 1, "high": 3, "highest": 6}
-"""bfloat16 products that a TPU computes for one float32 product (jax.lax.Precision: "bfloat16_3x", "bfloat16_6x")."""
+CUBLAS = re.compile(r'custom_call_target="__cublas\$')
+"""How the GPU compiler writes most matrix products; their dimensions and precision are in the call's settings."""
+
+
+def is_product(instruction: Instruction) -> bool:
+    """Whether ``instruction`` is a matrix product or a convolution."""
+    return instruction.opcode in ("dot", "convolution") or (
+        instruction.opcode == "custom-call" and CUBLAS.search(instruction.attributes) is not None
+    )
 
 
 def matmul_flops(instruction: Instruction, computation: Computation) -> int:
-    """Operations of a ``dot`` or ``convolution``, two per multiply-add; 0 for any other instruction."""
-    if instruction.opcode == "dot":
+    """Operations of a product (:func:`is_product`), two per multiply-add."""
+    if instruction.opcode != "convolution":
         left = computation.operand(instruction, 0).shapes[0]
-        contracted = [int(d) for d in re.findall(r"\d+", instruction.attribute("lhs_contracting_dims") or "")]
+        name = "lhs_contracting_dims" if instruction.opcode == "dot" else '"lhs_contracting_dimensions"'
+        dims = re.search(name + r"[=:]([{\[][^}\]]*)", instruction.attributes)
+        contracted = [int(d) for d in re.findall(r"\d+", dims[1] if dims else "")]
         return 2 * instruction.shapes[0].elements * math.prod(left.dims[d] for d in contracted)
-    if instruction.opcode == "convolution":
-        return 2 * _convolution(instruction, computation)
-    return 0
+    return 2 * _convolution(instruction, computation)
 
 
-def passes(instruction: Instruction, computation: Computation) -> int:
-    """bfloat16 products that one product takes on a TPU: more than 1 for float32 operands of raised precision."""
-    precision = re.search(r"operand_precision=\{(\w+),(\w+)\}", instruction.attributes)
+def passes(instruction: Instruction, computation: Computation, highest: float = 6.0) -> float:
+    """bfloat16 products that take as long as this one: more than 1 for float32 operands of raised precision, namely
+    ``highest`` at ``Precision.HIGHEST``, half of it at ``HIGH`` (jax.lax.Precision: "bfloat16_6x", "bfloat16_3x")."""
+    precision = re.search(r'operand_precision"?[=:][{\[]"?(\w+)"?,"?(\w+)"?[}\]]', instruction.attributes)
     if precision is None or computation.operand(instruction, 0).shapes[0].dtype not in ("f32", "f64"):
         return 1
-    return max(PASSES.get(precision[1], 1), PASSES.get(precision[2], 1))
+    costs = {"high": highest / 2, "highest": highest}
+    return max(costs.get(name.lower(), 1) for name in precision.groups())
 
 
 def _convolution(instruction: Instruction, computation: Computation) -> int:

@@ -1,32 +1,36 @@
-"""What a plan is for: a TPU slice, ``v5e:4x4``, or GPUs of one kind, ``8xh100``.
-
-A step for GPUs is only estimated, since XLA cannot compile for GPUs that are not there. Its state is exact, because it
-follows from the shardings. Temporaries and operations are those of the same program compiled for as many simulated CPU
-devices, which compute bfloat16 in float32: more than a GPU needs.
-"""
+"""What a plan is for: a TPU slice, ``v5e:4x4``, or GPUs of one kind in one node, ``8xh100``."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from jasper_jax.planning.chips import GPUS, Chip
+from jasper_jax.planning.gpu import COMPILER_OPTIONS, gpu_devices
 from jasper_jax.planning.topology import Topology
 from jasper_jax.runtime.errors import UserError
 
-_FLAG = "--xla_force_host_platform_device_count"
+FRACTION = "XLA_CLIENT_MEM_FRACTION"
+DEFAULT_FRACTION = 0.75
+"""The share of a GPU's memory that JAX takes (docs.jax.dev, "GPU memory allocation")."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """``devices`` GPUs of one kind."""
+    """``devices`` GPUs of one kind. ``fraction``: the share of a card's memory that JAX may take."""
 
-    chip: Chip
+    card: Chip
     devices: int
+    fraction: float = DEFAULT_FRACTION
     platform = "gpu"
+    compiler_options = COMPILER_OPTIONS
+
+    @property
+    def chip(self) -> Chip:
+        """The card, with the memory that JAX may take of it."""
+        return dataclasses.replace(self.card, usable_memory=int(self.fraction * self.card.usable_memory))
 
     @property
     def chips(self) -> int:
@@ -34,25 +38,13 @@ class Machine:
         return self.devices
 
     def __str__(self) -> str:
-        return f"{self.devices}x{self.chip.name}"
+        return f"{self.devices}x{self.card.name}"
 
     def mesh(self, sizes: tuple[int, int, int]) -> Any:
-        """A mesh (data, fsdp, tensor) of simulated devices; :func:`simulate` must run before JAX finds its devices.
-
-        Raises:
-          UserError: JAX simulates fewer devices than the machine has.
-        """
-        import jax
-
+        """A mesh (data, fsdp, tensor) over the GPUs. UserError: as :func:`gpu_devices`."""
         from jasper_jax.parameters.sharding import make_mesh
 
-        devices = jax.devices("cpu")
-        if len(devices) < self.devices:
-            raise UserError(
-                f"topology: {self}: JAX simulates {len(devices)} devices in this process; set XLA_FLAGS={_FLAG}="
-                f"{self.devices} before it starts"
-            )
-        return make_mesh(sizes, devices[: self.devices])
+        return make_mesh(sizes, gpu_devices(self.card, self.devices))
 
 
 Target = Topology | Machine
@@ -72,12 +64,20 @@ def parse_target(text: str) -> Target:
         raise UserError(f"topology: {text!r}: {name} is not a known GPU; GPUs are {', '.join(GPUS)}")
     if not 0 < count <= 4096:
         raise UserError(f"topology: {text!r}: expected 1 to 4096 GPUs, got {count}")
-    return Machine(GPUS[name], count)
+    return Machine(GPUS[name], count, memory_fraction())
 
 
-def simulate(targets: Sequence[Target]) -> None:
-    """Make JAX simulate as many CPU devices as the largest GPU machine has, unless ``XLA_FLAGS`` already says."""
-    count = max((target.devices for target in targets if isinstance(target, Machine)), default=0)
-    flags = os.environ.get("XLA_FLAGS", "")
-    if count > 1 and _FLAG not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={count}".strip()
+def memory_fraction() -> float:
+    """The share of a GPU's memory that JAX will take: ``XLA_CLIENT_MEM_FRACTION``, or its default.
+
+    Raises:
+      UserError: the variable is not a number above 0.
+    """
+    text = os.environ.get(FRACTION, "") or str(DEFAULT_FRACTION)
+    try:
+        fraction = float(text)
+    except ValueError:
+        fraction = 0.0
+    if not 0 < fraction <= 1:
+        raise UserError(f"{FRACTION}: {text!r} is not a share of the memory; expected a number above 0, at most 1")
+    return fraction

@@ -76,7 +76,7 @@ def plan_program(stage: PlannedStage, lowered: Any, mesh: Mesh, target: Target) 
     began = time.monotonic()
     analysis, bounds, too_large = None, None, None
     try:
-        compiled = lowered.compile()
+        compiled = lowered.compile(target.compiler_options)
     except jax.errors.JaxRuntimeError as error:
         too_large = does_not_fit(error)
         if too_large is None:
@@ -85,6 +85,6 @@ def plan_program(stage: PlannedStage, lowered: Any, mesh: Mesh, target: Target) 
         seconds = time.monotonic() - began
     else:
         seconds = time.monotonic() - began
-        analysis = analyse(compiled, mesh)
+        analysis = analyse(compiled, mesh, device=target.chip.per_device)
         bounds = estimate(analysis, target.chip, stage.batch_size)
     return StagePlan(stage, mesh_sizes_of(mesh), analysis, bounds, too_large, seconds)

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from jasper_jax.parameters.sharding import AXES
 from jasper_jax.parameters.table import leaf_table
-from jasper_jax.planning.machine import Machine, Target
+from jasper_jax.planning.estimate import REACHED
+from jasper_jax.planning.machine import FRACTION, Machine, Target
 from jasper_jax.planning.plan import StagePlan
 
 GIB = 2**30
@@ -26,9 +27,10 @@ def print_plan(target: Target, plans: Sequence[StagePlan], out: Console) -> None
         out.print(_collectives(compiled))
     _print_total(target, plans, out)
     if isinstance(target, Machine):
+        card = target.card.usable_memory / GIB
         out.print(
-            f"{target}: an estimate. Parameters, optimizer and teachers are exact; temporaries, operations and"
-            " communication are those of the same program on simulated devices, in float32 where a GPU has bfloat16.",
+            f"{target}: of a card's {card:.2f} GiB JAX takes {target.fraction:.0%} ({FRACTION}). XLA's GPU compiler"
+            " chose kernels by its cost model; on the card it times them, and may take others.",
             highlight=False,
         )
     for plan in compiled:
@@ -74,7 +76,18 @@ def _memory(target: Target, plans: Sequence[StagePlan]) -> Table:
 def _time(target: Target, plans: Sequence[StagePlan]) -> Table:
     """Operations and the lower bounds of a step's time."""
     title = f"{target}: the least time of a step, at the chip's published rates"
-    table = Table("stage", "TFLOP", "compute ms", "memory ms", "links ms", "bound by", "texts/s", "hours", title=title)
+    table = Table(
+        "stage",
+        "TFLOP",
+        "compute ms",
+        "memory ms",
+        "links ms",
+        "bound by",
+        "texts/s",
+        "hours",
+        "likely ms",
+        title=title,
+    )
     for column in (*table.columns[1:5], *table.columns[6:]):
         column.justify = "right"
     for plan in plans:
@@ -90,10 +103,11 @@ def _time(target: Target, plans: Sequence[StagePlan]) -> Table:
             bounds.bound_by,
             f"{bounds.texts_per_second:,.0f}",
             f"{plan.hours:.2f}",
+            f"{bounds.likely_seconds * 1e3:.0f}",
         )
     table.caption = (
         "Per device. A real step is slower: compute, memory and links overlap only in part, and neither element-wise"
-        " work nor latency is counted."
+        f" work nor latency is counted. Likely is a guess: one kernel after another, each at {REACHED:.0%} of a rate."
     )
     return table
 

@@ -14,8 +14,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from jasper_jax.planning.chips import TPUS, Chip
 from jasper_jax.runtime.errors import UserError, first_line
 
@@ -41,6 +39,7 @@ class Topology:
     chip: Chip
     shape: tuple[int, ...]
     platform = "tpu"
+    compiler_options = None
 
     @classmethod
     def parse(cls, text: str) -> Topology:
@@ -145,8 +144,7 @@ def topology_mesh(topology: Topology, axes: Mapping[str, int]) -> Any:
     """A mesh over the slice. ``axes``: name -> size, the axis that communicates least first, e.g.
     ``{"data": 1, "fsdp": 8, "tensor": 2}``.
 
-    ``mesh_utils.create_device_mesh``, which knows the torus, gives neighbouring chips to the last axis first; an axis
-    may take a part of a side or several sides.
+    Neighbouring chips go to the last axis first; an axis may take a part of a side of the torus or several sides.
 
     Raises:
       UserError: the product of the sizes is not the number of devices; also as ``topology_devices``.
@@ -154,12 +152,6 @@ def topology_mesh(topology: Topology, axes: Mapping[str, int]) -> Any:
     if math.prod(axes.values()) != topology.devices:
         sizes = " x ".join(f"{name} {size}" for name, size in axes.items())
         raise UserError(f"mesh: {sizes} = {math.prod(axes.values())}, but {topology} has {topology.devices} devices")
-    from jax.experimental import mesh_utils
-    from jax.sharding import AxisType, Mesh
+    from jasper_jax.parameters.sharding import mesh_over
 
-    devices = topology_devices(topology)
-    if len(devices) == 1:
-        grid = np.array(devices).reshape(tuple(axes.values()))
-    else:
-        grid = mesh_utils.create_device_mesh(tuple(axes.values()), devices=devices, allow_split_physical_axes=True)
-    return Mesh(grid, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
+    return mesh_over(axes, topology_devices(topology))

@@ -11,8 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from jasper_jax.planning.chips import Chip
 from jasper_jax.planning.collectives import Collective, kind_of, read_collective
-from jasper_jax.planning.flops import matmul_flops, passes
+from jasper_jax.planning.flops import is_product, matmul_flops, passes
 from jasper_jax.planning.hlo import Computation, Instruction, Module, parse_module
 from jasper_jax.planning.kernels import Kernel, KernelFlops, known_flops, read_kernel
 from jasper_jax.planning.links import Links, mesh_links
@@ -26,9 +27,11 @@ class Analysis:
     """One execution of a program on one device.
 
     flops:           operations of matrix products, convolutions and known kernels.
-    bf16_flops:      the same in bfloat16 operations of a TPU's matrix unit, which needs six for one float32 operation
-                     at ``Precision.HIGHEST``.
+    bf16_flops:      the same in bfloat16 operations, of which one float32 operation at ``Precision.HIGHEST`` takes
+                     several (``Chip.float32_cost``).
     hbm_bytes:       bytes read from and written to main memory.
+    serial_seconds:  every kernel at the larger of its two floors, operations and traffic, one after another; 0 without
+                     the rates of a chip.
     collectives:     one per collective of the program's text, with its number of executions.
     unknown_kernels: custom calls whose operations are unknown and not in ``flops``.
     unknown_loops:   names of the loops of unknown length, which count as one iteration.
@@ -38,6 +41,7 @@ class Analysis:
     flops: float
     bf16_flops: float
     hbm_bytes: float
+    serial_seconds: float
     collectives: tuple[Collective, ...]
     memory: Memory
     kernels: tuple[Kernel, ...]
@@ -55,16 +59,19 @@ class Analysis:
         return dict(sent)
 
 
-def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -> Analysis:
+def analyse(
+    compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops, *, device: Chip | None = None
+) -> Analysis:
     """Count the work of ``compiled`` (of ``jax.jit(...).lower(...).compile()``) as it runs on one device of ``mesh``.
 
-    ``kernel_flops``: called for every custom call; see ``jasper_jax.planning.kernels``.
+    ``kernel_flops``: called for every custom call; see ``jasper_jax.planning.kernels``. ``device``: a device's share of
+    its chip; None counts float32 products as a TPU computes them.
 
     Raises:
       ValueError: the text of the program has an unknown form.
     """
     module = parse_module(compiled.as_text())
-    work = _Counter(module, kernel_flops).work(module.entry, fused=False)
+    work = _Counter(module, kernel_flops, device).work(module.entry, fused=False)
     sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
 
     def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
@@ -86,6 +93,7 @@ def analyse(compiled: Any, mesh: Any, kernel_flops: KernelFlops = known_flops) -
         flops=work.flops,
         bf16_flops=work.bf16_flops,
         hbm_bytes=work.hbm_bytes,
+        serial_seconds=work.serial_seconds,
         collectives=tuple(sorted(collectives, key=lambda c: -c.total_sent)),
         memory=program_memory(compiled),
         kernels=tuple(kernels),
@@ -100,6 +108,7 @@ class _Work:
     flops: float = 0.0
     bf16_flops: float = 0.0
     hbm_bytes: float = 0.0
+    serial_seconds: float = 0.0
     collectives: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     kernels: Counter[tuple[str, str]] = dataclasses.field(default_factory=Counter)
     loops: list[str] = dataclasses.field(default_factory=list)
@@ -108,6 +117,7 @@ class _Work:
         self.flops += times * other.flops
         self.bf16_flops += times * other.bf16_flops
         self.hbm_bytes += times * other.hbm_bytes
+        self.serial_seconds += times * other.serial_seconds
         for mine, theirs in ((self.collectives, other.collectives), (self.kernels, other.kernels)):
             for key, executions in theirs.items():
                 mine[key] += times * executions
@@ -117,9 +127,11 @@ class _Work:
 class _Counter:
     """Counts each computation once and multiplies."""
 
-    def __init__(self, module: Module, kernel_flops: KernelFlops):
+    def __init__(self, module: Module, kernel_flops: KernelFlops, device: Chip | None):
         self.module = module
         self.kernel_flops = kernel_flops
+        self.device = device
+        self.float32_cost = device.float32_cost if device else 6.0
         self.done: dict[tuple[str, bool], _Work] = {}
 
     def work(self, computation: Computation, *, fused: bool) -> _Work:
@@ -128,17 +140,21 @@ class _Counter:
         if key not in self.done:
             total = _Work()
             for instruction in computation.instructions.values():
+                before = total.bf16_flops, total.hbm_bytes, total.serial_seconds
                 self._count(instruction, computation, total, fused)
+                if self.device and not fused and total.serial_seconds == before[2]:  # else it runs computations
+                    compute = (total.bf16_flops - before[0]) / self.device.peak_flops
+                    total.serial_seconds += max(compute, (total.hbm_bytes - before[1]) / self.device.bandwidth)
             self.done[key] = total
         return self.done[key]
 
     def _count(self, instruction: Instruction, computation: Computation, total: _Work, fused: bool) -> None:
         if not fused:
             total.hbm_bytes += moved_bytes(instruction, computation, self.module)
-        if instruction.opcode in ("dot", "convolution"):
+        if is_product(instruction):
             flops = matmul_flops(instruction, computation)
             total.flops += flops
-            total.bf16_flops += flops * passes(instruction, computation)
+            total.bf16_flops += flops * passes(instruction, computation, self.float32_cost)
         elif instruction.opcode == "while":
             times = trip_count(instruction, computation, self.module)
             if times is None:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, create_model, model_validator
 
 from jasper_jax.losses.terms import TERMS, Term
 from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
+
+
+def _named_remat(value: Any) -> Any:
+    """Recipes of earlier runs have a boolean."""
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
+
+
+Remat = Annotated[Literal["none", "dots", "full"], BeforeValidator(_named_remat)]
 
 
 class Prompts(Section):
@@ -73,8 +81,8 @@ class Vision(Section):
     (``training.projector_start``)."""
     projector_penalty: PositiveFloat = 0.2
     """Ridge penalty of that map, relative to the mean eigenvalue of the covariance of the vision tokens."""
-    remat: bool = False
-    """Recompute the vision layers' activations in the backward pass: memory for time."""
+    remat: Remat = "none"
+    """As ``student.remat``, of the vision layers."""
 
 
 class Student(Section):
@@ -93,8 +101,9 @@ class Student(Section):
     """As a teacher's; exported as ``is_causal`` in config.json."""
     append_eos: bool | None = None
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    remat: bool = False
-    """Recompute the layers' activations in the backward pass: memory for time."""
+    remat: Remat = "none"
+    """What the backward pass recomputes of each layer, memory for time. none: nothing; dots: all but the products of
+    matrices (JAX's policy ``dots_with_no_batch_dims_saveable``; attention is recomputed); full: everything."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     vector_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the pooled vector (the public Jasper was trained with 0.2)."""
@@ -201,6 +210,11 @@ class Training(Section):
     micro_batch: PositiveInt | None = None
     """Encode a batch in pieces of about this many texts, recomputed in the backward pass: less memory for activations,
     losses and gradients of the full batch. None: in one piece."""
+    gradient_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which gradients of weights are summed over tokens and devices where the encoder computes in 16 bits; bfloat16
+    halves the bytes between devices."""
+    optimizer_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of AdamW's first moment; the second is float32."""
     shapes: PositiveInt = 3
     """Distinct numbers of rows of batches; a train step is compiled for each."""
     save_every: PositiveInt = 200
@@ -216,18 +230,19 @@ class Training(Section):
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0: threads of the training process."""
     profile_steps: Annotated[int, Field(ge=0)] = 0
-    """Write a JAX profile of this many steps, starting at the stage's fifth."""
+    """Write a JAX profile of this many steps, for XProf and Perfetto, from the fifth step of a command on."""
 
 
 class Mesh(Section):
     """The arrangement of the devices of all processes; the product is their number."""
 
     data: PositiveInt = 1
-    """Groups of devices, each with all parameters."""
+    """Groups of devices, each with all parameters. Of several nodes (hosts of GPUs, slices of TPUs), the axis between
+    them."""
     fsdp: PositiveInt = 1
     """Shards of parameters, optimizer state and, like ``data``, of the rows of a batch."""
     tensor: PositiveInt = 1
-    """Shards of each layer's matrices."""
+    """Shards of each layer's matrices; divides the key-value heads of every model in the step, and a node."""
 
 
 class Retrieval(Section):
@@ -271,6 +286,8 @@ class Evaluation(Section):
     """Agreement with the teachers on the held-out texts."""
     pairs: bool = True
     """Retrieval of the held-out pairs' passages by their queries, if the recipe has pairs."""
+    baselines: bool = True
+    """The teachers' vectors shortened to the student's dimensions without training, beside the student."""
     images: bool = True
     """Retrieval of images by captions and of captions by images, if the recipe has images."""
     stages: Literal["all", "last"] = "all"
@@ -310,7 +327,8 @@ class Recipe(Section):
     stages: Annotated[list[Stage], Field(min_length=1)]
     training: Training = Training()
     mesh: Literal["auto"] | Mesh = "auto"
-    """auto: fsdp takes as many devices as divide every stage's batch, tensor the rest."""
+    """auto: data is the number of nodes; in a node fsdp takes as many devices as divide every stage's batch, tensor the
+    rest."""
     mining: Mining = Mining()
     evaluation: Evaluation = Evaluation()
     export: Export = Export()

@@ -6,8 +6,8 @@ srun forwards its own signal). So a SIGTERM within ``ECHO`` seconds of another c
 Training stops between two steps and saves. Work whose results are written atomically (a shard, an evaluation, an
 export) is abandoned on the spot.
 
-If there are several processes, any of them may get the request: JAX forwards a SIGTERM, and all stop after the same
-step.
+If there are several processes, any of them may get the request: JAX tells all of a SIGTERM. In training all stop after
+the same step; elsewhere each abandons what it does by itself, and all end.
 
 Python runs signal handlers in the main thread between two bytecode instructions, hence not during a long compilation.
 The second signal must not wait for that, so a separate thread listens for signals.
@@ -32,31 +32,77 @@ EXIT_CODE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 ECHO = 5.0
 """Seconds in which a second SIGTERM counts as the first one."""
+WATCH = 0.5
+"""Seconds between two looks for a request that reached another process."""
 
 
 class Stop:
-    """Whether a stop was requested. Call it once after each step, with the step's number."""
+    """Whether a stop was requested. Call it once after each step."""
 
     def __init__(self) -> None:
-        self._asked = self._immediately = False
-
-    def __call__(self, step: int = 0) -> bool:
+        self._calls = 0
+        self._asked = self._immediately = self._noticed = False
         if processes.count() > 1:
-            from jax.experimental import multihost_utils
+            self._asked = self._reached()
 
-            self._asked = self._asked or multihost_utils.reached_preemption_sync_point(step)
+    def __call__(self, _: int = 0) -> bool:
+        if processes.count() > 1:
+            self._calls += 1
+            self._asked = self._asked or self._reached()
         return self._asked
+
+    def _reached(self) -> bool:
+        """Whether all processes stop after this number of calls: JAX chooses one that none of them has made.
+
+        The count starts at 0 before any work, so that a request during that work is obeyed after the first step.
+        """
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(self._calls)
 
     @contextlib.contextmanager
     def immediately(self) -> Iterator[None]:
-        """Within the block, which has nothing to save, a request to stop raises :class:`Interrupted` at once."""
+        """Within the block, which has nothing to save, a request to stop raises :class:`Interrupted` at once; in
+        several processes, where each works by itself (``processes.all_do``, ``first_does``, ``alone``)."""
         if self._asked:
             raise Interrupted
-        self._immediately = True
+        with self._watching() if processes.count() > 1 else contextlib.nullcontext():
+            self._immediately = True
+            try:
+                yield
+            finally:
+                self._immediately = False
+
+    @contextlib.contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Within the block, a thread asks JAX for the request, which may have reached another process."""
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(WATCH):
+                if processes.is_stop_noticed():
+                    self._noticed = True
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # runs ``_interrupt`` there
+                    return
+
+        watcher = threading.Thread(target=watch, name="stop requests", daemon=True)
+        watcher.start()
         try:
             yield
+        except Interrupted:
+            self()  # waits until JAX's threads have agreed, which must not go on while the process ends
+            raise
         finally:
-            self._immediately = False
+            ended.set()
+            watcher.join()
+            processes.interrupt_local_work(False)
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Handles SIGINT in several processes: of the watching thread, or of a terminal."""
+        if self._noticed:
+            processes.interrupt_local_work()
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)  # JAX hears it
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self._asked:
@@ -73,7 +119,7 @@ def stop_flag() -> Iterator[Stop]:
     """Within the block SIGTERM and SIGINT set the yielded :class:`Stop`; the second exits with 128 + its number."""
     stop = Stop()
     if processes.count() > 1:  # JAX handles SIGTERM and notifies the other processes
-        before_interrupt = signal.signal(signal.SIGINT, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        before_interrupt = signal.signal(signal.SIGINT, stop._interrupt)
         try:
             yield stop
         finally:

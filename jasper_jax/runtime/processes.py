@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import os
-import platform
 import socket
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import numpy as np
 
-from jasper_jax.runtime.errors import UserError, first_line, first_three
+from jasper_jax.runtime.errors import Interrupted, UserError, first_line
 
 COORDINATOR, PROCESSES, PROCESS = "JASPER_COORDINATOR", "JASPER_PROCESSES", "JASPER_PROCESS"
 PATIENCE = 120
 """Seconds to wait for the other processes at the start; ``JASPER_PATIENCE`` overrides it."""
+PATIENCE_AFTER_ERROR = 30.0
+"""Seconds to wait for them after an error here, which they may not know of."""
+_STOPPED = "\0stopped"
+"""What a process that was asked to stop tells the others."""
+T = TypeVar("T")
 
 
 def connect(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
@@ -110,6 +114,10 @@ def _initialize(**settings: Any) -> None:
 class _State:
     joined: bool = False
     alone: bool = False
+    local: bool = False
+    """Inside :func:`_local_work`."""
+    stopping: bool = False
+    """Local work is to be interrupted."""
 
 
 _state = _State()
@@ -153,6 +161,34 @@ def is_alone_of_several() -> bool:
     return _state.joined and _state.alone
 
 
+def end_soon(code: int) -> None:
+    """Call it after an error: ends this process with ``code`` if the others do not end as well.
+
+    JAX lets the processes end together. After an error in one of them alone, that one would wait for the others, and
+    they for its part of a step. Once it is gone, JAX ends them.
+    """
+    if _state.joined:
+        timer = threading.Timer(PATIENCE_AFTER_ERROR, os._exit, [code])
+        timer.daemon = True
+        timer.start()
+
+
+def leave(code: int) -> None:
+    """At the end of a command: ends this process with ``code`` when the others have come to their end; a single one
+    goes on.
+
+    Python's own end is left out: it takes JAX's backend apart beside threads that still listen for requests to stop,
+    and a process that was to end with 75 sometimes ended with a segmentation fault.
+    """
+    if _state.joined:
+        import jax
+
+        sys.stdout.flush()
+        sys.stderr.flush()
+        jax.distributed.shutdown()
+        os._exit(code)
+
+
 def barrier(name: str) -> None:
     """Wait until all processes have reached the barrier ``name``."""
     if count() > 1:
@@ -165,31 +201,80 @@ def first_does(action: Callable[[], Any]) -> None:
     """Run ``action`` in process 0 while the others wait. Its failure, whatever it is, ends all of them.
 
     Raises:
+      Interrupted: it was asked to stop.
       UserError: ``action`` failed. A ``UserError`` keeps its text; another exception is named with its type and
-        message, and stays the cause of the error in process 0. A single process raises what ``action`` raised.
+        message, and stays the cause of the error in its process. A single process raises what ``action`` raised.
     """
+    _together(action, takes_part=is_first())
+
+
+def all_do(action: Callable[[], T]) -> T:
+    """Run ``action``, which exchanges nothing, in every process, and wait for all. Raises as :func:`first_does`, in
+    every process, if it fails in one."""
+    return _together(action, takes_part=True)
+
+
+def _together(action: Callable[[], Any], *, takes_part: bool) -> Any:
     if count() == 1:
-        action()
-        return
-    failure: BaseException | None = None
-    if is_first():
+        return action()
+    result, failure = None, None
+    if takes_part:
         try:
-            action()
+            with _local_work():
+                result = action()
         except BaseException as error:  # noqa: BLE001  (the other processes wait for the answer in any case)
             failure = error
-    message, *_ = _gather_text(_failure_line(failure))
-    if isinstance(failure, UserError) or (failure is not None and not isinstance(failure, Exception)):
+    lines = gather_text(_failure_line(failure))
+    if isinstance(failure, (UserError, Interrupted)) or not isinstance(failure, Exception | None):
         raise failure
-    if message:
-        raise UserError(message) from failure
+    if failed := [line for line in lines if line not in ("", _STOPPED)]:
+        raise UserError(_failure_line(failure) or failed[0]) from failure
+    if _STOPPED in lines:
+        raise Interrupted
+    return result
 
 
 def _failure_line(failure: BaseException | None) -> str:
     if failure is None:
         return ""
+    if isinstance(failure, Interrupted):
+        return _STOPPED
     if isinstance(failure, UserError):
         return str(failure) or type(failure).__name__
-    return f"process 0 failed: {type(failure).__name__}: {failure}; --debug shows its traceback there"
+    return f"process {index()} failed: {type(failure).__name__}: {failure}; --debug shows its traceback there"
+
+
+@contextlib.contextmanager
+def _local_work() -> Iterator[None]:
+    """Within the block, which exchanges nothing with other processes, :func:`interrupt_local_work` takes effect."""
+    _state.local = True
+    try:
+        if _state.stopping:
+            raise Interrupted
+        yield
+    finally:
+        _state.local = False
+
+
+def interrupt_local_work(stopping: bool = True) -> None:
+    """Raise :class:`Interrupted` if this process works by itself, else when it begins to: never where the others
+    would wait for its part of an exchange. Call it in the main thread; ``stopping`` False takes the request back."""
+    before, _state.stopping = _state.stopping, stopping
+    if stopping and not before and (_state.local or _state.alone):
+        raise Interrupted
+
+
+def is_stop_noticed() -> bool:
+    """Whether one of several processes got a SIGTERM. JAX's preemption service (``xla::PreemptionSyncManager``) hears
+    it and sets this key for all."""
+    import jax
+    from jax._src import distributed
+
+    client = distributed.global_state.client
+    try:
+        return client is not None and bool(client.key_value_try_get("RECEIVED_PREEMPTION_NOTICE"))
+    except jax.errors.JaxRuntimeError:  # no such key
+        return False
 
 
 def gather(values: np.ndarray) -> np.ndarray:
@@ -221,28 +306,7 @@ def host_copy(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def refuse_unlike(recipe: Mapping[str, Any]) -> None:
-    """Check that all processes run the same recipe with the same versions; called before any other collective.
-
-    Raises:
-      UserError: in every process, with the differing keys and both values.
-    """
-    if count() == 1:
-        return
-    packages = {name: version(name) for name in ("jasper-jax", "jax", "jaxlib", "flax", "optax")}
-    own = {"recipe": recipe, "versions": {"python": platform.python_version(), **packages}}
-    first, *others = map(json.loads, _gather_text(json.dumps(own, sort_keys=True)))
-    from jasper_jax.runtime.files import differences
-
-    for number, other in enumerate(others, 1):
-        if changes := differences(first, other, ""):
-            raise UserError(
-                f"processes 0 and {number} do not run the same: {first_three(changes)}; start all with one recipe and"
-                f" one installation"
-            )
-
-
-def _gather_text(text: str) -> list[str]:
+def gather_text(text: str) -> list[str]:
     """The texts of all processes, in every process; half surrogates (from file names) become question marks."""
     data = np.frombuffer(text.encode(errors="replace"), np.uint8)
     sizes = gather(np.array([len(data)], np.int32))[:, 0]

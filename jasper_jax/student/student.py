@@ -33,7 +33,7 @@ class Student:
     prompts: Mapping[str, str]
     max_length: int
     compute_dtype: str
-    remat: bool
+    remat: str
     dropout: float
     vector_dropout: float
     vision_model: VisionModel | None = None

@@ -81,6 +81,14 @@ class TeacherModel:
             )
         return dim or folder.default_dim or width
 
+    @property
+    def weights(self) -> int | None:
+        """Numbers that every token is multiplied with; None where sentence-transformers runs the model."""
+        folder = self.source
+        if self.settings.backend == "torch" or not isinstance(folder, ModelFolder):
+            return None
+        return encoder_from_config(folder.hf_config, str(folder.path)).weights_per_token
+
     @cached_property
     def spec(self) -> VectorSpec:
         """What its vectors depend on: recorded in a store, and compared before vectors are added or used. Reads all
@@ -120,10 +128,11 @@ class TeacherModel:
             append_eos=settings.append_eos,
         )
 
-    def encoder(self) -> TeacherEncoder | TorchEncoder:
-        """``(texts, kinds) -> [n, T]``; weights are loaded when a text is first encoded."""
+    def encoder(self, rank: int = 0) -> TeacherEncoder | TorchEncoder:
+        """``(texts, kinds) -> [n, T]``; weights are loaded when a text is first encoded. ``rank``: this process's index
+        among those that embed."""
         if self.settings.backend == "torch":
-            return TorchEncoder(self.settings, self.path, self._recipe_prompts)
+            return TorchEncoder(self.settings, self.path, self._recipe_prompts, rank)
         return TeacherEncoder(self.load)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.texts import TextStore
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
@@ -14,6 +16,7 @@ from jasper_jax.runtime import processes
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.mining import mine
 from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.negatives import Negatives, NegativeStore
 from jasper_jax.teachers.online import OnlineVectors
 from jasper_jax.teachers.vectors import TeacherView, VectorStore
@@ -43,46 +46,60 @@ class TeacherVectors:
 
         Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
-        joined = processes.count() > 1
-        fill = partial(
-            embed_teacher,
-            self.folder(teacher),
-            texts,
-            teacher.spec,
-            teacher.encoder(),
-            process_index=processes.index() if joined else process_index,
-            process_count=processes.count() if joined else process_count,
-            progress=self.progress,
-        )
-        store = fill()
+        if joined := processes.count() > 1:
+            process_index, process_count = processes.index(), processes.count()
+        encoder = teacher.encoder(process_index)
+        draws = needed_draws(self._recipe, texts.size("train"))
+
+        def fill() -> VectorStore | None:
+            return embed_teacher(
+                self.folder(teacher),
+                texts,
+                teacher.spec,  # reads all weights, so a request to stop may come meanwhile
+                encoder,
+                process_index=process_index,
+                process_count=process_count,
+                progress=self.progress,
+                draws=draws,
+            )
+
         if joined:
-            processes.barrier(f"vectors of {teacher.name}")
-            store = fill()
-        return store
+            processes.all_do(fill)  # its share of the shards
+        return processes.all_do(fill)  # with all shards there, the store
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
-        """The teacher's complete store, checked against the texts and the recipe."""
-        return VectorStore.open(self.folder(teacher), texts, teacher.spec)
+        """The teacher's complete store, checked against the texts and the recipe, with the vectors that it needs."""
+        store = VectorStore.open(self.folder(teacher), texts, teacher.spec)
+        store.refuse_lacking(needed_draws(self._recipe, texts.size("train")))
+        return store
+
+    def drawn(self, texts: TextStore) -> np.ndarray:
+        """The training texts that the stages draw, so that every teacher has their vectors; ascending."""
+        size = texts.size("train")
+        draws = needed_draws(self._recipe, size)
+        return np.arange(size) if draws is None else np.flatnonzero(drawn_records(draws, size))
 
     def mine(self, texts: TextStore, *, process_index: int = 0, process_count: int = 1) -> Negatives | None:
         """Fill this process's share of the negatives of the pairs; None while shards of other processes are missing."""
-        view, joined = self.view(texts), processes.count() > 1
+        view = self.view(texts)
         assert view is not None
-        fill = partial(
-            mine,
-            self._negatives(texts),
-            texts,
-            view,
-            self._recipe.mining,
-            process_index=processes.index() if joined else process_index,
-            process_count=processes.count() if joined else process_count,
-            progress=self.progress,
-        )
-        negatives = fill()
+        if joined := processes.count() > 1:
+            process_index, process_count = processes.index(), processes.count()
+
+        def fill() -> Negatives | None:
+            return mine(
+                self._negatives(texts),
+                texts,
+                view,
+                self._recipe.mining,
+                process_index=process_index,
+                process_count=process_count,
+                progress=self.progress,
+            )
+
         if joined:
-            processes.barrier("negatives")
-            negatives = fill()
-        return negatives
+            processes.all_do(fill)  # its share of the shards
+        return processes.all_do(fill)  # with all shards there, the store
 
     def negatives(self, texts: TextStore) -> Negatives | None:
         """The complete negatives; None where no stage needs them. UserError: they are not mined, or of other pairs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,23 +24,43 @@ def refuse_without_torch(teacher: Teacher) -> None:
         )
 
 
+_LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
+
+
+def torch_device(gpus: int, own: Sequence[int], rank: int, environment: Mapping[str, str]) -> str | None:
+    """The PyTorch device of a process; None: sentence-transformers chooses.
+
+    Args:
+      gpus: those that PyTorch sees; all processes of a host may see the same.
+      own: the GPUs that JAX uses in this process, by their number among those.
+      rank: this process's index among all, which counts where JAX has no GPU and the launcher sets no local rank.
+    """
+    if not gpus:
+        return None
+    local = next((int(environment[name]) for name in _LOCAL_RANKS if environment.get(name, "").isdigit()), rank)
+    return f"cuda:{(own[0] if own else local) % gpus}"
+
+
 class TorchEncoder:
     """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; the model is loaded when a text is first encoded."""
 
-    def __init__(self, teacher: Teacher, folder: Path, prompts: Mapping[str, str]):
-        """``prompts``: the recipe's, by kind; they replace those of the folder."""
-        self.teacher, self.folder = teacher, folder
+    def __init__(self, teacher: Teacher, folder: Path, prompts: Mapping[str, str], rank: int = 0):
+        """``prompts``: the recipe's, by kind; they replace those of the folder. ``rank``: see :func:`torch_device`."""
+        self.teacher, self.folder, self._rank = teacher, folder, rank
         self._prompts = {**read_prompts(folder)[0], **prompts}
 
     @functools.cached_property
     def _model(self) -> Any:
         refuse_without_torch(self.teacher)
+        import jax
         import torch
         from sentence_transformers import SentenceTransformer
 
+        own = [device.local_hardware_id for device in jax.local_devices() if device.platform == "gpu"]
         try:
             model = SentenceTransformer(
                 str(self.folder),
+                device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
                 local_files_only=True,
                 trust_remote_code=False,
                 model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype)},

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jasper_jax.data import shards as sh
+from jasper_jax.data.draw_order import sample_records
 from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
@@ -48,16 +49,16 @@ def verify_store(folder: Path | str, texts: TextStore, progress: bool = True) ->
             path = store.folder / entry["file"]
             if (digest := files.sha256_file(path)) != entry["sha256"]:
                 raise UserError(f"{path}: sha256 is {digest}, the manifest says {entry['sha256']}; {REMEDY}")
-            vectors = store.read_shard(shard)
+            rows, vectors = store.read_shard(shard)
             norms = np.linalg.norm(vectors, axis=1)
             wrong = ~(np.abs(norms - 1) <= NORM_ERROR[store.dtype])
             if wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
+                first = int(np.flatnonzero(wrong)[0])
                 raise UserError(
-                    f"{path}, row {row}: norm {norms[row]:.4f}, expected 1 ± {NORM_ERROR[store.dtype]}"
+                    f"{path}, row {rows[first]}: norm {norms[first]:.4f}, expected 1 ± {NORM_ERROR[store.dtype]}"
                     f" ({int(wrong.sum())} such rows); {REMEDY}"
                 )
-            low, high = min(low, float(norms.min())), max(high, float(norms.max()))
+            low, high = min(low, float(norms.min(initial=np.inf))), max(high, float(norms.max(initial=0.0)))
             shown.advance()
     return Verified(store.manifest["count"], len(pairs), low, high, store.manifest["clipped"])
 
@@ -75,8 +76,8 @@ def dtype_error(
     Both sides are normalised, as in ``TeacherView``. A large error may also mean that another teacher than ``encode``
     made the store.
     """
-    size = texts.size(sh.TRAIN)
-    rows = np.sort(np.random.default_rng(seed).choice(size, min(sample, size), replace=False))
+    held = store.rows(sh.TRAIN)
+    rows = held[sample_records(len(held), sample, seed)]
     sampled = texts.read(sh.TRAIN, rows)
     exact = normalize_rows(encode([r.text for r in sampled], [r.kind for r in sampled]))
     stored = normalize_rows(store.read(sh.TRAIN, rows))

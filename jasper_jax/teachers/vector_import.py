@@ -249,7 +249,7 @@ def import_vectors(
             for batch in _npy(path, text_path) if npy else _parquet(path, text_column, vector_column):
                 spool.add(batch)
         spool.refuse_missing()
-        fill_store(partial, texts, spec, spool.of_shard, progress=progress)
+        fill_store(partial, texts, spec, lambda shard, rows: spool.of_shard(shard)[rows], progress=progress)
         (partial / "spool").unlink()
         os.rename(partial, folder)
     finally:

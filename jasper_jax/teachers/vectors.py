@@ -1,12 +1,11 @@
 """Teacher vectors on disk, row-aligned with the text store, and several teachers as one.
 
 A store has the text store's splits and shards. A record is a tf.Example with one bytes feature, so TFDS can read the
-files; here the constant bytes before the values are skipped and a batch is decoded at once.
+files. The record of a training text that no stage draws may be empty.
 """
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,12 +16,14 @@ import numpy as np
 from pydantic import ConfigDict, Field, model_validator
 
 from jasper_jax.data import shards as sh
+from jasper_jax.data.drawn import Draws
 from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.codec import DTYPES, Codec
+from jasper_jax.teachers.held import Held, drawn_rows, held_draws, holds
 
 FORMAT = 1
-DTYPES = {"float16": np.float16, "float32": np.float32, "int8": np.int8}
 REMEDY = "delete this file and embed again: only missing shards are made"
 Scale = Annotated[float, Field(gt=0, lt=1e30)]
 """What an int8 value is multiplied by."""
@@ -50,6 +51,12 @@ class VectorSpec:
 class VectorShard(sh.ShardEntry):
     clipped: sh.Count
     """Values that int8 clipped."""
+    held: Held | None = None
+    """None: all rows have a vector."""
+
+    @property
+    def vectors(self) -> int:
+        return self.rows if self.held is None else self.held.vectors
 
 
 class VectorManifest(sh.StoreManifest):
@@ -67,8 +74,8 @@ class VectorManifest(sh.StoreManifest):
         if self.spec.dim < 1:
             raise ValueError(f"spec.dim is {self.spec.dim}; expected at least 1")
         row = self.spec.dim * np.dtype(DTYPES[self.spec.dtype]).itemsize
-        if small := next((s for s in self.shards if s.bytes < s.rows * row), None):
-            raise ValueError(f"{small.file} has {small.bytes} bytes, {small.rows} vectors of spec.dim need more")
+        if small := next((s for s in self.shards if s.bytes < s.vectors * row), None):
+            raise ValueError(f"{small.file} has {small.bytes} bytes, {small.vectors} vectors of spec.dim need more")
         if (self.scales is None) != (self.spec.dtype != "int8") or len(self.scales or ()) not in (0, self.spec.dim):
             raise ValueError(f"scales: int8 vectors have one for each of {self.spec.dim} dimensions, others none")
         return self
@@ -96,65 +103,6 @@ def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int
     """Approximate size in bytes of a store of ``count`` vectors."""
     shards = -(-count // shard_rows)
     return count * (dim * np.dtype(DTYPES[dtype]).itemsize + 64) + shards * 128 * 1024
-
-
-# ------------------------------------------------------------------------------------------- records
-
-
-@functools.cache
-def _prefix(nbytes: int) -> bytes:
-    """The bytes of a record before its values, the names and lengths of tf.Example: the same for every row."""
-    example = sh.example_class()()
-    example.features.feature["vector"].bytes_list.value.append(bytes(nbytes))
-    return example.SerializeToString(deterministic=True)[:-nbytes]
-
-
-@dataclass(frozen=True)
-class Codec:
-    """Encodes vectors as records and decodes them: float16, float32, or int8 with ``scales [T]``."""
-
-    dim: int
-    dtype: str
-    scales: np.ndarray | None = None
-
-    @property
-    def _nbytes(self) -> int:
-        return self.dim * np.dtype(DTYPES[self.dtype]).itemsize
-
-    def encode(self, vectors: np.ndarray) -> tuple[list[bytes], int]:
-        """Records of ``[n, T]`` float32 vectors, and how many values int8 clipped."""
-        clipped = 0
-        if self.scales is not None:
-            rounded = np.rint(vectors / self.scales)
-            clipped = int(np.count_nonzero(np.abs(rounded) > 127))
-            vectors = np.clip(rounded, -127, 127)
-        values = np.ascontiguousarray(vectors, DTYPES[self.dtype]).view(np.uint8)
-        prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
-        data = np.empty((len(values), len(prefix) + self._nbytes), np.uint8)
-        data[:, : len(prefix)] = prefix
-        data[:, len(prefix) :] = values
-        return [row.tobytes() for row in data], clipped
-
-    def decode(self, records: Sequence[bytes]) -> np.ndarray:
-        """``[n, T]`` float32. ValueError for a record of another form."""
-        prefix = np.frombuffer(_prefix(self._nbytes), np.uint8)
-        data, shape = np.frombuffer(b"".join(records), np.uint8), (len(records), len(prefix) + self._nbytes)
-        if data.size != shape[0] * shape[1] or not (data.reshape(shape)[:, : len(prefix)] == prefix).all():
-            raise ValueError(f"records are not {self.dtype} vectors of dimension {self.dim}")
-        data = data.reshape(shape)
-        vectors = data[:, len(prefix) :].view(DTYPES[self.dtype]).astype(np.float32)
-        return vectors if self.scales is None else vectors * self.scales
-
-
-def int8_scales(vectors: np.ndarray) -> np.ndarray:
-    """The scale of each dimension, ``[T]`` float32: 1.25 times the largest magnitude in ``vectors`` becomes 127.
-
-    For 1024 vectors of normal values this headroom makes the error 0.0096 of a standard deviation. Without it clipping
-    adds as much error as rounding: 0.0135. A dimension that is always 0 takes the largest of all scales, so that no
-    later value is lost.
-    """
-    largest = np.abs(vectors).max(axis=0)
-    return (1.25 * np.where(largest > 0, largest, largest.max()) / 127).astype(np.float32)
 
 
 def write_metadata(folder: Path, spec: VectorSpec, shards: Sequence[sh.ShardInfo], size: dict[str, int]) -> None:
@@ -211,6 +159,14 @@ class VectorStore:
         files.check_files(folder, manifest["shards"], REMEDY)
         return cls(folder, manifest, texts)
 
+    def refuse_lacking(self, draws: Draws | None) -> None:
+        """UserError: vectors of ``draws`` are not there (None: of all texts)."""
+        if lacking := sum(not holds(entry, draws) for entry in self.manifest["shards"]):
+            raise UserError(
+                f"{self.folder}: {lacking} of {len(self.shards)} shards lack vectors of texts that the stages draw;"
+                f" continue with jasper embed"
+            )
+
     @property
     def fingerprint(self) -> str:
         """The fingerprint of the text store these vectors belong to."""
@@ -220,11 +176,34 @@ class VectorStore:
         return self._reader.size(split)
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Vectors ``[n, T]`` float32 as stored: of norm 1 up to the rounding of the dtype."""
-        return self._decode(self._reader.read(split, indices))
+        """Vectors ``[n, T]`` float32 as stored: of norm 1 up to the rounding of the dtype.
 
-    def read_shard(self, shard: sh.ShardInfo) -> np.ndarray:
-        return self._decode(self._reader.read_shard(shard))
+        Raises:
+          UserError: a text has no vector, as no stage drew it when the texts were embedded.
+        """
+        records = self._reader.read(split, indices)
+        if not all(records):
+            absent = int(np.asarray(indices)[records.index(b"")])
+            raise UserError(
+                f"{self.folder}: {split} text {absent} has no vector, no stage drew it when the texts were embedded;"
+                f" continue with jasper embed"
+            )
+        return self._decode(records)
+
+    def read_shard(self, shard: sh.ShardInfo) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of the shard that have a vector ``[n]``, and their vectors ``[n, T]``."""
+        records = self._reader.read_shard(shard)
+        rows = np.flatnonzero([bool(record) for record in records])
+        return rows, self._decode([records[row] for row in rows])
+
+    def rows(self, split: str) -> np.ndarray:
+        """The rows of a split that have a vector, ascending."""
+        held = [
+            shard.start + np.flatnonzero(drawn_rows(held_draws(entry), shard, self.size(split)))
+            for shard, entry in zip(self.shards, self.manifest["shards"], strict=True)
+            if shard.split == split
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *held])
 
     def _decode(self, records: list[bytes]) -> np.ndarray:
         try:

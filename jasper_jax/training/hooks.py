@@ -11,6 +11,8 @@ import jax
 import numpy as np
 
 from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.progress import say
 from jasper_jax.training.stage_kind import StageBatches
 
 
@@ -19,7 +21,8 @@ class Moment:
     """Where a stage stands: ``step`` of its steps are done, ``global_step`` of the recipe's.
 
     ``last``: no step is left. ``stopping``: training ends here, before the last one. ``batch`` and ``metrics``: of the
-    step just done, None before the first; the metrics are still on the device.
+    step just done, None before the first; the metrics are still on the device. ``input_wait``: seconds that the step
+    waited for its batch.
     """
 
     step: int
@@ -28,6 +31,7 @@ class Moment:
     stopping: bool = False
     batch: LoadedBatch | None = None
     metrics: Mapping[str, jax.Array] | None = None
+    input_wait: float = 0.0
 
 
 class Hook(Protocol):
@@ -85,28 +89,40 @@ class Save:
 
 
 class Profile:
-    """A JAX profile of ``steps`` steps, from the fifth of this command on: the first ones compile. Opens in XProf and
-    Perfetto."""
+    """A JAX profile of ``steps`` steps, from the fifth of this command on: the first ones compile. XProf opens the
+    folder (``*.xplane.pb``), ui.perfetto.dev the file ``perfetto_trace.json.gz`` in it.
+
+    Of several processes each has a folder of its own, ``process-N``: they end their profiles in the same second, so JAX
+    would put them into one, and it writes no trace for Perfetto beside those of other hosts but raises ValueError.
+    """
 
     AFTER = 4
 
     def __init__(self, steps: int, first_step: int, folder: Path):
         """``first_step``: where this command began the stage."""
         self._begin, self._end = first_step + self.AFTER, first_step + self.AFTER + steps
-        self._folder, self._running = folder, False
+        several = processes.count() > 1
+        self._folder, self._running = folder / f"process-{processes.index()}" if several else folder, False
 
     def due(self, moment: Moment) -> bool:
         if self._running:
             return moment.step >= self._end or moment.last or moment.stopping
-        return moment.step == self._begin < self._end and not (moment.last or moment.stopping)
+        ends = moment.last or moment.stopping
+        return self._begin < self._end and (moment.step <= self._begin if ends else moment.step == self._begin)
 
     def __call__(self, moment: Moment) -> None:
         if self._running:
             jax.block_until_ready(moment.metrics)
             self.close()
+            say(f"Profile of steps {self._begin + 1} to {moment.step}: {self._folder}")
+        elif moment.last or moment.stopping:
+            say(
+                f"No profile: training.profile_steps begins after {self.AFTER} steps of a command, and this one ended"
+                f" at step {moment.step}"
+            )
         else:
             self._folder.mkdir(parents=True, exist_ok=True)
-            jax.profiler.start_trace(str(self._folder))
+            jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._running = True
 
     def close(self) -> None:

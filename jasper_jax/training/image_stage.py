@@ -41,14 +41,13 @@ class ImageStage(StageKind):
         assert images is not None
         assert inputs.pairs is not None
         encoder = processes.host_copy({"encoder": params["encoder"]})["encoder"]
-        local = {"encoder": jax.device_put(encoder, jax.local_devices()[0])}
         captions = caption_vectors(
             inputs.pairs,
             student,
             encoder,
             inputs.tokenizer,
             inputs.folder / "captions",
-            student_embedder(student, local, inputs.tokenizer).pooled,
+            student_embedder(student, {"encoder": encoder}, inputs.tokenizer).pooled,
             progress=inputs.progress,
         )
         return ImageBatches(

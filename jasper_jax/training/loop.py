@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
-from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
 from jasper_jax.runtime.environment import environment
@@ -24,7 +24,7 @@ from jasper_jax.student.start import make_student, make_tokenizer, starting_para
 from jasper_jax.teachers.negatives import Negatives
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
-from jasper_jax.training.mesh import abstract_params, mesh_sizes, put_params
+from jasper_jax.training.mesh import abstract_params, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
 from jasper_jax.training.partition import Partition, make_partition
 from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
@@ -32,11 +32,14 @@ from jasper_jax.training.stage_log import StageLog
 from jasper_jax.training.stage_state import StageState
 from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
+from jasper_jax.training.utilisation import Utilisation, step_flops, with_wait
+from jasper_jax.training.watchdog import Watchdog
 
 
 def train(
     run_folder: RunFolder,
     source: StudentSource,
+    mesh: Mesh,
     texts: TextStore | None,
     teachers: TeacherView | None,
     timings: Timings,
@@ -48,9 +51,10 @@ def train(
 ) -> bool:
     """Train all stages; True when the last one is finished, False when ``stop`` asked to leave (state is saved).
 
-    ``source``: where the student starts; only the first command of a run reads its weights. ``texts`` may be None where
-    no stage learns from texts, ``pairs`` where none learns from images, ``negatives`` where none are mined.
-    ``stop(step)`` is called once after every step, counted over all stages, and returns the same in every process.
+    ``source``: where the student starts; only the first command of a run reads its weights. ``mesh``: from
+    :func:`~jasper_jax.training.run_mesh.run_mesh`. ``texts`` may be None where no stage learns from texts, ``pairs``
+    where none learns from images, ``negatives`` where none are mined. ``stop(step)`` is called once after every step,
+    counted over all stages, and returns the same in every process.
 
     Raises:
       UserError: the recipe does not fit the student, a checkpoint is damaged, a loss is not finite.
@@ -58,7 +62,6 @@ def train(
     recipe, stages = run_folder.recipe, run_folder.stages
     student = make_student(recipe, teachers.dim if teachers else None, source)
     tokenizer = make_tokenizer(student, source)
-    mesh = make_mesh(mesh_sizes(recipe.mesh, jax.device_count(), stages, student.encoder.config.num_heads))
     kinds = [make_kind(recipe, stage, student) for stage in stages]
     inputs = Inputs(mesh, tokenizer, run_folder.path, texts, pairs, teachers, negatives, progress)
     checkpoints = run_folder.checkpoints()
@@ -73,6 +76,7 @@ def train(
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
     sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name)
     metrics = Metrics(run_folder.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
+    metrics.write({"event": "start", "time": time.time()})
     metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}
     try:
         if not has_start:  # the first command, or a damaged checkpoint was deleted
@@ -118,7 +122,7 @@ class StageTrainer:
     ):
         """``metadata``: kept with every checkpoint."""
         self.kind, self.stage, self.settings = kind, kind.stage, kind.recipe.training
-        self.earlier = stages[: kind.stage.index]
+        self.earlier, self.is_final = stages[: kind.stage.index], kind.stage.index == len(stages) - 1
         self.inputs, self.checkpoints, self.metrics, self.metadata = inputs, checkpoints, metrics, metadata
 
     def train(self, params: Params, first_step: int, timings: Timings, stop: Callable[[int], bool]) -> Params | None:
@@ -132,18 +136,21 @@ class StageTrainer:
             params = self.kind.begin(self.inputs, params, self.earlier)
         batches = self.kind.batches(self.inputs, params)
         state, programs = self._prepare(params, partition, batches, first_step)
-        step = first_step
+        step, stopping = first_step, False
         with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
-            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress)
-            with self._hooks(state, programs, batches, log, first_step) as call_hooks:
+            utilisation = Utilisation(step_flops(self.kind, state), self.inputs.mesh)
+            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress, utilisation)
+            hooks = self._hooks(state, programs, batches, log, first_step)
+            with Watchdog(stage.name, step) as watchdog, hooks as call_hooks:
                 if not step:
                     call_hooks(Moment(0, steps_before, last=not stage.steps))
-                for batch in batches.iterate(step, self.settings.workers):
+                for batch, input_wait in with_wait(batches.iterate(step, self.settings.workers)):
                     metrics = state.step(programs, batch.arrays, batch.number)
                     step, last = batch.number + 1, batch.number + 1 == stage.steps
-                    stopping = stop(steps_before + step) and not last
-                    moment = Moment(step, steps_before + step, last, stopping, batch, metrics)
+                    stopping = stop(steps_before + step)
+                    moment = Moment(step, steps_before + step, last, stopping and not last, batch, metrics, input_wait)
                     log.step(moment)
+                    watchdog.beat(step)
                     self.checkpoints.settle()
                     call_hooks(moment)
                     if stopping:
@@ -151,14 +158,15 @@ class StageTrainer:
         seconds = time.monotonic() - began
         timings.add("compiling", programs.seconds)
         timings.add(f"training: {stage.name}", seconds - programs.seconds)
-        if step < stage.steps:
+        trained = None if step < stage.steps else state.canonical()
+        if trained is not None:
+            self.checkpoints.save_final(stage.index, trained, self.metadata)
+            log.summary(seconds)
+        if trained is None or (stopping and not self.is_final):
             self.checkpoints.wait()
             say(f"Stopped after step {step} of {stage.name}; saved. Run the same command to continue.")
             return None
-        params = state.canonical()
-        self.checkpoints.save_final(stage.index, params, self.metadata)
-        log.summary(seconds)
-        return params
+        return trained
 
     def _in_step_checkpoints(self, partition: Partition, active: Params) -> bool:
         """Whether a checkpoint within the stage, which holds what the stage trains, has all of its new parts."""
@@ -206,6 +214,8 @@ class StageTrainer:
                 log.flush()  # a checkpoint is written only once all its steps are known to be finite
             for hook in due:
                 hook(moment)
+            if due:
+                log.restart_clock()
 
         try:
             yield call

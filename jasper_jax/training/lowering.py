@@ -78,7 +78,7 @@ def lower_step(
 
 def attention_form(platform: str) -> str:
     """The form of attention that a program for devices of ``platform`` takes."""
-    return platform if platform in ("tpu", "gpu") else "auto"
+    return {"tpu": "tpu", "gpu": "cuda"}.get(platform, "auto")
 
 
 def abstract_teachers(vectors: TeacherVectors) -> tuple[Teaching, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""The mesh of a run, and how parameters, optimizer state and batches are placed on it."""
+"""How parameters, optimizer state and batches are placed on the mesh of a run."""
 
 from __future__ import annotations
 
@@ -11,54 +11,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jasper_jax.batches.loading import ProcessShare
-from jasper_jax.parameters.sharding import AXES, like_leaves, row_sharding, row_shards, shardings
-from jasper_jax.recipe.config import Mesh as MeshSizes
-from jasper_jax.recipe.stages import ResolvedStage
-from jasper_jax.runtime.errors import UserError
-
-
-def mesh_sizes(
-    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], attention_heads: int
-) -> tuple[int, int, int]:
-    """``mesh`` of the recipe as numbers (data, fsdp, tensor) whose product is ``devices``.
-
-    ``auto`` divides the parameters and the rows by as many devices as every stage's batch divides by, and the matrices
-    of each layer by the rest, which has to divide ``attention_heads``.
-
-    Raises:
-      UserError: the product is not the number of devices, or a batch does not divide.
-    """
-    stages = [stage for stage in stages if not stage.kind.pads_batches]
-    batches = sorted({stage.batch_size for stage in stages})
-    if not isinstance(wanted, MeshSizes):
-        for fsdp in (d for d in range(devices, 0, -1) if devices % d == 0):
-            if not any(batch % fsdp for batch in batches) and attention_heads % (devices // fsdp) == 0:
-                return 1, fsdp, devices // fsdp
-        raise UserError(
-            f"mesh: auto finds no way to divide batches of {', '.join(map(str, batches))} texts and {attention_heads}"
-            f" attention heads over {devices} devices; choose stages[].batch_size as a multiple of {devices}"
-        )
-    sizes = (wanted.data, wanted.fsdp, wanted.tensor)
-    if int(np.prod(sizes)) != devices:
-        product = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
-        raise UserError(
-            f"mesh: {product} is {np.prod(sizes)}, there {'is' if devices == 1 else 'are'} {devices}"
-            f" device{'' if devices == 1 else 's'}; the product must be their number, or mesh: auto"
-        )
-    for stage in stages:
-        refuse_uneven(stage, sizes[0] * sizes[1])
-    return sizes
-
-
-def refuse_uneven(stage: ResolvedStage, shards: int) -> None:
-    """UserError when the stage's batch does not divide by ``shards``."""
-    if stage.batch_size % shards:
-        below = stage.batch_size // shards * shards
-        fit = f"{below} or {below + shards}" if below >= 2 else f"{below + shards}"
-        raise UserError(
-            f"stages[{stage.index}].batch_size: {stage.batch_size} texts do not divide over data × fsdp = {shards}"
-            f" devices; take {fit}, or more of the mesh as tensor"
-        )
+from jasper_jax.parameters.sharding import like_leaves, row_sharding, row_shards, shardings
 
 
 def put(leaf: Any, sharding: NamedSharding) -> jax.Array:

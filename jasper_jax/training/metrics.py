@@ -16,6 +16,7 @@ from typing import IO, Any, Protocol
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, parse_json, write_atomic, write_once
+from jasper_jax.training.utilisation import Goodput
 
 WANDB_ID = "wandb_id"
 """File of the run folder with the id of its Weights & Biases run, which a resumed run continues."""
@@ -42,6 +43,7 @@ class Metrics:
           UserError: the file is damaged, in every process.
         """
         self.path, self.sinks = path, sinks
+        self.goodput = Goodput()
         self._file: IO[str] | None = None
         processes.first_does(lambda: self._open(keep_before))
 
@@ -50,6 +52,7 @@ class Metrics:
         kept = [event for event in read_events(self.path) if _is_before(event, keep_before)]
         write_atomic(self.path, "".join(json.dumps(event) + "\n" for event in kept))
         self._file = self.path.open("a")
+        self.goodput = Goodput.of(kept)
 
     def write(self, event: Mapping[str, Any]) -> None:
         """Write one event; its numbers, at the top level and in ``terms``, also go to the sinks."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from jax.sharding import Mesh
 
+from jasper_jax.encoders.tower import REMAT
 from jasper_jax.parameters.sharding import leaf_shards, row_shards
 from jasper_jax.planning.machine import Target
 from jasper_jax.planning.memory import device_bytes
@@ -17,7 +18,7 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import LoweredStep, lower_step
-from jasper_jax.training.mesh import mesh_sizes
+from jasper_jax.training.run_mesh import attention_heads, mesh_sizes
 
 PIECES = (2, 4, 8, 16, 32)
 """Into how many pieces a batch that does not fit is divided, one after the other."""
@@ -30,7 +31,7 @@ def plan_stages(recipe: Recipe, vectors: TeacherVectors, student: Student, targe
       UserError: the mesh or a batch does not divide over the devices, or the compiler refuses a program.
     """
     stages = resolve_stages(recipe)
-    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, student.encoder.config.num_heads))
+    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, attention_heads(student, vectors)))
     for stage in stages:
         say(f"{target}: compiling {stage.name}")
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
@@ -64,8 +65,8 @@ def _with_less_memory(
 ) -> Iterator[StagePlan]:
     """Plans of the stage with less and less memory, until one fits: layers recomputed, then the batch in pieces."""
     settings: tuple[str, ...] = ()
-    if not student.remat:
-        student, settings = dataclasses.replace(student, remat=True), ("student.remat=true",)
+    for remat in list(REMAT)[list(REMAT).index(student.remat) + 1 :]:
+        student, settings = dataclasses.replace(student, remat=remat), (f"student.remat={remat}",)
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
         yield dataclasses.replace(plan, settings=settings)
         if plan.fits:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.batches.image_batches import decode_all
+from jasper_jax.data.draw_order import sample_records
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.recipe.config import Recipe
@@ -47,11 +48,10 @@ def ridge_projector(
     vision_model, vision = student.vision_model, recipe.student.vision
     assert vision_model is not None
     assert vision is not None
-    number = min(recipe.training.ridge_texts, pairs.size("train"))
-    indices = np.sort(np.random.default_rng(recipe.seed).choice(pairs.size("train"), number, replace=False))
+    indices = sample_records(pairs.size("train"), recipe.training.ridge_texts, recipe.seed)
     x, captions = _features(recipe, vision_model, params, pairs, indices, progress)
     y = embedder.pooled(captions, "passage")
-    x = x.reshape(number, -1) if vision_model.projector == "joint" else x.mean(axis=1)
+    x = x.reshape(len(indices), -1) if vision_model.projector == "joint" else x.mean(axis=1)
     head = ridge_head(x, y, y.shape[1], vision.projector_penalty)
     words = np.asarray(word_table(params["encoder"]), np.float32).mean(axis=0)
     return through(student, params, x.mean(axis=0, dtype=np.float64), y.mean(axis=0), head["kernel"], words)

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.batches.draws import Draws
 from jasper_jax.batches.loading import StageBatches
+from jasper_jax.data.draw_order import stage_seed
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -137,8 +137,7 @@ class StageKind(abc.ABC):
     @property
     def seed(self) -> int:
         """The seed of the stage's data order."""
-        sequence = np.random.SeedSequence([self.recipe.seed, self.stage.index])
-        return int(sequence.generate_state(1, np.uint32)[0] >> 1)
+        return stage_seed(self.recipe.seed, self.stage.index)
 
 
 def make_kind(recipe: Recipe, stage: ResolvedStage, student: Student) -> StageKind:

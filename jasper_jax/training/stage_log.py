@@ -20,6 +20,7 @@ from jasper_jax.training.hooks import Moment
 from jasper_jax.training.metrics import Metrics, read_events
 from jasper_jax.training.stage_kind import StageBatches
 from jasper_jax.training.step import CompiledPrograms
+from jasper_jax.training.utilisation import Utilisation, device_peak_bytes
 
 
 class StageLog:
@@ -33,14 +34,17 @@ class StageLog:
         batches: StageBatches,
         folder: Path,
         bar: Bar,
+        utilisation: Utilisation,
     ):
         """``folder``: where a batch with a bad loss is written. ``bar``: advances with the steps."""
+        self._utilisation = utilisation
         self.stage, self.programs, self.metrics, self.batches, self.folder = stage, programs, metrics, batches, folder
         self._bar, self._note = bar, ""
         self.first_loss = self.last_loss = math.nan
         self._pending: Moment | None = None
         self._steps = self._tokens = self._slots = 0
-        self._restart_clock()
+        self._input_wait = 0.0
+        self.restart_clock()
 
     @property
     def padding_share(self) -> float:
@@ -70,14 +74,17 @@ class StageLog:
         if bad:
             self._not_finite(bad, numbers, moment.step, batch)
         seconds = time.monotonic() - self._clock - (self.programs.seconds - self._compiled_before)
-        self._restart_clock()
+        self.restart_clock()
+        mfu = self._utilisation.mfu(batch, seconds)
+        self.metrics.goodput.add(seconds)
+        self._input_wait += moment.input_wait
         self._steps += 1
         self._tokens += batch.tokens
         self._slots += batch.slots
         loss = numbers.pop("loss")
         self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
         self.last_loss = loss
-        self._note = f"loss {loss:.4g}"
+        self._note = f"loss {loss:.4g}" + ("" if mfu is None else f", MFU {mfu:.0%}")
         self._write(
             "step",
             moment,
@@ -87,6 +94,11 @@ class StageLog:
             terms=numbers,
             texts_per_second=len(batch.indices) / seconds if seconds > 0 else None,
             tokens_per_second=batch.tokens / seconds if seconds > 0 else None,
+            seconds=seconds,
+            input_wait=moment.input_wait,
+            mfu=mfu,
+            device_bytes=device_peak_bytes(),
+            goodput=self.metrics.goodput.share(),
             padding_share=batch.padding_share,
             programs=self.programs.count,
         )
@@ -94,7 +106,7 @@ class StageLog:
     def evaluation(self, moment: Moment, losses: dict[str, float]) -> None:
         """Log losses on the held-out data."""
         self._write("evaluation", moment, loss=losses.pop("loss"), terms=losses)
-        self._restart_clock()
+        self.restart_clock()
 
     def held_out_losses(self) -> list[float]:
         """The stage's losses on held-out data so far, those of earlier commands among them."""
@@ -112,6 +124,9 @@ class StageLog:
         )
         if self._steps:
             line += f"; padding {self.padding_share:.1%}; loss {self.first_loss:.4g} -> {self.last_loss:.4g}"
+            line += f"; waited {self._input_wait:,.0f} s for batches"
+            if (goodput := self.metrics.goodput.share()) is not None:
+                line += f"; goodput {goodput:.0%}"
         if held_out:
             line += f"; held out {held_out[0]:.4g} -> {held_out[-1]:.4g}"
         say(line)
@@ -127,7 +142,8 @@ class StageLog:
         stage = {"stage": self.stage.name, "stage_index": self.stage.index}
         self.metrics.write({"event": event, **stage, **position, **values})
 
-    def _restart_clock(self) -> None:
+    def restart_clock(self) -> None:
+        """The time until now belongs to no step: it was spent on evaluating or saving."""
         self._clock, self._compiled_before = time.monotonic(), self.programs.seconds
 
     def _not_finite(self, bad: list[str], numbers: Mapping[str, float], step: int, batch: LoadedBatch) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jasper_jax.data.draw_order import sample_records
 from jasper_jax.data.texts import TextStore
 from jasper_jax.embedder import Embedder
 from jasper_jax.recipe.config import Recipe
@@ -29,9 +30,7 @@ def ridge_heads(
     ``embedder`` holds the student as it stands; its pooled vectors are the regressors. A head taught by another head
     regresses on that head's present output, so target heads come first.
     """
-    size = texts.size("train")
-    number = min(recipe.training.ridge_texts, size)
-    indices = np.sort(np.random.default_rng(recipe.seed).choice(size, number, replace=False))
+    indices = sample_records(texts.size("train"), recipe.training.ridge_texts, recipe.seed)
     rows = texts.read("train", indices)
     pooled = embedder.pooled([r.text for r in rows], [r.kind for r in rows])
     heads: dict[str, Any] = dict(params["heads"])

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jasper_jax.encoders.gradients import summed_in
 from jasper_jax.parameters.sharding import shardings
 from jasper_jax.training.mesh import abstract_state, put_batch, share_of
 from jasper_jax.training.optimizer import learning_rate, make_optimizer
@@ -43,7 +44,8 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
     arguments placed by ``jasper_jax.training.mesh``."""
     stage, student = kind.stage, kind.student
     loss = kind.loss(teaching)
-    optimizer, rate = make_optimizer(stage.settings), learning_rate(stage.settings)
+    settings = kind.recipe.training
+    optimizer, rate = make_optimizer(stage.settings, settings.optimizer_dtype), learning_rate(stage.settings)
     drops = bool(student.dropout or student.vector_dropout)
     seed = jax.random.key(kind.recipe.seed)
 
@@ -56,7 +58,8 @@ def make_program(kind: StageKind, partition: Partition, teaching: Teaching, mesh
         def objective(part: Flat) -> tuple[jax.Array, Scalars]:
             return loss(partition.merge(part, frozen), teachers, batch, key)
 
-        (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
+        with summed_in(settings.gradient_dtype):
+            (value, terms), grads = jax.value_and_grad(objective, has_aux=True)(trained)
         norm = optax.tree.norm(grads)
         updates, opt_state = optimizer.update(grads, opt_state, trained)
         metrics = {"loss": value, "grad_norm": norm, "learning_rate": jnp.asarray(rate(number), jnp.float32)}

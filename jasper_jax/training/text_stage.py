@@ -85,10 +85,9 @@ class TextStage(StageKind):
         solved: Params = {h: jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), params["heads"][h]) for h in new}
 
         def solve() -> None:
-            local = {**on_host, "encoder": jax.device_put(on_host["encoder"], jax.local_devices()[0])}
             dims = {name: head.dim for name, head in self.student.heads.items()}
-            embedder = student_embedder(self.student, local, inputs.tokenizer)
-            solved.update(ridge_heads(self.recipe, new, dims, local, embedder, texts, inputs.teachers))
+            embedder = student_embedder(self.student, on_host, inputs.tokenizer)
+            solved.update(ridge_heads(self.recipe, new, dims, on_host, embedder, texts, inputs.teachers))
 
         processes.first_does(solve)  # one solves, all take its solution: theirs might differ in the last bits
         placed = put_params({"heads": processes.from_first(solved)}, inputs.mesh)["heads"]

@@ -40,7 +40,7 @@ class VisionEncoder(Tower):
         *,
         training: bool = False,
         compute_dtype: Any = jnp.float32,
-        remat: bool = False,
+        remat: str = "none",
     ) -> jax.Array:
         """``[N, S, S, 3]`` normalised images -> ``[N, T, C]`` in ``compute_dtype``: transformers'
         ``last_hidden_state``. ``training`` and ``remat`` as in ``Encoder.apply``. UserError for another image size."""

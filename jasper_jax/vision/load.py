@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.model_folder import VisionPart
-from jasper_jax.encoders.published import VISION
+from jasper_jax.encoders.published import VISION_MODELS
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Vision
@@ -39,10 +39,10 @@ def read_vision(settings: Vision, path: Path) -> VisionFolder:
 
 def described_vision(settings: Vision) -> VisionFolder | None:
     """A vision model's published config (``encoders.published``), or None."""
-    config = VISION.get(settings.model)
-    if config is None:
+    model = VISION_MODELS.get(settings.model)
+    if model is None:
         return None
-    encoder = vision_from_config(config, settings.model, settings.image_size)
+    encoder = vision_from_config(model.config, settings.model, settings.image_size)
     preprocessing = default_for(encoder.family.model_type).with_size(encoder.image_size)
     return VisionFolder(None, encoder, preprocessing)
 

@@ -42,7 +42,7 @@ class VisionModel:
     image_id: int
     end_id: int
     alone: tuple[int, ...]
-    remat: bool = False
+    remat: str = "none"
 
     @property
     def written(self) -> str:
@@ -109,7 +109,7 @@ def make_vision_model(
     projector: str,
     tokenizer: Tokenizer | int,
     max_length: int,
-    remat: bool = False,
+    remat: str = "none",
 ) -> VisionModel:
     """The vision side of a student.
 

@@ -29,8 +29,8 @@ from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
 from jasper_jax.student.student import Student  # noqa: E402
 from jasper_jax.training.lowering import LoweredStep, lower_step  # noqa: E402
-from jasper_jax.training.mesh import mesh_sizes  # noqa: E402
 from jasper_jax.training.plan_stages import plan_stage  # noqa: E402
+from jasper_jax.training.run_mesh import attention_heads, mesh_sizes  # noqa: E402
 
 RECIPE = "configs/jasper_2b.yaml"
 GIB = 2**30
@@ -101,7 +101,7 @@ def main() -> int:
 
 
 def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
-    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, student.encoder.config.num_heads)
+    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, attention_heads(student, run.vectors))
     mesh = topology.mesh(sizes)
     plan = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
     assert plan.analysis is not None, f"{stage.name} does not fit on {topology}"
@@ -129,15 +129,15 @@ def analytic(stage: ResolvedStage, student: Student, step: LoweredStep) -> float
     trains_text = any(name.startswith("encoder/") for name in step.trained)
     tokens, total = step.rows * step.length, 0.0
     # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
-    frozen = (2 + student.remat) if stage.learns_from("images") else 1
+    frozen = (2 + (student.remat == "full")) if stage.learns_from("images") else 1
     width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
-    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + student.remat)
+    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + (student.remat == "full"))
     total += times(step.frozen, "encoder/", tokens, 4 * step.length * width) * frozen
     if stage.learns_from("images") and vision_model is not None:
         vision = vision_model.encoder.config
         patches = (vision.image_size // vision.patch_size) ** 2
         one = times(step.trained, "vision/layers", step.rows * patches, 4 * patches * vision.hidden_size)
-        total += one * (3 + vision_model.remat)
+        total += one * (3 + (vision_model.remat == "full"))
         total += (
             2 * step.rows * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2
         )  # no gradient of the pixels

@@ -1,33 +1,46 @@
-"""The relative-similarity loss alone, compiled for TPUs, without a TPU: its form, memory, compile time.
+"""The relative-similarity loss alone, compiled for TPUs, without a TPU: its form, time by the compiler, memory.
 
     python scripts/bench/relative_chips.py [--output docs/results/relative-chips.md]
 
-Value and gradient for four heads, from [B, 1024] vectors, by the TPU compiler (extra `plan`). Which form is taken, and
-whether the devices share its comparisons, is `jasper_jax.losses.relative`'s own choice.
+Value and gradient for four heads, from [B, 1024] vectors, by the TPU compiler (extra `plan`). Which form is taken is
+`jasper_jax.losses.relative`'s own choice; where that is the blocked form, the tiled one is compiled beside it.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+import tempfile
 import time
 from pathlib import Path
 
+from tpu_bundles import schedule_cycles, write_schedules
+
 from jasper_jax.planning.topology import Topology, prepare_compiler, topology_mesh
 
+SCHEDULES = Path(tempfile.mkdtemp())
+write_schedules(SCHEDULES)
 prepare_compiler()
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
-from jasper_jax.losses import HeadLoss, distillation_losses  # noqa: E402
+from jasper_jax.losses import HeadLoss, distillation_losses, relative  # noqa: E402
 from jasper_jax.parameters.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
+from jasper_jax.planning.cycles import estimated_cycles  # noqa: E402
+from jasper_jax.planning.estimate import estimate  # noqa: E402
 from jasper_jax.planning.work import analyse  # noqa: E402
 
 HEADS, WIDTH = 4, 1024
 BATCHES = (128, 512, 1024, 2048, 4096)
 SLICES = ("v5e:4x4", "v5e:16x16")
+CLOCK = 1.5e9
+"""Cycles a second of a v5e: its 197 Tflop/s are 4 matrix units of 128 x 128 products and sums."""
+STEP_FLOPS = 4.122e13 / 8
+"""Operations of matrix products per text in stage 3 of configs/jasper_2b.yaml (docs/results/pods.md)."""
+TILED = relative.TILED_COMPARISONS
 
 
 def main() -> None:
@@ -41,13 +54,16 @@ def main() -> None:
         topology = Topology.parse(text)
         mesh = topology_mesh(topology, mesh_axes((1, topology.devices, 1)))
         for batch in options.batch:
-            rows.append(measure(text, mesh, batch))
-            print(" | ".join(rows[-1]), flush=True)
+            for tiled in (False, True) if (batch * (batch - 1) // 2) ** 2 > TILED * mesh.size else (False,):
+                relative.TILED_COMPARISONS = 1 << 62 if tiled else TILED
+                rows.append(measure(topology, mesh, batch))
+                print(f"| {' | '.join(rows[-1])} |", flush=True)
     if options.output:
         options.output.write_text(page(rows))
+    shutil.rmtree(SCHEDULES)
 
 
-def measure(text: str, mesh: jax.sharding.Mesh, batch: int) -> list[str]:
+def measure(topology: Topology, mesh: jax.sharding.Mesh, batch: int) -> list[str]:
     """One row of the table."""
     spec = {f"fc{n}": HeadLoss(cosine=0.0, similarity=0.0) for n in range(1, HEADS + 1)}
 
@@ -58,49 +74,55 @@ def measure(text: str, mesh: jax.sharding.Mesh, batch: int) -> list[str]:
 
     wide = NamedSharding(mesh, PartitionSpec(None, present(WIDE, mesh)))
     vectors = jax.ShapeDtypeStruct((batch, WIDTH), jnp.float32, sharding=wide)
+    jax.clear_caches()  # the form is chosen while tracing
     with jax.set_mesh(mesh):
         lowered = jax.jit(jax.value_and_grad(loss)).lower(dict.fromkeys(spec, vectors), vectors)
+    for path in SCHEDULES.iterdir():
+        path.unlink()
     began = time.monotonic()
     compiled = lowered.compile()
     seconds = time.monotonic() - began
-    found = analyse(compiled, mesh)
-    pairs = batch * (batch - 1) // 2
-    tiled = "sort(" not in compiled.as_text()
-    share = pairs**2 / (mesh.size if tiled else 1)
-    sent = sum(one.total_sent for one in found.collectives)
-    compared = f"{HEADS * share:.1e}" if tiled else "none: sorted, the same on every chip"
+    text = compiled.as_text()
+    links = estimate(analyse(compiled, mesh), topology.chip, batch).interconnect_seconds
+    counted = estimated_cycles(text)
+    if counted.unknown_loops:
+        raise AssertionError(f"loops of unknown length: {counted.unknown_loops}")
+    scheduled = sum(
+        times * schedule_cycles(SCHEDULES, name)
+        for name, (instruction, times) in counted.uncounted.items()
+        if instruction.opcode == "sort" or "pallas_call" in instruction.op_name
+    )
+    total = (counted.estimated + scheduled) / CLOCK + links
+    products = STEP_FLOPS * batch / mesh.size / topology.chip.peak_flops
+    form = "blocked" if "relative_count" in text else "partitioned" if "sort(" in text else "tiled"
+    times = (counted.estimated / CLOCK, scheduled / CLOCK, links, total, products)
     return [
-        *(text, f"{batch:,}", f"{pairs:,}", "tiled" if tiled else "partitioned", compared, f"{seconds:.0f}"),
-        *(f"{compiled.memory_analysis().temp_size_in_bytes / 2**20:,.0f}", f"{sent / 1e6:,.1f}"),
+        *(str(topology), f"{batch:,}", f"{batch * (batch - 1) // 2:,}", form),
+        *(f"{1e3 * value:,.1f}" for value in times),
+        *(f"{100 * total / products:,.0f}%", f"{compiled.memory_analysis().temp_size_in_bytes / 2**20:,.0f}"),
+        f"{seconds:.0f}",
     ]
 
 
 def page(rows: list[list[str]]) -> str:
-    head = [
-        "slice",
-        "B",
-        "pairs P",
-        "form",
-        "comparisons a chip and step",
-        "compile s",
-        "temporaries MiB",
-        "sent MB a chip",
-    ]
-    table = "\n".join(
-        f"| {' | '.join(row)} |"
-        for row in (head, ["---", "---:", "---:", "---", "---:", "---:", "---:", "---:"], *rows)
-    )
+    head = ["slice", "B", "pairs P", "form", "fusions ms", "sorts and kernels ms", "links ms", "total ms"]
+    head += ["step's products ms", "share", "temporaries MiB", "compile s"]
+    table = "\n".join(f"| {' | '.join(row)} |" for row in (head, [*["---"] * 4, *["---:"] * 8], *rows))
     return f"""# The relative loss on many chips
 
 `python scripts/bench/relative_chips.py --output docs/results/relative-chips.md`, jax {jax.__version__}, on
 {os.cpu_count()} cores, no TPU: the programs are compiled by the TPU compiler, not run. {HEADS} heads of {WIDTH:,}
-dimensions against one teacher, value and gradient.
+dimensions against one teacher, value and gradient, one chip's time. Fusions: the compiler's estimated cycles, at 1.5
+GHz. Sorts and kernels, for which it gives no estimate: the bundles of its schedule, times the loops around them. Links:
+bytes sent at the published rate. The total takes nothing to overlap, and counts neither latency nor waiting for memory.
+The step's products are those of stage 3 of configs/jasper_2b.yaml at the chip's peak ([pods](pods.md)).
 
 {table}
 
-The tiled form makes P² comparisons a head. On a mesh the devices share them out from B = 92 on; the similarities
-[B, B] themselves are the same on every chip (an explicit constraint). One TPU chip takes the partitioned form above
-2^19 pairs (B = 1,024), n chips above n · 2^19: from 16 chips on, no batch up to 4,096.
+The tiled form makes P² comparisons a head; the devices share them out from B = 92 on. The blocked form
+(`losses/relative_blocked.py`) sorts over the devices and makes O(P^1.5) comparisons in a kernel; on TPU it is taken
+above 2^26 comparisons a device and head. The partitioned form gathers P log P times, the same on every chip: it is left
+to CPUs and GPUs.
 """
 
 

@@ -6,8 +6,9 @@
 # Options before -- go to `xpk workload create`, and override those below: --num-slices N, --project, --zone,
 # --priority, --dry-run. This checkout, without what git ignores, is added to the image python:3.12; each pod installs
 # the package and runs the command; the pods find each other. Several pods need a run_dir on a disk that all of them
-# mount: --storage NAME (made by `xpk storage create --type=gcpfilestore`), run_dir=/ITS/MOUNT/POINT/my-run. A single
-# pod can keep its run in a bucket instead: mirror=gs://BUCKET/RUN.
+# mount, with or without a mirror, and are refused at the start without it: --storage NAME (made by `xpk storage create
+# --type=gcpfilestore`), run_dir=/ITS/MOUNT/POINT/my-run. A single pod can keep its run in a bucket instead:
+# mirror=gs://BUCKET/RUN.
 #
 # A preempted pod has 120 s to save. The cluster restarts the workload after a preemption, a crash by a signal, or exit
 # code 75 (stopped with everything saved), at most 100 times; any other exit code ends it.

@@ -23,6 +23,8 @@ from jasper_jax.runtime.remote import Store
 from tests.tiny import recipe
 from tests.training.runs import fill, parameters, run_training, train_stages
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 URL = "memory://bucket/run"
 FIRST, SECOND, END = "00-one/step-000002", "00-one/step-000004", "00-one/final"
 

@@ -49,9 +49,9 @@ def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path) -> 
 def test_what_may_change_is_recorded(tmp_path: Path) -> None:
     folder(tmp_path).claim()
     (tmp_path / "run" / "texts").mkdir()
-    student = {**recipe(tmp_path).student.model_dump(), "remat": True}
+    student = {**recipe(tmp_path).student.model_dump(), "remat": "full"}
     folder(tmp_path, student=student).claim()
-    assert load_recipe(tmp_path / "run" / "recipe.yaml").student.remat
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").student.remat == "full"
 
 
 @pytest.mark.parametrize("content", ["name: [", "name: tiny\n", "a: " + "[" * 100_000])

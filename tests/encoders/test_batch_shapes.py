@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.encoders.batch_shapes import choose_lengths, length_table, plan_batches, texts_per_row
+from jasper_jax.encoders.batch_shapes import (
+    RowShapes,
+    choose_lengths,
+    length_table,
+    plan_batches,
+    row_shapes,
+    texts_per_row,
+)
 
 
 @settings(max_examples=200, deadline=None)
@@ -17,17 +24,26 @@ from jasper_jax.encoders.batch_shapes import choose_lengths, length_table, plan_
     lengths=st.lists(st.integers(0, 300), max_size=80),
     batch_tokens=st.integers(1, 2000),
     program_cost=st.floats(0, 1e5),
+    tile=st.sampled_from([1, 64, 128]),
+    devices=st.sampled_from([1, 3, 8]),
 )
-def test_every_text_once_in_a_batch_that_holds_it(lengths, batch_tokens, program_cost):
+def test_every_text_once_in_a_batch_that_holds_it(lengths, batch_tokens, program_cost, tile, devices):
     lengths = np.array(lengths, np.int64)
-    batches = plan_batches(lengths, batch_tokens=batch_tokens, longest=300, program_cost=program_cost)
+    shapes = RowShapes(300, batch_tokens, program_cost, tile, devices)
+    batches = plan_batches(lengths, shapes)
     seen = np.concatenate([batch.indices for batch in batches]) if batches else np.empty(0, int)
     np.testing.assert_array_equal(np.sort(seen), np.arange(len(lengths)))
     for batch in batches:
-        assert batch.rows * batch.length <= max(batch_tokens, batch.length)
-        assert batch.length in {*length_table(300), *length_table(128)}
+        assert batch.rows * batch.length <= max(batch_tokens, devices * batch.length)
+        assert batch.rows % devices == 0
         packing = batch.packing
-        assert packing.row.max() < batch.rows < 2 * (packing.row.max() + 1), "less than half of the rows are empty"
+        assert packing.row.max() < batch.rows
+        if tile > 1:
+            assert (batch.rows, batch.length) in shapes.every()
+            assert batch.length % tile == 0
+        else:
+            assert batch.length in {*length_table(300), *length_table(128)}
+            assert batch.rows < 2 * (packing.row.max() + 1) + devices - 1, "less than half are empty"
         taken = np.zeros((batch.rows, batch.length), int)
         for text, row, column in zip(batch.indices, packing.row, packing.column, strict=True):
             assert column + lengths[text] <= batch.length
@@ -45,9 +61,9 @@ def test_the_same_lengths_run_in_the_same_shapes():
     """In any order, so that a resumed job repeats itself."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(2, 256, 500)
-    options = {"batch_tokens": 2048, "longest": 256, "program_cost": 6000}
-    shapes = [batch[-2:] for batch in plan_batches(lengths, **options)]
-    assert shapes == [batch[-2:] for batch in plan_batches(rng.permutation(lengths), **options)]
+    allowed = RowShapes(256, 2048, 6000)
+    shapes = [batch[-2:] for batch in plan_batches(lengths, allowed)]
+    assert shapes == [batch[-2:] for batch in plan_batches(rng.permutation(lengths), allowed)]
 
 
 @pytest.mark.parametrize("cost", [0, 50, 500, 5000])
@@ -90,11 +106,35 @@ def test_table():
 @pytest.mark.parametrize("number", [300, 5000])
 def test_padding_of_ordinary_texts_is_small(number):
     lengths = np.random.default_rng(0).gamma(1.2, 40, number).astype(int).clip(2, 256)
-    batches = plan_batches(lengths, batch_tokens=2048, longest=256, program_cost=2000)
+    batches = plan_batches(lengths, RowShapes(256, 2048, 2000))
     assert sum(batch.rows * batch.length for batch in batches) < 1.12 * lengths.sum()
     assert len({batch[-2:] for batch in batches}) <= 12
 
 
 def test_a_few_short_texts_run_in_short_rows():
-    (batch,) = plan_batches(np.array([9]), batch_tokens=2048, longest=256, program_cost=2000)
+    (batch,) = plan_batches(np.array([9]), RowShapes(256, 2048, 2000))
     assert (batch.rows, batch.length) == (1, 16)
+
+
+@pytest.mark.parametrize(("platform", "lengths"), [("gpu", [64, 128, 256, 512]), ("tpu", [128, 256, 512])])
+@pytest.mark.parametrize("devices", [1, 4, 8])
+def test_accelerators_run_few_programs_with_little_padding(platform, lengths, devices):
+    """The kernels' lengths, two programs each, known beforehand, over shards of several kinds of texts."""
+    allowed = row_shapes(512, platform, devices=devices, flops_per_token=3e9)
+    assert sorted({length for _, length in allowed.every()}) == lengths
+    rng, used = np.random.default_rng(0), set()
+    for mean in (15, 60, 120, 250):
+        texts = rng.gamma(1.2, mean / 1.2, 8192).astype(int).clip(2, 512)
+        batches = plan_batches(texts, allowed)
+        used |= {batch[-2:] for batch in batches}
+        padding = sum(batch.rows * batch.length for batch in batches) / texts.sum() - 1
+        assert padding < 0.15, (mean, padding)
+    assert used <= set(allowed.every())
+    assert len(allowed.every()) == 2 * len(lengths)
+
+
+def test_lengths_of_accelerators():
+    assert length_table(512, 128) == [128, 256, 512]
+    assert length_table(100, 64) == [64, 128]
+    assert length_table(514, 128) == [128, 256, 512, 640]
+    assert length_table(40, 128) == [128]

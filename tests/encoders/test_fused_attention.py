@@ -147,10 +147,10 @@ def test_encoders(case):
         lowered = jax.jit(jax.value_and_grad(loss)).lower(params)
         return lowered.compile()(params), "x128x128xi1>" in lowered.as_text()
 
-    (value, gradients), dense = run("heads_first", False)
+    (value, gradients), dense = run("heads_first", "none")
     assert dense
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(gradients))
-    for remat in (False, True):
+    for remat in ("none", "dots", "full"):
         (ours, other), dense = run("tpu", remat)
         assert not dense
         np.testing.assert_allclose(ours, value, rtol=1e-4)

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.extend.core import jaxprs_in_params
 
-from jasper_jax.encoders import attention
+from jasper_jax.encoders import attention, gradients
 from jasper_jax.encoders.parts import dense, layer_norm, rms_norm
 
 MODULES = {
@@ -46,3 +47,43 @@ def test_values_and_gradients_are_those_of_flax(name: str, dtype, near: float) -
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         assert np.abs(a - b).max() <= near * np.abs(b).max()
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize(("summed", "dtype"), [("float32", jnp.float32), ("bfloat16", jnp.bfloat16)])
+def test_weights_gradients_are_summed_in_the_chosen_dtype(platform: str, summed: str, dtype) -> None:
+    """The product that sums over tokens, whose parts the devices of a mesh add, has that dtype."""
+    module = dense(12, 20, std=0.3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(module)
+
+    def loss(state, x):
+        with attention.using("auto" if platform == "cpu" else platform):
+            return nnx.merge(definition, state)(x).astype(jnp.float32).sum()
+
+    with gradients.summed_in(summed):
+        program = jax.make_jaxpr(jax.grad(loss))(state, jnp.ones((8, 12), jnp.bfloat16))
+    products = [e for e in equations(program.jaxpr) if e.primitive.name == "dot_general"]
+    (of_kernel,) = [e.outvars[0].aval for e in products if sorted(e.outvars[0].aval.shape) == [12, 20]]
+    assert of_kernel.dtype == dtype
+    assert {v.aval.dtype for e in products for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_a_sum_in_float32_keeps_what_bfloat16_rounds_away() -> None:
+    module = dense(1, 1, std=0.3, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    definition, state = nnx.split(module)
+    x = jnp.full((257, 1), 1.0, jnp.bfloat16)  # 257 is no bfloat16
+
+    def found(summed: str) -> float:
+        with gradients.summed_in(summed):
+            slope = jax.grad(lambda s: nnx.merge(definition, s)(x).astype(jnp.float32).sum())(state)
+        return float(slope["kernel"][...][0, 0])
+
+    assert (found("float32"), found("bfloat16")) == (257.0, 256.0)
+
+
+def equations(jaxpr):
+    """All equations of a program, those of inner ones too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)

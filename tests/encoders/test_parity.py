@@ -78,7 +78,7 @@ def test_every_position(pair, family):
         encoder.apply(params, np.ones((1, LONGEST + 1), np.int32), np.ones((1, LONGEST + 1), np.int32))
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", ["none", "dots", "full"])
 def test_gradients(pair, family, remat):
     """Of a random linear function of the states, w.r.t. every tensor, through the weight table."""
     model, encoder, params = pair
@@ -134,9 +134,10 @@ def test_padding_and_neighbours_do_not_matter(pair, family):
 
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
 @pytest.mark.parametrize("mode", MODES)
-def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode):
+def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode, request):
     """Three texts in a row, two and padding in another, none in the last; rows longer than the longest text."""
-    if family not in ("bert", "mpnet") and (mode, implementation) not in EXERCISED:
+    every = family in ("bert", "mpnet") and request.config.getoption("--full")
+    if not every and (mode, implementation) not in EXERCISED:
         pytest.skip("modes and implementations are independent; two pairs are enough for a family")
     _, encoder, params = pair
     encoder = dataclasses.replace(encoder, attention=implementation)

@@ -15,6 +15,8 @@ from jasper_jax.student.start import make_student, make_tokenizer, student_embed
 from tests.tiny import recipe
 from tests.training.runs import evaluate, fill, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -55,3 +57,16 @@ def test_stages_share_vectors_only_while_the_encoder_is_the_same(run: Run, monke
         expected = score_agreement(vectors, view.read("held_out", np.arange(32)))
         (row,) = [r for r in rows if r.stage == number and r.head == "fc1" and r.dim == 24]
         assert row.agreement == expected
+
+
+def test_baselines(run: Run) -> None:
+    rows = evaluate(with_stages(run, "last")).rows
+    shorter = {(row.provider, row.dim) for row in rows if row.role == "baseline"}
+    dims = {row.dim for row in rows if row.role == "student"}
+    for teacher in [row for row in rows if row.role in ("teacher", "teachers")]:
+        below = {dim for dim in dims if dim < teacher.dim}
+        assert {(f"{teacher.provider}, {how}", dim) for how in ("cut", "SVD") for dim in below} <= shorter
+    assert all(row.weights for row in rows)
+    evaluation = run.recipe.evaluation.model_copy(update={"stages": "last", "baselines": False})
+    without = evaluate(Run(run.recipe.model_copy(update={"evaluation": evaluation}), progress=False)).rows
+    assert without == [row for row in rows if row.role != "baseline"]

@@ -11,6 +11,7 @@ from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.report import (
     Evaluation,
     EvaluationRow,
+    better_without_training,
     console_table,
     final_rows,
     from_json,
@@ -189,3 +190,17 @@ def test_an_evaluation_without_scores_has_tables():
     assert "student" in rendered(console_table(empty))
     assert markdown_table(Evaluation()).count("\n") == 2
     rendered(console_table(Evaluation()))
+
+
+def test_what_is_better_without_training() -> None:
+    rows = [
+        row("teacher large", "teacher", 64, 0.9, weights=200),
+        row("teacher small", "teacher", 64, 0.6, weights=100),
+        row("teacher small, cut", "baseline", 16, 0.45, weights=100),
+        row("teacher small, SVD", "baseline", 16, 0.55, weights=100),
+        row("student before training", "student", 64, 0.2, head="pooled", stage=0, weights=100),
+        *(row("after stage 1", "student", d, v, head="fc1", stage=1, weights=100) for d, v in ((64, 0.7), (16, 0.5))),
+        row("after stage 1", "student", 8, 0.1, head="fc1", stage=1, weights=100),
+    ]
+    ((student, free),) = better_without_training(Evaluation(rows=rows))
+    assert (student.dim, free.provider) == (16, "teacher small, SVD")

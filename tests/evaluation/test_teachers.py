@@ -48,7 +48,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[EvaluationRow]:
         place,
         teachers=[{"name": "t", "model": str(write_distilbert(place / "distilbert")), "backend": "torch", "dim": 16}],
         student={"model": str(place / "joined")},
-        heads={"fc1": {"dim": "teachers", "init": "ridge"}},
+        heads={"fc1": {"dim": "teachers", "nested": [4], "init": "ridge"}},
         stages=[{"stage": 1, "steps": 1, "batch_size": 16, "learning_rate": 1e-2}],
         evaluation={"retrieval": [{"name": "small", "beir": str(write_retrieval(place / "beir"))}]},
     )
@@ -68,3 +68,8 @@ def test_a_teacher_whose_family_has_no_encoder_here_is_scored_by_its_own(rows: l
 def test_the_pooled_vector_is_as_wide_as_all_its_poolings(rows: list[EvaluationRow]) -> None:
     (before,) = [row for row in rows if row.head == "pooled"]
     assert (before.provider, before.dim) == ("student before training", 32)
+
+
+def test_a_teacher_is_also_scored_in_the_student_s_dimensions_without_training(rows: list[EvaluationRow]) -> None:
+    shorter = [(row.provider, row.dim) for row in rows if row.role == "baseline"]
+    assert shorter == [("teacher t, cut", 4), ("teacher t, SVD", 4)]

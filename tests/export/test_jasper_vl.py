@@ -37,6 +37,8 @@ from tests.tiny import write_model
 pytest.importorskip("torch")
 pytest.importorskip("PIL")
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 CASES = {
     "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, "none"),
     "dinov2": ("bert", "dinov2", 9, "linear"),
@@ -76,7 +78,7 @@ class Case:
             prompts={"query": QUERY, "passage": ""},
             max_length=longest,
             compute_dtype="float32",
-            remat=False,
+            remat="none",
             dropout=0.0,
             vector_dropout=0.2,
             vision_model=self.vision_model,

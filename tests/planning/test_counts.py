@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jasper_jax.planning.chips import TPUS
 from jasper_jax.planning.work import analyse
 
 N, B, D, F = 5, 32, 64, 96
@@ -22,6 +25,20 @@ def mesh():
 
 def count(mesh, function, *arguments):
     return analyse(jax.jit(function).lower(*arguments).compile(), mesh)
+
+
+def test_kernels_one_after_another(mesh):
+    """A product bound by operations and one bound by memory: each at its own floor, the loop's as often as it runs."""
+    rates = dataclasses.replace(TPUS["v5e"], peak_flops=1e3, bandwidth=1e3)
+
+    def products(x, stack, wide):
+        return jax.lax.scan(lambda h, w: (h @ w, None), x, stack)[0], wide @ wide.T
+
+    arrays = jnp.ones((8, 64)), jnp.ones((N, 64, 64)), jnp.ones((1, 64))
+    found = analyse(jax.jit(products).lower(*arrays).compile(), mesh, device=rates)
+    alone = N * 2 * 8 * 64 * 64 + 4 * (64 + 64 + 1)
+    assert alone <= 1e3 * found.serial_seconds <= found.flops + found.hbm_bytes
+    assert analyse(jax.jit(products).lower(*arrays).compile(), mesh).serial_seconds == 0
 
 
 def mlp_params():

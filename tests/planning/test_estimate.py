@@ -25,6 +25,7 @@ def analysis(**changes) -> Analysis:
         flops=0.0,
         bf16_flops=0.0,
         hbm_bytes=0.0,
+        serial_seconds=0.0,
         collectives=(),
         memory=Memory(2**30, 2**30, 2**30, 2**30, 0),
         kernels=(),
@@ -43,6 +44,11 @@ def test_the_largest_floor_is_the_step():
     one = estimate(analysis(bf16_flops=197e12, hbm_bytes=819e9 * 2, collectives=(sends(("fsdp",), 50e9),)), V5E, 64)
     assert (one.compute_seconds, one.memory_seconds, one.interconnect_seconds) == (1.0, 2.0, 1.0)
     assert (one.bound_by, one.step_seconds, one.texts_per_second) == ("memory", 2.0, 32.0)
+
+
+def test_the_likely_time_is_no_less_than_the_floor():
+    assert estimate(analysis(bf16_flops=197e12, serial_seconds=2.1), V5E, 64).likely_seconds == pytest.approx(3.0)
+    assert estimate(analysis(bf16_flops=197e12, serial_seconds=0.1), V5E, 64).likely_seconds == 1.0
 
 
 def test_collectives_along_one_axis_add_up_and_other_axes_run_beside():

@@ -40,8 +40,8 @@ ALLOWED = {
     "training.profile_steps": 2,
     "training.micro_batch": 8,
     "mesh": {"data": 1, "fsdp": 2, "tensor": 1},
-    "student.remat": True,
-    "student.vision.remat": True,
+    "student.remat": "dots",
+    "student.vision.remat": "full",
 }
 
 

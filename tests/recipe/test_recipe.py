@@ -79,7 +79,7 @@ def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
         ("stages.2.heads=[fc3]", r"the target of fc3 is fc1, which the stage lacks"),
         ("stages.2.heads=[fc7]", r"stages\[2\].heads: no head 'fc7'; heads are fc1, fc2, fc3"),
         ("stages.1.last_layers=null", r"stages\[1\]: stage 2 needs last_layers"),
-        ("stages.1.stage=null", r"stages\[1\]: give stage: 1, 2, 3 or 4, or both train and heads"),
+        ("stages.1.stage=null", r"stages\[1\]: give stage: 1, 2, 3, 4 or pairs, or both train and heads"),
         ("stages.1.name=stage-1", r"another stage is called 'stage-1'"),
         ("teachers.1.name=a", r"teachers\[1\].name: another teacher is called 'a'"),
         ("teachers.1.name=../a", r"teachers\[1\].name: '../a' is not allowed"),

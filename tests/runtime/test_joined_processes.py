@@ -12,6 +12,8 @@ from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree
 from tests.training.processes import run_together
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 COMMAND = """
 import errno, sys
 from jasper_jax.checkpoints.run_folder import RunFolder
@@ -65,6 +67,29 @@ def test_the_first_keeps_its_traceback(recipe: Path) -> None:
     assert "in fail" not in other
 
 
+ALONE = """
+from jasper_jax import commands
+from jasper_jax.cli import main
+from jasper_jax.runtime import processes
+
+def embed(*arguments, **named):
+    if processes.index():
+        raise {error}
+    processes.barrier("texts")
+
+processes.PATIENCE_AFTER_ERROR, commands._embed = 2.0, embed
+main()
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("OSError(5, 'Input/output error')", 2), ("TypeError('a defect')", 1)])
+def test_an_error_in_one_alone_ends_both(recipe: Path, error: str, code: int) -> None:
+    cache = str(recipe.parent / "cache")
+    (first, _), (other, output) = run_together(ALONE.format(error=error), "embed", str(recipe), JASPER_CACHE=cache)
+    assert other == code, output
+    assert first not in (0, 75)
+
+
 def test_one_process_raises_what_it_raised() -> None:
     def fail() -> None:
         raise OSError("a full disk")
@@ -91,3 +116,30 @@ def test_joining_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(UserError, match=r"processes: JAX could not join them: DEADLINE_EXCEEDED: a barrier$"):
         processes.connect("127.0.0.1:1", 2, 0)
+
+
+ASKED = """
+import os, signal, time
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import Interrupted
+from jasper_jax.runtime.interrupt import stop_flag
+
+processes.connect()
+with stop_flag() as stop:
+    processes.barrier("ready")
+    if processes.index():
+        os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        with stop.immediately():
+            processes.first_does(lambda: [time.sleep(0.05) for _ in range(6000)])
+    except Interrupted:
+        print("interrupted")
+    print("after the first step", stop())
+"""
+
+
+def test_all_are_asked_to_stop_by_a_signal_to_one() -> None:
+    """Process 1 gets it and process 0 works. Whoever is not interrupted stops after the first step."""
+    for code, output in run_together(ASKED):
+        assert code == 0, output
+        assert "interrupted\nafter the first step True" in output

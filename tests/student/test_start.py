@@ -23,6 +23,8 @@ from tests.families import CASES
 from tests.tiny import recipe, recipe_tree, write_model
 from tests.tiny_vision import VISION, vision_changes
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 STAGE = {"steps": 2, "batch_size": 16, "learning_rate": 1e-2}
 SIZES = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 16}
 

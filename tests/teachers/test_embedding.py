@@ -14,12 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jasper_jax.data import shards
 from jasper_jax.data.texts import TextStore
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.vector_check import verify_store
 from jasper_jax.teachers.vectors import VectorStore
 from tests.data.store_helpers import contents, encode, small_store, spec
+
+pytestmark = pytest.mark.usefixtures("quick_programs")
 
 DTYPES = ["float16", "int8"]
 
@@ -64,6 +67,22 @@ def test_a_breakdown_costs_one_shard(texts, whole, tmp_path, dtype):
     assert rest.calls == 7
     assert contents(folder) == whole[dtype]
     assert embed_teacher(folder, texts, spec(dtype), Failing(1), progress=False)  # nothing is left to do
+
+
+def test_a_stop_while_a_shard_is_written_leaves_nothing_of_it(texts, whole, tmp_path, monkeypatch):
+    write = shards.write_records
+
+    def interrupted(path, records, *, compress):
+        write(path, records[:3], compress=compress)
+        raise Interrupted
+
+    monkeypatch.setattr(shards, "write_records", interrupted)
+    with pytest.raises(Interrupted):
+        embed_teacher(tmp_path, texts, spec("float16"), encode, progress=False)
+    assert os.listdir(tmp_path) == ["spec.json"]
+    monkeypatch.undo()
+    assert embed_teacher(tmp_path, texts, spec("float16"), encode, progress=False)
+    assert contents(tmp_path) == whole["float16"]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

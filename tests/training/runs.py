@@ -16,6 +16,7 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import make_student
 from jasper_jax.training.loop import train
+from jasper_jax.training.run_mesh import run_mesh
 
 
 def fill(run: Run):
@@ -35,9 +36,10 @@ def run_training(run: Run, stop=lambda step: False) -> bool:
 
 def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
     pairs = run.data.pairs() if run.trains_on_images else None
+    mesh = run_mesh(run.recipe, make_student(run.recipe, run.teacher_dim, run.student), run.vectors)
     negatives = run.vectors.mine(texts) if mines(run.recipe) else None
     folder, timings = run.run_folder, Timings(run.folder)
-    return train(folder, run.student, texts, view, timings, stop, pairs, negatives, progress=run.progress)
+    return train(folder, run.student, mesh, texts, view, timings, stop, pairs, negatives, progress=run.progress)
 
 
 def evaluate(run: Run) -> Evaluation:

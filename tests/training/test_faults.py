@@ -17,6 +17,8 @@ from jasper_jax.training.metrics import Metrics, read_events
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 STAGE = {"steps": 6, "batch_size": 16, "learning_rate": 1e-2}
 
 
@@ -163,7 +165,8 @@ def test_a_stage_without_steps_is_evaluated_once(tmp_path: Path, capfd: pytest.C
     stages = [{"stage": 1, **STAGE, "steps": 0}]
     run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages), progress=False)
     assert run_training(run)
-    (event,) = read_events(run.folder / "metrics.jsonl")
+    start, event = read_events(run.folder / "metrics.jsonl")
+    assert start["event"] == "start"
     assert (event["event"], event["step"]) == ("evaluation", 0)
     said = capfd.readouterr().err
     assert "stage-1: 0 steps in" in said

@@ -12,6 +12,8 @@ from tests.tiny import recipe, recipe_tree
 from tests.tiny_vision import vision_changes
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 HEADS = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}}
 
 

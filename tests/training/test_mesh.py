@@ -17,12 +17,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.sharding import AXES, mesh_axes, mesh_sizes_of, place
-from jasper_jax.recipe.config import Mesh as Sizes
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.training.mesh import mesh_sizes
 from tests.families import CASES as FAMILIES
-from tests.tiny import recipe
 
 ONE = (1, 1, 1)
 CASES: dict[str, dict] = {
@@ -44,19 +40,25 @@ CASES: dict[str, dict] = {
     "float32": {"mesh": ONE, "stage": 3, "dtype": "float32", "rate": 1e-4},
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
+    "relative, 128 texts": {"sizes": ONE, "method": "partitioned", "texts": 128},
+    "relative, 128 texts, 8": {"sizes": (1, 8, 1), "method": "blocked", "texts": 128},
     **{
-        f"relative, {name}": {"sizes": sizes, "method": "tiled"}
+        f"relative, {method}, {name}": {"sizes": sizes, "method": method}
+        for method in ("tiled", "blocked")
         for name, sizes in {"8": (1, 8, 1), "2x2x2": (2, 2, 2)}.items()
     },
 }
+FULL = ("stage 3, 1x2x1", "stage 3, 8x1x1", "stage 4, 1x8x1", "float32", "float32, 2x2x2")
+"""Cases of the long campaign: what they add is between the others."""
 ZERO_GRADIENT = "attention/key/bias"
 """Adds the same to all scores of a query: its true gradient is zero, and Adam makes steps of the rounding."""
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> dict[str, dict]:
+def found(tmp_path_factory, request) -> dict[str, dict]:
     place = tmp_path_factory.mktemp("meshes")
-    (place / "cases").write_bytes(pickle.dumps(CASES))
+    full = request.config.getoption("--full")
+    (place / "cases").write_bytes(pickle.dumps({k: case for k, case in CASES.items() if full or k not in FULL}))
     environment = {
         **os.environ,
         "JAX_ENABLE_X64": "1",
@@ -74,7 +76,14 @@ def base_of(name: str) -> str:
     return name.partition(",")[0]
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "," in name and "stage" in case])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.full] if name in FULL else [])
+        for name, case in CASES.items()
+        if "," in name and "stage" in case
+    ],
+)
 def test_a_mesh_changes_nothing(found, name: str) -> None:
     run, base = found[name], found[base_of(name)]
     loss, leaf = (1e-5, 1e-4) if name.startswith("float32") else (1e-9, 1e-9)
@@ -110,7 +119,7 @@ def test_divided_programs_hold_no_backward_pass_of_what_is_frozen(found, name: s
     assert sum("encoder" in path for path in moments) == 2 * sum("encoder" in leaf for leaf in moved)
 
 
-@pytest.mark.parametrize("name", ["relative, 8", "relative, 2x2x2"])
+@pytest.mark.parametrize("name", ["relative, tiled, 8", "relative, tiled, 2x2x2"])
 def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) -> None:
     """Counts are whole numbers: the gradient has the same bits. A device compares an eighth of 4,371 pairs with all."""
     one, eight = found["relative"], found[name]
@@ -118,6 +127,24 @@ def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) ->
     np.testing.assert_array_equal(eight["gradient"], one["gradient"])
     assert "s32[1,547]" in eight["program"]
     assert re.search(r"s32\[1,4376\]\S* all-gather", eight["program"])
+
+
+@pytest.mark.parametrize(
+    ("name", "alone", "block"),
+    [
+        ("relative, blocked, 8", "relative", 768),
+        ("relative, blocked, 2x2x2", "relative", 768),
+        ("relative, 128 texts, 8", "relative, 128 texts", 1024),
+    ],
+)
+def test_devices_share_the_blocks_of_the_relative_loss(found, name: str, alone: str, block: int) -> None:
+    """A device holds an eighth of the pairs, padded, and swaps them with others. A kernel merges blocks whose length is
+    a power of 2, others are sorted."""
+    one, eight = found[alone], found[name]
+    assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
+    np.testing.assert_array_equal(eight["gradient"], one["gradient"])
+    assert re.search(rf"f32\[2,{block}\]\S* collective-permute", eight["program"])
+    assert bool(re.search(rf"[sf]32\[2,{2 * block}\]\S*\) sort", eight["program"])) == (block == 768)
 
 
 @pytest.mark.parametrize("case", FAMILIES)
@@ -177,20 +204,6 @@ def test_a_large_leaf_is_never_repeated() -> None:
         place("heads/fc1/kernel", (1537, 1151), AbstractMesh((1, 4, 2), AXES))
     with pytest.raises(KeyError, match="no sharding rule covers"):
         place("encoder/new/thing", (4, 4), AbstractMesh((1, 1, 1), AXES))
-
-
-def test_sizes_of_a_mesh(tmp_path) -> None:
-    stages = Run(recipe(tmp_path)).stages  # batches of 16
-    assert mesh_sizes("auto", 1, stages, 2) == (1, 1, 1)
-    assert mesh_sizes("auto", 8, stages, 2) == (1, 8, 1)
-    assert mesh_sizes("auto", 32, stages, 2) == (1, 16, 2)
-    assert mesh_sizes(Sizes(data=2, fsdp=2), 4, stages, 2) == (2, 2, 1)
-    with pytest.raises(UserError, match=r"mesh: data 2 × fsdp 1 × tensor 1 is 2, there is 1 device; the product must"):
-        mesh_sizes(Sizes(data=2), 1, stages, 2)
-    with pytest.raises(UserError, match=r"stages\[0\].batch_size: 16 texts do not divide over data × fsdp = 3 devices"):
-        mesh_sizes(Sizes(fsdp=3), 3, stages, 2)
-    with pytest.raises(UserError, match="mesh: auto finds no way to divide batches of 16 texts and 2 attention heads"):
-        mesh_sizes("auto", 64, stages, 2)
 
 
 def test_micro_batches_need_the_memory_of_a_piece() -> None:

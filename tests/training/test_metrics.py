@@ -15,6 +15,8 @@ from tests.tiny import recipe
 from tests.training.processes import run_together
 from tests.training.runs import run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 WANDB = """
 from pathlib import Path
 

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from jasper_jax.parameters.sharding import make_mesh
+from jasper_jax.planning import machine
 from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.machine import Machine
 from jasper_jax.run import Run
@@ -34,6 +35,8 @@ def test_what_plan_refuses(refused, path) -> None:
     refused("topology: 'v5e:3x3'", "plan", path, "--topology", "v5e:3x3")
     if importlib.util.find_spec("libtpu") is None:
         refused("pip install 'jasper-jax[plan]'", "plan", path, "--topology", "v5e:2x2")
+    if importlib.util.find_spec("jax_cuda13_plugin") is None:
+        refused("pip install 'jasper-jax[plan-gpu]'", "plan", path, "--topology", "8xh100")
 
 
 def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
@@ -43,11 +46,15 @@ def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
     refused("stages[0].batch_size: 16 texts do not divide over data × fsdp = 3", "check", path, "mesh={fsdp: 3}")
 
 
-def test_a_plan_for_one_gpu(call, path) -> None:
+def test_a_plan_for_one_gpu(call, path, monkeypatch) -> None:
+    """This machine's CPU stands in for the GPU, and compiles without its options."""
+    monkeypatch.setattr(machine, "gpu_devices", lambda card, count: jax.devices("cpu")[:count])
+    monkeypatch.setattr(Machine, "compiler_options", None)
     code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}")
     assert code == 0, err
     assert "the recipe takes at least" in out
-    assert "1xl4: an estimate" in out
+    assert "1xl4: of a card's 22.49 GiB JAX takes 75%" in out
+    assert "Embedding, a process of 1xl4" in out
 
 
 @pytest.mark.parametrize("online", [False, True])
@@ -89,6 +96,7 @@ def test_a_stage_that_does_not_fit_is_tried_with_less_memory(tmp_path, monkeypat
         return Plan(recipe.training.micro_batch == 4)
 
     monkeypatch.setattr(plan_stages, "plan_stage", plan_stage)
+    monkeypatch.setattr(machine, "gpu_devices", lambda card, count: jax.devices("cpu")[:count])
     plans = list(plan_stages.plan_stages(run.recipe, run.vectors, student, Machine(GPUS["l4"], 1)))
-    assert tried == [(False, None), (True, None), (True, 8), (True, 4)]
-    assert plans[-1].settings == ("student.remat=true", "training.micro_batch=4")
+    assert tried == [("none", None), ("dots", None), ("full", None), ("full", 8), ("full", 4)]
+    assert plans[-1].settings == ("student.remat=full", "training.micro_batch=4")

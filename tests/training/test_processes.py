@@ -21,6 +21,8 @@ from tests.tiny_vision import vision_changes
 from tests.training.processes import free_port, start
 from tests.training.runs import parameters
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 STEPS = 10
 
 
@@ -95,6 +97,7 @@ def alone(place) -> Path:
 
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.full)])
 def test_processes_make_the_same_student(alone, place, processes: int, devices: int) -> None:
+    """``auto``: each process is a node with all parameters."""
     recipe = write(place, f"together-{processes}")
     assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
     alike(recipe, alone)
@@ -102,6 +105,7 @@ def test_processes_make_the_same_student(alone, place, processes: int, devices: 
     assert not any("stage-3" in text for text in others)  # the first alone speaks
 
 
+@pytest.mark.full
 def test_processes_learn_images_alike(alone, place) -> None:
     """Stage 4: each decodes its own rows of pixels, the first finds the projector's start for all.
 
@@ -116,7 +120,8 @@ def test_processes_learn_images_alike(alone, place) -> None:
         # 10 images do not divide by 4 devices
         tree["stages"].append({"stage": 4, "steps": STEPS, "batch_size": 10, "learning_rate": 1e-4})
         recipe.write_text(yaml.safe_dump(tree))
-        assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
+        mesh = f"mesh={{fsdp: {processes * devices}}}"  # more than a node, where there are two
+        assert finish(recipe, together(recipe, processes, devices, mesh)) == [0] * processes
         found.append(recipe)
     alike(found[1], found[0], loss=1e-3, leaf=1e-2)
 

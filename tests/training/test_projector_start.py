@@ -11,6 +11,8 @@ from jasper_jax.student.start import load_student
 from jasper_jax.training.projector_start import through
 from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, vision_run
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory):

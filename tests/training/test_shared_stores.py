@@ -11,6 +11,8 @@ from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree
 from tests.training.runs import parameters, run_training
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
+
 
 def test_another_seed_on_the_stores_of_another_run(tmp_path) -> None:
     tree = recipe_tree(tmp_path, run_dir=str(tmp_path / "first"))

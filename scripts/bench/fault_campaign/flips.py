@@ -170,7 +170,7 @@ def _sweep(world: World, pattern: str, number: int, seed: int, result: Path) -> 
     def read() -> bytes:
         store = TextStore.open(run / "texts") if "texts" in pattern else VectorStore.open(path.parent, texts)
         rows = store.read_shard(store.shards[index])
-        return rows.tobytes() if isinstance(rows, np.ndarray) else repr(rows).encode()
+        return rows[1].tobytes() if isinstance(rows, tuple) else repr(rows).encode()
 
     expected, found, same, wrong = read(), 0, 0, 0
     for _ in range(number):

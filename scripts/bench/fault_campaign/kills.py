@@ -88,6 +88,9 @@ def kill_chain(world: World, number: int, moments: list[Moment], seed: int, comm
             before, saved = saved, world.saved(run)
             lost, allowed = lost_steps(ended, before, saved, commit)
             outcome, good = f"killed, {lost} steps lost of {allowed} allowed", lost <= allowed
+        elif ended.code == 0 and struck is None:  # an earlier kill had left nothing to do there, or done already
+            rows.append(Row("moments that did not come", what, "the run ended", True))
+            break
         rows.append(Row("kills", what, outcome, good, lost))
         if lost is None:
             break

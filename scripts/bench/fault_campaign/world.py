@@ -206,7 +206,7 @@ def _fingerprint(recipe: Path, run_folder: Path, result: Path, place: Path) -> N
             found[str(path.relative_to(run_folder))] = path.read_bytes()
     found["evaluation.json"] = (run_folder / "evaluation.json").read_bytes()
     events = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [[e["event"], e["stage_index"], e["step"], e["loss"], e["terms"]] for e in events]
+    losses = [[e["event"], e["stage_index"], e["step"], e["loss"], e["terms"]] for e in events if "loss" in e]
     found["losses in metrics.jsonl"] = json.dumps(losses).encode()
     result.write_text(json.dumps({name: hashlib.sha256(data).hexdigest() for name, data in found.items()}))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from jasper_jax.batches.draw_order import DrawOrder
+from jasper_jax.data.draw_order import DrawOrder
 
 
 @settings(max_examples=200, deadline=None)

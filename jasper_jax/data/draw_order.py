@@ -17,6 +17,16 @@ _ROUNDS = 4
 _MIN_BITS = 16
 
 
+def stage_seed(seed: int, index: int) -> int:
+    """The seed of the draw order of stage ``index`` in a recipe with ``seed``."""
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint32)[0] >> 1)
+
+
+def sample_records(size: int, number: int, seed: int) -> np.ndarray:
+    """Up to ``number`` of ``size`` record numbers, ascending: a uniform sample without replacement."""
+    return np.sort(np.random.default_rng(seed).choice(size, min(number, size), replace=False))
+
+
 class DrawOrder:
     """The draws from ``size`` records; ``seed`` is at least 0 and below 2^32."""
 

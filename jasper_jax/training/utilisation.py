@@ -1,0 +1,89 @@
+"""How well a run uses its devices: MFU, waiting for batches, memory, goodput."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from jasper_jax.batches.loading import LoadedBatch
+from jasper_jax.planning.device_peak import peak_flops
+from jasper_jax.training.model_flops import TextStepFlops
+from jasper_jax.training.stage_kind import StageKind
+from jasper_jax.training.stage_state import StageState
+
+StepFlops = Callable[[int, int, int], float]
+"""(texts, tokens, pairs) -> operations of the model's step."""
+
+
+def step_flops(kind: StageKind, state: StageState) -> StepFlops | None:
+    """Of a stage that learns from texts; None for one on images, whose operations are not counted."""
+    if not kind.stage.learns_from("texts"):
+        return None
+    return TextStepFlops(kind.student, state.trained, state.frozen)
+
+
+class Utilisation:
+    """MFU of steps: the operations that the model needs over what the devices could do at their published peak."""
+
+    def __init__(self, flops: StepFlops | None, mesh: Mesh):
+        self._flops = flops
+        peak = peak_flops(mesh.devices.flat[0])
+        self._peak = None if peak is None else peak * mesh.size
+
+    def mfu(self, batch: LoadedBatch, seconds: float) -> float | None:
+        """Of a step on ``batch``; None where the peak or the operations are not known."""
+        if self._flops is None or self._peak is None or seconds <= 0:
+            return None
+        return self._flops(len(batch.indices), batch.tokens, batch.pairs) / (seconds * self._peak)
+
+
+def device_peak_bytes() -> int | None:
+    """The most memory that one of this process's devices has had in use; None where the backend does not count it."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def with_wait(batches: Iterable[LoadedBatch]) -> Iterator[tuple[LoadedBatch, float]]:
+    """Each batch with the seconds that it was waited for."""
+    source = iter(batches)
+    while True:
+        began = time.monotonic()
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        yield batch, time.monotonic() - began
+
+
+@dataclasses.dataclass
+class Goodput:
+    """The share of a run's time that its steps took: the rest is compiling, evaluating, saving, waiting for a machine,
+    and steps that a stop undid.
+
+    ``began``: Unix time of the first command that trained; ``step_seconds``: of the steps that count.
+    """
+
+    began: float = dataclasses.field(default_factory=time.time)
+    step_seconds: float = 0.0
+
+    @classmethod
+    def of(cls, events: Iterable[Mapping[str, Any]]) -> Goodput:
+        """From the events that a resumed run keeps."""
+        events = list(events)
+        starts = [event["time"] for event in events if event.get("event") == "start" and "time" in event]
+        seconds = sum(event.get("seconds") or 0.0 for event in events if event.get("event") == "step")
+        return cls(min([*starts, time.time()]), seconds)
+
+    def add(self, seconds: float) -> None:
+        """Count a step."""
+        self.step_seconds += seconds
+
+    def share(self) -> float | None:
+        """Now; None in the first instant."""
+        passed = time.time() - self.began
+        return min(1.0, self.step_seconds / passed) if passed > 0 else None

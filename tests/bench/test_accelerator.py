@@ -1,0 +1,78 @@
+"""``scripts/bench/accelerator.py`` at its tiny size: each check runs here as it would on an accelerator."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parents[2] / "scripts" / "bench"
+QUICK = ("device", "precision", "relative", "idle", "checkpoint-memory", "embedder")
+"""Those that take a second or two of one core; the others are of the long tests."""
+
+
+@pytest.fixture
+def accelerator(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """The script as a module, with a scratch folder that its checks share."""
+    monkeypatch.syspath_prepend(str(BENCH))
+    monkeypatch.setenv("ACCELERATOR_SCRATCH", str(tmp_path))
+    import accelerator
+
+    # The session's cache of programs stays as it is.
+    monkeypatch.setattr(accelerator, "cache_programs", lambda scratch: None)
+    return accelerator
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines() if line.startswith("{")]
+
+
+def test_the_quick_checks(accelerator, capsys) -> None:
+    only = [word for name in QUICK for word in ("--only", name)]
+    code = accelerator.main(["--size", "tiny", "--in-process", *only])
+    found = lines(capsys.readouterr().out)
+    assert [(one["check"], one["status"]) for one in found] == [(name, "passed") for name in QUICK], found
+    assert code == 0
+    assert found[0]["peak_teraflops"] is None  # a CPU
+
+
+@pytest.mark.full
+def test_every_check_in_a_process_of_its_own(accelerator) -> None:
+    command = [sys.executable, str(BENCH / "accelerator.py"), "--size", "tiny", "--minutes", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    found = lines(done.stdout)
+    assert [one["check"] for one in found] == [check.name for check in accelerator.CHECKS]
+    assert all(one["status"] in ("passed", "skipped") for one in found), found
+    assert done.returncode == 0
+
+
+def test_a_check_that_raises_is_a_line_and_the_next_one_runs(accelerator, monkeypatch, capsys) -> None:
+    broken = accelerator.Check("broken", "numerics:no_such_function", "never")
+    device = next(check for check in accelerator.CHECKS if check.name == "device")
+    monkeypatch.setattr(accelerator, "CHECKS", (broken, device))
+    assert accelerator.main(["--size", "tiny", "--in-process"]) == 1
+    first, second = lines(capsys.readouterr().out)
+    assert (first["status"], second["status"]) == ("error", "passed")
+    assert "no_such_function" in first["error"]
+
+
+def test_a_process_that_ends_without_a_result_is_an_error(accelerator, monkeypatch, tmp_path) -> None:
+    script = tmp_path / "dies.py"
+    script.write_text("import os; print('last words', flush=True); os._exit(7)")
+    monkeypatch.setattr(accelerator, "__file__", str(script))
+    line = accelerator.run_apart(accelerator.CHECKS[0], "tiny", 60.0)
+    assert (line["status"], line["error"]) == ("error", "ended with code 7")
+    assert "last words" in line["output"]
+
+
+def test_out_of_time_and_unknown_names(accelerator, capsys) -> None:
+    assert accelerator.main(["--minutes", "0", "--only", "device"]) == 1
+    (line,) = lines(capsys.readouterr().out)
+    assert (line["status"], line["reason"]) == ("not run", "out of time")
+    with pytest.raises(SystemExit):
+        accelerator.main(["--only", "devise"])
+    assert "checks are device, attention" in capsys.readouterr().err
