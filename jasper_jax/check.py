@@ -237,6 +237,11 @@ def _cost(run: Run, student: Student) -> Table:
             needed = _needed_count(run)
             unknown = "those that the stages draw"
             table.add_row("texts embedded (drawn + held out)", unknown if needed is None else f"{needed:,}")
+        if sources := recipe.texts.pairs:
+            limits = [source.limit for source in sources if source.limit is not None]
+            known = len(limits) == len(sources)
+            given = f"at most {sum(limits):,}" if known else "all the sources give"
+            table.add_row("labelled pairs (two texts each)", given)
         table.add_row("texts seen in training", f"{_seen(run, 'texts', 'pairs'):,}")
     if run.trains_on_images:
         table.add_row("images seen in training", f"{_seen(run, 'images'):,}")

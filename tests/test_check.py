@@ -40,6 +40,16 @@ def test_the_recipe_is_printed_whole_and_nothing_is_made(call, recipe: Path, tmp
     assert snapshot(tmp_path) == before
 
 
+def test_labelled_pairs_are_counted_beside_the_texts(call, recipe: Path, tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("query,passage\nhow deep is it,the lake is nine metres deep\n")
+    stage = "{stage: pairs, steps: 3, batch_size: 4, text_share: 0.2, learning_rate: 0.1, losses: {contrastive: 1}}"
+    pairs = f"texts.pairs=[{{csv: {tmp_path / 'labels.csv'}, limit: 40}}]"
+    code, out, err = call("check", recipe, pairs, f"stages=[{stage}]")
+    assert (code, err) == (0, "")
+    assert row(out, "labelled pairs (two texts each)")[1] == "at most 40"
+    assert row(out, "texts seen in training")[1] == "30", "4 queries, 4 passages, 2 plain texts in 3 steps"
+
+
 def test_what_would_stop_the_run_later_is_found(call, recipe: Path) -> None:
     for override, message in {
         "stages.0.train=[heads/fc5/**]": "matches no parameter",
