@@ -3,6 +3,7 @@
     python scripts/bench/quality.py quickstart|quickstart_full    the recipe as it stands, on Reddit
     python scripts/bench/quality.py seeds                         six layers, three seeds, on Reddit
     python scripts/bench/quality.py init|heads|losses|batch       one thing changed at a time, on Amazon
+    python scripts/bench/quality.py pairs                         labelled pairs with and without each part, on Amazon
     python scripts/bench/quality.py all
 
 Variants share the text store and the teachers' vectors of ``--stores`` (made there by the first that needs them).
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from quality_report import write_curves, write_dimensions, write_run, write_seeds, write_table
 
-SIX = "configs/quickstart_6layer.yaml"
+SIX, PAIRS = "configs/quickstart_6layer.yaml", "configs/quickstart_pairs.yaml"
 AMAZON = (
     "evaluation.retrieval=[{name: amazon, asset: squad-shifts, split: amazon, passages: 400, queries_per_passage: 2}]"
 )
@@ -40,12 +41,13 @@ class Variant:
 
 @dataclass(frozen=True)
 class Question:
-    """``variants`` of the six-layer recipe, all with the ``common`` changes."""
+    """``variants`` of ``recipe``, all with the ``common`` changes."""
 
     title: str
     variants: tuple[Variant, ...]
     common: tuple[str, ...]
     note: str
+    recipe: str = SIX
 
 
 def short(batch: int = 128) -> tuple[str, ...]:
@@ -134,6 +136,7 @@ def answer(options: argparse.Namespace, name: str, question: Question) -> None:
             options,
             "base" if variant is BASE else f"{name}-{number}",
             (*question.common, *variant.changes),
+            question.recipe,
         )
         for number, variant in enumerate(question.variants)
     }
@@ -143,16 +146,16 @@ def answer(options: argparse.Namespace, name: str, question: Question) -> None:
     write_dimensions(folders, options.output / f"{name}-dimensions.png")
 
 
-def work(options: argparse.Namespace, name: str, changes: tuple[str, ...]) -> Path:
+def work(options: argparse.Namespace, name: str, changes: tuple[str, ...], recipe: str = SIX) -> Path:
     """A variant trained and evaluated, in its own run folder; a variant that ended before is left as it is."""
     folder = options.runs / name
     done, wanted = folder / "quality.json", json.dumps(changes)
     if done.is_file() and done.read_text() == wanted:
         return folder
     print(f"== {folder}: {' '.join(changes)}", flush=True)
-    arguments = [SIX, f"run_dir={folder}", f"stores={options.stores}", *changes]
-    for command in (["embed"], ["train"], ["evaluate"]):
-        subprocess.run([sys.executable, "-m", "jasper_jax.cli", *command, *arguments], check=True, env=ENVIRONMENT)
+    arguments = [recipe, f"run_dir={folder}", f"stores={options.stores}", *changes]
+    for command in ("embed", *(["mine"] if recipe == PAIRS else []), "train", "evaluate"):
+        subprocess.run([sys.executable, "-m", "jasper_jax.cli", command, *arguments], check=True, env=ENVIRONMENT)
     done.write_text(wanted)
     return folder
 
