@@ -53,10 +53,13 @@ class Run:
 
 
 def cache_programs() -> None:
-    """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder)."""
+    """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder).
+
+    The small ones too: a command starts with hundreds of them, and reading one takes a third of compiling it or less.
+    """
     import jax
 
     from jasper_jax.assets.cache import cache_folder
 
     jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -1,8 +1,10 @@
-"""One place for compiled programs of a whole test session: what two tests compile alike is compiled once."""
+"""One place for compiled programs of a whole test session: what two tests compile alike is compiled once, also where
+the tests are in two workers, or start processes."""
 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from pathlib import Path
 
@@ -25,9 +27,16 @@ install_import_hook(
 
 
 @pytest.fixture(scope="session", autouse=True)
-def programs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("programs")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+def programs(tmp_path_factory: pytest.TempPathFactory):
+    place = tmp_path_factory.getbasetemp()
+    cache = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cache"
+    settings = {"jax_compilation_cache_dir": str(cache / "compiled"), "jax_persistent_cache_min_compile_time_secs": 0.0}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JASPER_CACHE", str(cache))
+        for name, value in settings.items():
+            jax.config.update(name, value)
+            patch.setenv(name.upper(), str(value))  # processes that tests start
+        yield
 
 
 @pytest.fixture(scope="module")

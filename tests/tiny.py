@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import random
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +91,18 @@ POOLED = {"mean": "mean_tokens", "lasttoken": "lasttoken"}
 def write_model(folder: Path, *, model_type: str = "bert", hidden: int = 16, layers: int = 2, seed: int = 0) -> Path:
     """A sentence-transformers folder with random weights, normalised, at most 32 tokens; ``model_type`` is a case of
     ``tests.families``. Mean pooling, of causal decoders the last token's state."""
+    return shutil.copytree(_model(model_type, hidden, layers, seed), folder, dirs_exist_ok=True)
+
+
+_MADE = Path(tempfile.mkdtemp(prefix="jasper-models-"))
+atexit.register(shutil.rmtree, _MADE, ignore_errors=True)
+
+
+@functools.cache
+def _model(model_type: str, hidden: int, layers: int, seed: int) -> Path:
+    """The folder that :func:`write_model` copies: made once in a process, for drawing the weights compiles a program
+    for every shape."""
+    folder = _MADE / f"{model_type}-{hidden}-{layers}-{seed}"
     model_type, settings = CASES[model_type]
     config: dict[str, Any] = {
         "model_type": model_type,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import io
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,17 @@ PLACES = {"morning": (0, 0), "winter": (12, 0), "harbour": (0, 12), "water": (12
 
 def write_vision(folder: Path, model_type: str = "dinov2", *, layers: int = 2, hidden: int = 12, seed: int = 5) -> Path:
     """A vision model's folder with random weights, 28 pixels, patches of 7."""
+    return shutil.copytree(_vision(model_type, layers, hidden, seed), folder, dirs_exist_ok=True)
+
+
+_MADE = Path(tempfile.mkdtemp(prefix="jasper-vision-"))
+atexit.register(shutil.rmtree, _MADE, ignore_errors=True)
+
+
+@functools.cache
+def _vision(model_type: str, layers: int, hidden: int, seed: int) -> Path:
+    """The folder that :func:`write_vision` copies."""
+    folder = _MADE / f"{model_type}-{layers}-{hidden}-{seed}"
     config = {
         "model_type": model_type,
         "hidden_size": hidden,
@@ -72,6 +87,13 @@ def png(image: Image.Image) -> bytes:
 
 def write_pairs(folder: Path) -> Path:
     """144 pictures and ``captions.jsonl``."""
+    return shutil.copytree(_pairs(), folder, dirs_exist_ok=True)
+
+
+@functools.cache
+def _pairs() -> Path:
+    """The folder that :func:`write_pairs` copies."""
+    folder = _MADE / "pairs"
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     lines = []
     for adjective, colour in COLOURS.items():

@@ -38,8 +38,7 @@ def recipe(tmp_path_factory) -> Path:
 
 def embed_in_two(recipe: Path, error: str, *options: str) -> list[tuple[int, str]]:
     """Exit code and output of two processes of ``jasper embed``, in which claiming the folder raises ``error``."""
-    cache = str(recipe.parent / "cache")
-    return run_together(COMMAND.format(error=error), *options, "embed", str(recipe), JASPER_CACHE=cache)
+    return run_together(COMMAND.format(error=error), *options, "embed", str(recipe))
 
 
 @pytest.mark.parametrize(
@@ -84,8 +83,7 @@ main()
 
 @pytest.mark.parametrize(("error", "code"), [("OSError(5, 'Input/output error')", 2), ("TypeError('a defect')", 1)])
 def test_an_error_in_one_alone_ends_both(recipe: Path, error: str, code: int) -> None:
-    cache = str(recipe.parent / "cache")
-    (first, _), (other, output) = run_together(ALONE.format(error=error), "embed", str(recipe), JASPER_CACHE=cache)
+    (first, _), (other, output) = run_together(ALONE.format(error=error), "embed", str(recipe))
     assert other == code, output
     assert first not in (0, 75)
 

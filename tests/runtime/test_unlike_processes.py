@@ -26,9 +26,7 @@ def started(place: Path, command: str, **changes: object) -> list[str]:
     (place / "recipe.yaml").write_text(yaml.safe_dump(tree))
     for index in range(2):
         (place / f"disk{index}").mkdir()
-    outputs = run_together(
-        OWN_DISKS, str(place / "disk"), command, str(place / "recipe.yaml"), JASPER_CACHE=str(place / "cache")
-    )
+    outputs = run_together(OWN_DISKS, str(place / "disk"), command, str(place / "recipe.yaml"))
     assert [code for code, _ in outputs] == [2, 2], outputs
     return [output.strip().splitlines()[-1] for _, output in outputs]
 

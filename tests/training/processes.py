@@ -47,7 +47,6 @@ def start(
     devices: int = 1,
     command: str = "train",
     overrides: tuple[str, ...] = (),
-    cache: Path | None = None,
     **environment: str,
 ) -> subprocess.Popen:
     """``jasper train``, process ``process`` of ``processes``; output goes to ``log``."""
@@ -55,7 +54,6 @@ def start(
     known = {
         **os.environ,
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JASPER_CACHE": str(cache or log.parent / "cache"),
         **environment,
     }
     with log.open("a") as file:

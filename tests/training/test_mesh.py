@@ -63,7 +63,6 @@ def found(tmp_path_factory, request) -> dict[str, dict]:
         **os.environ,
         "JAX_ENABLE_X64": "1",
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_COMPILATION_CACHE_DIR": str(place / "programs"),
     }
     command = [sys.executable, "-m", "tests.training.on_meshes", str(place), str(place / "cases"), str(place / "out")]
     root = Path(__file__).parents[2]

@@ -57,7 +57,6 @@ def together(recipe: Path, processes: int, devices: int, *overrides: str, **kwar
             port=port,
             devices=devices,
             overrides=overrides,
-            cache=recipe.parent / "cache",
             **kwargs,
         )
         for i in range(processes)
@@ -176,8 +175,7 @@ def test_processes_with_different_recipes(place) -> None:
     logs = [place / f"unlike.{i}.log" for i in range(2)]
     changes = [(), ("stages.0.learning_rate=0.5",)]
     started = [
-        start(recipe, log, process=i, processes=2, port=port, overrides=changes[i], cache=place / "cache")
-        for i, log in enumerate(logs)
+        start(recipe, log, process=i, processes=2, port=port, overrides=changes[i]) for i, log in enumerate(logs)
     ]
     assert finish(recipe, started) == [2, 2]
     for log in logs:
@@ -188,7 +186,7 @@ def test_processes_with_different_recipes(place) -> None:
 def test_a_coordinator_that_cannot_be_reached(place) -> None:
     recipe, port = write(place, "unreached"), free_port()
     log = place / "unreached.1.log"
-    started = start(recipe, log, process=1, processes=2, port=port, cache=place / "cache", JASPER_PATIENCE="1")
+    started = start(recipe, log, process=1, processes=2, port=port, JASPER_PATIENCE="1")
     assert finish(recipe, [started]) == [2]
     assert f"jasper: the coordinator 127.0.0.1:{port} could not be reached in 1 s" in log.read_text()
 

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -24,8 +23,6 @@ from jasper_jax.run import Run
 from tests.tiny import recipe_tree
 from tests.training.runs import parameters, run_training
 
-CACHE = Path(tempfile.mkdtemp(prefix="jasper-programs-"))
-
 
 def write_recipe(place: Path, **changes) -> Path:
     path = place / "recipe.yaml"
@@ -34,12 +31,9 @@ def write_recipe(place: Path, **changes) -> Path:
 
 
 def start(recipe: Path, log: Path, command: str = "tests.training.without_torch") -> subprocess.Popen:
-    # Compiled programs are shared by the runs: what is tested is not the compiler.
-    environment = {**os.environ, "JASPER_CACHE": str(CACHE)}
     with log.open("a") as file:
         return subprocess.Popen(
             [sys.executable, "-m", command, "run", str(recipe)],
-            env=environment,
             cwd=Path(__file__).parents[2],
             stdout=file,
             stderr=subprocess.STDOUT,

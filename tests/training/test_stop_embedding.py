@@ -47,7 +47,7 @@ def start(recipe: Path, command: str, slow: tuple[int, ...]) -> list[subprocess.
     return [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM.format(slow=slow), command, str(recipe)],
-            env={**os.environ, **address, "JASPER_PROCESS": str(index), "JASPER_CACHE": str(recipe.parent / "cache")},
+            env={**os.environ, **address, "JASPER_PROCESS": str(index)},
             stderr=subprocess.PIPE,
             text=True,
         )
