@@ -57,7 +57,18 @@ def quick_programs():
     jax.clear_caches()
 
 
-SLOW = ("test_resume", "test_families", "test_processes", "test_jasper_vl", "test_online", "test_images", "test_faults")
+SLOW = (
+    *(
+        "test_parity",
+        "test_mesh",
+        "test_projector_start",
+        "test_processes",
+        "test_jasper_vl",
+        "test_run",
+        "test_resume",
+    ),
+    *("test_images", "test_faults", "test_export", "test_embedder", "test_families", "test_online", "test_plan_stages"),
+)
 """Files that take minutes, the longest first: begun last, one would keep one worker busy while the others idle."""
 
 

@@ -42,8 +42,7 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 CASES = {
     "siglip": ("qwen2-bidirectional", "siglip_vision_model", 300, "none"),
     "dinov2": ("bert", "dinov2", 9, "linear"),
-    "clip": ("bert", "clip_vision_model", 20, "linear"),
-    "mpnet": ("mpnet", "siglip_vision_model", 6, "none"),
+    "clip": ("mpnet", "clip_vision_model", 20, "linear"),
     "joint": ("bert", "dinov2", 5, "joint"),
 }
 

@@ -35,6 +35,7 @@ def vision_run(place, changes=None, model_type="dinov2", name="run", **vision) -
             images=extra["images"],
             stages=stages(**(changes or {})),
             heads=HEADS,
+            training={"shapes": 1, "ridge_texts": 64, "evaluate_every": None},
             run_dir=str(place / name),
             stores=str(place / "stores"),
         ),

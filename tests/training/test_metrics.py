@@ -8,14 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.metrics import Metrics, make_sinks, read_events
-from tests.tiny import recipe
 from tests.training.processes import run_together
-from tests.training.runs import run_training
-
-pytestmark = pytest.mark.usefixtures("quick_programs")
 
 WANDB = """
 from pathlib import Path
@@ -134,11 +129,3 @@ def test_damaged_metrics_end_all_processes(wandb: Path, tmp_path: Path) -> None:
     for code, output in run_together(PROGRAM, str(tmp_path), PYTHONPATH=":".join([str(wandb), *sys.path[1:]])):
         assert code == 1
         assert "metrics.jsonl:1: not a JSON line" in output
-
-
-def test_tensorboard_receives_the_numbers(tmp_path: Path) -> None:
-    training = {"shapes": 1, "loggers": ["tensorboard"], "evaluate_every": None}
-    stages = [{"stage": 1, "steps": 2, "batch_size": 16, "learning_rate": 1e-2}]
-    run = Run(recipe(tmp_path, heads={"fc1": {"dim": "teachers"}}, stages=stages, training=training), progress=False)
-    assert run_training(run)
-    assert any((run.folder / "tensorboard").glob("events.out.tfevents*"))

@@ -50,7 +50,8 @@ def test_a_plan_for_one_gpu(call, path, monkeypatch) -> None:
     """This machine's CPU stands in for the GPU, and compiles without its options."""
     monkeypatch.setattr(machine, "gpu_devices", lambda card, count: jax.devices("cpu")[:count])
     monkeypatch.setattr(Machine, "compiler_options", None)
-    code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}")
+    stage = "stages=[{stage: 3, steps: 4, batch_size: 16, learning_rate: 0.01}]"
+    code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}", stage)
     assert code == 0, err
     assert "the recipe takes at least" in out
     assert "1xl4: of a card's 22.49 GiB JAX takes 75%" in out

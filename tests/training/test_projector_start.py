@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jasper_jax.run import Run
 from jasper_jax.student.start import load_student
 from jasper_jax.training.projector_start import through
 from tests.training.test_images import falls, losses, moved_parts, parameters, run_training, vision_run
@@ -58,24 +59,26 @@ def test_a_joint_projector_learns_with_the_vision_encoder(place) -> None:
     assert parameters(run, 1)["projector/kernel"].shape == (4 * 12, 4 * 16)
 
 
-def test_a_frozen_projector_keeps_its_start(place) -> None:
-    found = []
-    for steps in (1, 6):
-        stage = {"train": ["vision/layers[-1:]/**"], "steps": steps}
-        run = vision_run(place, stage, name=f"still-{steps}", projector="joint")
-        assert run_training(run)
-        found.append(parameters(run, 1))
-    one, six = found
+def frozen_projector(place, name: str, steps: int, **vision) -> Run:
+    stage = {"train": ["vision/layers[-1:]/**"], "steps": steps}
+    run = vision_run(place, stage, name=name, projector="joint", **vision)
+    assert run_training(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def one_step(place) -> Run:
+    return frozen_projector(place, "one", 1)
+
+
+def test_a_frozen_projector_keeps_its_start(place, one_step) -> None:
+    one, six = parameters(one_step, 1), parameters(frozen_projector(place, "six", 6), 1)
     moved = {name for name in one if not np.array_equal(one[name], six[name])}
     assert moved
     assert all(name.startswith("vision/layers/") for name in moved)
 
 
-def test_the_penalty_changes_the_start(place) -> None:
-    starts = []
-    for penalty in (0.01, 10.0):
-        run = vision_run(place, {"steps": 1}, name=f"penalty-{penalty}", projector="joint", projector_penalty=penalty)
-        assert run_training(run)
-        starts.append(losses(run)[0])
+def test_the_penalty_changes_the_start(place, one_step) -> None:
+    starts = [losses(run)[0] for run in (one_step, frozen_projector(place, "penalty", 1, projector_penalty=10.0))]
     assert starts[0] != starts[1]
     assert jax.tree.all(jax.tree.map(np.isfinite, starts))

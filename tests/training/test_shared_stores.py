@@ -15,7 +15,8 @@ pytestmark = pytest.mark.usefixtures("quick_programs")
 
 
 def test_another_seed_on_the_stores_of_another_run(tmp_path) -> None:
-    tree = recipe_tree(tmp_path, run_dir=str(tmp_path / "first"))
+    stages = [{"stage": 3, "steps": 4, "batch_size": 16, "learning_rate": 1e-2}]
+    tree = recipe_tree(tmp_path, run_dir=str(tmp_path / "first"), stages=stages)
     tree["texts"]["seed"] = 0
     first = Run(parse_recipe(tree, where="tiny"))
     assert run_training(first)
@@ -28,13 +29,13 @@ def test_another_seed_on_the_stores_of_another_run(tmp_path) -> None:
     assert not (tmp_path / "again" / "vectors").exists()
     assert not (tmp_path / "again" / "texts").exists()
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "first" / "vectors").rglob("*")}
-    one, other = parameters(first, 2), parameters(again, 2)
+    one, other = parameters(first, 0), parameters(again, 0)
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
     shared = {**tree, "run_dir": str(tmp_path / "seed"), "stores": str(tmp_path / "first"), "seed": 1}
     seeded = Run(parse_recipe(shared, where="tiny"))
     assert run_training(seeded)
-    assert any(not np.array_equal(leaf, parameters(seeded, 2)[name]) for name, leaf in one.items())
+    assert any(not np.array_equal(leaf, parameters(seeded, 0)[name]) for name, leaf in one.items())
 
 
 def test_a_store_of_other_texts_is_refused(tmp_path) -> None:

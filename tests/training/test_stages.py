@@ -36,7 +36,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     ]
     heads = {"fc1": {"dim": "teachers", "nested": [12]}, "fc2": {"dim": 8}, "fc3": {"dim": 6, "target": "fc1"}}
     texts = {**recipe_tree(place)["texts"], "shard_rows": 48}  # the last shard is smaller than the others
-    run = Run(recipe(place, texts=texts, stages=stages, heads=heads), progress=False)
+    training = {"shapes": 1, "ridge_texts": 64, "evaluate_every": None, "loggers": ["tensorboard"]}
+    run = Run(recipe(place, texts=texts, stages=stages, heads=heads, training=training), progress=False)
     assert run_training(run)
     return run
 
@@ -50,6 +51,10 @@ def test_the_loss_of_a_stage_falls(trained: Run, stage: int) -> None:
     ]
     assert len(losses) == trained.stages[stage].steps
     assert np.mean(losses[-3:]) < 0.97 * np.mean(losses[:3])
+
+
+def test_tensorboard_receives_the_numbers(trained: Run) -> None:
+    assert any((trained.folder / "tensorboard").glob("events.out.tfevents*"))
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2])
