@@ -20,6 +20,7 @@ from jasper_jax.data.sources import check_sources
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
+from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
 from jasper_jax.parameters.table import leaf_table
@@ -98,10 +99,13 @@ def validate(run: Run) -> tuple[Student, int | None]:
                 refuse_without_torch(teacher.settings)
         elif isinstance(folder, ModelFolder) and not folder.described:
             check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
+            teacher.check_tokenizer()
     student = make_student(recipe, teacher_dim, run.student)
     check_start(recipe, student, run.student)
     if not run.student.described:
         make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))
+        model_type, extra = exported_as(student)
+        check_tokenizer(make_tokenizer(student, run.student), run.student.tokenizer_path, model_type, extra)
     params = student.shapes()
     if (mesh := _mesh(run, student)) is not None:
         leaf_shards(flatten(params), mesh)  # raises UserError if a leaf does not divide

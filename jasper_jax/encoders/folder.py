@@ -11,14 +11,17 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jasper_jax.encoders.folder_keys import DENSE, NORMALIZE, POOLING, check_keys
 from jasper_jax.encoders.hf_config import Reader, read_hf_config, read_json, read_object
 from jasper_jax.encoders.model_folder import Dense, ModelFolder, text_settings
 from jasper_jax.encoders.pooling import MODES, POOLING_KEYS, Pooling
+from jasper_jax.encoders.prompts import read_model_config
 from jasper_jax.encoders.registry import encoder_from_config, family_of
-from jasper_jax.encoders.safetensors import open_checkpoint
+from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 
@@ -31,6 +34,7 @@ DENSE_ACTIVATIONS = {
     "torch.nn.modules.activation.Sigmoid": "sigmoid",
 }
 """``activation_function`` in the config of a Dense step -> its name here."""
+PICKLE = "pytorch_model.bin"
 
 
 def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = None) -> ModelFolder:
@@ -68,16 +72,21 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
         elif kind == "Dense" and not normalize:
             dense_folders.append(folder)
         elif kind == "Normalize":
+            if (file := path / folder / "config.json").is_file():
+                check_keys(read_object(file), NORMALIZE, file)
             normalize = True
         else:
             raise UserError(
                 f"{path / 'modules.json'}: {kind} ({folder or 'no folder'}) is out of order; expected "
                 "Transformer, Pooling, any Dense, Normalize"
             )
+    _refuse_adapter(path, encoder_path)
     outputs, default_dim = _read_outputs(path, dense_folders, size)
     hidden = encoder.hidden_size
     if size is not None and size != pooling.size(hidden):
         raise UserError(f"{path}: the Pooling step has {size} dimensions, but config.json's hidden_size is {hidden}")
+    if (cut := read_model_config(path).get("truncate_dim")) is not None:
+        outputs, default_dim = _cut(outputs, default_dim, cut, pooling.size(hidden), path)
     return ModelFolder(
         path=path,
         encoder_path=encoder_path,
@@ -126,6 +135,7 @@ _STEPS = ("Transformer", "Pooling", "Dense", "Normalize")
 def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
     """The pooling and the width of its vector (None where the file has none)."""
     config = read_object(file)
+    check_keys(config, POOLING, file, "pooling_mode_")
     if "pooling_mode" in config:
         modes = config["pooling_mode"]
         modes = tuple(modes) if isinstance(modes, list) else (modes,)
@@ -183,6 +193,47 @@ def _read_outputs(
     return outputs, default
 
 
+def _cut(
+    outputs: dict[int, tuple[Dense, ...]], default: int | None, dim: Any, width: int, path: Path
+) -> tuple[dict[int, tuple[Dense, ...]], int | None]:
+    """The outputs with one of the first ``dim`` components of the default's, which becomes the default."""
+    whole = default or width
+    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
+        file = path / "config_sentence_transformers.json"
+        raise UserError(f"{file}: truncate_dim is {dim!r}; expected a whole number of 1 to {whole}")
+    if dim >= whole:
+        return outputs, default
+    chain = outputs[whole] if default else ()
+    first = Dense(np.eye(whole, dim, dtype=np.float32), None, "identity")
+    return {
+        dim: (*chain, first),
+        **{d: c for d, c in outputs.items() if d != dim},
+        **({} if default else {whole: ()}),
+    }, dim
+
+
+def _refuse_adapter(*folders: Path) -> None:
+    """UserError: an adapter, which transformers would load on top of the weights."""
+    for folder in folders:
+        if (file := folder / "adapter_config.json").is_file():
+            raise UserError(
+                f"{file}: adapters are not implemented, and the weights without it give other vectors; merge it once"
+                f' where peft is installed: python -c "from peft import AutoPeftModel as A;'
+                f" A.from_pretrained('{folder}').merge_and_unload().save_pretrained('{folder}-merged')\", copy the"
+                f" other files there, and leave {file.name} out; or delete {file.name} to use the weights without it"
+            )
+
+
+def _open_dense(folder: Path) -> Mapping[str, TensorFile]:
+    if (folder / PICKLE).is_file() and not (folder / SINGLE).is_file():
+        raise UserError(
+            f"{folder}: has {PICKLE} but no {SINGLE}; pickled weights are never loaded; convert them once where PyTorch"
+            f' is installed: python -c "import torch; from safetensors.torch import save_file as s;'
+            f" s(torch.load('{folder / PICKLE}', weights_only=True), '{folder / SINGLE}')\""
+        )
+    return open_checkpoint(folder)
+
+
 def _read_dense(folder: Path) -> Dense:
     """One Dense folder: config.json and model.safetensors with linear.weight [out, in] and linear.bias."""
     config = read_object(folder / "config.json")
@@ -192,14 +243,8 @@ def _read_dense(folder: Path) -> Dense:
             f"{folder / 'config.json'}: activation_function {name!r} is not implemented; "
             f"{', '.join(DENSE_ACTIVATIONS)} are"
         )
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise UserError(
-                f"{folder / 'config.json'}: {key} is {config[key]!r}; only 'sentence_embedding' is implemented"
-            )
-    if config.get("use_residual"):
-        raise UserError(f"{folder / 'config.json'}: use_residual is not implemented")
-    files = open_checkpoint(folder)
+    check_keys(config, DENSE, folder / "config.json")
+    files = _open_dense(folder)
     expected = {"linear.weight", "linear.bias"} if config.get("bias", True) else {"linear.weight"}
     if set(files) != expected:
         raise UserError(f"{folder}: expected {', '.join(sorted(expected))}, got {', '.join(sorted(files))}")

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jasper_jax.encoders.folder_keys import TRANSFORMER, check_keys
 from jasper_jax.encoders.hf_config import Reader, read_object
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.prompts import read_prompts
-from jasper_jax.runtime.errors import UserError
 
 
 class Dense(NamedTuple):
@@ -64,9 +64,7 @@ def read_settings(encoder_path: Path) -> dict[str, Any]:
     preferred = encoder_path / "sentence_bert_config.json"
     file = preferred if preferred in files else files[0]
     settings = read_object(file)
-    for key, value in (("transformer_task", "feature-extraction"), ("module_output_name", "token_embeddings")):
-        if settings.get(key) not in (None, value):
-            raise UserError(f"{file}: {key} is {settings[key]!r}; only {value!r} is implemented")
+    check_keys(settings, TRANSFORMER, file)
     Reader(settings, "text", str(file)).optional("max_seq_length", None)
     return settings
 

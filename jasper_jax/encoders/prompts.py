@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+from jasper_jax.encoders.folder_keys import MODEL, check_keys
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.runtime.errors import UserError
 
@@ -19,10 +21,18 @@ def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
     return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
 
 
+def read_model_config(path: Path) -> dict[str, Any]:
+    """``config_sentence_transformers.json``; absent: no settings. UserError: a key that is not known."""
+    file = path / "config_sentence_transformers.json"
+    config = read_object(file) if file.is_file() else {}
+    check_keys(config, MODEL, file)
+    return config
+
+
 def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the default name, in ``config_sentence_transformers.json``."""
     file = path / "config_sentence_transformers.json"
-    config = read_object(file) if file.is_file() else {}
+    config = read_model_config(path)
     prompts = config.get("prompts") or {}
     default = config.get("default_prompt_name")
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import normalizers
+from tokenizers import models, normalizers
 
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.runtime.errors import UserError
@@ -24,10 +24,15 @@ from jasper_jax.runtime.progress import say
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
 _SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _BERT_SETTINGS = {
-    "do_lower_case": "lowercase",
-    "strip_accents": "strip_accents",
-    "tokenize_chinese_chars": "handle_chinese_chars",
+    "do_lower_case": ("lowercase", True),
+    "strip_accents": ("strip_accents", None),
+    "tokenize_chinese_chars": ("handle_chinese_chars", True),
 }
+"""Key in tokenizer_config.json -> the argument of BERT's normalizer, and transformers' default."""
+_BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
+"""transformers' classes that make BERT's normalizer from ``_BERT_SETTINGS``, whatever tokenizer.json says."""
+_CLASS_OF = {"bert": "BertTokenizer", "nomic_bert": "BertTokenizer", "mpnet": "MPNetTokenizer"}
+"""``model_type`` -> the class where tokenizer_config.json names none."""
 
 
 class Tokenizer:
@@ -81,6 +86,8 @@ class Tokenizer:
         config_path = folder / "tokenizer_config.json"
         config = read_object(config_path) if config_path.is_file() else {}
         _apply_config(backend, config, config_path)
+        if _class_of(config, folder) in _BERT_CLASSES and isinstance(backend.model, models.WordPiece):
+            _bert_normalizer(backend, config, config_path)
         if lower_case:
             _lower_first(backend)
         backend = _ended_with_eos(backend, config, append_eos, config_path)
@@ -101,19 +108,31 @@ class Tokenizer:
         backend.add_special_tokens(list(tokens))
         return Tokenizer(backend, max_length=self.max_length, pad_id=self.pad_id)
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """``{"pad_token": ...}``, the one role that every tokenizer needs to make batches."""
+        pad = self._backend.id_to_token(self.pad_id)
+        return {} if pad is None else {"pad_token": pad}
+
+    def added_tokens(self) -> dict[str, dict[str, Any]]:
+        """The tokens beside the model's vocabulary, as ``added_tokens_decoder`` of tokenizer_config.json."""
+        flags = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+        tokens = self._backend.get_added_tokens_decoder()
+        return {str(i): {flag: getattr(token, flag) for flag in flags} for i, token in sorted(tokens.items())}
+
     def token_id(self, token: str) -> int | None:
         """The id of a token, or None."""
         return self._backend.token_to_id(token)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ragged int32 ids of each text, with special tokens."""
-        encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=True)
+        encodings = self._backend.encode_batch_fast(_encodable(texts), add_special_tokens=True)
         self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """The lengths of ``encode(texts)``, int32 [n]."""
-        return np.fromiter((len(e) for e in self._backend.encode_batch_fast(list(texts))), np.int32, len(texts))
+        return np.fromiter((len(e) for e in self._backend.encode_batch_fast(_encodable(texts))), np.int32, len(texts))
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of ``prompt`` at the start of a text, with the special tokens before it."""
@@ -142,6 +161,21 @@ class Tokenizer:
             )
 
 
+def _encodable(texts: Sequence[str]) -> list[str]:
+    """UserError: a text that UTF-8 cannot encode, which the tokenizer would refuse with no hint of the cause."""
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"texts[{i}]: {text[error.start]!r} at character {error.start} is half of a surrogate pair, not a"
+                    " character; replace it first: text.encode('utf-8', 'replace').decode()"
+                ) from None
+    return texts
+
+
 def _content(config: Mapping[str, Any], key: str, path: Path) -> str | None:
     """A special token in tokenizer_config.json: a string or an object with ``content``."""
     token = config.get(key)
@@ -152,20 +186,52 @@ def _content(config: Mapping[str, Any], key: str, path: Path) -> str | None:
 
 
 def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> None:
-    """Apply ``tokenizer_config.json`` as transformers does: special tokens are never split, BERT's normalizer.
+    """Apply ``tokenizer_config.json`` as transformers does: special tokens are never split.
 
     ``add_bos_token`` and ``add_eos_token`` are ignored, as in transformers 5: ``tokenizer.json`` decides.
     """
     named = [_content(config, key, path) for key in _SPECIAL]
     backend.add_special_tokens([token for token in named if token and backend.token_to_id(token) is not None])
-    normalizer = backend.normalizer
-    if isinstance(normalizer, normalizers.BertNormalizer):
-        for key, name in _BERT_SETTINGS.items():
-            if key in config:
-                if not isinstance(config[key], bool | None):
-                    raise UserError(f"{path}: {key} is {config[key]!r}; expected true or false")
-                setattr(normalizer, name, config[key])
-        backend.normalizer = normalizer
+    for key, value in (("truncation_side", "right"), ("split_special_tokens", False)):
+        if config.get(key) not in (None, value):
+            raise UserError(f"{path}: {key} is {config[key]!r}; only {json.dumps(value)} is implemented")
+    unknown = [token for token in _added(config) if backend.token_to_id(token) is None]
+    if unknown:
+        raise UserError(
+            f"{path}: adds the token {unknown[0]!r}, which tokenizer.json lacks; save the tokenizer again where"
+            " transformers is installed, so that both files agree"
+        )
+
+
+def _added(config: Mapping[str, Any]) -> list[str]:
+    """The tokens that tokenizer_config.json adds to the vocabulary."""
+    listed = config.get("added_tokens_decoder")
+    tokens = list(listed.values()) if isinstance(listed, Mapping) else []
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        extra = config.get(key) or []
+        tokens += list(extra.values()) if isinstance(extra, Mapping) else extra if isinstance(extra, list) else []
+    contents = [token.get("content") if isinstance(token, Mapping) else token for token in tokens]
+    return [content for content in contents if isinstance(content, str)]
+
+
+def _class_of(config: Mapping[str, Any], folder: Path) -> str | None:
+    """The name of transformers' tokenizer class, without ``Fast``."""
+    name, model = config.get("tokenizer_class"), folder / "config.json"
+    if name is None and model.is_file():
+        hf_config = read_object(model)
+        name = hf_config.get("tokenizer_class") or _CLASS_OF.get(str(hf_config.get("model_type")))
+    return name.removesuffix("Fast") if isinstance(name, str) else None
+
+
+def _bert_normalizer(backend: Backend, config: Mapping[str, Any], path: Path) -> None:
+    """Make the normalizer that transformers' BERT classes make: they ignore that of ``tokenizer.json``, and lower-case
+    unless ``do_lower_case`` is false."""
+    arguments = {}
+    for key, (argument, default) in _BERT_SETTINGS.items():
+        arguments[argument] = value = config.get(key, default)
+        if not isinstance(value, bool | None):
+            raise UserError(f"{path}: {key} is {value!r}; expected true or false")
+    backend.normalizer = normalizers.BertNormalizer(clean_text=True, **arguments)
 
 
 def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> Backend:
@@ -206,7 +272,8 @@ def _say_no_eos(path: Path, eos: str) -> None:
 
 
 def _lower_first(backend: Backend) -> None:
-    steps: list[Any] = [normalizers.Lowercase()]
-    if backend.normalizer is not None:
-        steps.append(backend.normalizer)
-    backend.normalizer = normalizers.Sequence(steps)
+    """Lower-case before the normalizer, unless it does (``Lowercase``), as sentence-transformers does."""
+    normalizer = backend.normalizer
+    steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer] if normalizer else []
+    if not any(isinstance(step, normalizers.Lowercase) for step in steps):
+        backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

@@ -115,14 +115,17 @@ def state_dict(params: Params, encoder: Tower) -> dict[str, np.ndarray]:
     return {name: pieces[0] if len(pieces) == 1 else np.concatenate(pieces) for name, pieces in parts.items()}
 
 
-def save(params: Params, encoder: Tower, folder: str | Path) -> None:
-    """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``."""
+def save(params: Params, encoder: Tower, folder: str | Path, extra: Mapping[str, np.ndarray] | None = None) -> None:
+    """Write ``model.safetensors`` and ``config.json`` for ``transformers.AutoModel``; any dtype of ``params``.
+
+    ``extra``: further tensors, which the model has and this encoder has not.
+    """
     folder = Path(folder)
     if encoder.family.architecture is None:
         raise UserError(f"{encoder.family.model_type}: transformers has no class for it, so it cannot be exported")
     folder.mkdir(parents=True, exist_ok=True)
     tensors = state_dict(params, encoder)
-    write_safetensors(folder / SINGLE, tensors)
+    write_safetensors(folder / SINGLE, {**tensors, **(extra or {})})
     config = config_of(encoder)
     config["dtype"] = str(next(iter(tensors.values())).dtype)
     write_atomic(folder / "config.json", json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -8,17 +8,16 @@ One folder for ``AutoModel`` and sentence-transformers, with the code that inser
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.encoders.safetensors import SINGLE, write_safetensors
 from jasper_jax.encoders.weights import config_of, state_dict
-from jasper_jax.export.model import TrainedStudent, write_json
+from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
+from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.vision.vision_model import END, IMAGE, IMAGE_TOKENS, START, VisionModel
 
 CODE = ("configuration_jasper_vl.py", "modeling_jasper_vl.py", "sentence_jasper_vl.py")
@@ -27,7 +26,6 @@ FILES = (*CODE, "preprocessor_config.json")
 """The files that a text-only export does not have."""
 _PARTS = {"siglip_vision_model": {"vision_use_head": False}, "dinov2": {"use_mask_token": False}}
 """Settings that remove from a vision encoder the layers that its token states do not pass through."""
-_SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 
 
 def write_jasper_vl(folder: Path, trained: TrainedStudent) -> None:
@@ -38,15 +36,14 @@ def write_jasper_vl(folder: Path, trained: TrainedStudent) -> None:
     tensors = {name: np.asarray(x).astype(trained.dtype) for name, x in _tensors(trained, vision_model).items()}
     write_safetensors(folder / SINGLE, tensors)
     write_json(folder / "config.json", _config(trained, vision_model))
-    trained.tokenizer.save(folder)
-    write_json(folder / "tokenizer_config.json", _tokenizer_config(trained.source, student.max_length))
+    write_tokenizer(folder, trained.tokenizer, trained.source, "jasper_vl", IMAGE_TOKENS)
     write_json(folder / "preprocessor_config.json", vision_model.preprocessing.to_hf())
     module = "sentence_jasper_vl.JasperVLModule"
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": module}])
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length})
     write_json(
         folder / "config_sentence_transformers.json",
-        {"prompts": dict(student.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        {"prompts": exported_prompts(student.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
     )
     for name in CODE:
         with as_file(files("jasper_jax.export") / "remote" / name) as path:
@@ -104,24 +101,4 @@ def _config(trained: TrainedStudent, vision_model: VisionModel) -> dict[str, Any
         "projector": vision_model.projector,
         "pooling_mode": modes[0] if len(modes) == 1 else list(modes),
         "normalize": trained.settings.normalize,
-    }
-
-
-def _tokenizer_config(source: Path, max_length: int) -> dict[str, Any]:
-    """The special tokens' roles. The class is the one that uses ``tokenizer.json`` unchanged: the classes of single
-    models rebuild normalizers and templates."""
-    path = source / "tokenizer_config.json"
-    config = read_object(path) if path.is_file() else {}
-    roles = {}
-    for role in _SPECIAL:
-        token = config.get(role)
-        content = token.get("content") if isinstance(token, Mapping) else token
-        if content is not None:
-            roles[role] = content
-    return {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
-        "padding_side": "right",
-        **roles,
-        "extra_special_tokens": list(IMAGE_TOKENS),
     }

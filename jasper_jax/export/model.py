@@ -43,6 +43,11 @@ class TrainedStudent:
         return nested_head(self.params["heads"][self.served[dim].head], dim)
 
 
+def exported_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
+    """The student's prompts by every name that loaders ask for: sentence-transformers and MTEB take ``document``."""
+    return {**prompts, "document": prompts["passage"]}
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` indented, with a newline at the end; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
 from huggingface_hub import ModelCardData
 
+from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
 from jasper_jax.export.model import TrainedStudent
+from jasper_jax.export.versions import least_versions
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.stages import resolve_stages
@@ -16,11 +21,11 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
     student, served = trained.student, trained.served
     teachers = ", ".join(t.model or f"{t.name} (imported vectors)" for t in recipe.teachers) or "the model itself"
     start = recipe.student.model or f"random {recipe.student.config['model_type']}"  # type: ignore[index]
-    layers = f", layers {recipe.student.layers}" if recipe.student.layers is not None else ""
+    layers = f", layers {', '.join(map(str, recipe.student.layers))}" if recipe.student.layers is not None else ""
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "distillation", "matryoshka", "jasper_jax"],
+        tags=["sentence-transformers", "feature-extraction", "distillation", *_nested_tag(trained), "jasper_jax"],
         base_model=recipe.student.model if recipe.student.model and "/" in recipe.student.model else None,
     )
     lines = [
@@ -50,11 +55,11 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
         "| ---: | --- |",
         *(f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |" for dim, p in served.items()),
         "",
-        "Prompts: " + "; ".join(f"{kind} `{text!r}`" for kind, text in student.prompts.items()) + ".",
+        _prompts(student.prompts),
         "",
         "## Training",
         "",
-        f"- Student: {start}{layers}; pooling {student.pooling}.",
+        f"- Student: {start}{layers}; {_pooling(student.pooling)}.",
         f"- Teachers: {teachers}.",
         *([f"- Texts: {_texts(recipe.texts.sources)}."] if recipe.texts else []),
         "",
@@ -79,6 +84,47 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
     return "\n".join(lines).rstrip() + "\n"
 
 
+def _nested_tag(trained: TrainedStudent) -> list[str]:
+    """``matryoshka``, for the loaders that cut vectors, only where the default vector may be cut."""
+    return ["matryoshka"] if _nested_dims(trained) else []
+
+
+def _nested_dims(trained: TrainedStudent) -> list[int]:
+    """The dimensions to which the default vector may be cut."""
+    head = trained.served[trained.default].head
+    return [dim for dim in trained.student.heads[head].dims if dim < trained.default]
+
+
+def _cutting(trained: TrainedStudent) -> str:
+    if dims := _nested_dims(trained):
+        return (
+            f"Vectors of {trained.default} dimensions may be cut to the first {', '.join(map(str, dims))} components."
+        )
+    return (
+        f"Vectors of {trained.default} dimensions must not be cut (`truncate_dim`): every other dimension has a head of"
+        " its own."
+    )
+
+
+def _prompts(prompts: Mapping[str, str]) -> str:
+    if not any(prompts.values()):
+        return "Texts need no prompt."
+    said = "; ".join(
+        f"{kind} {json.dumps(text, ensure_ascii=False) if text else 'none'}" for kind, text in prompts.items()
+    )
+    return f"Prompts: {said}."
+
+
+def _pooling(pooling: Pooling) -> str:
+    """``mean pooling``; every mode named."""
+    return f"{' + '.join(pooling.modes)} pooling{'' if pooling.include_prompt else ' without the prompt'}"
+
+
+def _versions(trained: TrainedStudent) -> str:
+    least = least_versions(trained.student.encoder)
+    return f"Least versions: {', '.join(f'{package} {version}' for package, version in least.items())}."
+
+
 def _texts(sources: list[TextSource]) -> str:
     names = []
     for source in sources:
@@ -101,6 +147,9 @@ def _use(trained: TrainedStudent) -> list[str]:
             'passages = model.encode(["..."], prompt_name="passage")',
             "```",
             "",
+            _versions(trained),
+            "",
+            _cutting(trained),
             f"`modules.json` names `2_Dense_{default}`. For another dimension write its `2_Dense_{{dim}}` there,"
             " or give Text Embeddings Inference `--dense-path 2_Dense_{dim}`.",
         ]

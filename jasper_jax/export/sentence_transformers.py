@@ -18,14 +18,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.checkpoints.run_folder import RunFolder
+from jasper_jax.encoders.encoder import Encoder
+from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
-from jasper_jax.export.model import TrainedStudent, write_json
+from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
+from jasper_jax.export.tokenizer import write_tokenizer
+from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student.dimensions import providers
@@ -34,11 +38,11 @@ from jasper_jax.student.start import make_student, make_tokenizer
 
 MARKER = "jasper.json"
 """Marks a folder that this command wrote and may replace."""
-TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "added_tokens.json")
+_EARLIER = ("special_tokens_map.json", "vocab.txt", "added_tokens.json")  # written by earlier versions of this command
 WRITTEN = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
-    r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer)\.json|"
-    + "|".join(map(re.escape, (*TOKENIZER_FILES, *FILES)))
+    r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json|"
+    + "|".join(map(re.escape, (*_EARLIER, *FILES)))
 )
 """Every file that an export can contain; a folder with any other file is not replaced."""
 FORMAT = 1
@@ -73,7 +77,7 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     default = settings.dim or next(iter(served))
     if default not in served:
         raise UserError(f"export.dim: {default} is not provided; dimensions are {', '.join(map(str, served))}")
-    trained = TrainedStudent(student, params, tokenizer, source.path, served, default, settings)
+    trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = output.with_name(f".{output.name}.partial")
@@ -124,7 +128,7 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
         "made_by": "jasper_jax",
         "run": run.recipe.name,
         "dims": {str(dim): provider.head for dim, provider in trained.served.items()},
-        "recipe": run.recipe.model_dump(mode="json", exclude={"run_dir"}),
+        "recipe": without_local_paths(run.recipe.model_dump(mode="json", exclude={"run_dir"})),
         "sha256": {
             str(p.relative_to(folder)): sha256_file(p)
             for p in sorted(folder.rglob("*"))
@@ -134,24 +138,38 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     write_json(folder / MARKER, sealed(marker))
 
 
+def without_local_paths(value: Any) -> Any:
+    """A recipe as JSON with each absolute or home path reduced to its last part: those of one machine help nobody."""
+    if isinstance(value, dict):
+        return {key: without_local_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(item) for item in value]
+    local = isinstance(value, str) and value.startswith(("/", "~", "./", "../"))
+    return Path(value).name if local else value
+
+
 def _write_stella(folder: Path, trained: TrainedStudent) -> None:
     """Model, tokenizer, steps and prompts of a student of texts."""
     student = trained.student
-    save(jax.tree.map(lambda x: jnp.asarray(x, trained.dtype), trained.params["encoder"]), student.encoder, folder)
-    trained.tokenizer.save(folder)
-    for name in TOKENIZER_FILES:
-        if (trained.source / name).is_file():
-            shutil.copyfile(trained.source / name, folder / name)
+    encoder = student.encoder
+    params = jax.tree.map(lambda x: jnp.asarray(x, trained.dtype), trained.params["encoder"])
+    save(params, encoder, folder, _unused_pooler(encoder, trained.dtype))
+    write_json(folder / "config.json", with_old_names(read_hf_config(folder)))
+    needs = requirements(encoder)
+    # transformers 4 refuses this name; where requirements are empty every version reads the folder.
+    name = "TokenizersBackend" if needs else ""
+    write_tokenizer(folder, trained.tokenizer, trained.source, encoder.family.model_type, name=name)
     for dim in trained.served:
         _write_dense(folder / f"2_Dense_{dim}", trained.head(dim), trained.dtype)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{trained.default}", "Dense")]
+    types = NEW_TYPES if needs else OLD_TYPES
     if trained.settings.normalize:
         modules.append(("3_Normalize", "Normalize"))
         write_json(folder / "3_Normalize" / "config.json", {})
     write_json(
         folder / "modules.json",
         [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{types[kind]}.{kind}"}
             for i, (path, kind) in enumerate(modules)
         ],
     )
@@ -161,8 +179,22 @@ def _write_stella(folder: Path, trained: TrainedStudent) -> None:
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **modes})
     write_json(
         folder / "config_sentence_transformers.json",
-        {"prompts": dict(student.prompts), "default_prompt_name": None, "similarity_fn_name": "cosine"},
+        {
+            "prompts": exported_prompts(student.prompts),
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+            **({"requirements": needs} if needs else {}),
+        },
     )
+
+
+def _unused_pooler(encoder: Encoder, dtype: np.dtype) -> dict[str, np.ndarray]:
+    """Zeros for the pooler that transformers makes for BERT's relatives and no vector depends on: without its weights,
+    every load would print that they are missing."""
+    if "pooler.*" not in encoder.family.ignored:
+        return {}
+    D = encoder.hidden_size
+    return {"pooler.dense.weight": np.zeros((D, D), dtype), "pooler.dense.bias": np.zeros(D, dtype)}
 
 
 def _write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:

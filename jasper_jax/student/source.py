@@ -59,10 +59,17 @@ class StudentSource:
             return description
         return read_vision(settings, resolve_model(settings.model, settings.revision, progress=self._progress))
 
+    @property
+    def tokenizer_path(self) -> Path:
+        """The folder of its ``tokenizer.json``."""
+        return self.path if self.folder is None else self.folder.encoder_path
+
     def tokenizer(self, max_length: int) -> Tokenizer:
         """The student's tokenizer, truncating at ``max_length``; with image tokens if the student takes images."""
-        path, lower_case = (
-            (self.path, False) if self.folder is None else (self.folder.encoder_path, self.folder.lower_case)
+        tokenizer = Tokenizer.load(
+            self.tokenizer_path,
+            max_length,
+            lower_case=self.folder is not None and self.folder.lower_case,
+            append_eos=self.settings.append_eos,
         )
-        tokenizer = Tokenizer.load(path, max_length, lower_case=lower_case, append_eos=self.settings.append_eos)
         return with_image_tokens(tokenizer) if self.settings.vision is not None else tokenizer

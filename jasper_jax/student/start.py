@@ -9,6 +9,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.pooling import POOLING_KEYS, Pooling
+from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.encoders.weights import check_params, load_params
@@ -96,9 +97,12 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         )
     max_length = settings.max_length or max_length
     if max_length > encoder.max_positions:
-        raise UserError(f"student.max_length: {max_length} exceeds the encoder's {encoder.max_positions} positions")
+        raise UserError(
+            f"student.max_length: {max_length} exceeds the encoder's {encoder.max_positions} positions; set it to at"
+            f" most {encoder.max_positions}"
+        )
     prompts = {
-        kind: prompts.get(kind, "") if prompt is None else prompt
+        kind: prompt_of(prompts, kind) if prompt is None else prompt
         for kind, prompt in (("query", settings.prompts.query), ("passage", settings.prompts.passage))
     }
     if any(prompts.values()) and not pooling.include_prompt:

@@ -16,6 +16,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.prompts import KINDS, prompt_of, read_prompts
 from jasper_jax.encoders.published import describe as published
 from jasper_jax.encoders.registry import encoder_from_config
+from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.torch_teacher import TorchEncoder
@@ -114,6 +115,24 @@ class TeacherModel:
             identity |= model_identity(settings.model or "", settings.revision, path)
             prompts = {kind: prompt_of({**prompts, **self._recipe_prompts}, kind) for kind in KINDS}
         return VectorSpec({"name": self.name, **identity}, prompts, pooling, max_length, self.dim, settings.dtype)
+
+    def check_tokenizer(self) -> None:
+        """Raise what :meth:`load` would raise about the tokenizer and ``max_length``, without reading weights."""
+        folder, settings = self.source, self.settings
+        assert isinstance(folder, ModelFolder)
+        encoder = encoder_from_config(folder.hf_config, str(folder.path))
+        tokenizer = Tokenizer.load(
+            folder.encoder_path, lower_case=folder.lower_case, append_eos=folder.append_eos or settings.append_eos
+        )
+        tokenizer.check_vocabulary(encoder.vocab_size)
+        limit = settings.max_length or folder.max_length
+        if limit is not None and limit > encoder.max_positions:
+            where = f"teachers.{self.name}.max_length"
+            said = f"{limit}" if settings.max_length else f"{limit} is the max_seq_length of {folder.path}"
+            raise UserError(
+                f"{where}: {said}, but its encoder has positions for {encoder.max_positions} tokens; set {where} to at"
+                f" most {encoder.max_positions}"
+            )
 
     def load(self) -> Embedder:
         """The model with its weights, ready to encode as the recipe says."""

@@ -167,7 +167,7 @@ def pickle_dense(folder):
         (spoil_json("1_Pooling/config.json", pooling_mode_latent=True), "'pooling_mode_latent' is not implemented"),
         (spoil_json("1_Pooling/config.json", word_embedding_dimension=31), "expects 32 dimensions, got 31"),
         (spoil_json("2_Dense/config.json", activation_function="my.Code"), "activation_function 'my.Code'.*Tanh"),
-        (spoil_json("2_Dense/config.json", use_residual=True), "use_residual is not implemented"),
+        (spoil_json("2_Dense/config.json", use_residual=True), "use_residual is True; only False"),
         (spoil_json("2_Dense/config.json", module_input_name="token_embeddings"), "module_input_name is 'token_emb"),
         (
             spoil_json("2_Dense/config.json", out_features=9),
