@@ -80,7 +80,6 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
                 f"{path / 'modules.json'}: {kind} ({folder or 'no folder'}) is out of order; expected "
                 "Transformer, Pooling, any Dense, Normalize"
             )
-    _refuse_adapter(path, encoder_path)
     outputs, default_dim = _read_outputs(path, dense_folders, size)
     hidden = encoder.hidden_size
     if size is not None and size != pooling.size(hidden):
@@ -210,18 +209,6 @@ def _cut(
         **{d: c for d, c in outputs.items() if d != dim},
         **({} if default else {whole: ()}),
     }, dim
-
-
-def _refuse_adapter(*folders: Path) -> None:
-    """UserError: an adapter, which transformers would load on top of the weights."""
-    for folder in folders:
-        if (file := folder / "adapter_config.json").is_file():
-            raise UserError(
-                f"{file}: adapters are not implemented, and the weights without it give other vectors; merge it once"
-                f' where peft is installed: python -c "from peft import AutoPeftModel as A;'
-                f" A.from_pretrained('{folder}').merge_and_unload().save_pretrained('{folder}-merged')\", copy the"
-                f" other files there, and leave {file.name} out; or delete {file.name} to use the weights without it"
-            )
 
 
 def _open_dense(folder: Path) -> Mapping[str, TensorFile]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from jasper_jax.encoders.encoder import Encoder, Family
 from jasper_jax.encoders.hf_config import read_hf_config
+from jasper_jax.encoders.lora import merge_adapter
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint, write_safetensors
 from jasper_jax.encoders.table import LAYERS, Weight
 from jasper_jax.encoders.tower import Params, Tower, depth, stacks_of
@@ -76,7 +77,7 @@ def _checked(
     chosen = tuple(range(encoder.num_layers)) if layers is None else tuple(layers)
     if len(chosen) != encoder.num_layers:
         raise UserError(f"layers {list(chosen)}: expected {encoder.num_layers}, got {len(chosen)}")
-    family, shapes, tensors = encoder.family, encoder.shapes(), open_checkpoint(folder)
+    family, shapes, tensors = encoder.family, encoder.shapes(), merge_adapter(folder, open_checkpoint(folder))
     part = _part_of(folder, encoder)
     best: tuple[int, Any] | None = None
     for make in (family.weights, *family.older):

@@ -118,7 +118,7 @@ def refuse_damaged(folder: Path) -> None:
 
 def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     """Write every file of the export. Nothing in it depends on time or place, so equal runs give equal bytes."""
-    write = _write_stella if trained.student.vision_model is None else write_jasper_vl
+    write = write_model if trained.student.vision_model is None else write_jasper_vl
     write(folder, trained)
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
@@ -148,7 +148,7 @@ def without_local_paths(value: Any) -> Any:
     return Path(value).name if local else value
 
 
-def _write_stella(folder: Path, trained: TrainedStudent) -> None:
+def write_model(folder: Path, trained: TrainedStudent) -> None:
     """Model, tokenizer, steps and prompts of a student of texts."""
     student = trained.student
     encoder = student.encoder

@@ -1,0 +1,138 @@
+"""What a model folder's small files say is done as sentence-transformers does it, or refused by name."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.runtime.errors import UserError
+from tests import tiny
+from tests.st_folders import linear, write_dense_folder, write_sentence_transformer, write_transformer
+
+
+def change(path: Path, **changes) -> None:
+    content = json.loads(path.read_text()) if path.is_file() else {}
+    path.write_text(json.dumps({**content, **changes}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("keys") / "model"
+    write_sentence_transformer("bert", place, dense=[linear(32, 8, torch.nn.Tanh())], prompts={"s2p_query": "find : "})
+    return place
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+@pytest.mark.parametrize("chain", [True, False], ids=["a Dense step", "pooled"])
+def test_truncate_dim_cuts_as_sentence_transformers_does(copy: Path, tmp_path: Path, chain: bool) -> None:
+    source, whole = (copy, 8) if chain else (write_transformer("bert", tmp_path / "plain"), 32)
+    change(source / "config_sentence_transformers.json", truncate_dim=5)
+    ours, texts = Embedder.load(source), ["the cat", "a dog of stone"]
+    assert ours.dims == [5, whole]
+    expected = SentenceTransformer(str(source), device="cpu").encode(texts)
+    assert expected.shape == (2, 5)
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(ours.encode(texts), expected, atol=2e-6)
+    change(source / "config_sentence_transformers.json", truncate_dim=whole)
+    assert read_model_folder(source).default_dim == (whole if chain else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("config_sentence_transformers.json", "truncate_dim", "5", "truncate_dim is '5'; expected a whole number"),
+        ("config_sentence_transformers.json", "model_type", "SparseEncoder", "model_type is 'SparseEncoder'"),
+        ("config_sentence_transformers.json", "rotation", 1, "rotation is not a known key, and may change vectors"),
+        ("sentence_bert_config.json", "query_length", 32, "query_length is 32; only None is implemented"),
+        ("sentence_bert_config.json", "config_args", {"is_decoder": True}, "config_args is {'is_decoder': True}"),
+        ("sentence_bert_config.json", "processing_kwargs", {"text": {"padding": 8}}, "processing_kwargs is"),
+        ("sentence_bert_config.json", "whiten", True, "whiten is not a known key"),
+        ("1_Pooling/config.json", "attention", True, "attention is not a known key"),
+        ("2_Dense/config.json", "dropout", 0.1, "dropout is not a known key"),
+        ("3_Normalize/config.json", "module_output_name", "other", "module_output_name is 'other'"),
+    ],
+)
+def test_what_could_change_vectors_is_refused(copy: Path, name: str, key: str, value, message: str) -> None:
+    read_model_folder(copy)
+    change(copy / name, **{key: value})
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_model_folder(copy)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "expected"),
+    [
+        ({"s2p_query": "find : "}, {"query": "find : ", "passage": ""}),
+        ({"query": "", "s2p_query": "find : ", "document": "a : "}, {"query": "find : ", "passage": "a : "}),
+        ({"query": "q : ", "s2p_query": "find : ", "passage": "p : "}, {"query": "q : ", "passage": "p : "}),
+        ({"query": "q : ", "corpus": "c : "}, {"query": "q : ", "passage": "c : "}),
+    ],
+)
+def test_student_teacher_and_embedder_read_the_same_prompts(tmp_path: Path, prompts: dict, expected: dict) -> None:
+    from jasper_jax.run import Run
+    from jasper_jax.student.start import make_student
+
+    recipe = tiny.recipe(tmp_path)
+    change(tmp_path / "student" / "config_sentence_transformers.json", prompts=prompts)
+    change(tmp_path / "teacher-a" / "config_sentence_transformers.json", prompts=prompts)
+    run = Run(recipe, progress=False)
+    assert make_student(recipe, run.teacher_dim, run.student).prompts == expected
+    assert run.teachers[0].spec.prompts == expected
+    embedder = Embedder.load(tmp_path / "student")
+    assert {kind: embedder.prompt(kind) for kind in expected} == expected
+
+
+def advised(error: str) -> list[str]:
+    """The command that an error advises, as arguments, for this interpreter."""
+    command = re.search(r'python -c ".*"', error)
+    assert command, error
+    return [sys.executable, *shlex.split(command[0])[1:]]
+
+
+def test_the_advice_for_a_pickled_dense_step_works(copy: Path) -> None:
+    before = read_model_folder(copy).outputs[8][0]
+    file = copy / "2_Dense" / "model.safetensors"
+    from safetensors.torch import load_file
+
+    torch.save(load_file(file), copy / "2_Dense" / "pytorch_model.bin")
+    file.unlink()
+    with pytest.raises(UserError, match=r"2_Dense: has pytorch_model.bin but no model.safetensors") as raised:
+        read_model_folder(copy)
+    subprocess.run(advised(str(raised.value)), check=True, capture_output=True)
+    np.testing.assert_array_equal(read_model_folder(copy).outputs[8][0].kernel, before.kernel)
+
+
+def test_a_teacher_longer_than_its_positions_is_refused_by_check(call, tmp_path: Path) -> None:
+    import yaml
+
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe_tree(tmp_path)))
+    change(tmp_path / "teacher-b" / "sentence_bert_config.json", max_seq_length=512)
+    code, _, err = call("check", path)
+    assert code == 2
+    assert "teachers.b.max_length: 512 is the max_seq_length of" in err
+    assert "set teachers.b.max_length to at most 64" in err
+    assert call("check", path, "teachers.1.max_length=64")[0] == 0, "the advice works"
+
+
+def test_siblings_still_replace_the_default(copy: Path) -> None:
+    write_dense_folder(copy / "2_Dense_4", 32, 4)
+    change(copy / "config_sentence_transformers.json", truncate_dim=6)
+    folder = read_model_folder(copy)
+    assert (folder.default_dim, sorted(folder.outputs)) == (6, [4, 6, 8])
