@@ -67,7 +67,7 @@ def _models() -> list[str]:
 def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """What identifies a model: ``id``, ``revision`` (hub commit, asset's version) and ``sha256``.
 
-    ``sha256`` is of the weights (``*.safetensors``, also of modules in subfolders) and the tokenizer file: from the
+    ``sha256`` is of the weights (``*.safetensors``, also of modules in subfolders; an adapter's config) and the tokenizer file: from the
     record of an asset, computed for other folders.
     """
     name = os.fspath(name_or_path)
@@ -81,5 +81,5 @@ def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dic
 
 def _identifying(paths: list[str]) -> list[str]:
     """The weights and the tokenizer file among a model's files, sorted."""
-    weights = {path for path in paths if path.endswith(".safetensors")}
+    weights = {path for path in paths if path.endswith(".safetensors") or path == "adapter_config.json"}
     return sorted(weights | set([name for name in TOKENIZERS if name in paths][:1]))

@@ -117,7 +117,7 @@ def _scale(file: Path) -> float:
 
 
 def _stored_name(name: str, tensors: Mapping[str, Any], file: Path) -> str:
-    """The checkpoint's name of an adapted weight: one may have a prefix that the other lacks (``model.``, ``bert.``)."""
+    """The checkpoint's name of an adapted weight: one of the two may have a prefix (``model.``), the other not."""
     found = [stored for stored in tensors if stored == name or f".{name}".endswith(f".{stored}")]
     found = found or [stored for stored in tensors if stored.endswith(f".{name}")]
     if len(found) != 1:

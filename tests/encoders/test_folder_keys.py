@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.folder import read_model_folder
+from jasper_jax.encoders.registry import encoder_from_folder
+from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.encoders.weights import check_params
 from jasper_jax.runtime.errors import UserError
 from tests import tiny
 from tests.st_folders import linear, write_dense_folder, write_sentence_transformer, write_transformer
@@ -98,23 +99,21 @@ def test_student_teacher_and_embedder_read_the_same_prompts(tmp_path: Path, prom
     assert {kind: embedder.prompt(kind) for kind in expected} == expected
 
 
-def advised(error: str) -> list[str]:
-    """The command that an error advises, as arguments, for this interpreter."""
-    command = re.search(r'python -c ".*"', error)
+def follow(error: str) -> None:
+    """Run the code of ``python -c "..."`` that an error advises."""
+    command = re.search(r'python -c "(.*)"', error)
     assert command, error
-    return [sys.executable, *shlex.split(command[0])[1:]]
+    exec(command[1], {})
 
 
 def test_the_advice_for_a_pickled_dense_step_works(copy: Path) -> None:
     before = read_model_folder(copy).outputs[8][0]
     file = copy / "2_Dense" / "model.safetensors"
-    from safetensors.torch import load_file
-
     torch.save(load_file(file), copy / "2_Dense" / "pytorch_model.bin")
     file.unlink()
     with pytest.raises(UserError, match=r"2_Dense: has pytorch_model.bin but no model.safetensors") as raised:
         read_model_folder(copy)
-    subprocess.run(advised(str(raised.value)), check=True, capture_output=True)
+    follow(str(raised.value))
     np.testing.assert_array_equal(read_model_folder(copy).outputs[8][0].kernel, before.kernel)
 
 
@@ -136,3 +135,27 @@ def test_siblings_still_replace_the_default(copy: Path) -> None:
     change(copy / "config_sentence_transformers.json", truncate_dim=6)
     folder = read_model_folder(copy)
     assert (folder.default_dim, sorted(folder.outputs)) == (6, [4, 6, 8])
+
+
+def test_the_advice_for_pickled_weights_works(copy: Path) -> None:
+    before = load_file(copy / "model.safetensors")
+    torch.save(before, copy / "pytorch_model.bin")
+    (copy / "model.safetensors").unlink()
+    encoder = encoder_from_folder(copy)
+    with pytest.raises(UserError, match="has pytorch_model.bin but no model.safetensors") as raised:
+        check_params(copy, encoder)
+    follow(str(raised.value))
+    check_params(copy, encoder)
+    after = load_file(copy / "model.safetensors")
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def test_the_advice_for_a_missing_tokenizer_file_works(copy: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat"]
+    (copy / "tokenizer.json").unlink()
+    (copy / "tokenizer_config.json").unlink()
+    (copy / "vocab.txt").write_text("\n".join(words) + "\n")
+    with pytest.raises(UserError, match=r"tokenizer.json: no such file; create it once") as raised:
+        Tokenizer.load(copy)
+    follow(str(raised.value))
+    assert Tokenizer.load(copy).encode(["The cat"])[0].tolist() == [2, 5, 6, 3]
