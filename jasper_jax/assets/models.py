@@ -67,8 +67,8 @@ def _models() -> list[str]:
 def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dict[str, Any]:
     """What identifies a model: ``id``, ``revision`` (hub commit, asset's version) and ``sha256``.
 
-    ``sha256`` is of the weights (``*.safetensors``, also of modules in subfolders; an adapter's config) and the tokenizer file: from the
-    record of an asset, computed for other folders.
+    ``sha256`` is of the weights (``*.safetensors``, also of modules in subfolders; an adapter's config) and the
+    tokenizer file: from the record of an asset, computed for other folders.
     """
     name = os.fspath(name_or_path)
     if name in CATALOGUE and (files := asset_record(folder).get("files")):

@@ -35,9 +35,11 @@ SAMPLE = (
     " late on Thursday; it found that warnings had been issued, but that hardly anybody had read them.",
     "Köln, São Paulo and 東京 are cities.",
     "1, 2, 3 ... 4096!",
+    " ﬁne Ｆｕｌｌ ½ e\u0301 ÉTÉ İ 😀\tMiXeD\u200b “quoted” ",
     "word " * 600,
 )
-"""Texts of the comparison: short, long (the last is truncated), with accents, other scripts, digits."""
+"""Texts of the comparison: short, long (the last is truncated), with accents, other scripts, digits, and what
+normalizers change."""
 TOLERANCE = {"float32": 1e-5, "float16": 1e-3, "bfloat16": 1e-2}
 """Largest 1 - cosine that passes, by the dtype of the exported weights."""
 

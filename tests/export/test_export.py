@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -12,9 +14,12 @@ import pytest
 from jasper_jax.commands import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import from_json
-from jasper_jax.export import check
+from jasper_jax.export import check, model_card
+from jasper_jax.export.model import TrainedStudent
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.student.dimensions import providers
+from jasper_jax.student.heads import HeadShape
 from tests.tiny import recipe, sentences
 from tests.training.runs import export
 
@@ -126,6 +131,54 @@ def test_the_card_says_where_the_model_comes_from(run: Run) -> None:
     assert "2_Dense_24" in card
     assert "| stage-3 |" in card
     assert "## Scores" in card
+    assert "Student: student, layers 2, 0; mean pooling." in card.replace(str(run.recipe.student.model), "student")
+    assert "Pooling(" not in card
+    assert 'Prompts: query "what is "; passage none.' in card
+    assert "matryoshka" in card
+    assert "Vectors of 24 dimensions may be cut to the first 12, 8 components." in card
+    assert "Least versions: sentence-transformers 3.4.1, transformers 4.48." in card
+
+
+def test_the_folder_describes_itself(run: Run) -> None:
+    folder = run.folder / "export"
+    tokenizer, prompts, marker = (
+        json.loads((folder / name).read_text())
+        for name in ("tokenizer_config.json", "config_sentence_transformers.json", "jasper.json")
+    )
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert tokenizer["model_max_length"] == 32, "the student's limit, not that of the source's tokenizer"
+    assert not {"do_lower_case", "add_eos_token"} & set(tokenizer)
+    assert prompts["prompts"] == {"query": "what is ", "passage": "", "document": ""}
+    assert "requirements" not in prompts, "every version reads this one right"
+    assert str(run.folder.parent) not in json.dumps(marker)
+    assert marker["recipe"]["student"]["model"] == "student"
+
+
+def test_loading_prints_nothing_about_missing_weights(run: Run, caplog: pytest.LogCaptureFixture, capfd) -> None:
+    import transformers
+
+    transformers.utils.logging.enable_propagation()
+    transformers.AutoModel.from_pretrained(run.folder / "export")
+    transformers.utils.logging.disable_propagation()
+    assert "pooler" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("default", "dims", "tag", "said"),
+    [
+        (24, (24, 12), ["matryoshka"], "may be cut to the first 12 components"),
+        (8, (8,), [], "must not be cut"),
+        (12, (24, 12), [], "must not be cut"),
+    ],
+)
+def test_the_card_says_what_may_be_cut(default: int, dims: tuple[int, ...], tag: list[str], said: str) -> None:
+    heads = {"fc": HeadShape(dims[0], dims, bias=True)}
+    trained = cast(
+        "TrainedStudent",
+        SimpleNamespace(default=default, served=providers(heads, {}), student=SimpleNamespace(heads=heads)),
+    )
+    assert model_card._nested_tag(trained) == tag
+    assert said in model_card._cutting(trained)
 
 
 def test_the_evaluation_holds_everybody(run: Run) -> None:
