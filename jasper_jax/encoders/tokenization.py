@@ -273,7 +273,7 @@ def _say_no_eos(path: Path, eos: str) -> None:
 
 def _lower_first(backend: Backend) -> None:
     """Lower-case before the normalizer, unless it does (``Lowercase``), as sentence-transformers does."""
-    normalizer = backend.normalizer
+    normalizer: Any = backend.normalizer
     steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer] if normalizer else []
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

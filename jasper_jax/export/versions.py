@@ -13,10 +13,10 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Encoder
 
-OLD_TYPES = dict.fromkeys(("Transformer", "Pooling", "Dense", "Normalize"), "models")
+OLD_TYPES: dict[str, str] = dict.fromkeys(("Transformer", "Pooling", "Dense", "Normalize"), "models")
 """Kind of module -> its package within sentence_transformers, as all versions import it."""
 _BASE, _OWN = "base.modules", "sentence_transformer.modules"
-NEW_TYPES = {"Transformer": _BASE, "Pooling": _OWN, "Dense": _BASE, "Normalize": _BASE}
+NEW_TYPES: dict[str, str] = {"Transformer": _BASE, "Pooling": _OWN, "Dense": _BASE, "Normalize": _BASE}
 """As sentence-transformers imports it from 5.4 on."""
 _REASON = "earlier versions run this bidirectional model causally"
 
