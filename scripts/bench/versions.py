@@ -96,10 +96,10 @@ def main() -> None:
     parser.add_argument("environments", nargs="*", metavar="NAME=PYTHON")
     parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
     arguments = parser.parse_args()
-    pythons = dict(item.split("=", 1) for item in arguments.environments) | {"current": sys.executable}
+    pythons = {"current": sys.executable} | dict(item.split("=", 1) for item in arguments.environments)
     jax.config.update("jax_platforms", "cpu")
     with tempfile.TemporaryDirectory() as scratch:
-        place, expected, states, least = Path(scratch), {}, {}, {}
+        place, expected, least = Path(scratch), {}, {}
         for name in NAMES:
             trained = student(name, place / name)
             write_model(place / name / "export", trained)
@@ -114,11 +114,14 @@ def main() -> None:
         results = {}
         for version, python in pythons.items():
             out = place / f"{version}.json"
-            subprocess.run([python, str(place / "load.py"), str(job), str(out)], check=True, capture_output=True)
+            command = [python, str(place / "load.py"), str(job), str(out)]
+            if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+                print(f"{version}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+                continue
+            print(version, {k: v if isinstance(v, str) else "loaded" for k, v in json.loads(out.read_text()).items()})
             results[version] = json.loads(out.read_text())
-            states = results[version]  # the last is the current one
-    current, lines = states, []
-    for result in results.values():
+    current, lines = results["current"], []
+    for result in (*list(results.values())[1:], current):
         cells = []
         for name in NAMES:
             found, plain = result[name], result[f"{name}/states"]
