@@ -75,7 +75,16 @@ def student(name: str, place: Path) -> TrainedStudent:
             "student": {"model": str(source), "prompts": {"query": "what is ", "passage": ""}},
             "heads": {"fc1": {"dim": 8, "target": "pooled"}},
             "texts": {"sources": [{"text": str(source / "config.json")}]},
-            "stages": [{"name": "one", "train": ["heads/**"], "heads": ["fc1"], "steps": 1, "batch_size": 8}],
+            "stages": [
+                {
+                    "name": "one",
+                    "train": ["heads/**"],
+                    "heads": ["fc1"],
+                    "steps": 1,
+                    "batch_size": 8,
+                    "learning_rate": 1e-3,
+                }
+            ],
         },
         where=name,
     )
