@@ -19,7 +19,7 @@ from jasper_jax.encoders.folder_keys import DENSE, NORMALIZE, POOLING, check_key
 from jasper_jax.encoders.hf_config import Reader, read_hf_config, read_json, read_object
 from jasper_jax.encoders.model_folder import Dense, ModelFolder, text_settings
 from jasper_jax.encoders.pooling import MODES, POOLING_KEYS, Pooling
-from jasper_jax.encoders.prompts import read_model_config
+from jasper_jax.encoders.prompts import MODEL_CONFIG, read_model_config
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint
 from jasper_jax.runtime.errors import UserError
@@ -198,7 +198,7 @@ def _cut(
     """The outputs with one of the first ``dim`` components of the default's, which becomes the default."""
     whole = default or width
     if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        file = path / "config_sentence_transformers.json"
+        file = path / MODEL_CONFIG
         raise UserError(f"{file}: truncate_dim is {dim!r}; expected a whole number of 1 to {whole}")
     if dim >= whole:
         return outputs, default

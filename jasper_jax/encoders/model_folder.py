@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jasper_jax.encoders.folder_keys import TRANSFORMER, check_keys
+from jasper_jax.encoders.folder_keys import MODEL, TRANSFORMER, check_keys
 from jasper_jax.encoders.hf_config import Reader, read_object
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.encoders.prompts import read_prompts
+from jasper_jax.encoders.prompts import MODEL_CONFIG, read_model_config, read_prompts
 
 
 class Dense(NamedTuple):
@@ -72,6 +72,7 @@ def read_settings(encoder_path: Path) -> dict[str, Any]:
 def text_settings(path: Path, encoder_path: Path) -> dict[str, Any]:
     """``ModelFolder``'s fields of prompts, length and case."""
     settings = read_settings(encoder_path)
+    check_keys(read_model_config(path), MODEL, path / MODEL_CONFIG)
     prompts, default_prompt_name = read_prompts(path)
     return {
         "prompts": prompts,

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.encoders.folder_keys import MODEL, check_keys
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.runtime.errors import UserError
 
 PROMPT_NAMES = {"query": ("query", "s2p_query"), "passage": ("passage", "document", "corpus")}
 """Kind -> names of its prompt; the first non-empty one is used (sentence-transformers writes an empty ``query`` and
 ``document`` into folders that have neither)."""
+MODEL_CONFIG = "config_sentence_transformers.json"
 KINDS = tuple(PROMPT_NAMES)
 
 
@@ -22,16 +22,14 @@ def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
 
 
 def read_model_config(path: Path) -> dict[str, Any]:
-    """``config_sentence_transformers.json``; absent: no settings. UserError: a key that is not known."""
-    file = path / "config_sentence_transformers.json"
-    config = read_object(file) if file.is_file() else {}
-    check_keys(config, MODEL, file)
-    return config
+    """``config_sentence_transformers.json``; absent: no settings."""
+    file = path / MODEL_CONFIG
+    return read_object(file) if file.is_file() else {}
 
 
 def read_prompts(path: Path) -> tuple[dict[str, str], str | None]:
     """Prompts by name, and the default name, in ``config_sentence_transformers.json``."""
-    file = path / "config_sentence_transformers.json"
+    file = path / MODEL_CONFIG
     config = read_model_config(path)
     prompts = config.get("prompts") or {}
     default = config.get("default_prompt_name")

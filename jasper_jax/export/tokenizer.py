@@ -7,6 +7,7 @@ compares ids before training, so that no student is trained whose export would g
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -131,6 +132,9 @@ def _remedy(model_type: str) -> str:
 
 def _class(model_type: str) -> Any:
     """The class that transformers uses for an export; these modules do not import PyTorch."""
+    os.environ.setdefault(
+        "TRANSFORMERS_NO_ADVISORY_WARNINGS", "1"
+    )  # else it prints that PyTorch is missing, where it is
     if model_type in OWN_CLASS:
         from transformers.models.qwen2.tokenization_qwen2 import Qwen2Tokenizer
 

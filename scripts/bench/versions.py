@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -100,35 +101,8 @@ def cosine(expected: dict[str, np.ndarray], found: dict[str, list]) -> float:
     return min(float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()) for a, b in pairs)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("environments", nargs="*", metavar="NAME=PYTHON")
-    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
-    arguments = parser.parse_args()
-    pythons = {"current": sys.executable} | dict(item.split("=", 1) for item in arguments.environments)
-    jax.config.update("jax_platforms", "cpu")
-    with tempfile.TemporaryDirectory() as scratch:
-        place, expected, least = Path(scratch), {}, {}
-        for name in NAMES:
-            trained = student(name, place / name)
-            write_model(place / name / "export", trained)
-            embedder = student_embedder(trained.student, trained.params, trained.tokenizer)
-            head = trained.head(8)
-            expected[name] = {k: project_rows(head, embedder.pooled(list(TEXTS), k)) for k in KINDS}
-            least[name] = least_versions(trained.student.encoder)
-        job = place / "job.json"
-        folders = {name: str(place / name / "export") for name in NAMES}
-        job.write_text(json.dumps({"folders": folders, "texts": TEXTS, "kinds": KINDS}))
-        (place / "load.py").write_text(LOAD)
-        results = {}
-        for version, python in pythons.items():
-            out = place / f"{version}.json"
-            command = [python, str(place / "load.py"), str(job), str(out)]
-            if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
-                print(f"{version}: {done.stderr.strip()[-300:]}", file=sys.stderr)
-                continue
-            print(version, {k: v if isinstance(v, str) else "loaded" for k, v in json.loads(out.read_text()).items()})
-            results[version] = json.loads(out.read_text())
+def page(results: dict[str, Any], expected: dict[str, Any], least: dict[str, dict[str, str]]) -> str:
+    """The page, of the versions tried so far."""
     current, lines = results["current"], []
     for result in (*list(results.values())[1:], current):
         cells = []
@@ -165,9 +139,41 @@ def main() -> None:
             "",
         ]
     )
-    print(text)
-    if arguments.write:
-        PAGE.write_text(text, encoding="utf-8")
+    return text
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("environments", nargs="*", metavar="NAME=PYTHON")
+    parser.add_argument("--write", action="store_true", help=f"write {PAGE.name}")
+    arguments = parser.parse_args()
+    pythons = {"current": sys.executable} | dict(item.split("=", 1) for item in arguments.environments)
+    jax.config.update("jax_platforms", "cpu")
+    with tempfile.TemporaryDirectory() as scratch:
+        place, expected, least = Path(scratch), {}, {}
+        for name in NAMES:
+            trained = student(name, place / name)
+            write_model(place / name / "export", trained)
+            embedder = student_embedder(trained.student, trained.params, trained.tokenizer)
+            head = trained.head(8)
+            expected[name] = {k: project_rows(head, embedder.pooled(list(TEXTS), k)) for k in KINDS}
+            least[name] = least_versions(trained.student.encoder)
+        job = place / "job.json"
+        folders = {name: str(place / name / "export") for name in NAMES}
+        job.write_text(json.dumps({"folders": folders, "texts": TEXTS, "kinds": KINDS}))
+        (place / "load.py").write_text(LOAD)
+        results = {}
+        for version, python in pythons.items():
+            out = place / f"{version}.json"
+            command = [python, str(place / "load.py"), str(job), str(out)]
+            if (done := subprocess.run(command, capture_output=True, text=True, check=False)).returncode:
+                print(f"{version}: {done.stderr.strip()[-300:]}", file=sys.stderr)
+                continue
+            print(version, {k: v if isinstance(v, str) else "loaded" for k, v in json.loads(out.read_text()).items()})
+            results[version] = json.loads(out.read_text())
+            if arguments.write:  # after each, since one takes minutes on a busy machine
+                PAGE.write_text(page(results, expected, least), encoding="utf-8")
+    print(page(results, expected, least))
 
 
 if __name__ == "__main__":

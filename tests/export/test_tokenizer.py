@@ -23,7 +23,7 @@ LIMIT = 24
 def sentencepiece(folder: Path) -> None:
     """XLM-R's kind: Unigram, NFKC, words marked by ▁."""
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    pieces += [(c, -4.0 - i / 100) for i, c in enumerate("abcdefghijklmnopqrstuvwxyzABCDEFGHI0123456789.,éÉüö東京")]
+    pieces += [(c, -4.0 - i / 100) for i, c in enumerate("abcdefghijklmnopqrstuvwxyzABCDEF0123456789.,éÉüö東京")]
     pieces += [("▁the", -1.0), ("▁word", -1.5), ("<mask>", 0.0)]
     backend = Backend(models.Unigram(pieces, unk_id=3))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace("  ", " ")])
