@@ -120,7 +120,7 @@ def page(results: dict[str, Any], expected: dict[str, Any], least: dict[str, dic
         f"| --- | --- |{' --- |' * len(NAMES)}",
     ]
     names = "; ".join(f"{NAMES[n]}: {', '.join(f'{p} {v}' for p, v in least[n].items())}" for n in NAMES)
-    text = "\n".join(
+    return "\n".join(
         [
             "# Exports in other versions",
             "",
@@ -139,7 +139,6 @@ def page(results: dict[str, Any], expected: dict[str, Any], least: dict[str, dic
             "",
         ]
     )
-    return text
 
 
 def main() -> None:
