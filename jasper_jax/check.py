@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -12,15 +11,15 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from jasper_jax.assets.corpora import retrieval_split
 from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.image_sources import check_image_sources
-from jasper_jax.data.pair_sources import check_pair_sources
+from jasper_jax.data.pair_sources import check_pairs
 from jasper_jax.data.sources import check_sources
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
+from jasper_jax.evaluation.text_tests import check_test
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
 from jasper_jax.parameters.table import leaf_table
@@ -78,19 +77,14 @@ def validate(run: Run) -> tuple[Student, int | None]:
     if recipe.texts is not None:
         if not (run.data.text_folder / "manifest.json").is_file():
             check_sources(recipe.texts)
-            check_pair_sources(recipe.texts)
+            for source in recipe.texts.pairs:
+                check_pairs(source)
         if recipe.texts.count is not None:
             refuse_large_batches(run.stages, recipe.texts.count, "texts of texts.count", "texts")
     if recipe.images is not None and run.trains_on_images and not (run.data.pair_folder / "manifest.json").is_file():
         check_image_sources(recipe.images, libraries=not run.describe)
     for test in recipe.evaluation.retrieval:
-        if test.asset is not None:
-            retrieval_split(test.asset, test.split)
-        elif not (Path(test.beir or "").expanduser() / "corpus.jsonl").is_file():
-            raise UserError(
-                f"evaluation.retrieval.{test.name}.beir: {test.beir}: expected a folder with corpus.jsonl,"
-                f" queries.jsonl and qrels/test.tsv"
-            )
+        check_test(test)
     teacher_dim = run.teacher_dim
     for teacher in run.teachers if run.needs_vectors else ():
         folder = teacher.source

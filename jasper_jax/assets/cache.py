@@ -23,6 +23,7 @@ from jasper_jax.assets import hub
 from jasper_jax.assets.catalogue import Asset, Unavailable, named
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
+from jasper_jax.runtime.paths import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +33,7 @@ RECORD = "asset.json"
 def cache_folder() -> Path:
     """``JASPER_CACHE``, else ``XDG_CACHE_HOME/jasper``, else ``~/.cache/jasper``."""
     if chosen := os.environ.get("JASPER_CACHE"):
-        return Path(chosen).expanduser().absolute()
+        return user_path(chosen, "JASPER_CACHE").absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "jasper"
 

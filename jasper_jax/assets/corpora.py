@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -18,6 +18,9 @@ import numpy as np
 from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.text_files import SUFFIXES, numbered_lines
 
 SQUAD_SPLITS = {
     "squad": "squaddev_v1.1.json",
@@ -44,8 +47,8 @@ class RetrievalTest:
 
     passages: dict[str, str]
     queries: dict[str, str]
-    relevant: dict[str, set[str]]
-    """For each query id the ids of its relevant passages, at least one."""
+    relevant: dict[str, dict[str, int]]
+    """For each query id the ids of its relevant passages, at least one, with their gains (1 without grades)."""
 
 
 def corpus_splits(asset: str, wanted: Sequence[str] | None) -> tuple[str, ...]:
@@ -124,13 +127,9 @@ def text_id(text: str) -> str:
 def retrieval_test(asset: str, split: str | None) -> RetrievalTest:
     """One split of SQuAD-shifts: every question is a query, and its passage is relevant."""
     chosen = retrieval_split(asset, split)
-    test = RetrievalTest({}, {}, {})
-    for passage, questions in _squad(fetch_asset(asset), chosen):
-        test.passages[text_id(passage)] = passage
-        for question in questions:
-            test.queries[text_id(question)] = question
-            test.relevant.setdefault(text_id(question), set()).add(text_id(passage))
-    return test
+    rows = list(_squad(fetch_asset(asset), chosen))
+    pairs = ((question, passage) for passage, questions in rows for question in questions)
+    return as_test(pairs, (passage for passage, _ in rows))
 
 
 def retrieval_split(asset: str, split: str | None) -> str:
@@ -144,13 +143,31 @@ def retrieval_split(asset: str, split: str | None) -> str:
     return chosen
 
 
+def as_test(pairs: Iterable[tuple[str, str]], others: Iterable[str] = ()) -> RetrievalTest:
+    """Labelled pairs of a query and a passage that answers it as a test among all passages of the pairs and ``others``.
+    Equal texts are one query or passage."""
+    test = RetrievalTest({}, {}, {})
+    for query, passage in pairs:
+        test.passages[text_id(passage)] = passage
+        test.queries[text_id(query)] = query
+        test.relevant.setdefault(text_id(query), {})[text_id(passage)] = 1
+    for passage in others:
+        test.passages.setdefault(text_id(passage), passage)
+    return test
+
+
 def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int | None) -> RetrievalTest:
     """A smaller test: the first passages by sorted id, and of each the first queries by sorted id; None takes all.
 
     Queries without a remaining relevant passage are dropped.
     """
     kept = set(sorted(test.passages)[:passages])
-    relevant = {query: answers & kept for query, answers in test.relevant.items() if answers & kept}
+    relevant = dict(test.relevant)
+    if passages is not None:
+        judged = {
+            query: {key: gain for key, gain in answers.items() if key in kept} for query, answers in relevant.items()
+        }
+        relevant = {query: answers for query, answers in judged.items() if answers}
     if queries_per_passage is not None:
         queries_of: dict[str, list[str]] = {}
         for query in sorted(relevant):
@@ -166,18 +183,21 @@ def subset(test: RetrievalTest, passages: int | None, queries_per_passage: int |
 
 
 def read_beir(folder: str | Path, split: str = "test") -> RetrievalTest:
-    """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl``, ``qrels/<split>.tsv``.
+    """A folder in BEIR's format: ``corpus.jsonl``, ``queries.jsonl`` (either may be compressed), ``qrels/<split>.tsv``.
 
-    A passage is its title, a space, its text. A score above 0 is relevant; queries without one are dropped.
+    A passage is its title, a space, its text. A score above 0 is relevant, and is the gain in nDCG; queries without one
+    are dropped. As in BEIR, a judgement may name a passage that the corpus lacks: it counts as not retrieved. One that
+    names an unknown query is skipped.
 
     Raises:
       UserError: with file and line.
     """
-    folder = Path(folder).expanduser()
+    folder = user_path(folder, "beir")
     passages = _texts(folder / "corpus.jsonl", titled=True)
     queries = _texts(folder / "queries.jsonl", titled=False)
     path = folder / "qrels" / f"{split}.tsv"
-    relevant: dict[str, set[str]] = {}
+    relevant: dict[str, dict[str, int]] = {}
+    unknown: list[str] = []
     for number, line in _numbered(path):
         where, fields = f"{path}:{number}", line.split("\t")
         if number == 1 and fields[-1].strip() == "score":
@@ -186,30 +206,40 @@ def read_beir(folder: str | Path, split: str = "test") -> RetrievalTest:
             raise UserError(f"{where}: expected 3 tab-separated columns: query-id, corpus-id, score; got {len(fields)}")
         query, passage, score = (value.strip() for value in fields)
         try:
-            judged = int(score)
+            gain = int(score)
         except ValueError:
             raise UserError(f"{where}: score {score!r} is not an integer") from None
-        for key, texts, file in ((query, queries, "queries.jsonl"), (passage, passages, "corpus.jsonl")):
-            if key not in texts:
-                raise UserError(f"{where}: id {key!r} is not in {file}")
-        if judged > 0:
-            relevant.setdefault(query, set()).add(passage)
+        if gain <= 0:
+            continue
+        if query in queries:
+            relevant.setdefault(query, {})[passage] = gain
+        else:
+            unknown.append(query)
     if not relevant:
-        raise UserError(f"{path}: no query has a relevant passage (a score above 0)")
+        seen = f"; {len(unknown):,} rows name queries that queries.jsonl lacks, e.g. {unknown[0]!r}" if unknown else ""
+        raise UserError(f"{path}: no query has a relevant passage (a score above 0){seen}")
+    named = {passage for answers in relevant.values() for passage in answers}
+    if not named & passages.keys():
+        raise UserError(f"{path}: corpus.jsonl has none of the {len(named):,} ids that it names, e.g. {min(named)!r}")
+    if unknown:
+        say(f"{path}: {len(set(unknown)):,} queries that queries.jsonl lacks were skipped, e.g. {unknown[0]!r}.")
     return RetrievalTest(passages, {key: text for key, text in queries.items() if key in relevant}, relevant)
+
+
+def beir_file(path: Path) -> Path:
+    """``path``, or the compressed file of that name with one more ending."""
+    packed = (path.with_name(path.name + suffix) for suffix in SUFFIXES)
+    return path if path.exists() else next((file for file in packed if file.exists()), path)
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, str]]:
     """The non-blank lines with their numbers, from 1."""
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from ((number, line.rstrip("\r\n")) for number, line in enumerate(file, 1) if line.strip())
+        yield from ((number, line) for number, line in numbered_lines(beir_file(path)) if line.strip())
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv"
         ) from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
 
 
 def _texts(path: Path, *, titled: bool) -> dict[str, str]:
@@ -220,7 +250,9 @@ def _texts(path: Path, *, titled: bool) -> dict[str, str]:
             row: Any = parse_json(line)
         except ValueError as error:
             raise UserError(f"{where}: not JSON ({error})") from None
-        row = row if isinstance(row, dict) else {}
+        row = dict(row) if isinstance(row, dict) else {}
+        if type(row.get("_id")) is int:
+            row["_id"] = str(row["_id"])  # as qrels name it
         fields = ["title", "text"] if titled and row.get("title") is not None else ["text"]
         for key in ["_id", *fields]:
             if not isinstance(row.get(key), str):

@@ -79,4 +79,4 @@ def convert(folder: Path) -> None:
     tensors["embeddings.position_embeddings"] = np.concatenate([first[0], patches[0]], axis=1)
     write_safetensors(folder / "model.safetensors", tensors)
     for name, content in (("config.json", CONFIG), ("preprocessor_config.json", PROCESSOR)):
-        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", "utf-8")

@@ -12,6 +12,7 @@ from jasper_jax.assets.cache import asset_record, fetch_asset, is_cached
 from jasper_jax.assets.catalogue import CATALOGUE, Unavailable, named
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.paths import user_path
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -23,7 +24,7 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
     Write ``./name`` for a folder that has the name of an asset. ``revision`` is for hub ids. UserError: no such model.
     """
     name = os.fspath(name_or_path)
-    folder = Path(name).expanduser()
+    folder = user_path(name, "model")
     if name in CATALOGUE or folder.is_dir():
         what = "asset" if name in CATALOGUE else "folder"
         if revision is not None:
@@ -57,7 +58,7 @@ def is_here(name_or_path: str, revision: str | None = None) -> bool:
     name = os.fspath(name_or_path)
     if name in CATALOGUE:
         return is_cached(named(name))
-    return Path(name).expanduser().is_dir() or (bool(HUB_ID.fullmatch(name)) and hub.is_cached(name, revision))
+    return user_path(name, "model").is_dir() or (bool(HUB_ID.fullmatch(name)) and hub.is_cached(name, revision))
 
 
 def _models() -> list[str]:

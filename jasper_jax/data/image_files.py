@@ -14,11 +14,13 @@ from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
 from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.text_files import content_suffix
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Files of a folder that are counted as images without a caption if the captions file does not name them."""
 WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
-CAPTION_FILES = (".jsonl", ".jsonl.gz", ".parquet")
+CAPTION_FILES = (".jsonl", ".parquet")
 
 
 def columns(source: ImageSource) -> list[str]:
@@ -36,13 +38,13 @@ def group_of(source: ImageSource, row: Row) -> str:
 
 def captions_file(source: ImageSource, key: str) -> Path:
     """The captions file. UserError: it or the folder does not exist, or its format is not supported."""
-    folder, name = Path(str(source.folder)), str(source.captions)
+    folder, name = user_path(str(source.folder), f"{key}.folder"), str(source.captions)
     if not folder.is_dir():
         raise UserError(f"{key}.folder: no folder {folder} (relative paths start at {Path.cwd()})")
     path = _inside(folder.resolve(), folder, name, f"{key}.captions")
     if not path.is_file():
         raise UserError(f"{key}.captions: no file {name!r} in {folder}")
-    if not name.endswith(CAPTION_FILES):
+    if content_suffix(name) not in CAPTION_FILES:
         raise UserError(f"{key}.captions: {name!r} has an unsupported format; expected {', '.join(CAPTION_FILES)}")
     return path
 
@@ -67,7 +69,7 @@ def _inside(real: Path, folder: Path, name: str, where: str) -> Path:
 
 def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
     """The pairs that the captions file names; counts the images of the folder that it does not name."""
-    folder, path = Path(str(source.folder)), captions_file(source, log.key)
+    folder, path = user_path(str(source.folder), f"{log.key}.folder"), captions_file(source, log.key)
     real = folder.resolve()
     image, caption, *_ = columns(source)
     named: set[Path] = set()

@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.paths import user_path
 
 
 class Row(NamedTuple):
@@ -54,8 +54,8 @@ def tfds_rows(
 
     where = f"TFDS data set {name}"
     try:
-        if Path(name).is_dir():
-            builder: Any = tfds.builder_from_directory(name)
+        if (folder := user_path(name, key)).is_dir():
+            builder: Any = tfds.builder_from_directory(str(folder))
         else:
             builder = tfds.builder(f"{name}/{config}" if config else name)
             builder.download_and_prepare(file_format="array_record")
@@ -90,7 +90,9 @@ def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, imag
     datasets = datasets_library(key)
     where = f"Hugging Face data set {name}"
     try:
-        if any((Path(name) / f).exists() for f in ("dataset_dict.json", "state.json")):
+        folder = user_path(name, key)
+        name = str(folder) if folder.is_dir() else name
+        if any((folder / f).exists() for f in ("dataset_dict.json", "state.json")):
             data = datasets.load_from_disk(name)
         else:
             data = datasets.load_dataset(name, name=config, streaming=True)

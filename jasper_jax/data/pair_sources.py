@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax.assets.corpora import corpus_splits, read_beir, read_questions
 from jasper_jax.data.libraries import Row, hf_rows, require
 from jasper_jax.data.source_files import matching, pattern_of
-from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
-from jasper_jax.recipe.config_sources import PairSource, Texts
+from jasper_jax.data.sources import csv_rows, jsonl_rows, parquet_rows, strings
+from jasper_jax.recipe.config_sources import PairSource
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import user_path
 
 KEY = "texts.pairs"
 
@@ -27,7 +26,7 @@ class LabelledPair(NamedTuple):
     score: float
 
 
-def read_pairs(source: PairSource) -> Iterator[LabelledPair]:
+def read_pairs(source: PairSource, key: str = KEY) -> Iterator[LabelledPair]:
     """The pairs of one source in the order of its rows; ``limit`` is not applied here. A score of 0 is kept.
 
     Raises:
@@ -42,47 +41,24 @@ def read_pairs(source: PairSource) -> Iterator[LabelledPair]:
         for split in _splits(source) or ["train"]:
             test = read_beir(source.beir, split)
             for query, answers in test.relevant.items():
-                for passage in sorted(answers):
+                for passage in sorted(answers.keys() & test.passages.keys()):
                     yield LabelledPair(test.queries[query], test.passages[passage], (), 1.0)
         return
-    for row in _rows(source):
+    for row in _rows(source, key):
         yield _pair(source, row)
 
 
-def _rows(source: PairSource) -> Iterator[Row]:
+def _rows(source: PairSource, key: str) -> Iterator[Row]:
     if source.hf is not None:
-        yield from hf_rows(source.hf, source.config, _splits(source), KEY)
+        yield from hf_rows(source.hf, source.config, _splits(source), key)
         return
-    for path in matching(str(pattern_of(source)), KEY):
+    for path in matching(str(pattern_of(source)), key):
         if source.jsonl is not None:
             yield from jsonl_rows(path)
         elif source.csv is not None:
             yield from csv_rows(path)
         else:
             yield from parquet_rows(path, _columns(source))
-
-
-def csv_rows(path: Path) -> Iterator[Row]:
-    """The rows of a CSV file with a header line, of a ``.tsv`` separated by tabs."""
-    delimiter = "\t" if path.suffix == ".tsv" else ","
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
-            header = next(reader, [])
-            for cells in reader:
-                where = f"{path}, line {reader.line_num}"
-                if not cells:
-                    continue
-                if len(cells) != len(header):
-                    raise UserError(
-                        f"{where}: {len(cells)} columns, the header has {len(header)}; put cells that contain"
-                        f" {'a tab' if delimiter == chr(9) else 'a comma'} in double quotes"
-                    )
-                yield Row(where, dict(zip(header, cells)))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error.reason}); convert the file, e.g. with iconv -t UTF-8") from None
-    except csv.Error as error:
-        raise UserError(f"{path}: not CSV ({error})") from None
 
 
 def _splits(source: PairSource) -> list[str]:
@@ -137,13 +113,12 @@ def _score(row: Row, column: str) -> float:
     return score
 
 
-def check_pair_sources(texts: Texts) -> None:
-    """UserError if a source's files or its asset do not exist; reads nothing."""
-    for source in texts.pairs:
-        if (pattern := pattern_of(source)) is not None:
-            matching(pattern, KEY)
-        elif source.asset is not None:
-            if not corpus_splits(source.asset, _splits(source) or None):
-                raise UserError(f"{KEY}: corpus {source.asset!r} has no questions; squad-shifts has")
-        elif source.beir is not None and not (folder := Path(source.beir).expanduser()).is_dir():
-            raise UserError(f"{KEY}: {folder}: no such folder; expected corpus.jsonl, queries.jsonl and qrels/")
+def check_pairs(source: PairSource, key: str = KEY) -> None:
+    """UserError if a source's files, its columns or its asset do not exist; reads one row."""
+    if pattern_of(source) is not None:
+        next(read_pairs(source, key), None)
+    elif source.asset is not None:
+        if not corpus_splits(source.asset, _splits(source) or None):
+            raise UserError(f"{key}: corpus {source.asset!r} has no questions; squad-shifts has")
+    elif source.beir is not None and not (folder := user_path(source.beir, key)).is_dir():
+        raise UserError(f"{key}: {folder}: no such folder; expected corpus.jsonl, queries.jsonl and qrels/")

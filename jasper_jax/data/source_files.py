@@ -6,7 +6,6 @@ decides. So a command costs one ``stat`` a file, and rarely reads the file again
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from jasper_jax.recipe.config_sources import (
 )
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.paths import matching_files, user_path
 
 _KINDS = SOURCE_KINDS + PAIR_SOURCE_KINDS + IMAGE_SOURCE_KINDS
 
@@ -50,16 +50,19 @@ class SourceFile(BaseModel):
     sha256: str = ""
 
 
-def _matches(pattern: str) -> list[Path]:
-    return sorted(Path(path) for path in glob.glob(pattern, recursive=True) if os.path.isfile(path))
-
-
 def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
     """The files that the path or glob at ``key`` of the recipe names, sorted. UserError: none."""
-    paths = _matches(pattern)
+    paths = matching_files(pattern, key)
     if not paths:
+        folder = user_path(pattern, key)
+        if folder.is_dir():
+            raise UserError(f"{key}: {pattern!r} is a folder; name its files, e.g. {folder}/*{_example(folder)}")
         raise UserError(f"{key}: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
     return paths
+
+
+def _example(folder: Path) -> str:
+    return next((path.suffix for path in sorted(folder.iterdir()) if path.is_file() and path.suffix), ".jsonl")
 
 
 def pattern_of(source: TextSource | PairSource) -> str | None:
@@ -103,7 +106,7 @@ def changed_files(recorded: Sequence[SourceFile], patterns: Sequence[str]) -> li
             changes.append(f"{path}: has changed (same size, different sha256)")
     names = {file.file for file in recorded}
     for pattern in patterns if recorded else ():
-        new = [path for path in _matches(pattern) if str(path) not in names]
+        new = [path for path in matching_files(pattern) if str(path) not in names]
         changes += [f"{path}: was added ({pattern!r} matches it)" for path in new]
     return changes
 

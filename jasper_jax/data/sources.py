@@ -6,9 +6,7 @@ weight, document by document. Errors name the file and the line or row.
 
 from __future__ import annotations
 
-import gzip
 import random
-import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -20,28 +18,12 @@ from jasper_jax.data.source_files import label, matching, pattern_of
 from jasper_jax.recipe.config_sources import Texts, TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The numbered lines of a UTF-8 file, which is decompressed if its name ends in ``.gz``."""
-    number = 0
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb") as f:
-            for number, line in enumerate(f, start=1):
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                yield number, text.rstrip("\r\n")
-    except UnicodeDecodeError as e:
-        raise UserError(
-            f"{path}, line {number}: not UTF-8 (byte 0x{e.object[e.start]:02x} at position {e.start}); "
-            f"convert the file, e.g. with iconv -t UTF-8"
-        ) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as e:
-        raise UserError(f"{path}, after line {number}: damaged gzip file ({e})") from None
+from jasper_jax.runtime.text_files import csv_table, numbered_lines
 
 
 def jsonl_rows(path: Path) -> Iterator[Row]:
     """The objects of a JSONL file, one a line; skips blank lines."""
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         where = f"{path}, line {number}"
         if not line.strip():
             continue
@@ -52,6 +34,11 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
         if not isinstance(values, dict):
             raise UserError(f"{where}: expected a JSON object, got {type(values).__name__}")
         yield Row(where, values)
+
+
+def csv_rows(path: Path) -> Iterator[Row]:
+    """The rows of a CSV file with a header line, of a ``.tsv`` separated by tabs."""
+    return (Row(f"{path}, line {number}", cells) for number, cells in csv_table(path))
 
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
@@ -81,7 +68,7 @@ def _file_rows(source: TextSource, seed: int) -> Iterator[Row]:
         elif source.parquet is not None:
             yield from parquet_rows(path, _columns(source))
         else:
-            yield from (Row(f"{path}, line {number}", {"text": line}) for number, line in _lines(path))
+            yield from (Row(f"{path}, line {number}", {"text": line}) for number, line in numbered_lines(path))
 
 
 def _columns(source: TextSource) -> list[str]:
@@ -143,11 +130,10 @@ def read_source(source: TextSource, seed: int) -> Iterator[Document]:
 
 
 def check_sources(texts: Texts) -> None:
-    """UserError if a source's files or its asset do not exist; reads nothing."""
+    """UserError if a source's files, its columns or its asset do not exist; reads a row of each."""
     for source in texts.sources:
-        pattern = pattern_of(source)
-        if pattern is not None:
-            matching(pattern)
+        if pattern_of(source) is not None:
+            next(read_source(source, 0), None)
         elif source.asset is not None:
             from jasper_jax.assets.corpora import corpus_splits
 

@@ -6,7 +6,7 @@ resampling the queries. Letters: ``Q`` queries, ``N`` passages, ``E`` dimension.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,12 +62,14 @@ def score_retrieval(
     """nDCG@10, Recall@1, Recall@10 and MRR@10 of vectors on a retrieval test.
 
     Vectors need not be normalised. Passages with equal similarity are ranked by id. The same ``seed`` resamples the
-    same queries for every provider, so their intervals are comparable.
+    same queries for every provider, so their intervals are comparable. A gain of nDCG is the judgement itself, as in
+    trec_eval, BEIR and MTEB. As there, a passage with the query's own id is left out of its result; here only if it is
+    not judged relevant, so that a folder which numbers queries and passages alike is scored.
 
     Args:
       query_vectors: ``[Q, E]`` in the order of ``test.queries``.
       passage_vectors: ``[N, E]`` in the order of ``test.passages``.
-      test: the texts' ids and, for every query, the ids of the passages that answer it.
+      test: the texts' ids and, for every query, the ids of the passages that answer it with their gains.
       resamples: the number of resamplings, of Q queries with replacement, for the intervals.
     """
     query_ids, passage_ids = list(test.queries), list(test.passages)
@@ -79,8 +81,10 @@ def score_retrieval(
         problem = f"query {unanswered[0]!r} has no relevant passage" if unanswered else "it has no query"
         raise UserError(f"retrieval test cannot be scored: {problem}")
 
-    nearest = rank(query_vectors, passage_vectors, DEPTH, ids=passage_ids)
-    ranked = {q: [passage_ids[p] for p in row] for q, row in zip(query_ids, nearest, strict=True)}
+    own = {q for q in query_ids if q in test.passages and q not in test.relevant[q]}
+    nearest = rank(query_vectors, passage_vectors, DEPTH + bool(own), ids=passage_ids)
+    named = ([passage_ids[p] for p in row] for row in nearest)
+    ranked = {q: [p for p in row if p != q or q not in own][:DEPTH] for q, row in zip(query_ids, named, strict=True)}
     values = metrics_per_query(ranked, test.relevant)
     return RetrievalScore(
         queries=len(query_ids),
@@ -133,12 +137,12 @@ def rank(
     return out
 
 
-def metrics_per_query(ranked: dict[str, list[str]], relevant: dict[str, set[str]]) -> np.ndarray:
+def metrics_per_query(ranked: dict[str, list[str]], relevant: Mapping[str, Mapping[str, int]]) -> np.ndarray:
     """``[Q, 4]``: each query's nDCG@10, Recall@1, Recall@10, MRR@10, in the order of ``ranked``."""
     from ir_measures import RR, R, evaluator, nDCG
 
     measures = [nDCG @ DEPTH, R @ 1, R @ DEPTH, RR @ DEPTH]
-    qrels = {q: dict.fromkeys(relevant[q], 1) for q in ranked}
+    qrels = {q: dict(relevant[q]) for q in ranked}
     # Decreasing scores without ties: each metric's implementation breaks ties in its own way.
     run = {q: {p: float(len(ids) - k) for k, p in enumerate(ids)} for q, ids in ranked.items()}
     row, column = {q: i for i, q in enumerate(ranked)}, {str(m): j for j, m in enumerate(measures)}

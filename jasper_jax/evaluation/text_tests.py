@@ -7,12 +7,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jasper_jax.assets.corpora import RetrievalTest, lee_similarities, read_beir, retrieval_test, subset
+from jasper_jax.assets.corpora import (
+    RetrievalTest,
+    as_test,
+    beir_file,
+    lee_similarities,
+    read_beir,
+    retrieval_split,
+    retrieval_test,
+    subset,
+)
+from jasper_jax.data.pair_sources import check_pairs, read_pairs
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_similarity
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Recipe, Retrieval
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import user_path
 
 AGREEMENT_TEXTS = 2000
 """The most held-out texts that are compared for agreement."""
@@ -29,8 +41,31 @@ def _held_out_pairs(texts: TextStore) -> RetrievalTest:
     def by_id(rows: np.ndarray) -> dict[str, str]:
         return {str(row): text.text for row, text in zip(rows.tolist(), texts.read("held_out", rows))}
 
-    relevant = {str(row): set(map(str, table.answers_of(row).tolist())) for row in np.unique(table.query).tolist()}
+    relevant = {
+        str(row): dict.fromkeys(map(str, table.answers_of(row).tolist()), 1) for row in np.unique(table.query).tolist()
+    }
     return RetrievalTest(by_id(table.passages), by_id(np.unique(table.query)), relevant)
+
+
+def check_test(spec: Retrieval) -> None:
+    """UserError if a test's files, columns or corpus do not exist; reads one row at most."""
+    key = f"evaluation.retrieval.{spec.name}"
+    if spec.asset is not None:
+        retrieval_split(spec.asset, spec.split)
+    elif spec.beir is not None and not beir_file(user_path(spec.beir, f"{key}.beir") / "corpus.jsonl").is_file():
+        raise UserError(f"{key}.beir: {spec.beir}: expected a folder with corpus.jsonl, queries.jsonl, qrels/test.tsv")
+    elif spec.pairs is not None:
+        check_pairs(spec.pairs, f"{key}.pairs")
+
+
+def _read(spec: Retrieval) -> RetrievalTest:
+    if spec.asset is not None:
+        return retrieval_test(spec.asset, spec.split)
+    if spec.beir is not None:
+        return read_beir(spec.beir)
+    assert spec.pairs is not None
+    pairs = [pair for pair in read_pairs(spec.pairs, f"evaluation.retrieval.{spec.name}.pairs") if pair.score]
+    return as_test(((pair.query, pair.passage) for pair in pairs), (text for pair in pairs for text in pair.negatives))
 
 
 class Texts(NamedTuple):
@@ -47,8 +82,7 @@ class TextTests:
         self.lists: dict[str, Texts] = {}
         self.retrieval: dict[str, Any] = {}
         for spec in recipe.evaluation.retrieval:
-            test = retrieval_test(spec.asset, spec.split) if spec.asset else read_beir(spec.beir or "")
-            test = subset(test, spec.passages, spec.queries_per_passage)
+            test = subset(_read(spec), spec.passages, spec.queries_per_passage)
             self.retrieval[spec.name] = test
             for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
                 self.lists[f"{spec.name}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))

@@ -51,4 +51,4 @@ def exported_prompts(prompts: Mapping[str, str]) -> dict[str, str]:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` indented, with a newline at the end; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

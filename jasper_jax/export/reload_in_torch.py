@@ -19,7 +19,7 @@ def main(job_file: str) -> None:
     """Encode the job's inputs, as queries and as passages, at each of its dimensions; write them to its ``out``."""
     import numpy as np
 
-    job = json.loads(Path(job_file).read_text())
+    job = json.loads(Path(job_file).read_text("utf-8"))
     source = Path(job["folder"])
     models = _with_images if (source / "sentence_jasper_vl.py").is_file() else _texts
     vectors: dict[str, Any] = {}
@@ -43,7 +43,7 @@ def _texts(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
     """Selects each dimension as a user does, by naming another ``2_Dense`` folder in modules.json."""
     from sentence_transformers import SentenceTransformer
 
-    modules = json.loads((source / "modules.json").read_text())
+    modules = json.loads((source / "modules.json").read_text("utf-8"))
     for dim in dims:
         with tempfile.TemporaryDirectory() as folder:
             for entry in source.iterdir():
@@ -52,7 +52,7 @@ def _texts(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
             for module in modules:
                 if module["path"].startswith("2_Dense_"):
                     module["path"] = f"2_Dense_{dim}"
-            (Path(folder) / "modules.json").write_text(json.dumps(modules))
+            (Path(folder) / "modules.json").write_text(json.dumps(modules), "utf-8")
             yield dim, SentenceTransformer(folder, device="cpu").float()
 
 

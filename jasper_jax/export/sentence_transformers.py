@@ -122,7 +122,7 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     write(folder, trained)
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
-    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation))
+    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation), "utf-8")
     marker = {
         "format": FORMAT,
         "made_by": "jasper_jax",

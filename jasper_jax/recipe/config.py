@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, create_model, model_validator
 
 from jasper_jax.losses.terms import TERMS, Term
-from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, Section, Share, Texts
+from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, PairSource, Section, Share, Texts
 
 
 def _named_remat(value: Any) -> Any:
@@ -246,21 +246,25 @@ class Mesh(Section):
 
 
 class Retrieval(Section):
-    """A retrieval test: an asset with splits (SQuAD-shifts) or a folder in BEIR's format."""
+    """A retrieval test: an asset with splits (SQuAD-shifts), a folder in BEIR's format, or labelled pairs."""
 
     name: Name
     asset: str | None = None
     split: str | None = None
     beir: str | None = None
     """Folder with corpus.jsonl, queries.jsonl and qrels/test.tsv."""
+    pairs: PairSource | None = None
+    """A file of queries, each with a passage that answers it, e.g. ``{csv: my.csv}``; all its passages are ranked."""
     passages: PositiveInt | None = None
     """Use only this many passages, the first by sorted id."""
     queries_per_passage: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _one(self) -> Retrieval:
-        if (self.asset is None) == (self.beir is None):
-            raise ValueError("expected exactly one of asset and beir")
+        if sum(source is not None for source in (self.asset, self.beir, self.pairs)) != 1:
+            raise ValueError("expected exactly one of asset, beir and pairs")
+        if self.pairs is not None and (self.pairs.limit is not None or self.pairs.weight != 1):
+            raise ValueError("limit and weight of pairs are for training; remove them (passages makes a test smaller)")
         return self
 
 

@@ -20,7 +20,9 @@ from pydantic import BaseModel, ValidationError
 from jasper_jax.recipe.checks import check_recipe
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError, first_line, nearest
+from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.remote import is_remote, read_text
+from jasper_jax.runtime.text_files import text_of
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -58,23 +60,24 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def run_dir(recipe: Recipe) -> Path:
     """The folder of the run."""
-    return Path(recipe.run_dir) if recipe.run_dir else Path("runs") / recipe.name
+    return user_path(recipe.run_dir, "run_dir") if recipe.run_dir else Path("runs") / recipe.name
 
 
 def stores_dir(recipe: Recipe) -> Path:
     """The folder of the stores of texts, images and teacher vectors: the run's own, or one that runs share."""
-    return Path(recipe.stores) if recipe.stores else run_dir(recipe)
+    return user_path(recipe.stores, "stores") if recipe.stores else run_dir(recipe)
 
 
 def _read_yaml(path: str | Path) -> DictConfig:
     if is_remote(path):
-        source: Path | io.StringIO = io.StringIO(read_text(str(path)))
+        text = read_text(str(path))
     else:
-        source = Path(path)
-        if not source.is_file():
+        file = user_path(path, "the recipe")
+        if not file.is_file():
             raise UserError(f"{path}: no such file; expected a YAML recipe, as in configs/")
+        text = text_of(file)
     try:
-        tree = OmegaConf.load(source)
+        tree = OmegaConf.load(io.StringIO(text))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""

@@ -25,7 +25,7 @@ class Timings:
         self.seconds: dict[str, float] = {}
         if self._path.is_file():
             try:
-                self.seconds = {str(k): float(v) for k, v in parse_json(self._path.read_text()).items()}
+                self.seconds = {str(k): float(v) for k, v in parse_json(self._path.read_bytes()).items()}
             except (ValueError, AttributeError, TypeError):
                 self.seconds = {}  # nothing depends on this record: start over
 

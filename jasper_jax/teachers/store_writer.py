@@ -137,7 +137,7 @@ class StoreWriter:
     def _note(self, entries: list[dict[str, Any]]) -> None:
         lines = "".join(json.dumps(files.sealed(entry), sort_keys=True) + "\n" for entry in entries)
         try:
-            with open(self.ledger, "a") as f:
+            with open(self.ledger, "a", encoding="utf-8") as f:
                 f.write(lines)
                 f.flush()
                 os.fsync(f.fileno())

@@ -23,6 +23,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sync_folder
+from jasper_jax.runtime.text_files import content_suffix, numbered_lines
 from jasper_jax.teachers.embedding import fill_store
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
@@ -134,21 +135,17 @@ def _npy(path: Path, text_file: Path | None) -> Iterator[_Batch]:
 
 def _read_texts(path: Path) -> Iterator[tuple[str | None, str | None]]:
     """(text, kind) of each line of a ``.jsonl`` or ``.txt`` file."""
-    number = 0
-    try:
-        with open(path, "rb") as f:
-            for number, line in enumerate(f, start=1):  # noqa: B007 (named in the errors below)
-                content = line.decode()
-                row = parse_json(content) if path.suffix == ".jsonl" else {"text": content.rstrip("\r\n")}
-                text, kind = row["text"], row.get("kind")
-                if not isinstance(text, str | None) or not isinstance(kind, str | None):
-                    raise TypeError("text and kind are strings")
-                (text or "").encode()  # ValueError for half of a surrogate pair, which no text of the store contains
-                yield text, kind
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path}, line {number}: not UTF-8 ({e.reason} at byte {e.start})") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise UserError(f'{path}, line {number}: expected {{"text": ...}} ({e!r})') from None
+    objects = content_suffix(path) == ".jsonl"
+    for number, line in numbered_lines(path):
+        try:
+            row = parse_json(line) if objects else {"text": line}
+            text, kind = row["text"], row.get("kind")
+            if not isinstance(text, str | None) or not isinstance(kind, str | None):
+                raise TypeError("text and kind are strings")
+            (text or "").encode()  # ValueError for half of a surrogate pair, which no text of the store contains
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
+            raise UserError(f'{path}, line {number}: expected {{"text": ...}} ({e!r})') from None
+        yield text, kind
 
 
 # ----------------------------------------------------------------------------------------- importing

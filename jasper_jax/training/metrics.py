@@ -51,7 +51,7 @@ class Metrics:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         kept = [event for event in read_events(self.path) if _is_before(event, keep_before)]
         write_atomic(self.path, "".join(json.dumps(event) + "\n" for event in kept))
-        self._file = self.path.open("a")
+        self._file = self.path.open("a", encoding="utf-8")
         self.goodput = Goodput.of(kept)
 
     def write(self, event: Mapping[str, Any]) -> None:
@@ -88,7 +88,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     events = []
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text("utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             event = parse_json(line)
@@ -144,7 +144,7 @@ class _WeightsAndBiases:
             raise UserError("training.loggers: wandb needs the extra: pip install 'jasper-jax[wandb]'") from None
         path = folder / WANDB_ID
         write_once(path, uuid.uuid4().hex.encode())
-        run_id = path.read_text().strip()
+        run_id = path.read_text("utf-8").strip()
         self._run = wandb.init(project="jasper-jax", name=run_name, dir=str(folder), id=run_id, resume="allow")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 
@@ -128,7 +129,7 @@ def test_the_same_question_is_one_query_with_several_passages(assets):
     one, two = sha1("Passage one."), sha1("Passage two.")
     assert test.passages == {one: "Passage one.", two: "Passage two."}
     assert test.queries == {sha1(text): text for text in ("What one?", "What?", "What two?")}
-    assert test.relevant == {sha1("What one?"): {one}, sha1("What?"): {one, two}, sha1("What two?"): {two}}
+    assert test.relevant == {sha1("What one?"): {one: 1}, sha1("What?"): {one: 1, two: 1}, sha1("What two?"): {two: 1}}
 
 
 def test_corpora_without_a_retrieval_test(assets):
@@ -142,19 +143,19 @@ def test_corpora_without_a_retrieval_test(assets):
 
 def test_a_subset_is_the_first_by_sorted_id():
     passages = {f"p{i}": f"passage {i}" for i in (3, 1, 0, 2)}
-    relevant = {"q0": {"p0"}, "q1": {"p0", "p3"}, "q2": {"p0"}, "q3": {"p1", "p2"}, "q4": {"p3"}}
+    relevant = {"q0": {"p0": 2}, "q1": {"p0": 1, "p3": 1}, "q2": {"p0": 1}, "q3": {"p1": 1, "p2": 1}, "q4": {"p3": 1}}
     test = RetrievalTest(passages, {query: query for query in reversed(relevant)}, relevant)
     assert subset(test, None, None) == test
     small = subset(test, 2, None)
     assert list(small.passages) == ["p1", "p0"]  # the order stays that of the test
-    assert small.relevant == {"q0": {"p0"}, "q1": {"p0"}, "q2": {"p0"}, "q3": {"p1"}}
+    assert small.relevant == {"q0": {"p0": 2}, "q1": {"p0": 1}, "q2": {"p0": 1}, "q3": {"p1": 1}}
     assert list(small.queries) == ["q3", "q2", "q1", "q0"]
-    assert subset(test, 2, 1).relevant == {"q0": {"p0"}, "q3": {"p1"}}
+    assert subset(test, 2, 1).relevant == {"q0": {"p0": 2}, "q3": {"p1": 1}}
     assert subset(test, 99, 2).relevant == {
-        "q0": {"p0"},
-        "q1": {"p0", "p3"},
-        "q3": {"p1", "p2"},
-        "q4": {"p3"},
+        "q0": {"p0": 2},
+        "q1": {"p0": 1, "p3": 1},
+        "q3": {"p1": 1, "p2": 1},
+        "q4": {"p3": 1},
     }
 
 
@@ -177,7 +178,7 @@ def beir(tmp_path):
 
 
 def test_a_beir_folder(beir):
-    expected = RetrievalTest({"d1": "Title text one", "d2": "two"}, {"q1": "first?"}, {"q1": {"d1", "d2"}})
+    expected = RetrievalTest({"d1": "Title text one", "d2": "two"}, {"q1": "first?"}, {"q1": {"d1": 1, "d2": 2}})
     assert read_beir(beir()) == expected
     assert read_beir(str(beir(qrels=QRELS[1:]))) == expected  # without the header
     untitled = ['{"_id": "d1", "text": "text one"}', "", '{"_id": "d2", "title": null, "text": "two"}']
@@ -188,7 +189,7 @@ def test_a_beir_folder(beir):
     ("faulty", "message"),
     [
         ({"corpus": [*CORPUS, "{"]}, r"corpus\.jsonl:3: not JSON"),
-        ({"corpus": ['{"_id": 1, "text": "x"}']}, r"corpus\.jsonl:1: '_id' is missing or not a string"),
+        ({"corpus": ['{"_id": 1.5, "text": "x"}']}, r"corpus\.jsonl:1: '_id' is missing or not a string"),
         ({"corpus": ["[1]"]}, r"corpus\.jsonl:1: '_id' is missing"),
         (
             {"corpus": ['{"_id": "d", "title": 3, "text": "x"}']},
@@ -199,8 +200,11 @@ def test_a_beir_folder(beir):
         ({"queries": [QUERIES[0], '{"_id": "q2"}']}, r"queries\.jsonl:2: 'text' is missing"),
         ({"qrels": [*QRELS, "q1 d1 1"]}, r"test\.tsv:5: expected 3 tab-separated columns: .*; got 1"),
         ({"qrels": [*QRELS, "q1\td1\tyes"]}, r"test\.tsv:5: score 'yes' is not an integer"),
-        ({"qrels": [*QRELS, "q9\td1\t1"]}, r"test\.tsv:5: id 'q9' is not in queries\.jsonl"),
-        ({"qrels": [*QRELS, "q1\td9\t1"]}, r"test\.tsv:5: id 'd9' is not in corpus\.jsonl"),
+        (
+            {"qrels": ["q9\td1\t1"]},
+            r"test\.tsv: no query has .*1 rows name queries that queries\.jsonl lacks, e\.g\. 'q9'",
+        ),
+        ({"qrels": ["q1\td9\t1"]}, r"corpus\.jsonl has none of the 1 ids that it names, e\.g\. 'd9'"),
         ({"qrels": [QRELS[0], QRELS[3]]}, r"test\.tsv: no query has a relevant passage"),
     ],
 )
@@ -209,11 +213,27 @@ def test_a_faulty_beir_folder_is_named_with_file_and_line(beir, faulty, message)
         read_beir(beir(**faulty))
 
 
+def test_judgements_of_unknown_ids_are_beirs_own_practice(beir, capsys):
+    test = read_beir(beir(qrels=[*QRELS, "q1\td9\t1", "q9\td1\t1"]))
+    assert test.relevant == {"q1": {"d1": 1, "d2": 2, "d9": 1}}  # d9 counts as not retrieved
+    assert "1 queries that queries.jsonl lacks were skipped, e.g. 'q9'" in capsys.readouterr().err
+    assert subset(test, None, None) == test
+    assert subset(test, 1, None).relevant == {"q1": {"d1": 1}}
+
+
+def test_ids_may_be_numbers_and_files_compressed(beir):
+    folder = beir(corpus=['{"_id": 7, "text": "seven"}'], qrels=["q1\t7\t1"])
+    corpus = folder / "corpus.jsonl"
+    (folder / "corpus.jsonl.gz").write_bytes(gzip.compress(corpus.read_bytes()))
+    corpus.unlink()
+    assert read_beir(folder) == RetrievalTest({"7": "seven"}, {"q1": "first?"}, {"q1": {"7": 1}})
+
+
 def test_a_missing_or_binary_file_is_named(beir, tmp_path):
     with pytest.raises(UserError, match=r"corpus\.jsonl: No such file.*a BEIR folder has"):
         read_beir(tmp_path)
     (beir() / "queries.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"queries\.jsonl: not UTF-8 text"):
+    with pytest.raises(UserError, match=r"queries\.jsonl: is UTF-16, expected UTF-8"):
         read_beir(tmp_path)
 
 

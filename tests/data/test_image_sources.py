@@ -161,7 +161,7 @@ def test_folders_and_files_that_are_not_there(tmp_path):
         (ImageSource(folder=str(tmp_path / "p"), captions="a.jsonl"), r"\.captions: no file 'a.jsonl' in"),
         (
             ImageSource(folder=str(tmp_path / "p"), captions="captions.csv"),
-            r"unsupported format; expected \.jsonl, \.jsonl\.gz, \.parquet",
+            r"unsupported format; expected \.jsonl, \.parquet",
         ),
         (ImageSource(folder=str(tmp_path / "p"), captions="captions.jsonl", caption="text"), "no column 'text'"),
         (ImageSource(webdataset=str(tmp_path / "*.tar")), r"\[0\]\.webdataset: no file matches"),

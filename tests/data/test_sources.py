@@ -106,7 +106,7 @@ def test_damaged_gzip_is_named_with_its_line(tmp_path):
     with pytest.raises(UserError, match=r"a.jsonl.gz, after line \d+: damaged gzip"):
         texts_of(TextSource(jsonl=str(path)))
     path.write_bytes(b"not gzip")
-    with pytest.raises(UserError, match="after line 0: damaged gzip"):
+    with pytest.raises(UserError, match="line 1: not JSON"):
         texts_of(TextSource(jsonl=str(path)))
 
 

@@ -22,7 +22,7 @@ def make(seed: int, queries: int = 30, passages: int = 60, dim: int = 8):
     test = RetrievalTest(
         passages={f"p{k:03d}": "" for k in range(passages)},
         queries={f"q{k:03d}": "" for k in range(queries)},
-        relevant={f"q{k:03d}": {f"p{p:03d}" for p in a} for k, a in enumerate(answers)},
+        relevant={f"q{k:03d}": {f"p{p:03d}": 1 for p in a} for k, a in enumerate(answers)},
     )
     return questions.astype(np.float32), documents, test
 
@@ -34,7 +34,7 @@ def oracle_order(queries, passages, ids):
     return [sorted(ids, key=lambda name: (-round(float(row[ids.index(name)]), 12), name)) for row in q @ p.T]
 
 
-def oracle_metrics(order: list[str], relevant: set[str]) -> list[float]:
+def oracle_metrics(order: list[str], relevant: dict[str, int]) -> list[float]:
     gains = [1.0 if name in relevant else 0.0 for name in order[:10]]
     dcg = sum(gain / math.log2(place + 2) for place, gain in enumerate(gains))
     ideal = sum(1 / math.log2(place + 2) for place in range(min(10, len(relevant))))
@@ -64,7 +64,7 @@ def test_scores_equal_the_obvious_computation(seed):
 
 
 def test_by_hand():
-    test = RetrievalTest({"a": "", "b": "", "c": ""}, {"x": "", "y": ""}, {"x": {"a"}, "y": {"a", "c"}})
+    test = RetrievalTest({"a": "", "b": "", "c": ""}, {"x": "", "y": ""}, {"x": {"a": 1}, "y": {"a": 1, "c": 1}})
     passages = np.eye(3)
     queries = np.array([[0.5, 0.9, 0.1], [0.9, 0.5, 0.1]])  # x: b a c; y: a b c
     score = score_retrieval(queries, passages, test)
@@ -116,8 +116,8 @@ def test_equal_passages_are_ranked_by_id_wherever_they_stand(dim):
 
 
 def test_vectors_that_are_all_the_same_rank_by_id():
-    test = RetrievalTest({f"p{k:02d}": "" for k in range(40)}, {"q": ""}, {"q": {"p00"}})
-    late = RetrievalTest({f"p{k:02d}": "" for k in range(39, -1, -1)}, {"q": ""}, {"q": {"p00"}})
+    test = RetrievalTest({f"p{k:02d}": "" for k in range(40)}, {"q": ""}, {"q": {"p00": 1}})
+    late = RetrievalTest({f"p{k:02d}": "" for k in range(39, -1, -1)}, {"q": ""}, {"q": {"p00": 1}})
     for case in (test, late):
         assert score_retrieval(np.ones((1, 5)), np.ones((40, 5)), case).recall1.value == 1.0
     zero = score_retrieval(np.zeros((1, 5)), np.zeros((40, 5)), test)
@@ -148,14 +148,41 @@ def test_fewer_passages_than_the_depth():
 
 
 def test_relevant_passage_outside_the_corpus_is_counted_and_not_found():
-    test = RetrievalTest({"a": "", "b": ""}, {"q": ""}, {"q": {"a", "elsewhere"}})
+    test = RetrievalTest({"a": "", "b": ""}, {"q": ""}, {"q": {"a": 1, "elsewhere": 1}})
     score = score_retrieval(np.array([[1.0, 0.0]]), np.eye(2), test)
     assert score.missing == 1
     assert score.recall10.value == 0.5
 
 
+def test_a_judgement_is_the_gain():
+    """As trec_eval, pytrec_eval, BEIR and MTEB: linear in the grade."""
+    test = RetrievalTest({"a": "", "b": "", "c": ""}, {"q": ""}, {"q": {"a": 1, "b": 3}})
+    score = score_retrieval(np.array([[0.9, 0.5, 0.1]]), np.eye(3), test)  # a b c
+    dcg, ideal = 1 + 3 / math.log2(3), 3 + 1 / math.log2(3)
+    assert score.ndcg10.value == pytest.approx(dcg / ideal)
+    assert score.recall1.value == 0.5
+
+
+@pytest.mark.parametrize("count", [4, 30])
+def test_a_query_does_not_find_itself(count):
+    """As ArguAna and Quora are scored: a passage with the query's id is left out, for that query alone."""
+    passages = np.eye(count)
+    ids = [f"{i:02d}" for i in range(count)]
+    test = RetrievalTest(dict.fromkeys(ids, ""), {"00": "", "q": ""}, {"00": {"01": 1}, "q": {"00": 1}})
+    queries = np.zeros((2, count))
+    queries[:, :2] = [[0.9, 0.4], [0.9, 0.4]]
+    score = score_retrieval(queries, passages, test)
+    assert score.recall1.value == 1.0  # 00 finds 01, which is second to itself; q finds 00
+
+
+def test_a_judgement_of_the_query_itself_counts():
+    """A folder that numbers queries and passages alike, and whose ids mean nothing to each other."""
+    test = RetrievalTest({"1": "", "2": ""}, {"1": "", "2": ""}, {"1": {"1": 1}, "2": {"2": 1}})
+    assert score_retrieval(np.eye(2), np.eye(2), test).recall1.value == 1.0
+
+
 def test_what_is_refused():
-    test = RetrievalTest({"a": "", "b": ""}, {"q": ""}, {"q": {"a"}})
+    test = RetrievalTest({"a": "", "b": ""}, {"q": ""}, {"q": {"a": 1}})
     with pytest.raises(UserError, match="query 'q' has no relevant passage"):
         score_retrieval(np.ones((1, 2)), np.eye(2), RetrievalTest(test.passages, test.queries, {}))
     with pytest.raises(UserError, match="no query"):

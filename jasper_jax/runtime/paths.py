@@ -1,0 +1,47 @@
+"""A path as a user writes it: ``~``, environment variables, a pattern of several files."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from pathlib import Path
+
+from jasper_jax.runtime.errors import UserError
+
+
+def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
+    """The path that ``text`` means: itself if it exists, else with ``~`` and ``$VARIABLE`` replaced.
+
+    Raises:
+      UserError: a variable is not set, or there is no user ``~name``; ``key`` says where ``text`` stands.
+    """
+    plain = os.fspath(text)
+    if "\0" in plain:
+        raise UserError(f"{key}: {plain!r} has a NUL character, which a path cannot contain")
+    if (not plain.startswith("~") and "$" not in plain) or os.path.lexists(plain):
+        return Path(plain)
+    expanded = os.path.expandvars(os.path.expanduser(plain))
+    if unset := re.search(r"\$(\w+|\{\w+\})", expanded):
+        raise UserError(f"{key}: {plain!r}: the environment variable {unset[1].strip('{}')} is not set; set it first")
+    if expanded.startswith("~"):
+        raise UserError(
+            f"{key}: {plain!r}: there is no such user; write the folder out, or ./~ for a file of that name"
+        )
+    return Path(expanded)
+
+
+def matching_files(pattern: str, key: str = "path") -> list[Path]:
+    """The files that a path or glob means, sorted: an existing file of that name before a pattern.
+
+    Folders that exist are literal too, so that ``[2024] notes/*.txt`` means files in the folder ``[2024] notes``.
+    """
+    path = user_path(pattern, key)
+    if path.is_file():
+        return [path]
+    literal = Path(path.anchor)
+    parts = list(path.parts[1:] if path.anchor else path.parts)
+    while parts and os.path.lexists(literal / parts[0]):
+        literal /= parts.pop(0)
+    escaped = os.path.join(glob.escape(str(literal)), *parts) if str(literal) != "." else os.path.join("", *parts)
+    return sorted(Path(found) for found in glob.glob(escaped, recursive=True) if os.path.isfile(found))

@@ -1,0 +1,137 @@
+"""A user's text file, whatever wrote it: UTF-8 with or without a byte order mark, compressed or not.
+
+The format is decided by the first bytes and not by the name. A line ends at ``\\n`` (or ``\\r\\n``) only.
+"""
+
+from __future__ import annotations
+
+import bz2
+import csv
+import gzip
+import io
+import lzma
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+from jasper_jax.runtime.errors import UserError
+
+SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
+"""Endings of names of compressed files, after the one of the content."""
+
+
+def _zstd(file: IO[bytes]) -> IO[bytes]:
+    import pyarrow as pa
+
+    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
+
+
+_COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], IO[bytes]]]] = {
+    b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
+    b"\x28\xb5\x2f\xfd": ("Zstandard", _zstd),
+    b"BZh": ("bzip2", bz2.BZ2File),
+    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
+}
+_OTHER = {
+    b"PAR1": ("a Parquet file", "name it with the key parquet"),
+    b"PK\x03\x04": ("a zip archive (as spreadsheets are)", "unpack it, or save the sheet as CSV"),
+    b"%PDF": ("a PDF", "extract its text first"),
+    b"\x93NUMPY": ("a NumPy array", "give a file of texts"),
+    b"SQLite format 3": ("an SQLite database", "export its texts as JSONL or CSV"),
+}
+_UTF = {
+    b"\xff\xfe\x00\x00": "UTF-32",
+    b"\x00\x00\xfe\xff": "UTF-32",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_LONGEST = 16
+
+
+def content_suffix(name: str | Path) -> str:
+    """The ending that names the content, in lower case: ``.jsonl`` of ``a.jsonl.zst``."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).suffix.lower()
+
+
+def _unpacked(file: IO[bytes]) -> tuple[IO[bytes], str]:
+    """The stream of uncompressed bytes, and the name of the compression or an empty string."""
+    start = file.read(_LONGEST)
+    file.seek(0)
+    for magic, (name, opened) in _COMPRESSED.items():
+        if start.startswith(magic):
+            return opened(file), name
+    return file, ""
+
+
+def _refuse_no_text(start: bytes, where: str) -> None:
+    """UserError for a file that is not UTF-8 text, by what it is."""
+    for magic, (what, remedy) in _OTHER.items():
+        if start.startswith(magic):
+            raise UserError(f"{where}: is {what}, expected text; {remedy}")
+    encoding = next((name for mark, name in _UTF.items() if start.startswith(mark)), None)
+    if encoding is None and len(start) >= 4 and start[:4].count(0) == 2 and start[0:1] != start[1:2]:
+        encoding = "UTF-16LE" if start[1] == 0 else "UTF-16BE"
+    if encoding:
+        raise UserError(f"{where}: is {encoding}, expected UTF-8; convert it: iconv -f {encoding} -t UTF-8")
+
+
+def _lines(raw: IO[bytes], where: str) -> Iterator[tuple[int, str]]:
+    number, compression = 0, ""
+    try:
+        stream, compression = _unpacked(raw)
+        for number, line in enumerate(stream, start=1):
+            if number == 1:
+                _refuse_no_text(line[:_LONGEST], where)
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{where}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start});"
+            f" convert the file, e.g. with iconv -f WINDOWS-1252 -t UTF-8"
+        ) from None
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if not compression or getattr(error, "errno", None) is not None:
+            raise
+        raise UserError(f"{where}, after line {number}: damaged {compression} file ({error})") from None
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a text file with their numbers, from 1, without line ends.
+
+    Raises:
+      UserError: the file is no text, another encoding, or damaged, with the line; OSError as ``open`` raises it.
+    """
+    with path.open("rb") as file:
+        yield from _lines(file, str(path))
+
+
+def text_of(path: Path) -> str:
+    """The whole text of a file; errors as :func:`numbered_lines`."""
+    return "\n".join(line for _, line in numbered_lines(path))
+
+
+def lines_of(data: bytes, where: str) -> list[str]:
+    """The lines of bytes that were read from elsewhere, e.g. standard input; errors as :func:`numbered_lines`."""
+    return [line for _, line in _lines(io.BytesIO(data), where)]
+
+
+def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV file with a header line, of a ``.tsv`` separated by tabs, each with the number of its last
+    line. UserError, with the line: a row has another number of cells than the header, or the file is no CSV."""
+    tabs = content_suffix(path) == ".tsv"
+    lines = (line + "\n" for _, line in numbered_lines(path))
+    reader = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for cells in reader:
+            if not cells:
+                continue
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(cells)} columns, the header has {len(header)}; put cells that"
+                    f" contain {'a tab' if tabs else 'a comma'} in double quotes"
+                )
+            yield reader.line_num, dict(zip(header, cells))
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error})") from None

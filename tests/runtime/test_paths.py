@@ -1,0 +1,74 @@
+"""A path means what a shell would make of it, and a file that exists is never a pattern."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jasper_jax.recipe.load import run_dir, stores_dir
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import matching_files, user_path
+from tests import tiny
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DATA", str(tmp_path / "data"))
+    monkeypatch.delenv("UNSET", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("~/x", "home/x"), ("$DATA/x", "data/x"), ("${DATA}/x", "data/x"), ("~", "home")],
+)
+def test_home_and_variables(home, text, expected):
+    assert user_path(text) == home / expected
+
+
+def test_what_exists_is_itself(home):
+    for name in ("$UNSET", "~", "a$DATA"):
+        (home / name).mkdir()
+        assert user_path(name) == Path(name)
+    assert user_path("plain/x") == Path("plain/x")
+
+
+def test_what_cannot_be_replaced_is_named(home):
+    with pytest.raises(UserError, match=r"run_dir: '\$UNSET/x': the environment variable UNSET is not set"):
+        user_path("$UNSET/x", "run_dir")
+    with pytest.raises(UserError, match="there is no such user"):
+        user_path("~nobody-of-this-name/x", "run_dir")
+    with pytest.raises(UserError, match="NUL"):
+        user_path("a\0b")
+
+
+@pytest.mark.parametrize(
+    "pattern", ["[2024] notes/a.txt", "[2024] notes/*.txt", "$DATA/../[2024] notes/a.*", "[2024]*/a.txt"]
+)
+def test_a_folder_that_exists_is_no_pattern(home, pattern):
+    (home / "[2024] notes").mkdir()
+    (home / "data").mkdir()
+    file = home / "[2024] notes" / "a.txt"
+    file.write_text("x", "utf-8")
+    if pattern == "[2024]*/a.txt":  # a pattern where nothing of that name exists
+        assert matching_files(pattern) == []
+    else:
+        assert [path.resolve() for path in matching_files(pattern)] == [file]
+
+
+def test_patterns_find_files_in_order(home):
+    for name in ("b/2.txt", "a/1.txt", "a/deep/3.txt", "4.md"):
+        (home / name).parent.mkdir(exist_ok=True, parents=True)
+        (home / name).write_text("x", "utf-8")
+    assert matching_files("**/*.txt") == [Path("a/1.txt"), Path("a/deep/3.txt"), Path("b/2.txt")]
+    assert matching_files(str(home / "[ab]" / "*.txt")) == [home / "a/1.txt", home / "b/2.txt"]
+    assert matching_files("a") == []
+
+
+def test_a_run_in_the_home_folder(home):
+    recipe = tiny.recipe(home, run_dir="~/x", stores="$DATA/stores")
+    assert run_dir(recipe) == home / "home/x"
+    assert stores_dir(recipe) == home / "data/stores"
