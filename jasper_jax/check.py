@@ -15,6 +15,7 @@ from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.image_sources import check_image_sources
 from jasper_jax.data.pair_sources import check_pairs
 from jasper_jax.data.sources import check_sources
+from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
@@ -29,6 +30,7 @@ from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.recipe.stages import ResolvedStage, Store, held_out, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.tables import print_table
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.start import check_start, make_student, make_tokenizer
@@ -46,12 +48,11 @@ def report(run: Run, out: Console) -> None:
     """Validate the recipe (see :func:`validate`) and print all that can be known without running it."""
     student, teacher_dim = validate(run)
     out.print(dump_recipe(run.recipe), markup=False, highlight=False)
-    out.print(_stages(run, student, teacher_dim))
-    out.print(_dimensions(run, student))
-    out.print(_teachers(run))
-    out.print(_cost(run, student))
+    tables = [_stages(run, student, teacher_dim), _dimensions(run, student), _teachers(run), _cost(run, student)]
+    for table in tables:
+        print_table(table, out)
     if (mesh := _mesh(run, student)) is not None:
-        out.print(leaf_table(leaf_shards(flatten(student.shapes()), mesh)))
+        print_table(leaf_table(leaf_shards(flatten(student.shapes()), mesh)), out)
     note = "not on this machine: sizes are the published ones, weights and tokenizer were not validated"
     lines = [f"{name}: {note}" for name in _described(run)] + missing_extras(run.recipe)
     if unused := [name for name in run.recipe.heads if name not in _trained(run, student)]:
@@ -60,7 +61,7 @@ def report(run: Run, out: Console) -> None:
         items = held_out(run.recipe, stage.kind.store)
         if items is not None and stage.batch_size > items:
             lines.append(f"{stage.name}: {no_held_out_losses(stage, items)}")
-    for line in lines:
+    for line in lines + advice_for_few_texts(run):
         out.print(line, markup=False, highlight=False)
 
 
@@ -142,6 +143,12 @@ def _refuse_untrained(run: Run, student: Student, params: dict) -> None:
             f"stages: no stage trains {', '.join(random[:3])}{f' and {len(random) - 3} more' if random[3:] else ''},"
             f" which start at random; add a pattern to a stage's train, e.g. {random[0].rsplit('/', 1)[0]}/**"
         )
+
+
+def served_dims(run: Run) -> list[int]:
+    """The dimensions that an export can have, the largest first."""
+    student = make_student(run.recipe, run.teacher_dim, run.student)
+    return list(providers(_trained(run, student), run.recipe.export.dims))
 
 
 def _trained(run: Run, student: Student) -> dict[str, HeadShape]:
@@ -255,9 +262,36 @@ def _seen(run: Run, *stores: Store) -> int:
     return sum(stage.steps * stage.width for stage in run.stages if stage.kind.store in stores)
 
 
+FEW_TEXTS = 20_000
+"""Below this, what a recipe for many texts does is worth a line."""
+
+
+def advice_for_few_texts(run: Run) -> list[str]:
+    """What a recipe for many texts does with few; nothing where their number is not known before the store is built."""
+    texts, count = run.recipe.texts, _text_count(run)
+    if texts is None or not texts.sources or count is None or count > FEW_TEXTS:
+        return []
+    lines, augment = [], texts.augment
+    if augment.split_share > 0.5:
+        lines.append(
+            f"texts.augment.split_share: {augment.split_share:.0%} of the passages of several sentences become pieces"
+            f" of {augment.min_sentences} to {augment.max_sentences} sentences; set 0 to train on passages as they are."
+        )
+    repeats = _seen(run, "texts") / max(1, count - texts.held_out)
+    if repeats > 5:
+        lines.append(
+            f"Each of the {count - texts.held_out:,} texts is drawn {repeats:.0f} times; compare 'held out' at the"
+            f" start and end of each stage, and lower steps or learning_rate where it rises."
+        )
+    return lines
+
+
 def _text_count(run: Run) -> int | None:
-    """Texts for training and held out; None if the recipe takes all texts."""
+    """Texts for training and held out; None if the recipe takes all texts of a store that is not built."""
     texts = run.recipe.texts
+    if texts is not None and (run.data.text_folder / "manifest.json").is_file():
+        store = TextStore.open(run.data.text_folder)
+        return store.size("train") + store.size("held_out")
     return None if texts is None or texts.count is None else texts.count + texts.held_out
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
+import io
+import locale
 import os
 import sys
 from pathlib import Path
@@ -12,9 +15,10 @@ import typer
 from rich.console import Console
 
 from jasper_jax.runtime import processes
-from jasper_jax.runtime.compilers import hidden_compilers
+from jasper_jax.runtime.compilers import hidden_compilers, missing_platform
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
+from jasper_jax.runtime.paths import user_path
 
 if TYPE_CHECKING:
     from jasper_jax.recipe.config import Recipe
@@ -29,6 +33,8 @@ app = typer.Typer(
 )
 vectors_app = typer.Typer(help="Teacher vector stores: verify them, import vectors from another system.")
 app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
+texts_app = typer.Typer(help="The text store: export the texts that an imported teacher needs vectors of.")
+app.add_typer(texts_app, name="texts", no_args_is_help=True)
 
 RecipeFile = Annotated[
     # Not a Path, which would turn gs:// into gs:/.
@@ -55,6 +61,10 @@ def options(
         os.environ["JASPER_DEBUG"] = "1"
     if context.invoked_subcommand != "plan":
         context.with_resource(hidden_compilers())
+
+
+def _path(path: Path | None) -> Path | None:
+    return None if path is None else user_path(path)
 
 
 def _load(recipe: str, overrides: list[str] | None) -> Recipe:
@@ -176,14 +186,17 @@ def export(
     recipe: RecipeFile,
     overrides: Overrides = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder; default: export in the run.")] = None,
+    all_dims: Annotated[
+        bool, typer.Option("--all-dims", help="A folder for each dimension, named for it, inside the output folder.")
+    ] = False,
 ) -> None:
     """Write the student as a Hugging Face folder that sentence-transformers loads, and check that it does.
 
-    Example: `jasper export configs/quickstart.yaml --output my-model`
+    Example: `jasper export configs/quickstart.yaml export.dim=256 --output my-model-256`
     """
     from jasper_jax.commands import export_run
 
-    export_run(_load(recipe, overrides), output)
+    export_run(_load(recipe, overrides), _path(output), all_dims=all_dims)
 
 
 @app.command()
@@ -206,8 +219,8 @@ def run(
 
 @app.command()
 def encode(
-    model: Annotated[Path, typer.Argument(help="An exported folder (or any folder this library reads).")],
-    input: Annotated[Path, typer.Argument(help="A text file, one text per line; - reads standard input.")],
+    model: Annotated[str, typer.Argument(help="An exported folder, an asset's name, or a hub id.")],
+    input: Annotated[Path, typer.Argument(help="One text per line, or JSONL with text; - reads standard input.")],
     output: Annotated[Path, typer.Argument(help="Output file of the vectors: .npy, float32 [texts, dim].")],
     kind: Annotated[str, typer.Option(help="query or passage: which prompt precedes each text.")] = "passage",
     dim: Annotated[int | None, typer.Option(help="The dimension of the vectors; default: the model's largest.")] = None,
@@ -216,9 +229,9 @@ def encode(
 
     Example: `jasper encode runs/quickstart/export questions.txt questions.npy --kind query --dim 256`
     """
-    from jasper_jax.commands import encode_file
+    from jasper_jax.text_commands import encode_file
 
-    encode_file(model, input, output, kind, dim)
+    encode_file(model, user_path(input), user_path(output), kind, dim)
 
 
 @app.command()
@@ -244,7 +257,7 @@ def vectors_verify(
 
     Example: `jasper vectors verify configs/quickstart.yaml`
     """
-    from jasper_jax.commands import verify_vectors
+    from jasper_jax.text_commands import verify_vectors
 
     verify_vectors(_load(recipe, overrides), sample)
 
@@ -253,16 +266,39 @@ def vectors_verify(
 def vectors_import(
     recipe: RecipeFile,
     teacher: Annotated[str, typer.Argument(help="The recipe's teacher that these vectors belong to.")],
-    files: Annotated[list[Path], typer.Argument(help="Parquet with text and embedding, or FILE.npy and its texts.")],
-    override: Annotated[list[str] | None, typer.Option("--set", help="Change to the recipe, key=value.")] = None,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            help="Parquet with text and embedding, or .npy followed by its texts (.txt, .jsonl); and changes to the"
+            " recipe as key=value.",
+            metavar="FILES... [OVERRIDES]...",
+        ),
+    ],
 ) -> None:
     """Import vectors that another system computed; every text of the store must have one.
 
-    Example: `jasper vectors import configs/mine.yaml openai vectors.parquet`
+    Example: `jasper vectors import configs/mine.yaml openai vectors.npy texts.jsonl run_dir=runs/mine`
     """
-    from jasper_jax.commands import import_teacher
+    from jasper_jax.text_commands import import_teacher
 
-    import_teacher(_load(recipe, override), teacher, files)
+    overrides = [file for file in files if "=" in file and not Path(file).exists()]
+    paths = [user_path(file) for file in files if file not in overrides]
+    import_teacher(_load(recipe, overrides), teacher, paths)
+
+
+@texts_app.command("export")
+def texts_export(
+    recipe: RecipeFile,
+    output: Annotated[Path, typer.Argument(help="The file to write, JSONL with text and kind.")],
+    overrides: Overrides = None,
+) -> None:
+    """Write every text that an imported teacher needs a vector of: those of the text store and of the tests.
+
+    Example: `jasper texts export configs/mine.yaml texts.jsonl`
+    """
+    from jasper_jax.text_commands import export_texts
+
+    export_texts(_load(recipe, overrides), user_path(output))
 
 
 _FILE_ERRORS = (
@@ -276,6 +312,7 @@ _LONGEST = 1000
 
 def main() -> None:
     """Entry point: turns expected failures into one line and an exit code (2: input, 75: stopped and saved)."""
+    _use_utf_8()
     try:
         _run_command()
     except SystemExit as ending:
@@ -283,8 +320,19 @@ def main() -> None:
         raise
 
 
+def _use_utf_8() -> None:
+    """Start this command again in Python's UTF-8 mode if the locale has another encoding: names of files in a recipe,
+    and what libraries read and write, are UTF-8 whatever the locale."""
+    command = any(Path(part).name == "jasper" or part == "jasper_jax.cli" for part in sys.orig_argv)
+    if command and not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
 def _run_command() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a locale without ± and – is no reason to fail
     try:
         app()
     except WriteFailed as error:
@@ -307,7 +355,9 @@ def _run_command() -> None:
             raise
         path = error.filename or "a file"
         _fail(f"{path}: {error.strerror}; free space or choose another folder (run_dir=...), then run again", 2, error)
-    except Exception:
+    except Exception as error:
+        if problem := missing_platform():
+            _fail(problem, 2, error)
         processes.end_soon(1)
         raise
 

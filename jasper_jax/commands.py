@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
-from rich.console import Console
 
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import Interrupted, UserError
-from jasper_jax.runtime.files import refuse_blocked, write_array
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.tables import OUT, print_table
 from jasper_jax.runtime.timings import Timings
 
 if TYPE_CHECKING:  # each command imports what it needs, so that it starts quickly
@@ -28,8 +25,6 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
     from jasper_jax.data.texts import TextStore
     from jasper_jax.evaluation.report import Evaluation
     from jasper_jax.run import Run
-
-OUT = Console(soft_wrap=True)
 
 
 def _run(recipe: Recipe) -> Run:
@@ -89,12 +84,11 @@ def plan_recipe(recipe: Recipe, topologies: list[str]) -> None:
     student, _ = validate(run)
     for line in missing_extras(recipe):
         say(line)
-    wide = OUT if OUT.is_terminal else Console(width=160)
     for target in targets:
-        print_plan(target, list(plan_stages(recipe, run.vectors, student, target)), wide)
+        print_plan(target, list(plan_stages(recipe, run.vectors, student, target)), OUT)
         embedding = [plan_embedding(teacher, target) for teacher in (run.teachers if run.needs_vectors else ())]
         if plans := [plan for plan in embedding if plan is not None]:
-            wide.print(embedding_table(plans))
+            print_table(embedding_table(plans), OUT)
 
 
 def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -144,7 +138,7 @@ def _refuse_index(process_index: int, process_count: int) -> None:
 def _embed(
     run: Run, timings: Timings, process_index: int, process_count: int, *, training: bool = False
 ) -> tuple[TextStore | None, PairStore | None]:
-    from jasper_jax.check import refuse_large_batches
+    from jasper_jax.check import advice_for_few_texts, refuse_large_batches
 
     texts = pairs = None
     if run.recipe.texts is not None:
@@ -153,6 +147,8 @@ def _embed(
         if training:
             refuse_large_batches(run.stages, texts.size("train"), "training texts", "texts")
             refuse_large_batches(run.stages, len(texts.pairs["train"]), "training pairs", "pairs")
+            for line in advice_for_few_texts(run):
+                say(line)
     if run.trains_on_images:
         with timings.phase("images"):
             pairs = run.data.pairs()
@@ -210,6 +206,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
 
 def _evaluate(run: Run, timings: Timings) -> None:
+    """Score the run; the results of other data sets stay in ``evaluations/``."""
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import (
         beside_teachers,
@@ -219,20 +216,22 @@ def _evaluate(run: Run, timings: Timings) -> None:
         retrieval_tests,
         to_json,
     )
+    from jasper_jax.evaluation.results import results_path
 
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
         sheet = run.folder / "contact-sheet.png" if plots else None
         evaluation = evaluate(run.run_folder, run.data, run.vectors, run.student, sheet)
+        path = results_path(run.folder, evaluation)
+        to_json(evaluation, path)
         to_json(evaluation, run.folder / "evaluation.json")
         if plots:
-            _plot(run.folder, evaluation)
+            _plot(run.folder, evaluation, path.with_suffix(".png"))
         else:
             say("No plots: pip install 'jasper-jax[plot]'")
     for line in beside_teachers(evaluation):
         say(line)
-    # Eleven columns do not fit into the 80 columns that rich assumes for a log file.
-    (OUT if OUT.is_terminal else Console(width=140)).print(console_table(evaluation))
+    print_table(console_table(evaluation), OUT)
     names = retrieval_tests(evaluation)
     for student, free in better_without_training(evaluation):
         say(
@@ -241,20 +240,30 @@ def _evaluate(run: Run, timings: Timings) -> None:
         )
 
 
-def _plot(folder: Path, evaluation: Evaluation) -> None:
+def _plot(folder: Path, evaluation: Evaluation, kept: Path) -> None:
     from jasper_jax.evaluation.plots import plot_dimensions, plot_training
 
     if (folder / "metrics.jsonl").is_file():
         plot_training(folder / "metrics.jsonl", folder / "training.png")
     if any(row.retrieval and row.stage for row in evaluation.rows):
         plot_dimensions(evaluation, folder / "dimensions.png")
+        shutil.copyfile(folder / "dimensions.png", kept)
 
 
-def export_run(recipe: Recipe, output: Path | None) -> None:
-    """``jasper export``."""
+def export_run(recipe: Recipe, output: Path | None, *, all_dims: bool = False) -> None:
+    """``jasper export``. ``all_dims``: a folder in ``output`` for each dimension."""
+    from jasper_jax.check import served_dims
+
     run = _run(recipe)
     with run.run_folder.alone("export"), stop_flag() as stop, stop.immediately():
-        _export(run, Timings(run.folder), output)
+        timings = Timings(run.folder)
+        if not all_dims:
+            _export(run, timings, output)
+            return
+        for dim in served_dims(run):
+            export = recipe.export.model_copy(update={"dim": dim})
+            one = type(run)(recipe.model_copy(update={"export": export}), progress=run.progress)
+            _export(one, timings, (output or run.folder / "exports") / str(dim))
 
 
 def _export(run: Run, timings: Timings, output: Path | None) -> None:
@@ -281,55 +290,24 @@ def run_all(recipe: Recipe) -> None:
         _train(run, mesh, texts, pairs, timings, stop)
         if processes.is_first():
             with stop.immediately(), processes.alone():
-                _evaluate(run, timings)
-                _export(run, timings, None)
-            OUT.print(timings.table())
+                _finish(run, timings)
+            print_table(timings.table(), OUT)
 
 
-def encode_file(model: Path, source: Path, output: Path, kind: str, dim: int | None) -> None:
-    """``jasper encode``: one text per line to a ``.npy`` of float32 vectors."""
-    from jasper_jax.embedder import Embedder
-    from jasper_jax.encoders.prompts import KINDS
-    from jasper_jax.export.sentence_transformers import refuse_damaged
-    from jasper_jax.run import cache_programs
+def _finish(run: Run, timings: Timings) -> None:
+    """Evaluate and export, unless an earlier command did both after the last stage."""
+    from jasper_jax.evaluation.results import is_evaluated
+    from jasper_jax.export.sentence_transformers import is_exported
 
-    if kind not in KINDS:
-        raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")
-    if output.suffix != ".npy":
-        raise UserError(f"{output}: expected a file name that ends in .npy")
-    if str(source) != "-" and not source.is_file():
-        raise UserError(f"{source}: no such file; expected a text file with one text per line, or - for standard input")
-    _refuse_output(output, source)
-    try:
-        content = (sys.stdin.buffer.read() if str(source) == "-" else source.read_bytes()).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{source}: not UTF-8 at byte {error.start}; convert it first") from None
-    # Lines end at \n only: str.splitlines also splits at characters that a text may contain.
-    texts = [line.removesuffix("\r") for line in content.removesuffix("\n").split("\n")]
-    if not any(text.strip() for text in texts):
-        raise UserError(f"{source}: holds no text; expected one text per line")
-    if empty := sum(not text.strip() for text in texts):
-        say(f"{source}: {empty:,} of {len(texts):,} lines are empty; their vectors are meaningless.")
-    refuse_damaged(model)
-    cache_programs()
-    embedder = Embedder.load(model)
-    vectors = embedder.encode(texts, kind=kind, dim=dim, show_progress=True)
-    if embedder.truncated:
-        limit = f"{embedder.max_length} tokens"
-        say(f"{embedder.truncated:,} of {len(texts):,} texts are longer than {limit} and were truncated.")
-    if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
-        raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
-    write_array(output, vectors)
-    OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
-
-
-def _refuse_output(output: Path, source: Path) -> None:
-    """UserError if the vectors cannot be written to ``output`` or would overwrite the texts."""
-    refuse_blocked(output, "give another file")
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give the name of a .npy file")
-    if output.exists() and str(source) != "-" and output.samefile(source):
-        raise UserError(f"{output}: is the file of the texts, which the vectors would overwrite; give another")
+    known = is_evaluated(run.run_folder)
+    if known:
+        say("evaluation.json is of this recipe and these stages; jasper evaluate makes it again.")
+    else:
+        _evaluate(run, timings)
+    if known and is_exported(run.run_folder, run.folder / "export"):
+        say(f"{run.folder / 'export'} is of this recipe; jasper export makes it again.")
+    else:
+        _export(run, timings, None)
 
 
 def list_assets() -> None:
@@ -343,52 +321,4 @@ def list_assets() -> None:
     for asset in CATALOGUE.values():
         here = "yes" if is_cached(asset) else ""
         table.add_row(asset.name, asset.kind, f"{asset.size / 1e6:,.0f}", asset.licence, asset.source, here)
-    OUT.print(table)
-
-
-def verify_vectors(recipe: Recipe, sample: int) -> None:
-    """``jasper vectors verify``."""
-    from jasper_jax.data.texts import TextStore
-    from jasper_jax.teachers.vector_check import dtype_error, verify_store
-
-    run = _run(recipe)
-    texts = TextStore.open(run.data.text_folder)
-    texts.verify()
-    OUT.print(f"{run.data.text_folder}: complete, {len(texts.shards)} shards", highlight=False)
-    for teacher in run.teachers:
-        if teacher.settings.mode == "online":
-            continue
-        folder = run.vectors.folder(teacher)
-        summary = verify_store(folder, texts, progress=True)
-        OUT.print(
-            f"{folder}: complete, {summary.vectors:,} vectors in {summary.shards} shards, norms"
-            f" {summary.smallest_norm:.4f} to {summary.largest_norm:.4f}, {summary.clipped:,} values clipped",
-            highlight=False,
-        )
-        if sample and teacher.settings.model is not None:
-            store = run.vectors.open(teacher, texts)
-            error = dtype_error(store, texts, teacher.encoder(), sample=sample)
-            OUT.print(
-                f"{folder}: {store.dtype} changes similarities of {error.texts} texts by {error.mean:.2e} on average,"
-                f" {error.largest:.2e} at most",
-                highlight=False,
-            )
-
-
-def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
-    """``jasper vectors import``."""
-    from jasper_jax.run import Run
-    from jasper_jax.teachers.vector_import import import_vectors
-
-    run = Run(recipe)
-    teachers = {teacher.name: teacher for teacher in run.teachers}
-    if name not in teachers:
-        raise UserError(f"teacher {name!r} is not in the recipe; teachers are {', '.join(teachers)}")
-    teacher = teachers[name]
-    if teacher.settings.model is not None:
-        model = teacher.settings.model
-        raise UserError(f"teachers.{name}: jasper embed computes its vectors with model {model}; remove model")
-    with run.run_folder.alone("vectors import"), stop_flag() as stop, stop.immediately():
-        folder = run.vectors.folder(teacher)
-        summary = import_vectors(files, run.data.texts(), folder, teacher.spec)
-        OUT.print(f"{folder}: {summary}", highlight=False)
+    print_table(table, OUT)

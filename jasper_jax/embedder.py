@@ -18,6 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from jasper_jax.assets.catalogue import CATALOGUE
+from jasper_jax.assets.models import HUB_ID, resolve_model
 from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, row_shapes, texts_per_row
 from jasper_jax.encoders.dense import ACTIVATIONS
 from jasper_jax.encoders.encoder import Encoder
@@ -121,7 +123,8 @@ class Embedder:
         append_eos: bool | None = None,
         images: bool = True,
     ) -> Embedder:
-        """From a folder saved by sentence-transformers or transformers (safetensors only), or a folder already read.
+        """From a folder saved by sentence-transformers or transformers (safetensors only), the name of an asset, a hub
+        id, or a folder already read.
 
         These override the folder: ``max_length``; ``prompts``, added to the folder's; ``dim``, the default dimension
         of ``encode``; ``causal``, for a decoder whose config.json does not say whether its attention is causal;
@@ -132,6 +135,8 @@ class Embedder:
         """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        if isinstance(path, str) and (path in CATALOGUE or HUB_ID.fullmatch(path)):
+            path = resolve_model(path)
         folder = read_model_folder(path, causal=causal)
         encoder = encoder_from_config(folder.hf_config, str(folder.encoder_path / "config.json"))
         tokenizer = Tokenizer.load(

@@ -1,34 +1,62 @@
 #!/usr/bin/env bash
 # Set up and run the quickstart: distil two teachers into three layers of MiniLM, on a CPU.
 #
-#   scripts/quickstart.sh [--vision] [--no-torch] [key=value ...]
+#   scripts/quickstart.sh [--vision] [--no-torch] [FILE] [key=value ...]
 #
 # Creates a virtual environment in .venv (or $VENV), installs the package and runs configs/quickstart.yaml. After an
 # interruption, the same command resumes. --no-torch skips PyTorch; the export is then verified without it.
-# key=value changes the recipe, e.g. 'texts.sources=[{jsonl: my.jsonl}]' run_dir=runs/mine.
+# FILE has your own texts: .jsonl with "text", .parquet with a column text, or .txt with one a line; the run is then
+# in runs/NAME-OF-FILE here, where you stand. key=value changes the recipe, e.g. run_dir=runs/mine.
 # --vision also trains the student on images (configs/quickstart_vision.yaml, which key=value then changes).
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+repository="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 extra=quickstart
 overrides=()
 vision=
+run_dir=
 for argument in "$@"; do
   case "$argument" in
     --no-torch) extra=plot,vision ;;
     --vision) vision=yes ;;
-    -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/quickstart.sh; exit 0 ;;
+    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$repository/scripts/quickstart.sh"; exit 0 ;;
+    run_dir=*) run_dir=given; overrides+=("$argument") ;;
     *=*) overrides+=("$argument") ;;
-    *) echo "quickstart.sh: unknown argument '$argument'; allowed: --vision, --no-torch, key=value" >&2; exit 2 ;;
+    *)
+      if [[ ! -f $argument ]]; then
+        echo "quickstart.sh: '$argument': no such file in $PWD; allowed: a file of texts, --vision, --no-torch, key=value" >&2
+        exit 2
+      fi
+      name="$(basename "$argument")"
+      content="$name"
+      case "$name" in *.gz | *.zst | *.bz2 | *.xz) content="${name%.*}" ;; esac
+      case "$content" in
+        *.jsonl) key=jsonl ;;
+        *.parquet) key=parquet ;;
+        *.txt) key=text ;;
+        *)
+          echo "quickstart.sh: '$argument': expected .jsonl, .parquet or .txt, also compressed" >&2
+          exit 2
+          ;;
+      esac
+      file="$(cd "$(dirname "$argument")" && pwd)/$name"
+      overrides+=("texts.sources=[{$key: \"$file\"}]" "texts.count=null")
+      own="$PWD/runs/${content%.*}"
+      ;;
   esac
 done
+if [[ -n ${own:-} && -z $run_dir ]]; then overrides+=("run_dir=\"$own\""); fi
 
+here="$PWD"
+cd "$repository"
 # shellcheck source=scripts/environment.sh
 source scripts/environment.sh
 set_up "$extra"
+jasper="$(cd "$(dirname "$VENV/bin/jasper")" && pwd)/jasper"
+cd "$here"
 
 if [[ -n $vision ]]; then
-  [[ -e runs/quickstart/export/jasper.json ]] || "$VENV/bin/jasper" run configs/quickstart.yaml
-  exec "$VENV/bin/jasper" run configs/quickstart_vision.yaml ${overrides[@]+"${overrides[@]}"}
+  [[ -e runs/quickstart/export/jasper.json ]] || "$jasper" run "$repository/configs/quickstart.yaml"
+  exec "$jasper" run "$repository/configs/quickstart_vision.yaml" ${overrides[@]+"${overrides[@]}"}
 fi
-exec "$VENV/bin/jasper" run configs/quickstart.yaml ${overrides[@]+"${overrides[@]}"}
+exec "$jasper" run "$repository/configs/quickstart.yaml" ${overrides[@]+"${overrides[@]}"}

@@ -85,8 +85,7 @@ def test_imported_vectors_are_a_teacher(call, recipe: Path, tmp_path: Path) -> N
     code, _, err = call("embed", recipe, *changes)
     assert code == 2
     assert "outside" in err
-    options = [part for change in changes for part in ("--set", change)]
-    code, _, err = call("vectors", "import", recipe, "outside", tmp_path / "v.parquet", *options)
+    code, _, err = call("vectors", "import", recipe, "outside", tmp_path / "v.parquet", *changes)
     assert code == 0, err
     assert call("embed", recipe, *changes)[0] == 0
     code, _, err = call("train", recipe, *changes, "stages.1.steps=1", "stages.2.steps=1", "stages.0.steps=1")

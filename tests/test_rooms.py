@@ -29,6 +29,7 @@ ROOMS = [
     "export",
     "run",
     "check",
+    "text_commands",
     "commands",
     "cli",
     "__init__",

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.mirror import Mirror
@@ -18,11 +21,12 @@ from jasper_jax.recipe.load import dump_recipe, run_dir, stores_dir
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError, first_three
-from jasper_jax.runtime.files import exclusive, refuse_blocked, write_atomic
+from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
 
 HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
-NOTHING_YET = ("recipe.yaml", "timings.json", ".lock", ".texts.lock")
-"""Files of a command that was refused before it made anything: another recipe may take over such a folder."""
+TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
+"""What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
+refuse what they were not made for themselves."""
 
 
 class RunFolder:
@@ -48,7 +52,7 @@ class RunFolder:
                 if self.mirror:
                     self.mirror.refuse_other(self.recipe)
                 lock.enter_context(exclusive(self.path, what))
-                self.claim()
+                self.claim(locked=True)
                 if self.mirror:
                     self.mirror.attach()
 
@@ -62,8 +66,8 @@ class RunFolder:
         if self.mirror:
             self.mirror.push()
 
-    def claim(self) -> None:
-        """Write the resolved recipe into the folder.
+    def claim(self, *, locked: bool = False) -> None:
+        """Write the resolved recipe into the folder. ``locked``: this process holds its lock.
 
         Raises:
           UserError: the folder belongs to a run with another recipe (the differing keys are named), or is not a run's.
@@ -73,15 +77,31 @@ class RunFolder:
         if self._wrote_recipe():
             remedy = "jasper wrote this file: restore it, or set run_dir=..."
             changed = yaml_changes(path.read_bytes(), self.recipe, str(path), remedy)
-            if changed and any(p.name not in NOTHING_YET for p in self.path.iterdir()):
+            if changed and any((self.path / name).exists() for name in TRAINED):
                 raise UserError(
-                    f"{self.path}: this run folder was made with another recipe; {first_three(changed)}; set"
-                    f" run_dir=... or delete the folder"
+                    f"{self.path}: this run folder was made with another recipe; {first_three(changed)};"
+                    f" {self._elsewhere(path, changed)}"
                 )
+            if changed and not locked:
+                with exclusive(self.path, "embed"):
+                    return self.claim(locked=True)
         try:
             write_atomic(path, HEADER + dump_recipe(self.recipe))
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+    def _elsewhere(self, recorded: Path, changed: Sequence[str]) -> str:
+        """How to train the recipe in another folder, with the stores of this one where they fit."""
+        keys = {change.partition(" ")[0] for change in changed}
+        advice = "set run_dir=... to another folder"
+        if not any(key.startswith(("texts", "images")) for key in keys):
+            before = yaml.safe_load(recorded.read_bytes())
+            stores = before.get("stores") or self.path
+            seed = f" texts.seed={before['seed']}" if "seed" in keys and self.recipe.texts is not None else ""
+            advice += f" and stores={stores}{seed} to use the texts and vectors that are there"
+        if any(key.endswith(".steps") for key in keys):
+            advice += "; to train this run on, leave its stages as they are and add one"
+        return advice
 
     def checkpoints(self) -> Checkpoints:
         """The run's checkpoints, each copied to the mirror when complete."""
@@ -104,7 +124,7 @@ class RunFolder:
         # List the files before looking for the recipe, which another process may be writing.
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
         temporary = re.compile(r"\.(recipe\.yaml|shared)\..*\.tmp")  # of processes that are starting, or were killed
-        foreign = [name for name in names if name != ".lock" and not temporary.fullmatch(name)]
+        foreign = [name for name in names if name not in (".lock", AT_WORK) and not temporary.fullmatch(name)]
         if foreign and not self._wrote_recipe():
             raise UserError(
                 f"{self.path}: not empty and not a run folder (no recipe.yaml that a run wrote);"

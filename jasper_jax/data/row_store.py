@@ -142,14 +142,13 @@ class RowStore(Generic[R]):
         different += files.differences(self.manifest["seed"], seed, "seed")
         if different:
             raise UserError(
-                f"{self.folder}: was built with another recipe: {'; '.join(different)}; use another run_dir, or "
-                f"delete the folder (vectors of its texts become useless)"
+                f"{self.folder}: was built with another recipe: {'; '.join(different)}; set run_dir=... (or"
+                f" stores=...) to another folder, where a new {self.WHAT} is built; this one and its vectors stay"
             )
         recorded_files = [SourceFile.model_validate(file) for file in self.manifest.get("files", [])]
         if changed := changed_files(recorded_files, patterns):
-            more = f" (and {len(changed) - 1} more)" if changed[1:] else ""
             raise UserError(
-                f"{changed[0]} after {self.folder} was built from it{more}; "
+                f"{'; '.join(changed)} after {self.folder} was built from {'them' if changed[1:] else 'it'}; "
                 f"restore the file, or set run_dir=... to build a new store"
             )
 

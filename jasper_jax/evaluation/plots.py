@@ -63,6 +63,7 @@ def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> Non
     _title(panels[0], "total loss", pad=14)
     _curve(panels[0], steps, evaluations, lambda e: e.get("loss"), _INK)
     _loss_axes(panels[0], steps)
+    figure.suptitle(f"training of {Path(metrics).absolute().parent.name}", fontsize=10, color=_FAINT, x=0.01, ha="left")
     note = "line: running median" + ("\ndots: held-out texts" if evaluations else "")
     panels[0].text(0.985, 0.95, note, transform=panels[0].transAxes, ha="right", va="top", **_SMALL)
     save_figure(figure, out_png)
@@ -177,7 +178,8 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
 
     figure = new_figure(7.6, 4.4, "constrained")
     axes = figure.subplots()
-    _title(axes, f"nDCG@10 on {test}, with 95% intervals")
+    recipe = evaluation.metadata.get("recipe")
+    _title(axes, f"{f'{recipe}: ' if recipe else ''}nDCG@10 on {test}, with 95% intervals")
     axes.set_xlabel("dimension of the student's vectors", fontsize=9, color=_FAINT)
     _style(axes)
     ends = []

@@ -22,6 +22,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.image_tests import ImageTests
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.teachers import teacher_rows
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
@@ -66,6 +67,7 @@ def evaluate(
     if images and sheet:
         images.draw(sheet)
     metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
+    metadata |= origin(run)
     return Evaluation(rows=rows, metadata=metadata)
 
 

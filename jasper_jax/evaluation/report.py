@@ -282,7 +282,7 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
     columns = [_retrieval(name, "ndcg10", f"{name} nDCG@10", interval=True) for name in names]
     if len(names) == 1:
         columns = [
-            _retrieval(names[0], "ndcg10", "nDCG@10", interval=True),
+            _retrieval(names[0], "ndcg10", f"{names[0]} nDCG@10", interval=True),
             _retrieval(names[0], "recall1", "Recall@1"),
             _retrieval(names[0], "recall10", "Recall@10"),
             _retrieval(names[0], "mrr10", "MRR@10"),

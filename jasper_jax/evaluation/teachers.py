@@ -14,11 +14,12 @@ import numpy as np
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.report import EvaluationRow
 from jasper_jax.evaluation.shortened import principal_directions, sample, shortened
-from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
+from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.stores import TeacherVectors
+from jasper_jax.teachers.vector_import import vectors_of
 from jasper_jax.teachers.vectors import concatenate
 
 
@@ -38,10 +39,13 @@ def teacher_rows(
     rows: list[EvaluationRow] = []
     providers: list[_Provider] = []
     for teacher, store in zip(teachers.teachers, view.stores):
-        if teacher.settings.model is None:
-            say(f"{teacher.name}: imported vectors, so there is no model to score on the tests")
-            continue
         vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
+        if vectors is None:
+            say(
+                f"{teacher.name}: not scored, since vectors of the tests' texts were not imported; jasper texts export"
+                f" writes these texts too"
+            )
+            continue
         if tests.held_out:
             vectors[HELD_OUT] = store.read("held_out", held_out)
         no_sample = store.is_online or not len(drawn)
@@ -93,16 +97,38 @@ def _joined(providers: Sequence[_Provider]) -> _Provider:
     )
 
 
-def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress: bool) -> dict[str, np.ndarray]:
-    spec, encoder = teacher.spec, teacher.encoder()
+def import_test_vectors(files: Sequence[Path], tests: TextTests, teacher: TeacherModel, folder: Path) -> Iterator[str]:
+    """Keep the vectors of the tests' texts that ``files`` have, so that an imported teacher is scored; a line for each
+    list of texts of which some have none. ``folder``: the cache of vectors."""
+    for name, texts in tests.lists.items():
+        if name == HELD_OUT:
+            continue
+        vectors, missing = vectors_of(files, texts.texts, texts.kinds, teacher.spec)
+        if missing:
+            yield f"{name}: {missing:,} of {len(texts.texts):,} texts have no vector, so {teacher.name} is not scored"
+        else:
+            write_cached_array(_cache_path(teacher, folder, name, texts), vectors)
+
+
+def _cache_path(teacher: TeacherModel, folder: Path, name: str, texts: Texts) -> Path:
+    content = json.dumps([teacher.spec.as_json(), *texts], sort_keys=True)
+    key = hashlib.sha256(content.encode()).hexdigest()[:16]
+    return folder / f"{teacher.name}-{name.replace('/', '-').replace(' ', '-')}-{key}.npy"
+
+
+def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress: bool) -> dict[str, np.ndarray] | None:
+    """The teacher's vectors of the tests; None if it has no model, and they were not imported."""
+    encoder = teacher.encoder() if teacher.settings.model is not None else None
     vectors: dict[str, np.ndarray] = {}
-    for name, (texts, kinds) in tests.lists.items():
+    for name, listed in tests.lists.items():
         if name == HELD_OUT:  # from the teacher's store
             continue
-        key = hashlib.sha256(json.dumps([spec.as_json(), texts, kinds], sort_keys=True).encode()).hexdigest()[:16]
-        path = folder / f"{teacher.name}-{name.replace('/', '-').replace(' ', '-')}-{key}.npy"
+        texts, kinds = listed
+        path = _cache_path(teacher, folder, name, listed)
         cached = read_cached_array(path)
         if cached is None or len(cached) != len(texts):
+            if encoder is None:
+                return None
             say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
             cached = encoder(texts, kinds, show_progress=progress)
             write_cached_array(path, cached)

@@ -116,6 +116,16 @@ def refuse_damaged(folder: Path) -> None:
             raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
 
 
+def is_exported(run: RunFolder, folder: Path) -> bool:
+    """Whether ``folder`` is the undamaged export of ``run``'s recipe."""
+    try:
+        refuse_damaged(folder)
+        marker = parse_json((folder / MARKER).read_bytes())
+    except (UserError, OSError, ValueError):
+        return False
+    return marker.get("recipe") == run.recipe.model_dump(mode="json", exclude={"run_dir"})
+
+
 def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     """Write every file of the export. Nothing in it depends on time or place, so equal runs give equal bytes."""
     write = write_model if trained.student.vision_model is None else write_jasper_vl

@@ -36,6 +36,7 @@ class Term:
     ``nested``: taken at every nested dimension of a head, and averaged; else at the full vector alone.
     ``same_dimension``: the target must have as many dimensions as the head.
     ``stages``: the kinds of stage that it is for; None: all.
+    ``about``: a sentence on the term (under an empty name) and on each setting, for docs/recipe.md.
     """
 
     function: Callable[[Comparison, Sequence[str]], Values]
@@ -47,6 +48,7 @@ class Term:
     nested: bool = True
     same_dimension: bool = False
     stages: tuple[str, ...] | None = None
+    about: Mapping[str, str] = field(default_factory=dict)
 
 
 def _cosine(comparison: Comparison, heads: Sequence[str]) -> Values:
@@ -138,10 +140,36 @@ def _spread(comparison: Comparison, heads: Sequence[str]) -> Values:
 
 
 TERMS: dict[str, Term] = {
-    "cosine": Term(_cosine, 10.0, nested=False, same_dimension=True),
-    "similarity": Term(_similarity, 200.0),
-    "relative": Term(_relative, 20.0, settings={"margin": 0.015}),
-    "sigmoid": Term(_sigmoid, 0.0, learned=sigmoid.START, nested=False, same_dimension=True, stages=("images",)),
+    "cosine": Term(
+        _cosine,
+        10.0,
+        nested=False,
+        same_dimension=True,
+        about={"": "Angle between a text's vectors of student and target (equation 1)."},
+    ),
+    "similarity": Term(
+        _similarity,
+        200.0,
+        about={"": "Squared difference of the similarities of all texts of a batch (equation 2)."},
+    ),
+    "relative": Term(
+        _relative,
+        20.0,
+        settings={"margin": 0.015},
+        about={
+            "": "Pairs of texts that the target finds more similar than other pairs, by a hinge (equation 3).",
+            "margin": "By how much such a pair has to be more similar.",
+        },
+    ),
+    "sigmoid": Term(
+        _sigmoid,
+        0.0,
+        learned=sigmoid.START,
+        nested=False,
+        same_dimension=True,
+        stages=("images",),
+        about={"": "Images with their own and with other captions, as SigLIP (arXiv 2303.15343)."},
+    ),
     "contrastive": Term(
         _contrastive,
         0.0,
@@ -157,11 +185,38 @@ TERMS: dict[str, Term] = {
         learned=contrastive.START,
         learned_if="learn_temperature",
         stages=("pairs",),
+        about={
+            "": "Each query's passage among all passages of the batch (InfoNCE).",
+            "temperature": "By which similarities are divided in ``contrastive``.",
+            "learn_temperature": "Train the temperature, from that start.",
+            "mask": "Leave out passages that the target finds closer to the query than its own.",
+            "mask_margin": "By how much closer they have to be.",
+            "contrast_queries": "The other queries are negatives too.",
+            "contrast_passages": "The other passages are negatives of a passage too.",
+        },
     ),
     "ranking": Term(
-        _ranking, 0.0, settings={"ranking_temperature": 0.05}, positive=("ranking_temperature",), stages=("pairs",)
+        _ranking,
+        0.0,
+        settings={"ranking_temperature": 0.05},
+        positive=("ranking_temperature",),
+        stages=("pairs",),
+        about={
+            "": "The target's distribution over a query's candidates (KL divergence).",
+            "ranking_temperature": "Of both softmaxes.",
+        },
     ),
-    "margin_mse": Term(_margin, 0.0, stages=("pairs",)),
-    "spread": Term(_spread, 0.0, stages=("pairs",)),
+    "margin_mse": Term(
+        _margin,
+        0.0,
+        stages=("pairs",),
+        about={"": "Squared difference of the margins between a query's passage and its other candidates."},
+    ),
+    "spread": Term(
+        _spread,
+        0.0,
+        stages=("pairs",),
+        about={"": "How far queries, and passages, are from being spread over all directions."},
+    ),
 }
 """In the order in which they are added up."""

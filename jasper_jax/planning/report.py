@@ -13,18 +13,19 @@ from jasper_jax.parameters.table import leaf_table
 from jasper_jax.planning.estimate import REACHED
 from jasper_jax.planning.machine import FRACTION, Machine, Target
 from jasper_jax.planning.plan import StagePlan
+from jasper_jax.runtime.tables import print_table
 
 GIB = 2**30
 
 
 def print_plan(target: Target, plans: Sequence[StagePlan], out: Console) -> None:
     """Print what the stages need on ``target``; ``plans`` in the order in which they were made."""
-    out.print(_memory(target, plans))
-    out.print(leaf_table(max((plan.stage.leaves for plan in plans), key=len)))
+    print_table(_memory(target, plans), out)
+    print_table(leaf_table(max((plan.stage.leaves for plan in plans), key=len)), out)
     compiled = [plan for plan in plans if plan.estimate is not None]
     if compiled:
-        out.print(_time(target, compiled))
-        out.print(_collectives(compiled))
+        print_table(_time(target, compiled), out)
+        print_table(_collectives(compiled), out)
     _print_total(target, plans, out)
     if isinstance(target, Machine):
         card = target.card.usable_memory / GIB

@@ -6,8 +6,9 @@ from typing import Any
 
 import yaml
 
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Recipe, Stage
 from jasper_jax.recipe.load import parse_recipe
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import differences
 
@@ -32,11 +33,25 @@ MAY_CHANGE = (
 
 
 def recipe_changes(recorded: Any, recipe: Recipe, where: str) -> list[str]:
-    """Differences between a recorded recipe (a plain tree from ``where``) and ``recipe``, except in ``MAY_CHANGE``."""
+    """Differences between a recorded recipe (a plain tree from ``where``) and ``recipe``, except in ``MAY_CHANGE``.
+
+    Further stages after the recorded ones are no difference: a stage begins with the parameters of the one before, and
+    its seed is its number.
+    """
     before = parse_recipe(recorded, where=where)
+    if _learned(before) == _learned(recipe):  # whose numbers are parameters from the start
+        recipe = recipe.model_copy(update={"stages": _common(before.stages, recipe.stages)})
     changes = differences(before.model_dump(mode="json"), recipe.model_dump(mode="json"), "")
     allowed = tuple(f"{key}." for key in MAY_CHANGE)
     return [change for change in changes if not f"{change.partition(' ')[0]}.".startswith(allowed)]
+
+
+def _common(before: list[Stage], asked: list[Stage]) -> list[Stage]:
+    return before if asked[: len(before)] == before else asked
+
+
+def _learned(recipe: Recipe) -> set[str]:
+    return {term for stage in resolve_stages(recipe) for term in stage.learned_terms}
 
 
 def yaml_changes(text: bytes, recipe: Recipe, where: str, remedy: str) -> list[str]:

@@ -22,21 +22,28 @@ class Prompts(Section):
     """Text put before a query or a passage; None: the prompt of the model's folder."""
 
     query: str | None = None
+    """Put before every query."""
     passage: str | None = None
+    """Put before every passage."""
 
 
 class Teacher(Section):
     name: Name
+    """Of its store, ``vectors/<name>``, and in tables."""
     model: str | None = None
     """An asset, a folder, or a hub id; None: its vectors are imported (``jasper vectors import``)."""
     revision: str | None = None
+    """Commit, tag or branch of a hub id."""
     prompts: Prompts = Prompts()
+    """In place of the prompts of its folder."""
     max_length: PositiveInt | None = None
+    """Tokens at which its texts are truncated; None: the model's own."""
     dim: Dimension | None = None
     """Which ``2_Dense_{dim}`` of the model to use; None: the one in its modules.json."""
     dtype: Literal["float16", "float32", "int8"] = "float16"
     """How vectors are stored."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which its layers compute."""
     mode: Literal["cached", "online"] = "cached"
     """cached: vectors are computed once and stored; online: in the train step, for each batch."""
     backend: Literal["jax", "torch"] = "jax"
@@ -66,6 +73,7 @@ class Vision(Section):
     model: str
     """An asset, a folder, or a hub id of a vision encoder (SigLIP, SigLIP 2, DINOv2, CLIP)."""
     revision: str | None = None
+    """Commit, tag or branch of a hub id."""
     weights: Literal["pretrained", "random"] = "pretrained"
     """random: the model's architecture and image processing with random weights."""
     image_size: PositiveInt | None = None
@@ -87,7 +95,9 @@ class Vision(Section):
 
 class Student(Section):
     model: str | None = None
+    """The checkpoint that it starts from: an asset, a folder, or a hub id."""
     revision: str | None = None
+    """Commit, tag or branch of a hub id."""
     layers: list[Annotated[int, Field(ge=0)]] | None = None
     """Layers of the checkpoint to keep, in this order; None: all."""
     config: dict | None = None
@@ -95,19 +105,26 @@ class Student(Section):
     tokenizer: str | None = None
     """The tokenizer of a student with random weights: an asset, a folder, or a hub id."""
     max_length: PositiveInt | None = None
+    """Tokens at which the exported model truncates; None: the checkpoint's, else 512."""
     pooling: Literal["mean", "cls", "max", "lasttoken", "mean_sqrt_len_tokens", "weightedmean"] | None = None
+    """How the vectors of tokens become one; None: as in the checkpoint's folder."""
     prompts: Prompts = Prompts()
+    """In place of the prompts of its folder; exported with it."""
     causal: bool | None = None
     """As a teacher's; exported as ``is_causal`` in config.json."""
     append_eos: bool | None = None
+    """As a teacher's."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """In which its layers compute; losses, heads and parameters are float32."""
     remat: Remat = "none"
     """What the backward pass recomputes of each layer, memory for time. none: nothing; dots: all but the products of
     matrices (JAX's policy ``dots_with_no_batch_dims_saveable``; attention is recomputed); full: everything."""
     dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Dropout in its layers during training."""
     vector_dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Dropout on the pooled vector (the public Jasper was trained with 0.2)."""
     vision: Vision | None = None
+    """A vision encoder for a student of texts and images."""
 
     @model_validator(mode="after")
     def _weights(self) -> Student:
@@ -124,6 +141,7 @@ class Head(Section):
     """A linear projection of the student's pooled vector."""
 
     dim: Dimension | Literal["teachers"]
+    """Of its vectors; ``teachers``: that of the teachers concatenated."""
     nested: list[Dimension] = Field(default_factory=list)
     """Nested (Matryoshka) dimensions below ``dim``; similarity and relative loss are averages over them and ``dim``."""
     target: str = "teachers"
@@ -131,6 +149,7 @@ class Head(Section):
     init: Literal["ridge", "random", "model"] = "random"
     """ridge: the closed-form start; model: the ``2_Dense_{dim}`` of the student's own checkpoint."""
     bias: bool = True
+    """Whether a bias is added."""
     cosine: bool | None = None
     """Whether the cosine loss applies; None: if the target is the teachers and the dimensions are equal."""
 
@@ -174,14 +193,19 @@ class Stage(Section):
     stage: int | str | None = None
     """A preset of ``jasper_jax.recipe.stages``: 1, 2, 3, 4 or ``pairs``."""
     name: Name | None = None
+    """Of its checkpoints and in tables; None: ``stage-1`` and so on."""
     train: Annotated[list[str], Field(min_length=1)] | None = None
     """Patterns of the trained leaves, e.g. ``heads/**``, ``encoder/layers[-3:]/**``; all others are frozen."""
     last_layers: PositiveInt | None = None
     """Stage 2: the number of encoder layers to train (paper: 3 of 28); stage 4: of vision layers, None: all."""
     heads: Annotated[list[Name], Field(min_length=1)] | None = None
+    """The heads that take losses; None: as in the preset, the first or all."""
     losses: Losses | None = None
+    """In place of the recipe's ``losses``, all keys of it."""
     reduce_heads: Literal["sum", "mean"] | None = None
+    """Whether the losses of heads are added or averaged."""
     steps: Annotated[int, Field(ge=0)]
+    """Batches it trains on."""
     batch_size: Annotated[int, Field(ge=2)] = 128
     """Texts of a batch; of ``stage: pairs`` the labelled pairs, of stage 4 the images."""
     negatives: Annotated[int, Field(ge=0)] = 0
@@ -189,17 +213,24 @@ class Stage(Section):
     text_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """``stage: pairs``: share of a batch's texts that are drawn from all texts, for the terms that copy teachers."""
     learning_rate: PositiveFloat
+    """Of AdamW, at its peak."""
     warmup_steps: Annotated[int, Field(ge=0)] | None = None
     """Steps in which the learning rate rises to its peak; None: a tenth of ``steps``. Without warm-up, Adam's first
     steps move every weight by the full rate and destroy a closed-form start (docs/results/rates.md)."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
     """The learning rate's decay after the warm-up, to ``final_rate`` of its peak."""
     final_rate: Share = 0.1
+    """The learning rate at the last step, as a share of its peak."""
     weight_decay: NonNegative = 0.01
+    """Of AdamW, on matrices alone."""
     clip_norm: PositiveFloat | None = 1.0
+    """Largest norm of the gradient of all trained parameters; None: not clipped."""
     b1: Share = 0.9
+    """AdamW's decay of the mean of gradients."""
     b2: Share = 0.999
+    """AdamW's decay of the mean of their squares."""
     eps: PositiveFloat = 1e-8
+    """AdamW's addend to the root of that mean."""
 
 
 class Training(Section):
@@ -218,6 +249,7 @@ class Training(Section):
     shapes: PositiveInt = 3
     """Distinct numbers of rows of batches; a train step is compiled for each."""
     save_every: PositiveInt = 200
+    """Steps between checkpoints within a stage."""
     keep: PositiveInt = 2
     """Checkpoints kept within a stage; the last of each finished stage is always kept."""
     evaluate_every: PositiveInt | None = 200
@@ -227,6 +259,7 @@ class Training(Section):
     ridge_penalty: PositiveFloat = 1e-3
     """Ridge penalty relative to the mean eigenvalue of the pooled vectors' covariance."""
     loggers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    """Where metrics go besides ``metrics.jsonl``; each needs the extra of its name."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0: threads of the training process."""
     profile_steps: Annotated[int, Field(ge=0)] = 0
@@ -249,8 +282,11 @@ class Retrieval(Section):
     """A retrieval test: an asset with splits (SQuAD-shifts), a folder in BEIR's format, or labelled pairs."""
 
     name: Name
+    """Of its columns in tables and of the file in ``evaluations/``."""
     asset: str | None = None
+    """A named corpus with questions: ``squad-shifts``."""
     split: str | None = None
+    """Of the asset."""
     beir: str | None = None
     """Folder with corpus.jsonl, queries.jsonl and qrels/test.tsv."""
     pairs: PairSource | None = None
@@ -258,6 +294,7 @@ class Retrieval(Section):
     passages: PositiveInt | None = None
     """Use only this many passages, the first by sorted id."""
     queries_per_passage: PositiveInt | None = None
+    """Use only this many queries of each passage, the first by sorted id."""
 
     @model_validator(mode="after")
     def _one(self) -> Retrieval:
@@ -284,6 +321,7 @@ class Mining(Section):
 
 class Evaluation(Section):
     retrieval: list[Retrieval] = Field(default_factory=list)
+    """Retrieval tests."""
     similarity: list[Literal["lee"]] = Field(default_factory=list)
     """Tests of semantic similarity with human judgements."""
     agreement: bool = True
@@ -306,13 +344,16 @@ class Export(Section):
     normalize: bool = True
     """End the folder with a Normalize module (Stella's has none)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the exported weights."""
 
 
 class Recipe(Section):
     """A whole run."""
 
     name: Name
+    """Of the run: its folder is ``runs/<name>`` unless ``run_dir`` says another."""
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Of everything that is drawn at random; two runs with one seed are equal to the bit."""
     run_dir: str | None = None
     """Folder of the run; None is ``runs/<name>``."""
     stores: str | None = None
@@ -324,15 +365,25 @@ class Recipe(Section):
     texts: Texts | None = None
     """Not required if no stage learns from texts."""
     images: Images | None = None
+    """The image-caption pairs of stage 4."""
     teachers: list[Teacher] = Field(default_factory=list)
+    """The models whose vectors are learned, concatenated in this order."""
     student: Student
+    """The model that is trained."""
     heads: Annotated[dict[Name, Head], Field(min_length=1)]
+    """By name; each makes vectors of one dimension, or of several nested ones."""
     losses: Losses = Losses()
+    """Of all stages that do not have their own."""
     stages: Annotated[list[Stage], Field(min_length=1)]
+    """Trained in this order, each from the parameters of the one before."""
     training: Training = Training()
+    """What all stages have in common."""
     mesh: Literal["auto"] | Mesh = "auto"
     """auto: data is the number of nodes; in a node fsdp takes as many devices as divide every stage's batch, tensor the
     rest."""
     mining: Mining = Mining()
+    """How negatives of labelled pairs are found."""
     evaluation: Evaluation = Evaluation()
+    """What is scored; may change between commands."""
     export: Export = Export()
+    """The exported folder; may change between commands."""

@@ -42,7 +42,9 @@ class TextSource(Source):
     text: str | None = None
     """A text file with one text per line (or a glob, as for ``jsonl`` and ``parquet``)."""
     jsonl: str | None = None
+    """A file with a JSON object in each line."""
     parquet: str | None = None
+    """A Parquet file."""
     tfds: str | None = None
     """A TFDS builder name (``name/config``) or the folder of a prepared data set; readable without TensorFlow."""
     hf: str | None = None
@@ -52,14 +54,17 @@ class TextSource(Source):
     split: str | list[str] | None = None
     """Split of a TFDS, Hugging Face or asset source; several as a list (SQuAD-shifts has one per domain)."""
     config: str | None = None
+    """Of a TFDS or Hugging Face data set."""
     column: str | list[str] = "text"
     """The column or columns of the text; each element of a list in a cell is a text."""
     kind: Kind | None = None
     """None: from ``kind_column`` or the asset, else passage."""
     kind_column: str | None = None
+    """The column that says ``query`` or ``passage``."""
     weight: PositiveFloat = 1.0
     """Share of the documents from this source, relative to the other sources' weights."""
     limit: PositiveInt | None = None
+    """Use only this many documents, the first of the shuffled source."""
 
     @model_validator(mode="after")
     def _one_source(self) -> TextSource:
@@ -89,6 +94,7 @@ class PairSource(Source):
     csv: str | None = None
     """With a header line; separated by tabs if the name ends in ``.tsv``."""
     parquet: str | None = None
+    """A Parquet file."""
     hf: str | None = None
     """A data set for the ``datasets`` library: a hub name or a local folder."""
     asset: str | None = None
@@ -96,7 +102,9 @@ class PairSource(Source):
     beir: str | None = None
     """A folder with corpus.jsonl, queries.jsonl and ``qrels/<split>.tsv``, by default ``qrels/train.tsv``."""
     split: str | list[str] | None = None
+    """Of a Hugging Face, asset or BEIR source; several as a list."""
     config: str | None = None
+    """Of a Hugging Face data set."""
     query: str = "query"
     """The column of the query."""
     passage: str = "passage"
@@ -136,7 +144,9 @@ class Augment(Section):
     split_share: Share = 0.3
     """Share of the passages split into pieces of ``min_sentences`` to ``max_sentences`` sentences."""
     min_sentences: PositiveInt = 1
+    """Fewest sentences of a piece of a divided document."""
     max_sentences: PositiveInt = 10
+    """Most sentences of such a piece."""
     shuffle_share: Share = 0.0008
     """Share of the texts whose words are shuffled."""
     language: Literal[
@@ -160,6 +170,7 @@ class Texts(Section):
     """Seed of the selection, order and augmentation of texts; None: the recipe's. Set it to train with another ``seed``
     on the same texts."""
     sources: list[TextSource] = Field(default_factory=list)
+    """Unlabelled texts."""
     pairs: list[PairSource] = Field(default_factory=list)
     """Labelled pairs of a query and a passage that answers it. Their texts are rows of the store like those of
     ``sources``, in addition to ``count`` and ``held_out``, and are not augmented."""
@@ -176,6 +187,7 @@ class Texts(Section):
     shard_rows: PositiveInt = 1024
     """Rows of a shard, the unit of work of ``jasper embed``."""
     augment: Augment = Augment()
+    """Which documents are divided, and which texts have their words shuffled."""
 
     @model_validator(mode="after")
     def _some(self) -> Texts:
@@ -200,7 +212,9 @@ class ImageSource(Source):
     asset: str | None = None
     """A named collection: ``jasper assets`` lists them."""
     split: str | None = None
+    """Of a TFDS or Hugging Face data set."""
     config: str | None = None
+    """Of a Hugging Face data set."""
     image: str | None = None
     """Column (or extension) of the image; None: ``image`` (WebDataset: jpg, jpeg, png or webp)."""
     caption: str | None = None
@@ -211,6 +225,7 @@ class ImageSource(Source):
     tones: bool | None = None
     """openmoji: false skips the emoji with a skin tone other than yellow, half of all pairs."""
     limit: PositiveInt | None = None
+    """Use only this many pairs."""
 
     @model_validator(mode="after")
     def _one_source(self) -> ImageSource:
@@ -237,6 +252,7 @@ class Images(Section):
     """The image-caption pairs of stage 4."""
 
     sources: Annotated[list[ImageSource], Field(min_length=1)]
+    """Mixed into one store of pairs."""
     held_out: Annotated[int, Field(ge=0)] = 200
     """Pairs held out for losses and retrieval during development: complete groups, selected by hash."""
     test: Annotated[int, Field(ge=0)] = 500
@@ -248,3 +264,4 @@ class Images(Section):
     max_pixels: PositiveInt = 64_000_000
     """Larger images are rejected before decoding (decompression bombs)."""
     shard_rows: PositiveInt = 256
+    """Pairs of a shard."""

@@ -39,7 +39,8 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     try:
         plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {first_line(error)}") from None
+        hint = "; $NAME in a path is an environment variable" if "Interpolation" in str(error) else ""
+        raise UserError(f"{path}: {first_line(error)}{hint}") from None
     return parse_recipe(plain, where=str(path))
 
 
@@ -126,9 +127,8 @@ def _apply(tree: DictConfig, override: str) -> None:
 
 
 def describe(error: ValidationError, where: str) -> str:
-    """One line for pydantic's first error, and the number of further ones."""
-    first, *more = error.errors()
-    return f"{where}: {_message(first)}" + (f" (and {len(more)} more)" if more else "")
+    """One line with all errors of pydantic."""
+    return f"{where}: {'; '.join(dict.fromkeys(map(_message, error.errors())))}"
 
 
 def _message(item: Any) -> str:

@@ -13,6 +13,8 @@ import sys
 import types
 from collections.abc import Iterator
 
+from jasper_jax.runtime.errors import first_line
+
 TPU_FILES = ("/dev/accel*", "/dev/vfio/[0-9]*")
 GPU_FILES = ("/dev/nvidia[0-9]*", "/dev/nvidiactl", "/dev/dxg", "/dev/nvhost-gpu", "/dev/nvgpu")
 """Through which the runtimes reach devices of this machine; of a GPU also under Windows (WSL 2), and on Jetson."""
@@ -54,6 +56,22 @@ def hidden_compilers() -> Iterator[None]:
     finally:
         for name in hidden:
             del sys.modules[name]
+
+
+def missing_platform() -> str | None:
+    """What to say if ``JAX_PLATFORMS`` names a platform that JAX cannot start here; None if it names none, or JAX was
+    not imported."""
+    if not (wanted := os.environ.get("JAX_PLATFORMS")) or (jax := sys.modules.get("jax")) is None:
+        return None
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # the latter where a plugin is missing
+        reason = f" ({first_line(error)})" if str(error) else ""
+        return (
+            f"JAX_PLATFORMS: {wanted!r} cannot be used on this machine{reason}; unset it, or install the extra of that"
+            f" platform (cuda or tpu) where there is one"
+        )
+    return None
 
 
 def _idle_plugin(name: str) -> types.ModuleType:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import socket
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -229,6 +230,10 @@ def differences(recorded: Any, asked: Any, key: str) -> list[str]:
     return [] if recorded == asked else [f"{key} ({recorded!r} there, {asked!r} asked)"]
 
 
+AT_WORK = ".at-work"
+"""Beside the lock of a folder: the command that holds it."""
+
+
 @contextlib.contextmanager
 def exclusive(folder: Path, what: str) -> Iterator[None]:
     """Lock ``folder`` for this process and the command ``what``; the lock ends with the process.
@@ -242,11 +247,23 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
-            f"{folder}: another process is using this run folder ({what}); wait for it, or set run_dir=..."
+            f"{folder}: another process is using this run folder ({_at_work(folder)}); wait for it, or set run_dir=..."
         ) from None
     except OSError as error:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with run_dir=...") from None
+    note = folder / AT_WORK
+    with contextlib.suppress(OSError):
+        note.write_text(f"jasper {what}, process {os.getpid()} of {socket.gethostname()}", "utf-8")
     try:
         yield
     finally:
+        with contextlib.suppress(OSError):
+            note.unlink(missing_ok=True)
         lock.release()
+
+
+def _at_work(folder: Path) -> str:
+    try:
+        return (folder / AT_WORK).read_text("utf-8", errors="replace") or "starting"
+    except OSError:
+        return "starting, or about to end"

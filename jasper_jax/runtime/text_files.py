@@ -13,7 +13,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from jasper_jax.runtime.errors import UserError
 
@@ -27,7 +27,7 @@ def _zstd(file: IO[bytes]) -> IO[bytes]:
     return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
 
 
-_COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], IO[bytes]]]] = {
+_COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
     b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
     b"\x28\xb5\x2f\xfd": ("Zstandard", _zstd),
     b"BZh": ("bzip2", bz2.BZ2File),
@@ -129,8 +129,8 @@ def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 continue
             if len(cells) != len(header):
                 raise UserError(
-                    f"{path}, line {reader.line_num}: {len(cells)} columns, the header has {len(header)}; put cells that"
-                    f" contain {'a tab' if tabs else 'a comma'} in double quotes"
+                    f"{path}, line {reader.line_num}: {len(cells)} columns, the header has {len(header)}; put cells"
+                    f" that contain {'a tab' if tabs else 'a comma'} in double quotes"
                 )
             yield reader.line_num, dict(zip(header, cells))
     except csv.Error as error:

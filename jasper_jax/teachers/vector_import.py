@@ -207,7 +207,54 @@ class _Spool:
                 rows = self.texts.read_shard(shard)
                 names += [f"{rows[i].text[:60]!r} ({rows[i].kind})" for i in missing[: 3 - len(names)]]
         filled = self.filled[self.slots.slot_of_row]
-        raise UserError(f"{(~filled).sum():,} of {len(filled):,} texts have no vector in the files: {', '.join(names)}")
+        raise UserError(
+            f"{(~filled).sum():,} of {len(filled):,} texts have no vector in the files: {', '.join(names)}; jasper"
+            f" texts export RECIPE FILE.jsonl writes all texts that need one"
+        )
+
+
+def _batches(
+    files: Sequence[Path | str | tuple[Path | str, Path | str]], text_column: str, vector_column: str
+) -> Iterator[_Batch]:
+    for path, text_path in _with_texts(files):
+        if not path.exists():
+            raise UserError(f"{path}: no such file")
+        yield from _npy(path, text_path) if path.suffix == ".npy" else _parquet(path, text_column, vector_column)
+
+
+def _with_texts(
+    files: Sequence[Path | str | tuple[Path | str, Path | str]],
+) -> list[tuple[Path, Path | None]]:
+    """Each file of vectors with the file of its texts, if that is given: as a pair, or next in the list."""
+    found: list[tuple[Path, Path | None]] = []
+    for file in files:
+        if isinstance(file, tuple):
+            found.append((Path(file[0]), Path(file[1])))
+        elif content_suffix(file) not in (".txt", ".jsonl"):
+            found.append((Path(file), None))
+        elif found and found[-1][0].suffix == ".npy" and found[-1][1] is None:
+            found[-1] = (found[-1][0], Path(file))
+        else:
+            raise UserError(f"{file}: expected the .npy file of its vectors before it, or Parquet with both")
+    return found
+
+
+def vectors_of(
+    files: Sequence[Path | str], texts: Sequence[str], kinds: Sequence[str], spec: VectorSpec
+) -> tuple[np.ndarray, int]:
+    """The normalised vectors ``[len(texts), T]`` in ``files``, float32, and how many texts have none (zeros)."""
+    keys, slots = np.unique([digest(*pair) for pair in zip(texts, kinds)], return_inverse=True)
+    vectors, filled = np.zeros((len(keys), spec.dim), np.float32), np.zeros(len(keys), bool)
+    place = {bytes(key).ljust(16, b"\0"): i for i, key in enumerate(keys.tolist())}
+    for batch in _batches(files, "text", "embedding"):
+        _check(batch, spec.dim)
+        rows = normalize_rows(batch.vectors)
+        for text, said, row in zip(batch.texts, batch.kinds, rows):
+            for kind in KINDS if said is None else (said,):
+                slot = place.get(digest(text or "", kind))
+                if slot is not None and not filled[slot]:
+                    vectors[slot], filled[slot] = row, True
+    return vectors[slots], int(np.count_nonzero(~filled[slots]))
 
 
 def import_vectors(
@@ -238,13 +285,8 @@ def import_vectors(
     partial.mkdir(parents=True)
     try:
         spool = _Spool(partial / "spool", texts, spec)
-        for file in files:
-            path, text_path = map(Path, file) if isinstance(file, tuple) else (Path(file), None)
-            if not path.exists():
-                raise UserError(f"{path}: no such file")
-            npy = path.suffix == ".npy"
-            for batch in _npy(path, text_path) if npy else _parquet(path, text_column, vector_column):
-                spool.add(batch)
+        for batch in _batches(files, text_column, vector_column):
+            spool.add(batch)
         spool.refuse_missing()
         fill_store(partial, texts, spec, lambda shard, rows: spool.of_shard(shard)[rows], progress=progress)
         (partial / "spool").unlink()

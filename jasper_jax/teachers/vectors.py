@@ -216,15 +216,16 @@ def refuse_other_texts(folder: Path, fingerprint: str, texts: TextStore) -> None
     if fingerprint != texts.fingerprint:
         raise UserError(
             f"{folder}: made from a text store with fingerprint {fingerprint}, but {texts.folder} has"
-            f" {texts.fingerprint}; delete the folder and embed again, or use the text store it was made from"
+            f" {texts.fingerprint}; use the text store it was made from, set stores=... to another folder, or delete"
+            f" the folder and embed again"
         )
 
 
 def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) -> None:
     if differences := files.differences(recorded, spec.as_json(), ""):
         raise UserError(
-            f"{folder}: its vectors were made with other settings: {'; '.join(differences)}; change the recipe back, or"
-            f" delete the folder and embed again"
+            f"{folder}: its vectors were made with other settings: {'; '.join(differences)}; change the recipe"
+            f" back, give the teacher another name (its store has the name), or delete the folder and embed again"
         )
 
 

@@ -137,7 +137,7 @@ def test_best_of_a_column_is_bold(evaluation):
 
 def test_markdown_table(evaluation):
     lines = markdown_table(evaluation).splitlines()
-    assert lines[0] == ("| provider | dim | nDCG@10 | Recall@1 | Recall@10 | MRR@10 | Lee Spearman | agreement |")
+    assert lines[0] == ("| provider | dim | nyt nDCG@10 | Recall@1 | Recall@10 | MRR@10 | Lee Spearman | agreement |")
     assert lines[1] == "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
     assert lines[3] == ("| teacher large | 768 | 0.740 ± 0.012 | 0.640 | 0.840 | 0.720 | **0.612** | – |")
     assert lines[-1] == "| after stage 2 | 256 | 0.610 ± 0.012 | 0.510 | 0.710 | 0.590 | – | **0.871** |"
@@ -177,7 +177,7 @@ def test_several_tests_are_shown_with_their_mean(evaluation):
     assert lines[0].startswith("| provider | dim | nyt nDCG@10 | wiki nDCG@10 | mean nDCG@10 |")
     assert lines[3].startswith("| teacher large | 768 | 0.740 ± 0.012 | **0.940 ± 0.012** | **0.840** |")
     assert "| **0.760 ± 0.012** | – | – |" in lines[4]  # the teachers concatenated lack one test: no mean
-    assert markdown_table(both, "nyt").splitlines()[0].startswith("| provider | dim | nDCG@10 | Recall@1 |")
+    assert markdown_table(both, "nyt").splitlines()[0].startswith("| provider | dim | nyt nDCG@10 | Recall@1 |")
     assert retained(both)[0].of_teacher == pytest.approx(100 * 0.740 / 0.840)
     assert retained(both, "nyt")[0].of_teacher == pytest.approx(100 * 0.640 / 0.740)
     with pytest.raises(UserError, match="no retrieval test 'reddit' in the evaluation; it has nyt, wiki"):

@@ -1,0 +1,175 @@
+"""The commands on texts and vectors: encode a file, export the texts, import and verify teachers' vectors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import stores_dir
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
+from jasper_jax.runtime.interrupt import stop_flag
+from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.tables import OUT
+from jasper_jax.runtime.text_files import content_suffix, lines_of, numbered_lines
+
+
+def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | None) -> None:
+    """``jasper encode``: one text per line, or the ``text`` of each JSONL object, to a ``.npy`` of float32 vectors."""
+    from jasper_jax.assets.models import resolve_model
+    from jasper_jax.embedder import Embedder
+    from jasper_jax.encoders.prompts import KINDS
+    from jasper_jax.export.sentence_transformers import refuse_damaged
+    from jasper_jax.run import cache_programs
+
+    if kind not in KINDS:
+        raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")
+    if output.suffix != ".npy":
+        raise UserError(f"{output}: expected a file name that ends in .npy")
+    if str(source) != "-" and not source.is_file():
+        raise UserError(
+            f"{source}: no such file; expected a text file with one text per line, JSONL, or - for standard input"
+        )
+    _refuse_output(output, source)
+    texts, kinds = _read_texts(source, kind)
+    if not any(text.strip() for text in texts):
+        raise UserError(f"{source}: holds no text; expected one text per line")
+    if empty := sum(not text.strip() for text in texts):
+        say(f"{source}: {empty:,} of {len(texts):,} lines are empty; their vectors are meaningless.")
+    folder = resolve_model(model)
+    refuse_damaged(folder)
+    cache_programs()
+    embedder = Embedder.load(folder)
+    vectors = embedder.encode(texts, kind=kinds, dim=dim, show_progress=True)
+    if embedder.truncated:
+        limit = f"{embedder.max_length} tokens"
+        say(f"{embedder.truncated:,} of {len(texts):,} texts are longer than {limit} and were truncated.")
+    if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
+        raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
+    write_array(output, vectors)
+    OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
+
+
+def _refuse_output(output: Path, source: Path) -> None:
+    """UserError if the vectors cannot be written to ``output`` or would overwrite the texts."""
+    refuse_blocked(output, "give another file")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; give the name of a .npy file")
+    if output.exists() and str(source) != "-" and output.samefile(source):
+        raise UserError(f"{output}: is the file of the texts, which the vectors would overwrite; give another")
+
+
+def _read_texts(source: Path, kind: str) -> tuple[list[str], list[str]]:
+    """The texts of a file and the kind of each: ``kind``, unless an object of a JSONL file says its own."""
+    from jasper_jax.data.sources import jsonl_rows, strings
+    from jasper_jax.encoders.prompts import KINDS
+
+    if str(source) == "-":
+        texts = lines_of(sys.stdin.buffer.read(), "standard input")
+    elif content_suffix(source) != ".jsonl":
+        texts = [line for _, line in numbered_lines(source)]
+    else:
+        texts, kinds = [], []
+        for row in jsonl_rows(source):
+            given = strings(row.values["text"], "text", row.where) if "text" in row.values else []
+            if len(given) != 1 or row.values.get("kind", kind) not in KINDS:
+                raise UserError(
+                    f'{row.where}: expected {{"text": "..."}}, with "kind": "query" or "passage" if it differs from'
+                    f" --kind; the keys are {', '.join(map(str, row.values)) or 'none'}"
+                )
+            texts += given
+            kinds.append(row.values.get("kind", kind))
+        return texts, kinds
+    return texts, [kind] * len(texts)
+
+
+def verify_vectors(recipe: Recipe, sample: int) -> None:
+    """``jasper vectors verify``."""
+    from jasper_jax.data.texts import TextStore
+    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.teachers.vector_check import dtype_error, verify_store
+
+    cache_programs()
+    run = Run(recipe)
+    texts = TextStore.open(run.data.text_folder)
+    texts.verify()
+    OUT.print(f"{run.data.text_folder}: complete, {len(texts.shards)} shards", highlight=False)
+    for teacher in run.teachers:
+        if teacher.settings.mode == "online":
+            continue
+        folder = run.vectors.folder(teacher)
+        summary = verify_store(folder, texts, progress=True)
+        OUT.print(
+            f"{folder}: complete, {summary.vectors:,} vectors in {summary.shards} shards, norms"
+            f" {summary.smallest_norm:.4f} to {summary.largest_norm:.4f}, {summary.clipped:,} values clipped",
+            highlight=False,
+        )
+        if sample and teacher.settings.model is not None:
+            store = run.vectors.open(teacher, texts)
+            error = dtype_error(store, texts, teacher.encoder(), sample=sample)
+            OUT.print(
+                f"{folder}: {store.dtype} changes similarities of {error.texts} texts by {error.mean:.2e} on average,"
+                f" {error.largest:.2e} at most",
+                highlight=False,
+            )
+
+
+def export_texts(recipe: Recipe, output: Path) -> None:
+    """``jasper texts export``: every text that an imported teacher needs a vector of, as JSONL."""
+    from jasper_jax.data.text import digest
+    from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
+    from jasper_jax.run import Run
+
+    refuse_blocked(output, "give another file")
+    if output.is_dir():
+        raise UserError(f"{output}: is a folder; give the name of a .jsonl file")
+    if recipe.texts is None:
+        raise UserError("texts: the recipe has none, so there is nothing to export")
+    run = Run(recipe)
+    with run.run_folder.alone("texts export"), stop_flag() as stop, stop.immediately():
+        store = run.data.texts()
+        tests = TextTests(recipe, store)
+    lines: dict[bytes, str] = {}
+
+    def add(text: str, kind: str) -> None:
+        row = json.dumps({"text": text, "kind": kind}, ensure_ascii=False)
+        lines.setdefault(digest(text, kind), row)
+
+    for shard in store.shards:
+        for row in store.read_shard(shard):
+            add(row.text, row.kind)
+    own = len(lines)
+    for name, (texts, kinds) in tests.lists.items():
+        for text, kind in zip(texts, kinds) if name != HELD_OUT else ():
+            add(text, kind)
+    write_atomic(output, "".join(f"{line}\n" for line in lines.values()))
+    more = f" and {len(lines) - own:,} more of the tests" if len(lines) > own else ""
+    OUT.print(f"{output}: {own:,} texts of {run.data.text_folder}{more}", markup=False, highlight=False)
+
+
+def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
+    """``jasper vectors import``."""
+    from jasper_jax.evaluation.teachers import import_test_vectors
+    from jasper_jax.evaluation.text_tests import TextTests
+    from jasper_jax.run import Run
+    from jasper_jax.teachers.vector_import import import_vectors
+
+    run = Run(recipe)
+    teachers = {teacher.name: teacher for teacher in run.teachers}
+    if name not in teachers:
+        raise UserError(f"teacher {name!r} is not in the recipe; teachers are {', '.join(teachers)}")
+    teacher = teachers[name]
+    if teacher.settings.model is not None:
+        model = teacher.settings.model
+        raise UserError(f"teachers.{name}: jasper embed computes its vectors with model {model}; remove model")
+    with run.run_folder.alone("vectors import"), stop_flag() as stop, stop.immediately():
+        folder, texts = run.vectors.folder(teacher), run.data.texts()
+        summary = import_vectors(files, texts, folder, teacher.spec)
+        OUT.print(f"{folder}: {summary}", highlight=False)
+        tests = TextTests(recipe, texts)
+        for line in import_test_vectors(files, tests, teacher, stores_dir(recipe) / "evaluation"):
+            say(line)
