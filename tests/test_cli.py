@@ -26,7 +26,7 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_every_command_has_help_with_an_example(call) -> None:
     for command in (["check"], ["embed"], ["train"], ["run"], ["evaluate"], ["export"], ["encode"], ["assets"],
-                    ["vectors", "verify"], ["vectors", "import"]):  # fmt: skip
+                    ["vectors", "verify"], ["vectors", "import"], ["texts", "export"]):  # fmt: skip
         code, out, _ = call(*command, "--help")
         assert code == 0
         assert "Example" in out
@@ -88,9 +88,31 @@ def test_imported_vectors_are_a_teacher(call, recipe: Path, tmp_path: Path) -> N
     code, _, err = call("vectors", "import", recipe, "outside", tmp_path / "v.parquet", *changes)
     assert code == 0, err
     assert call("embed", recipe, *changes)[0] == 0
-    code, _, err = call("train", recipe, *changes, "stages.1.steps=1", "stages.2.steps=1", "stages.0.steps=1")
-    assert code == 2, "the run folder already belongs to a recipe with other steps"
     assert call("vectors", "import", recipe, "nobody", tmp_path / "v.parquet")[0] == 2
+
+
+def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_nothing(
+    call, recipe: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "pairs.csv").write_text("query,passage\nwhat is naïve,a test's own passage\n", "utf-8")
+    test = f"evaluation.retrieval=[{{name: own, pairs: {{csv: {tmp_path / 'pairs.csv'}}}}}]"
+    wrong = ["teachers.1={name: outside, dim: 7}", test]
+    changes = ["teachers.1={name: outside, dim: 10}", test]
+    out = tmp_path / "out.jsonl"
+    code, said, err = call("texts", "export", recipe, out, *wrong)
+    assert code == 0, err
+    assert "2 more of the tests" in said
+    rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
+    assert {"text": "what is naïve", "kind": "query"} in rows
+    assert len({(row["text"], row["kind"]) for row in rows}) == len(rows)
+    np.save(tmp_path / "v.npy", np.random.default_rng(0).normal(size=(len(rows), 10)).astype(np.float32))
+    assert call("vectors", "import", recipe, "outside", tmp_path / "v.npy", out, *wrong)[0] == 2
+    code, _, err = call("vectors", "import", recipe, "outside", tmp_path / "v.npy", out, *changes)
+    assert (code, "not scored" in err) == (0, False), err
+    assert len(list((tmp_path / "run" / "evaluation").glob("outside-own-*.npy"))) == 2
+    missing = "evaluation.retrieval.0.pairs.csv=" + str(tmp_path / "other.csv")
+    (tmp_path / "other.csv").write_text("query,passage\nnobody,knows\n", "utf-8")
+    assert call("check", recipe, *changes, missing)[0] == 0
 
 
 def test_encode_writes_vectors_and_refuses_nonsense(call, tmp_path: Path) -> None:
@@ -99,6 +121,13 @@ def test_encode_writes_vectors_and_refuses_nonsense(call, tmp_path: Path) -> Non
     assert call("encode", model, tmp_path / "texts.txt", tmp_path / "v.npy", "--kind", "query")[0] == 0
     expected = Embedder.load(model).encode(["the old river", "a map"], kind="query")
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+    objects = [{"text": "the old river", "kind": "query"}, {"id": 1, "text": "a map"}]
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in objects), "utf-8")
+    assert call("encode", model, tmp_path / "texts.jsonl", tmp_path / "v.npy")[0] == 0
+    expected = Embedder.load(model).encode(["the old river", "a map"], kind=["query", "passage"])
+    np.testing.assert_array_equal(np.load(tmp_path / "v.npy"), expected)
+    (tmp_path / "bodies.jsonl").write_text('{"body": "x"}\n', "utf-8")
+    assert "the keys are body" in call("encode", model, tmp_path / "bodies.jsonl", tmp_path / "o.npy")[2]
     (tmp_path / "latin1.txt").write_bytes(b"caf\xe9\n")
     for arguments, message in [
         ((tmp_path / "none.txt", tmp_path / "o.npy"), "no such file"),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,6 +102,57 @@ def test_evaluation_and_export_of_a_trained_run_need_no_starting_weights(call, f
     after = snapshot(place / "run")
     drawn = {"timings.json", "training.png", "dimensions.png", "contact-sheet.png"}
     assert {name for name in before | after if before.get(name) != after.get(name)} <= drawn
+
+
+def test_a_finished_run_does_nothing_twice(call, finished) -> None:
+    place, _ = finished
+    before = snapshot(place / "run")
+    seconds = json.loads((place / "run" / "timings.json").read_text("utf-8"))
+    code, _, err = call("run", place / "recipe.yaml")
+    assert code == 0, err
+    assert "jasper evaluate makes it again" in err
+    assert "jasper export makes it again" in err
+    after = snapshot(place / "run")
+    assert {name for name in before | after if before.get(name) != after.get(name)} <= {"timings.json"}
+    again = json.loads((place / "run" / "timings.json").read_text("utf-8"))
+    assert {name: again[name] for name in ("evaluation", "export")} == {n: seconds[n] for n in ("evaluation", "export")}
+
+
+def test_results_are_kept_by_data_set(call, finished, tmp_path: Path) -> None:
+    place, _ = finished
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    (tmp_path / "p.csv").write_text("query,passage\nwhat is a map,a map\nwhat is a river,the river\n", "utf-8")
+    (tmp_path / "q.csv").write_text("query,passage\nwhat is a map,the old map\n", "utf-8")
+
+    def evaluate(name: str, file: str) -> None:
+        test = f"evaluation.retrieval=[{{name: {name}, pairs: {{csv: {tmp_path / file}}}}}]"
+        code, _, err = call("evaluate", place / "recipe.yaml", f"run_dir={run}", test)
+        assert code == 0, err
+
+    evaluate("mine", "p.csv")
+    evaluate("mine", "q.csv")
+    evaluate("mine", "p.csv")
+    kept = run / "evaluations"
+    assert sorted(path.name for path in kept.glob("*.json")) == ["held-out.json", "mine-2.json", "mine.json"]
+    assert (run / "evaluation.json").read_bytes() == (kept / "mine.json").read_bytes()
+    rows = json.loads((kept / "mine-2.json").read_text("utf-8"))["rows"]
+    assert rows[0]["retrieval"]["mine"]["queries"] == 1
+
+
+def test_a_further_stage_after_a_finished_run_is_that_of_a_run_with_both(finished, tmp_path: Path) -> None:
+    place, _ = finished
+    stage = {"stage": 3, "steps": 4, "batch_size": 16, "learning_rate": 1e-2}
+    stages = [stage, {**stage, "name": "more", "steps": 2}]
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    longer = small(place, run_dir=str(run), stages=stages)
+    assert run_training(Run(longer, progress=False))
+    both = small(place, run_dir=str(tmp_path / "both"), stages=stages)
+    assert run_training(Run(both, progress=False))
+    expected = parameters(Run(both, progress=False), 1)
+    for name, leaf in parameters(Run(longer, progress=False), 1).items():
+        np.testing.assert_array_equal(leaf, expected[name], err_msg=name)
 
 
 def test_what_is_saved_before_training_are_the_starting_parameters(finished) -> None:

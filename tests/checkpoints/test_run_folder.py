@@ -37,18 +37,38 @@ def test_another_recipe_takes_over_a_folder_in_which_nothing_was_made(tmp_path: 
 
 def test_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path) -> None:
     folder(tmp_path).claim()
-    (tmp_path / "run" / "texts").mkdir()
-    with pytest.raises(UserError, match=r"made with another recipe; seed \(0 there, 1 asked\); set run_dir=\.\.\. or"):
+    (tmp_path / "run" / "checkpoints").mkdir()
+    advice = rf"set run_dir=\.\.\. to another folder and stores={tmp_path / 'run'} texts.seed=0 to use the texts and"
+    with pytest.raises(UserError, match=rf"made with another recipe; seed \(0 there, 1 asked\); {advice} vectors"):
         folder(tmp_path, seed=1).claim()
+    texts = {**recipe(tmp_path).texts.model_dump(), "held_out": 33}
+    with pytest.raises(UserError, match=r"held_out \(32 there, 33 asked\); set run_dir=\.\.\. to another folder$"):
+        folder(tmp_path, texts=texts).claim()
+    stages = [{**stage.model_dump(), "steps": 9} for stage in recipe(tmp_path).stages]
+    with pytest.raises(UserError, match="to train this run on, leave its stages as they are and add one"):
+        folder(tmp_path, stages=stages).claim()
     training = {**recipe(tmp_path).training.model_dump(), "shapes": 2, "ridge_texts": 65, "ridge_penalty": 0.5}
     with pytest.raises(UserError, match=r"(.*;){3}.* and more; set run_dir"):
         folder(tmp_path, seed=1, training=training).claim()
     assert load_recipe(tmp_path / "run" / "recipe.yaml").seed == 0
 
 
-def test_what_may_change_is_recorded(tmp_path: Path) -> None:
+def test_until_something_is_trained_another_recipe_takes_over(tmp_path: Path) -> None:
     folder(tmp_path).claim()
     (tmp_path / "run" / "texts").mkdir()
+    folder(tmp_path, seed=1).claim()
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").seed == 1
+    with (
+        folder(tmp_path, seed=1).alone("train"),
+        pytest.raises(UserError, match=r"another process is using this run folder \(jasper train, process \d+ of"),
+    ):
+        folder(tmp_path).claim()
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").seed == 1
+
+
+def test_what_may_change_is_recorded(tmp_path: Path) -> None:
+    folder(tmp_path).claim()
+    (tmp_path / "run" / "checkpoints").mkdir()
     student = {**recipe(tmp_path).student.model_dump(), "remat": "full"}
     folder(tmp_path, student=student).claim()
     assert load_recipe(tmp_path / "run" / "recipe.yaml").student.remat == "full"
@@ -90,7 +110,7 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
     with run.alone("train"):
         assert (run.path / "recipe.yaml").is_file()
         with (
-            pytest.raises(UserError, match=r"another process is using this run folder \(export\)"),
+            pytest.raises(UserError, match=r"another process is using this run folder \(jasper train, process \d+ of"),
             folder(tmp_path).alone("export"),
         ):
             raise AssertionError

@@ -72,6 +72,20 @@ def test_anything_else_is_named_with_both_values(tmp_path: Path) -> None:
     assert len(recipe_changes(made, without, "there")) == 1, "a vision encoder is no setting of memory"
 
 
+def test_further_stages_are_no_other_recipe(tmp_path: Path) -> None:
+    made = recipe_tree(tmp_path)
+    further = {"stage": 3, "name": "more", "steps": 2, "batch_size": 16, "learning_rate": 1e-3}
+    longer = {**made, "stages": [*made["stages"], further]}
+    assert recipe_changes(made, parse_recipe(longer, "tiny"), "there") == []
+    assert len(recipe_changes(longer, parse_recipe(made, "tiny"), "there")) == 1, "a trained stage cannot be taken back"
+    other = {**longer, "stages": [{**made["stages"][0], "steps": 9}, *longer["stages"][1:]]}
+    assert len(recipe_changes(made, parse_recipe(other, "tiny"), "there")) == 1
+    learned = {**further, "stage": "pairs", "losses": {"contrastive": 1.0, "learn_temperature": True}}
+    texts = {**made["texts"], "pairs": [{"jsonl": "pairs.jsonl"}]}
+    made, new = {**made, "texts": texts}, {**made, "texts": texts, "stages": [*made["stages"], learned]}
+    assert len(recipe_changes(made, parse_recipe(new, "tiny"), "there")) == 1, "its number is a parameter"
+
+
 def test_a_recorded_recipe_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there/recipe.yaml: "):
         recipe_changes({"name": "x"}, parse_recipe(tree(tmp_path), "tiny"), "there/recipe.yaml")

@@ -120,7 +120,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     )
     with holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match=r"another process is using this run folder \(embed\)"):
+        with pytest.raises(UserError, match=r"another process is using this run folder \(jasper train, process \d+ of"):
             with files.exclusive(tmp_path, "embed"):
                 pass
         os.kill(holder.pid, 9)
