@@ -115,6 +115,40 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
     assert call("check", recipe, *changes, missing)[0] == 0
 
 
+def test_a_folder_of_every_dimension(call, recipe: Path, tmp_path: Path, monkeypatch) -> None:
+    made: dict[str, int | None] = {}
+
+    def export(run, source, teacher_dim, output):
+        made[output.relative_to(tmp_path).as_posix()] = run.recipe.export.dim
+        return output, "checked"
+
+    monkeypatch.setattr("jasper_jax.export.sentence_transformers.export", export)
+    assert call("export", recipe, "--all-dims", "-o", tmp_path / "out")[0] == 0
+    assert made == {f"out/{dim}": dim for dim in (24, 12, 8, 6, 4)}
+
+
+@pytest.mark.parametrize("command", ["check", "embed", "encode"])
+def test_a_platform_that_is_not_here_is_one_line(call, recipe: Path, tmp_path: Path, monkeypatch, command: str) -> None:
+    def none() -> None:
+        raise RuntimeError("Unable to initialize backend 'cuda': no such device\nmore")
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("jax.devices", none)
+    arguments = (tmp_path / "m", tmp_path / "t", tmp_path / "v.npy") if command == "encode" else (recipe,)
+    names = {
+        "check": "commands.check_recipe",
+        "embed": "commands.embed_teachers",
+        "encode": "text_commands.encode_file",
+    }
+    monkeypatch.setattr(f"jasper_jax.{names.get(command, 'text_commands.encode_file')}", fail)
+    code, _, err = call(command, *arguments)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "JAX_PLATFORMS: 'cuda' cannot be used on this machine (Unable to initialize backend 'cuda'" in err
+
+
 def test_encode_writes_vectors_and_refuses_nonsense(call, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("the old river\na map\n")

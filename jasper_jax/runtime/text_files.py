@@ -12,6 +12,7 @@ import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
@@ -117,11 +118,16 @@ def lines_of(data: bytes, where: str) -> list[str]:
 
 
 def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file with a header line, of a ``.tsv`` separated by tabs, each with the number of its last
-    line. UserError, with the line: a row has another number of cells than the header, or the file is no CSV."""
-    tabs = content_suffix(path) == ".tsv"
+    """The rows of a CSV file with a header line, each with the number of its last line.
+
+    Cells are separated by tabs in a ``.tsv``, and by semicolons where the header has these and no comma, as
+    spreadsheets of many countries write them. UserError, with the line: a row has another number of cells than the
+    header, or the file is no CSV.
+    """
     lines = (line + "\n" for _, line in numbered_lines(path))
-    reader = csv.reader(lines, delimiter="\t" if tabs else ",", strict=True)
+    first = next(lines, "")
+    separator = "\t" if content_suffix(path) == ".tsv" else ";" if ";" in first and "," not in first else ","
+    reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         for cells in reader:
@@ -130,7 +136,7 @@ def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
             if len(cells) != len(header):
                 raise UserError(
                     f"{path}, line {reader.line_num}: {len(cells)} columns, the header has {len(header)}; put cells"
-                    f" that contain {'a tab' if tabs else 'a comma'} in double quotes"
+                    f" that contain {'a tab' if separator == chr(9) else repr(separator)} in double quotes"
                 )
             yield reader.line_num, dict(zip(header, cells))
     except csv.Error as error:

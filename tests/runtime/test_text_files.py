@@ -77,10 +77,12 @@ def test_csv_and_tsv(tmp_path):
     path.write_bytes(gzip.compress('query\tpassage\n"a\nb"\tc, d\n\n'.encode("utf-8-sig")))
     assert list(csv_table(path)) == [(3, {"query": "a\nb", "passage": "c, d"})]
     path = tmp_path / "pairs.csv"
+    path.write_text("query;passage\r\na;b, c\r\n", "utf-8")
+    assert list(csv_table(path)) == [(2, {"query": "a", "passage": "b, c"})]
+    path.write_text("", "utf-8")
+    assert list(csv_table(path)) == []
     path.write_text("query,passage\na,b,c\n", "utf-8")
-    with pytest.raises(
-        UserError, match=r"pairs\.csv, line 2: 3 columns, the header has 2; put cells that contain a comma"
-    ):
+    with pytest.raises(UserError, match=r"pairs\.csv, line 2: 3 columns, the header has 2; put cells that contain ','"):
         list(csv_table(path))
 
 
