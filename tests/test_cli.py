@@ -12,6 +12,10 @@ import pytest
 import yaml
 
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.teachers import teacher_rows
+from jasper_jax.evaluation.text_tests import TextTests
+from jasper_jax.recipe.load import load_recipe
+from jasper_jax.run import Run
 from tests.tiny import recipe_tree, write_model
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -96,8 +100,8 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
 ) -> None:
     (tmp_path / "pairs.csv").write_text("query,passage\nwhat is naïve,a test's own passage\n", "utf-8")
     test = f"evaluation.retrieval=[{{name: own, pairs: {{csv: {tmp_path / 'pairs.csv'}}}}}]"
-    wrong = ["teachers.1={name: outside, dim: 7}", test]
-    changes = ["teachers.1={name: outside, dim: 10}", test]
+    wrong = ["teachers=[{name: outside, dim: 7}]", test]
+    changes = ["teachers=[{name: outside, dim: 10}]", test]
     out = tmp_path / "out.jsonl"
     code, said, err = call("texts", "export", recipe, out, *wrong)
     assert code == 0, err
@@ -110,9 +114,11 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
     code, _, err = call("vectors", "import", recipe, "outside", tmp_path / "v.npy", out, *changes)
     assert (code, "not scored" in err) == (0, False), err
     assert len(list((tmp_path / "run" / "evaluation").glob("outside-own-*.npy"))) == 2
-    missing = "evaluation.retrieval.0.pairs.csv=" + str(tmp_path / "other.csv")
-    (tmp_path / "other.csv").write_text("query,passage\nnobody,knows\n", "utf-8")
-    assert call("check", recipe, *changes, missing)[0] == 0
+    run = Run(load_recipe(recipe, changes), progress=False)
+    texts = run.data.texts()
+    tests = TextTests(run.recipe, texts)
+    [row, *_], _ = teacher_rows(run.vectors, tmp_path / "run" / "evaluation", texts, tests, [])
+    assert (row.provider, row.retrieval["own"].queries, row.retrieval["own"].passages) == ("teacher outside", 1, 1)
 
 
 def test_a_folder_of_every_dimension(call, recipe: Path, tmp_path: Path, monkeypatch) -> None:

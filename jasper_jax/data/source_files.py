@@ -55,7 +55,7 @@ def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
     paths = matching_files(pattern, key)
     if not paths:
         folder = user_path(pattern, key)
-        if folder.is_dir():
+        if os.path.isdir(folder):
             raise UserError(f"{key}: {pattern!r} is a folder; name its files, e.g. {folder}/*{_example(folder)}")
         raise UserError(f"{key}: no file matches {pattern!r} (relative paths start at {Path.cwd()})")
     return paths

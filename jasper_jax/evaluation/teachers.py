@@ -100,14 +100,19 @@ def _joined(providers: Sequence[_Provider]) -> _Provider:
 def import_test_vectors(files: Sequence[Path], tests: TextTests, teacher: TeacherModel, folder: Path) -> Iterator[str]:
     """Keep the vectors of the tests' texts that ``files`` have, so that an imported teacher is scored; a line for each
     list of texts of which some have none. ``folder``: the cache of vectors."""
-    for name, texts in tests.lists.items():
-        if name == HELD_OUT:
-            continue
-        vectors, missing = vectors_of(files, texts.texts, texts.kinds, teacher.spec)
-        if missing:
-            yield f"{name}: {missing:,} of {len(texts.texts):,} texts have no vector, so {teacher.name} is not scored"
+    lists = {name: texts for name, texts in tests.lists.items() if name != HELD_OUT}
+    together = [[text for listed in lists.values() for text in listed[part]] for part in range(2)]
+    if not together[0]:
+        return
+    vectors, found = vectors_of(files, *together, teacher.spec)
+    start = 0
+    for name, listed in lists.items():
+        rows, start = slice(start, start + len(listed.texts)), start + len(listed.texts)
+        if found[rows].all():
+            write_cached_array(_cache_path(teacher, folder, name, listed), vectors[rows])
         else:
-            write_cached_array(_cache_path(teacher, folder, name, texts), vectors)
+            missing = f"{np.count_nonzero(~found[rows]):,} of {len(listed.texts):,}"
+            yield f"{name}: {missing} texts have no vector, so {teacher.name} is not scored"
 
 
 def _cache_path(teacher: TeacherModel, folder: Path, name: str, texts: Texts) -> Path:

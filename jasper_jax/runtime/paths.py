@@ -37,7 +37,7 @@ def matching_files(pattern: str, key: str = "path") -> list[Path]:
     Folders that exist are literal too, so that ``[2024] notes/*.txt`` means files in the folder ``[2024] notes``.
     """
     path = user_path(pattern, key)
-    if path.is_file():
+    if os.path.isfile(path):
         return [path]
     literal = Path(path.anchor)
     parts = list(path.parts[1:] if path.anchor else path.parts)

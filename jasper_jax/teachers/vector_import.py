@@ -241,8 +241,8 @@ def _with_texts(
 
 def vectors_of(
     files: Sequence[Path | str], texts: Sequence[str], kinds: Sequence[str], spec: VectorSpec
-) -> tuple[np.ndarray, int]:
-    """The normalised vectors ``[len(texts), T]`` in ``files``, float32, and how many texts have none (zeros)."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The normalised vectors ``[len(texts), T]`` in ``files``, float32, and which texts have one (else zeros)."""
     keys, slots = np.unique([digest(*pair) for pair in zip(texts, kinds)], return_inverse=True)
     vectors, filled = np.zeros((len(keys), spec.dim), np.float32), np.zeros(len(keys), bool)
     place = {bytes(key).ljust(16, b"\0"): i for i, key in enumerate(keys.tolist())}
@@ -254,7 +254,7 @@ def vectors_of(
                 slot = place.get(digest(text or "", kind))
                 if slot is not None and not filled[slot]:
                     vectors[slot], filled[slot] = row, True
-    return vectors[slots], int(np.count_nonzero(~filled[slots]))
+    return vectors[slots], filled[slots]
 
 
 def import_vectors(
