@@ -312,7 +312,7 @@ def test_the_same_recipe_opens_another_is_refused(tmp_path):
     store = build(images(source, test=2), tmp_path / "images")
     before = contents(store.folder)
     assert build(images(source, test=2), tmp_path / "images").fingerprint == store.fingerprint
-    with pytest.raises(UserError, match=r"images\.test \(2 there, 3 asked\); use another run_dir, or delete"):
+    with pytest.raises(UserError, match=r"images\.test \(2 there, 3 asked\); set run_dir=\.\.\. \(or"):
         build(images(source, test=3), tmp_path / "images")
     with pytest.raises(UserError, match=r"seed \(0 there, 1 asked\)"):
         build(images(source, test=2), tmp_path / "images", seed=1)

@@ -209,7 +209,7 @@ def test_the_same_recipe_opens_another_is_refused(tmp_path):
     message = r"texts.sources\[0\].weight \(1.0 there, 2.0 asked\); texts.max_chars \(20000 there, 10 asked\)"
     with pytest.raises(UserError, match=message):
         build(changed, tmp_path / "texts")
-    with pytest.raises(UserError, match=r"seed \(0 there, 1 asked\); use another run_dir, or delete"):
+    with pytest.raises(UserError, match=r"seed \(0 there, 1 asked\); set run_dir=\.\.\. \(or"):
         build(recipe(a), tmp_path / "texts", seed=1)
     assert contents(store.folder) == before
 
