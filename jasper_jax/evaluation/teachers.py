@@ -101,10 +101,11 @@ def import_test_vectors(files: Sequence[Path], tests: TextTests, teacher: Teache
     """Keep the vectors of the tests' texts that ``files`` have, so that an imported teacher is scored; a line for each
     list of texts of which some have none. ``folder``: the cache of vectors."""
     lists = {name: texts for name, texts in tests.lists.items() if name != HELD_OUT}
-    together = [[text for listed in lists.values() for text in listed[part]] for part in range(2)]
-    if not together[0]:
+    texts = [text for listed in lists.values() for text in listed.texts]
+    kinds = [kind for listed in lists.values() for kind in listed.kinds]
+    if not texts:
         return
-    vectors, found = vectors_of(files, *together, teacher.spec)
+    vectors, found = vectors_of(files, texts, kinds, teacher.spec)
     start = 0
     for name, listed in lists.items():
         rows, start = slice(start, start + len(listed.texts)), start + len(listed.texts)
