@@ -19,8 +19,8 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
-from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.evaluation.text_tests import check_test
+from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
 from jasper_jax.parameters.table import leaf_table
