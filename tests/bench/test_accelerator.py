@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -69,10 +70,53 @@ def test_a_process_that_ends_without_a_result_is_an_error(accelerator, monkeypat
     assert "last words" in line["output"]
 
 
+@pytest.fixture
+def sleeps(accelerator, monkeypatch, tmp_path) -> None:
+    """Each check is a process that never ends by itself."""
+    script = tmp_path / "sleeps.py"
+    script.write_text("import time; print('asleep', flush=True); time.sleep(600)")
+    monkeypatch.setattr(accelerator, "__file__", str(script))
+
+
+def test_a_check_that_does_not_fit_into_the_script_s_time_is_skipped(accelerator, sleeps, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(accelerator, "LEAST", 0.1)
+    monkeypatch.setattr(accelerator, "CLOSING", 0.0)
+    assert accelerator.main(["--minutes", "0.01", "--only", "device", "--only", "attention"]) == 1
+    stopped, late = lines(capsys.readouterr().out)
+    assert (stopped["status"], late["status"]) == ("skipped", "skipped")
+    assert stopped["reason"].startswith("stopped after the 1 s that were left of --minutes; run it alone")
+    assert late["reason"].startswith("not started: 0 s were left")
+
+
+def test_a_check_that_takes_longer_than_its_own_limit_is_an_error(accelerator, sleeps) -> None:
+    line = accelerator.run_apart(accelerator.Check("slow", "numerics:device", "never", 0.5), "tiny", 60.0)
+    assert (line["status"], line["error"]) == ("error", "no result after 0 s")
+
+
+def test_all_checks_together_end_before_the_script_s_time(accelerator, monkeypatch, capsys) -> None:
+    """Each takes all that it may."""
+    clock = [0.0]
+    monkeypatch.setattr(accelerator, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def take_all(check, size, left):
+        clock[0] += min(left, check.seconds)
+        return {"check": check.name, "status": "passed"}
+
+    monkeypatch.setattr(accelerator, "run_apart", take_all)
+    assert sum(check.seconds for check in accelerator.CHECKS) > 600
+    assert accelerator.main([]) == 1
+    assert clock[0] == 600 - accelerator.CLOSING
+    statuses = [line["status"] for line in lines(capsys.readouterr().out)]
+    assert len(statuses) == len(accelerator.CHECKS)
+    assert set(statuses[:4]) == {"passed"}
+    assert statuses[-1] == "skipped"
+
+
 def test_out_of_time_and_unknown_names(accelerator, capsys) -> None:
     assert accelerator.main(["--minutes", "0", "--only", "device"]) == 1
     (line,) = lines(capsys.readouterr().out)
-    assert (line["status"], line["reason"]) == ("not run", "out of time")
+    assert (line["status"], line["out_of_time"]) == ("skipped", True)
+    assert "not started: 0 s were left of --minutes; run it alone: --only device" in line["reason"]
     with pytest.raises(SystemExit):
         accelerator.main(["--only", "devise"])
     assert "checks are device, attention" in capsys.readouterr().err
