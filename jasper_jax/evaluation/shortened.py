@@ -31,14 +31,16 @@ def principal_directions(vectors: np.ndarray) -> np.ndarray:
 
 
 def shortened(
-    vectors: Mapping[str, np.ndarray], dims: Sequence[int], directions: np.ndarray | None
+    vectors: Mapping[str, np.ndarray], dims: Sequence[int], directions: np.ndarray | None, cut_above: int = 0
 ) -> Iterator[tuple[str, int, dict[str, np.ndarray]]]:
     """``(how, dim, vectors)`` of each way to shorten a teacher's ``vectors``, lists of ``[n, T]`` by name, to each of
-    ``dims`` below T: "cut" to the first components, and, where ``directions`` are known, their "SVD"."""
+    ``dims`` below T: "cut" to the first components, where they are more than ``cut_above``, and, where ``directions``
+    are known, their "SVD"."""
     width = next(iter(vectors.values())).shape[1]
     ways = {"cut": vectors}
     if directions is not None:
         ways["SVD"] = {name: x @ directions for name, x in vectors.items()}
     for how, rows in ways.items():
         for dim in sorted({dim for dim in dims if dim < width}, reverse=True):
-            yield how, dim, {name: truncate(x, dim) for name, x in rows.items()}
+            if how != "cut" or dim > cut_above:
+                yield how, dim, {name: truncate(x, dim) for name, x in rows.items()}

@@ -63,21 +63,26 @@ def teacher_rows(
 
 
 class _Provider(NamedTuple):
-    """A model's vectors of the tests, by list, and of a sample of the training texts (None if it has no store)."""
+    """A model's vectors of the tests, by list, and of a sample of the training texts (None if it has no store); cut to
+    ``cut_above`` components or fewer they are another provider's."""
 
     name: str
     vectors: dict[str, np.ndarray]
     sampled: np.ndarray | None
     weights: int | None
+    cut_above: int = 0
+
+    @property
+    def dim(self) -> int:
+        return next(iter(self.vectors.values())).shape[1]
 
     def row(self, role: Literal["teacher", "teachers"], tests: TextTests, reference: Any) -> EvaluationRow:
-        dim = next(iter(self.vectors.values())).shape[1]
         scores = tests.score(self.vectors, reference)
-        return EvaluationRow(provider=self.name, role=role, dim=dim, weights=self.weights, **scores)
+        return EvaluationRow(provider=self.name, role=role, dim=self.dim, weights=self.weights, **scores)
 
     def shortened(self, dims: Sequence[int], tests: TextTests, reference: Any) -> Iterator[EvaluationRow]:
         directions = None if self.sampled is None else principal_directions(self.sampled)
-        for how, dim, vectors in shortened(self.vectors, dims, directions):
+        for how, dim, vectors in shortened(self.vectors, dims, directions, self.cut_above):
             scores = tests.score(vectors, reference)
             yield EvaluationRow(
                 provider=f"{self.name}, {how}", role="baseline", dim=dim, weights=self.weights, **scores
@@ -85,7 +90,7 @@ class _Provider(NamedTuple):
 
 
 def _joined(providers: Sequence[_Provider]) -> _Provider:
-    """All teachers as one; its cost is the sum of theirs."""
+    """All teachers as one; its cost is the sum of theirs. Its first components are the first teacher's."""
     vectors = {name: concatenate([p.vectors[name] for p in providers]) for name in providers[0].vectors}
     samples = [p.sampled for p in providers if p.sampled is not None]
     weights = [p.weights for p in providers if p.weights is not None]
@@ -94,6 +99,7 @@ def _joined(providers: Sequence[_Provider]) -> _Provider:
         vectors,
         concatenate(samples) if len(samples) == len(providers) else None,
         sum(weights) if len(weights) == len(providers) else None,
+        cut_above=providers[0].dim,
     )
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 
 from jasper_jax.evaluation.shortened import SAMPLE, principal_directions, sample, shortened
 from jasper_jax.evaluation.similarity import truncate, unit
+from jasper_jax.evaluation.teachers import _joined, _Provider
+from jasper_jax.teachers.vectors import concatenate
 
 
 def vectors(n: int, width: int = 12) -> np.ndarray:
@@ -38,6 +42,22 @@ def test_only_dimensions_below_the_teachers_and_no_svd_without_directions() -> N
     found = list(shortened({"x": x}, [4, 12, 8, 4, 16], None))
     assert [(how, dim) for how, dim, _ in found] == [("cut", 8), ("cut", 4)]
     np.testing.assert_array_equal(found[0][2]["x"], truncate(x, 8))
+
+
+def test_concatenated_teachers_are_not_cut_to_the_first_of_them() -> None:
+    first, second = (_Provider(name, {"x": vectors(20)}, vectors(30), 1) for name in "ab")
+    tests = SimpleNamespace(score=lambda lists, reference: {})
+    rows = list(_joined([first, second]).shortened([20, 12, 8], tests, None))  # pyright: ignore[reportArgumentType]
+    assert [(row.provider.removeprefix("teachers concatenated, "), row.dim) for row in rows] == [
+        ("cut", 20),
+        ("SVD", 20),
+        ("SVD", 12),
+        ("SVD", 8),
+    ]
+    assert [row.dim for row in first.shortened([8], tests, None)] == [8, 8]  # pyright: ignore[reportArgumentType]
+    joined = concatenate([first.vectors["x"], second.vectors["x"]])
+    for dim in (12, 8):  # why: they would be the same vectors
+        np.testing.assert_allclose(truncate(joined, dim), truncate(first.vectors["x"], dim), atol=1e-6)
 
 
 def test_the_sample_is_spread_evenly() -> None:
