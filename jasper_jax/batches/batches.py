@@ -95,11 +95,11 @@ class Batches(StageBatches[TextStore]):
         encoders = {"": self.packer, **self.online}
         lengths = {name: self._counts[name][split][indices] for name in encoders}
         rows: dict[str, int] = {}
-        placed: dict[str, tuple[Packing, np.ndarray, slice, np.ndarray]] = {}
+        placed: dict[str, tuple[Packing, np.ndarray, np.ndarray, np.ndarray]] = {}
         for name, packer in encoders.items():
             packing, rows[name] = packer.place(lengths[name], largest=split == "held_out")
             share = self._share.of_rows(rows[name])
-            which = np.flatnonzero((packing.row >= share.start) & (packing.row < share.stop))
+            which = np.flatnonzero(np.isin(packing.row, share))
             placed[name] = packing, lengths[name], share, which
         wanted = np.unique(np.concatenate([which for *_, which in placed.values()]))
         texts = dict(zip(wanted.tolist(), self.store.read(split, indices[wanted])))

@@ -43,9 +43,9 @@ class ImageBatches(StageBatches[PairStore]):
 
     def _assemble(self, split: str, number: int, indices: np.ndarray) -> LoadedBatch:
         rows = self._share.of_rows(self.rows)
-        own = indices[rows.start : rows.stop]
+        own = indices[rows[rows < len(indices)]]
         S = self.preprocessing.size
-        pixels = np.zeros((rows.stop - rows.start, S, S, 3), np.uint8)
+        pixels = np.zeros((len(rows), S, S, 3), np.uint8)
         for i, pair in enumerate(self.store.read(split, own)):
             pixels[i] = self.preprocessing.prepare(open_image(pair.image, pair.name, self._max_pixels))
         arrays: dict[str, Any] = {

@@ -18,15 +18,20 @@ S = TypeVar("S", bound=RowStore)
 
 @dataclasses.dataclass(frozen=True)
 class ProcessShare:
-    """What one process loads: pieces ``first .. last - 1`` of ``parts`` equal ones; by default the whole batch."""
+    """What one process loads: these ``pieces``, ascending, of ``parts`` equal ones; by default the whole batch."""
 
-    first: int = 0
-    last: int = 1
+    pieces: tuple[int, ...] = (0,)
     parts: int = 1
 
-    def of_rows(self, rows: int) -> slice:
-        """The rows of this process; ``rows`` is a multiple of ``parts``."""
-        return slice(rows * self.first // self.parts, rows * self.last // self.parts)
+    def of_rows(self, rows: int) -> np.ndarray:
+        """The numbers of this process's rows, ascending; ``rows`` is a multiple of ``parts``."""
+        each = rows // self.parts
+        return (np.array(self.pieces)[:, None] * each + np.arange(each)).ravel()
+
+    def place_of(self, row: int, rows: int) -> int:
+        """The place of ``row`` in ``of_rows(rows)``. ValueError: another process loads it."""
+        piece, place = divmod(row, rows // self.parts)
+        return self.pieces.index(piece) * (rows // self.parts) + place
 
 
 WHOLE_BATCH = ProcessShare()

@@ -52,14 +52,19 @@ class RowPacker:
         return packing, int(counts[np.searchsorted(counts, packing.rows)])
 
     def assemble(
-        self, packing: Packing, lengths: np.ndarray, rows: slice, which: np.ndarray, texts: Mapping[int, TextRecord]
+        self,
+        packing: Packing,
+        lengths: np.ndarray,
+        rows: np.ndarray,
+        which: np.ndarray,
+        texts: Mapping[int, TextRecord],
     ) -> dict[str, Any]:
         """The arrays of ``encoders.packed.Packed`` for some ``rows`` of a batch, ``slots`` for all its texts.
 
         Args:
           packing: of the whole batch.
           lengths: token counts ``[B]`` of the whole batch.
-          rows: those to assemble.
+          rows: the numbers of those to assemble, ascending.
           which: the positions in the batch of the texts in these rows.
           texts: the texts at these positions, by position.
 
@@ -74,8 +79,8 @@ class RowPacker:
                     f"token_counts: text {i} of a batch has {len(ids)} tokens, its cached count is {lengths[i]}; delete"
                     " the folder token_counts of the run and run again"
                 )
-        here = Packing(packing.row[which] - rows.start, packing.place[which], packing.column[which])
-        shape = (rows.stop - rows.start, self.row_length)
+        here = Packing(np.searchsorted(rows, packing.row[which]), packing.place[which], packing.column[which])
+        shape = (len(rows), self.row_length)
         ids, per_text = fill_rows(tokens, here, shape, self.texts_per_row, self.tokenizer.pad_id)
         arrays: dict[str, Any] = {
             "ids": ids,

@@ -57,12 +57,14 @@ def batch_shardings(batch: Any, mesh: Mesh, replicated: Sequence[str]) -> Any:
     return jax.tree_util.tree_map_with_path(find, batch)
 
 
-def share_of(mesh: Mesh) -> ProcessShare:
-    """The rows of a batch that this process's devices hold."""
+def share_of(mesh: Mesh, process: int | None = None) -> ProcessShare:
+    """The rows of a batch that the devices of ``process`` hold (default: this one), and no others: of a TPU host, whose
+    chips are a part of a torus, they are not adjacent."""
+    process = jax.process_index() if process is None else process
     parts = row_shards(mesh)
-    held = row_sharding(mesh).addressable_devices_indices_map((parts,)).values()
-    starts = [index[0].start or 0 for index in held if index is not None]
-    return ProcessShare(min(starts), max(starts) + 1, parts)
+    held = row_sharding(mesh).devices_indices_map((parts,))
+    starts = {index[0].start or 0 for device, index in held.items() if device.process_index == process}
+    return ProcessShare(tuple(sorted(starts)), parts)
 
 
 def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, replicated: Sequence[str]) -> Any:
@@ -72,13 +74,12 @@ def put_batch(batch: Any, mesh: Mesh, share: ProcessShare, replicated: Sequence[
     def one(values: np.ndarray, placed: NamedSharding) -> jax.Array:
         if placed.spec == PartitionSpec():
             return put(values, placed)
-        held = share.last - share.first
-        rows = len(values) * share.parts // held
-        offset = share.of_rows(rows).start
+        rows = len(values) * share.parts // len(share.pieces)
 
         def part(index: Any) -> np.ndarray:
             start, stop, _ = index[0].indices(rows)
-            return values[start - offset : stop - offset]
+            first = share.place_of(start, rows)
+            return values[first : first + stop - start]
 
         return jax.make_array_from_callback((rows, *values.shape[1:]), placed, part)
 

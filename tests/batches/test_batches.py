@@ -133,10 +133,12 @@ def test_a_row_too_short_for_a_text_is_refused(texts, tokenizer, tmp_path) -> No
 
 
 def test_processes_load_the_rows_that_one_would(texts, tokenizer, tmp_path) -> None:
-    whole = make(texts, tokenizer, tmp_path, multiple=2).load(3).arrays
+    whole = make(texts, tokenizer, tmp_path, multiple=4).load(3).arrays
     parts = [
-        make(texts, tokenizer, tmp_path, multiple=2, share=ProcessShare(i, i + 1, 2)).load(3).arrays for i in range(2)
+        make(texts, tokenizer, tmp_path, multiple=4, share=ProcessShare(pieces, 4)).load(3).arrays
+        for pieces in ((0, 2), (1, 3))
     ]
     for name in ("ids", "lengths"):
-        np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), whole[name])
+        quarters = [half for part in parts for half in np.split(part[name], 2)]
+        np.testing.assert_array_equal(np.concatenate([quarters[i] for i in (0, 2, 1, 3)]), whole[name])
     np.testing.assert_array_equal(parts[1]["slots"], whole["slots"])
