@@ -10,6 +10,8 @@ import dataclasses
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from jasper_jax.planning.groups import crossed_axes, device_groups
 from jasper_jax.planning.hlo import Computation, Instruction
 
@@ -27,6 +29,8 @@ class Collective:
     bytes:  payload on one device: the result of a gather, the operand of every other kind.
     sent:   bytes that leave a device in one execution on a ring of n devices: (n-1)/n of the payload, twice that for an
             all-reduce, all of it for a permutation.
+    between: of them, the bytes that cross to another node. Devices of a group that share a node divide the payload: with
+            g nodes and m devices of each, (g-1)/g/m of it (twice for an all-reduce), in place of a ring's crossing.
     """
 
     kind: str
@@ -35,11 +39,17 @@ class Collective:
     devices: int
     axes: tuple[str, ...]
     sent: float
+    between: float = 0.0
 
     @property
     def total_sent(self) -> float:
         """Bytes that leave a device in all executions."""
         return self.sent * self.executions
+
+    @property
+    def inside(self) -> float:
+        """Bytes that a device sends inside its node in one execution."""
+        return max(0.0, self.sent - self.between)
 
 
 def kind_of(instruction: Instruction, computation: Computation) -> str | None:
@@ -74,8 +84,10 @@ def read_collective(
     executions: float,
     sizes: Sequence[int],
     names: Sequence[str],
+    nodes: np.ndarray | None = None,
 ) -> Collective:
-    """The collective of ``instruction``. ``sizes``, ``names``: the axes of the mesh the program was compiled for."""
+    """The collective of ``instruction``. ``sizes``, ``names``: the axes of the mesh the program was compiled for;
+    ``nodes``: the node of each of its devices, in row-major order (None: all in one)."""
     groups = device_groups(instruction, math.prod(sizes))
     members = 0 if groups is None else groups.shape[1]
     axes = UNKNOWN_AXES if groups is None else crossed_axes(groups, sizes, names)
@@ -83,8 +95,22 @@ def read_collective(
     share = (members - 1) / members if members else 1.0
     if kind == "collective-permute":
         share = 1.0 if axes else 0.0
-    sent = size * share * (2 if kind == "all-reduce" else 1)
-    return Collective(kind, size, executions, members, axes, sent)
+    times = 2 if kind == "all-reduce" else 1
+    crossing = 0.0 if groups is None or nodes is None else _crossing(kind, nodes[groups])
+    return Collective(kind, size, executions, members, axes, size * share * times, size * crossing * times)
+
+
+def _crossing(kind: str, nodes: np.ndarray) -> float:
+    """The share of its payload that a device sends to other nodes; ``nodes [groups, members]``."""
+    most = max(len(set(group)) for group in nodes.tolist())
+    if most == 1:
+        return 0.0
+    members = nodes.shape[1]
+    if kind in ("collective-permute", "collective-broadcast"):
+        return 1.0
+    if kind == "all-to-all":
+        return (most - 1) / most
+    return (most - 1) / most / (members / most)
 
 
 def _payload(kind: str, instruction: Instruction, computation: Computation) -> int:

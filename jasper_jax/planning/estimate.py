@@ -1,7 +1,7 @@
 """The least time that a step can take on a chip: its work over the chip's published peak rates.
 
-There are three lower bounds: matrix operations over peak operations, traffic over memory bandwidth, and bytes sent over
-link bandwidth; the step takes at least the largest of them. A real step is slower: the three overlap only in part;
+There are lower bounds of four kinds: matrix operations over peak operations, traffic over memory bandwidth, bytes sent
+inside a node over link bandwidth, and bytes sent between nodes over the network's; the step takes at least the largest of them. A real step is slower: they overlap only in part;
 matrix units reach their peak only for large, aligned products; element-wise work, sorts, tile padding and latency are
 not counted; axes that share a link count as if each had it alone, and hops beyond a neighbour cost nothing; loading the
 next batch, checkpoints and evaluation are not part of a step.
@@ -27,14 +27,16 @@ class Estimate:
     """Lower bounds of one step, in seconds, and its memory on one device, in bytes.
 
     axis_seconds:         mesh axes that collectives use together -> seconds on their links.
-    interconnect_seconds: of the busiest axis.
+    interconnect_seconds: of the busiest axis, inside a node.
+    network_seconds:      between nodes.
     likely_seconds:       a guess at what a step will take, not a bound.
-    bound_by:             the name of the largest bound: compute, memory or interconnect.
+    bound_by:             the name of the largest bound: compute, memory, interconnect or network.
     """
 
     compute_seconds: float
     memory_seconds: float
     interconnect_seconds: float
+    network_seconds: float
     axis_seconds: Mapping[tuple[str, ...], float]
     step_seconds: float
     likely_seconds: float
@@ -63,6 +65,7 @@ def estimate(analysis: Analysis, chip: Chip, texts: int) -> Estimate:
         "compute": analysis.bf16_flops / device.peak_flops,
         "memory": analysis.hbm_bytes / device.bandwidth,
         "interconnect": busiest,
+        "network": analysis.between_bytes / device.network if analysis.between_bytes else 0.0,
     }
     bound_by = max(bounds, key=lambda name: bounds[name])
     seconds = bounds[bound_by]
@@ -70,6 +73,7 @@ def estimate(analysis: Analysis, chip: Chip, texts: int) -> Estimate:
         compute_seconds=bounds["compute"],
         memory_seconds=bounds["memory"],
         interconnect_seconds=busiest,
+        network_seconds=bounds["network"],
         axis_seconds=axis_seconds,
         step_seconds=seconds,
         likely_seconds=max(seconds, analysis.serial_seconds / REACHED),

@@ -59,8 +59,9 @@ def prepare_gpu_compiler() -> None:
     os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
 
 
-def gpu_devices(chip: Chip, count: int) -> list[Any]:
-    """``count`` GPUs of one node, joined by its fast links: programs can be compiled for them, they hold no arrays.
+def gpu_devices(chip: Chip, count: int, nodes: int = 1) -> list[Any]:
+    """``count`` GPUs in ``nodes`` equal nodes, each joined by its fast links: programs can be compiled for them, they hold
+    no arrays.
 
     Raises:
       UserError: the GPU compiler is not installed, or of another version than JAX.
@@ -77,7 +78,7 @@ def gpu_devices(chip: Chip, count: int) -> list[Any]:
             platform="cuda",
             topology_name=chip.name,
             target_config=describe(chip),
-            topology=f"1x1x{count}",
+            topology=f"{nodes}x1x{count // nodes}",
         )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as e:
         raise UserError(f"topology: {count}x{chip.name} is refused by XLA's GPU compiler: {first_line(e)}") from e

@@ -83,13 +83,15 @@ def _time(target: Target, plans: Sequence[StagePlan]) -> Table:
         "compute ms",
         "memory ms",
         "links ms",
+        "network ms",
         "bound by",
         "texts/s",
         "hours",
         "likely ms",
+        "likely MFU",
         title=title,
     )
-    for column in (*table.columns[1:5], *table.columns[6:]):
+    for column in (*table.columns[1:6], *table.columns[7:]):
         column.justify = "right"
     for plan in plans:
         analysis, bounds = plan.analysis, plan.estimate
@@ -101,14 +103,17 @@ def _time(target: Target, plans: Sequence[StagePlan]) -> Table:
             f"{bounds.compute_seconds * 1e3:.1f}",
             f"{bounds.memory_seconds * 1e3:.1f}",
             f"{bounds.interconnect_seconds * 1e3:.1f}",
+            f"{bounds.network_seconds * 1e3:.1f}",
             bounds.bound_by,
             f"{bounds.texts_per_second:,.0f}",
             f"{plan.hours:.2f}",
             f"{bounds.likely_seconds * 1e3:.0f}",
+            f"{plan.likely_mfu(target):.0%}",
         )
     table.caption = (
-        "Per device. A real step is slower: compute, memory and links overlap only in part, and neither element-wise"
-        f" work nor latency is counted. Likely is a guess: one kernel after another, each at {REACHED:.0%} of a rate."
+        "Per device. A real step is slower: compute, memory, links and network overlap only in part, and neither"
+        " element-wise work nor latency is counted. Likely assumes, and nothing has measured, that kernels run one after"
+        f" another, each at {REACHED:.0%} of a rate, and hide all communication; MFU is of texts at their full length."
     )
     return table
 

@@ -1,4 +1,4 @@
-"""A TPU slice by name: ``v5e:4x4`` -> its chip, its devices for the compiler, and a mesh that follows its links.
+"""TPU slices by name: ``v5e:4x4``, or two of them, ``2xv5e:4x4`` -> its chip, its devices for the compiler, and a mesh that follows its links.
 
 No TPU is needed: libtpu, the TPU compiler, describes any slice and compiles for it. By default libtpu looks for a TPU
 of this machine when it is loaded; ``prepare_compiler`` turns that off and must run before JAX finds its devices.
@@ -14,7 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jasper_jax.planning.chips import TPUS, Chip
+from jasper_jax.planning.chips import GPUS, TPUS, Chip
 from jasper_jax.runtime.errors import UserError, first_line
 
 EXTRA = "pip install 'jasper-jax[plan]'"
@@ -34,44 +34,55 @@ PODS = {"v4": 4096, "v5e": 256, "v5p": 8960, "v6e": 256, "tpu7x": 9216}
 
 @dataclasses.dataclass(frozen=True)
 class Topology:
-    """A slice of ``shape`` chips of one generation."""
+    """``nodes`` slices, each of ``shape`` chips of one generation."""
 
     chip: Chip
     shape: tuple[int, ...]
+    nodes: int = 1
     platform = "tpu"
     compiler_options = None
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """Parse ``generation:shape``, such as ``v5e:4x4``. Does not load the compiler.
+        """Parse ``generation:shape``, such as ``v5e:4x4``, or several slices, ``2xv5e:4x4``. Does not load the compiler.
 
         Raises:
           UserError: another form, an unknown generation, or a shape that the generation does not have.
         """
-        match = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+)+)", text.strip().lower())
-        name = match[1] if match else text.partition(":")[0].strip().lower()
+        match = re.fullmatch(r"(?:(\d+)x)?([a-z][a-z0-9]*):(\d+(?:x\d+)+)", text.strip().lower())
+        name = match[2] if match else text.partition(":")[0].strip().lower()
         if name not in TPUS:
             raise UserError(
                 f"topology: {text!r} names no TPU that is known; expected generation:shape, e.g. v5e:4x4, of the"
                 f" generations {', '.join(TPUS)}"
             )
         chip = TPUS[name]
-        shape = tuple(map(int, match[2].split("x"))) if match else ()
+        shape = tuple(map(int, match[3].split("x"))) if match else ()
         if reason := _refusal(chip, shape):
             raise UserError(f"topology: {text!r}: {reason}; shapes are, among others, {_examples(name)}")
-        return cls(chip, shape)
+        nodes = int(match[1] or 1) if match else 1
+        if not 0 < nodes <= 64:
+            raise UserError(f"topology: {text!r}: expected 1 to 64 slices, got {nodes}")
+        refuse_without_network(text, chip, nodes)
+        return cls(chip, shape, nodes)
 
     def __str__(self) -> str:
+        nodes = f"{self.nodes}x" if self.nodes > 1 else ""
+        return f"{nodes}{self.slice_name}"
+
+    @property
+    def slice_name(self) -> str:
+        """Of one slice, as libtpu knows it."""
         return f"{self.chip.name}:{'x'.join(map(str, self.shape))}"
 
     @property
     def chips(self) -> int:
-        """Chips of the slice."""
-        return math.prod(self.shape)
+        """Chips of all slices."""
+        return self.nodes * math.prod(self.shape)
 
     @property
     def devices(self) -> int:
-        """JAX devices of the slice; a mesh must have exactly as many."""
+        """JAX devices of all slices; a mesh must have exactly as many."""
         return self.chips * self.chip.devices_per_chip
 
     def mesh(self, sizes: tuple[int, int, int]) -> Any:
@@ -79,6 +90,16 @@ class Topology:
         from jasper_jax.parameters.sharding import mesh_axes
 
         return topology_mesh(self, mesh_axes(sizes))
+
+
+def refuse_without_network(text: str, chip: Chip, nodes: int) -> None:
+    """UserError: several nodes of a chip for which no rate between nodes is published."""
+    if nodes > 1 and not chip.network:
+        known = ", ".join(one.name for one in (*TPUS.values(), *GPUS.values()) if one.network)
+        raise UserError(
+            f"topology: {text!r}: no network rate of {chip.name} between nodes is published; plan one node of it, or"
+            f" several of {known}"
+        )
 
 
 def _refusal(chip: Chip, shape: tuple[int, ...]) -> str:
@@ -110,13 +131,13 @@ def topology_devices(topology: Topology) -> list[Any]:
     import jax
     from jax.experimental import topologies
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"num_slices": topology.nodes} if topology.nodes > 1 else {}
     if topology.chip.name == "v4":
         options["chip_config_name"] = "megacore"  # otherwise each of the two cores is a device, unlike on a v4 VM
-    if topology.chips == 1:
+    if math.prod(topology.shape) == 1:
         options["chips_per_host_bounds"] = (1, 1, 1)
     try:
-        description = topologies.get_topology_desc(platform="tpu", topology_name=str(topology), **options)
+        description = topologies.get_topology_desc(platform="tpu", topology_name=topology.slice_name, **options)
     except jax.errors.JaxRuntimeError as e:
         raise UserError(f"topology: {topology} is refused by the TPU compiler: {first_line(e)}") from e
     if len(description.devices) != topology.devices:

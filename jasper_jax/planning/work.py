@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from jasper_jax.parameters.nodes import node_of
 from jasper_jax.planning.chips import Chip
 from jasper_jax.planning.collectives import Collective, kind_of, read_collective
 from jasper_jax.planning.flops import is_product, matmul_flops, passes
@@ -50,12 +53,17 @@ class Analysis:
     links: Links
 
     @property
+    def between_bytes(self) -> float:
+        """Bytes that a device sends to other nodes."""
+        return sum(collective.between * collective.executions for collective in self.collectives)
+
+    @property
     def sent_bytes(self) -> Mapping[tuple[str, ...], float]:
-        """Axes -> bytes that leave a device along them."""
+        """Axes -> bytes that a device sends along them inside its node."""
         sent: Counter[tuple[str, ...]] = Counter()
         for collective in self.collectives:
             if collective.axes:
-                sent[collective.axes] += collective.total_sent  # pyright: ignore[reportArgumentType]
+                sent[collective.axes] += collective.inside * collective.executions  # pyright: ignore[reportArgumentType]
         return dict(sent)
 
 
@@ -74,6 +82,9 @@ def analyse(
     work = _Counter(module, kernel_flops, device).work(module.entry, fused=False)
     sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
 
+    devices = list(mesh.devices.flat)
+    nodes = np.array([node_of(device) if hasattr(device, "platform") else 0 for device in devices])
+
     def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
         computation = module.computations[key[0]]
         return computation.instructions[key[1]], computation
@@ -83,7 +94,7 @@ def analyse(
         instruction, computation = find(key)
         kind = kind_of(instruction, computation)
         if kind is not None:
-            collectives.append(read_collective(kind, instruction, computation, executions, sizes, names))
+            collectives.append(read_collective(kind, instruction, computation, executions, sizes, names, nodes))
     kernels = []
     for key, executions in work.kernels.items():
         kernel = read_kernel(*find(key))

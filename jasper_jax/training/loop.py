@@ -32,7 +32,8 @@ from jasper_jax.training.stage_log import StageLog
 from jasper_jax.training.stage_state import StageState
 from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
-from jasper_jax.training.utilisation import Utilisation, step_flops, with_wait
+from jasper_jax.training.model_flops import step_flops
+from jasper_jax.training.utilisation import Utilisation, with_wait
 from jasper_jax.training.watchdog import Watchdog
 
 
@@ -138,7 +139,8 @@ class StageTrainer:
         state, programs = self._prepare(params, partition, batches, first_step)
         step, stopping = first_step, False
         with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
-            utilisation = Utilisation(step_flops(self.kind, state), self.inputs.mesh)
+            flops = step_flops(self.kind.stage, self.kind.student, state.trained, state.frozen)
+            utilisation = Utilisation(flops, self.inputs.mesh)
             log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress, utilisation)
             hooks = self._hooks(state, programs, batches, log, first_step)
             with Watchdog(stage.name, step) as watchdog, hooks as call_hooks:

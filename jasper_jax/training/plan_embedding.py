@@ -50,7 +50,8 @@ class EmbeddingPlan:
 def of_one_host(target: Target) -> Target:
     """The part of ``target`` that one process has."""
     if isinstance(target, Machine):
-        return dataclasses.replace(target, devices=min(target.devices, GPUS_OF_A_HOST))
+        return dataclasses.replace(target, devices=min(target.devices // target.nodes, GPUS_OF_A_HOST), nodes=1)
+    target = dataclasses.replace(target, nodes=1)
     host = (*CHIPS_OF_A_HOST, *(1 for _ in target.shape[2:]))
     return target if target.chips <= math.prod(host) else dataclasses.replace(target, shape=host)
 

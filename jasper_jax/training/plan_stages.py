@@ -18,6 +18,7 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import LoweredStep, lower_step
+from jasper_jax.training.model_flops import step_flops
 from jasper_jax.training.run_mesh import attention_heads, mesh_sizes
 
 PIECES = (2, 4, 8, 16, 32)
@@ -31,7 +32,8 @@ def plan_stages(recipe: Recipe, vectors: TeacherVectors, student: Student, targe
       UserError: the mesh or a batch does not divide over the devices, or the compiler refuses a program.
     """
     stages = resolve_stages(recipe)
-    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, attention_heads(student, vectors)))
+    heads = attention_heads(student, vectors)
+    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, heads, target.nodes))
     for stage in stages:
         say(f"{target}: compiling {stage.name}")
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
@@ -45,17 +47,20 @@ def plan_stage(
 ) -> StagePlan:
     """Lower and compile one stage's step."""
     step = lower_step(recipe, vectors, stage, student, mesh, target.platform)
-    return plan_program(planned_stage(stage, step, mesh), step.lowered, mesh, target)
+    return plan_program(planned_stage(stage, student, step, mesh), step.lowered, mesh, target)
 
 
-def planned_stage(stage: ResolvedStage, step: LoweredStep, mesh: Mesh) -> PlannedStage:
+def planned_stage(stage: ResolvedStage, student: Student, step: LoweredStep, mesh: Mesh) -> PlannedStage:
     """What ``planning`` needs to know of a stage and its lowered step."""
     state = {"trained": step.trained, "frozen": step.frozen, "optimizer": step.optimizer, "teachers": step.teachers}
+    texts, length = stage.batch_size, step.length  # every text at its full length
+    flops = step_flops(stage, student, step.trained, step.frozen)
     return PlannedStage(
         name=stage.name,
         batch_size=stage.batch_size,
         steps=stage.steps,
         state_bytes={name: device_bytes(tree) for name, tree in state.items()},
+        model_flops=flops(texts, texts * length, texts * length**2),
         leaves=tuple(leaf_shards({**step.frozen, **step.trained}, mesh)),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -12,19 +12,7 @@ from jax.sharding import Mesh
 
 from jasper_jax.batches.loading import LoadedBatch
 from jasper_jax.planning.device_peak import peak_flops
-from jasper_jax.training.model_flops import TextStepFlops
-from jasper_jax.training.stage_kind import StageKind
-from jasper_jax.training.stage_state import StageState
-
-StepFlops = Callable[[int, int, int], float]
-"""(texts, tokens, pairs) -> operations of the model's step."""
-
-
-def step_flops(kind: StageKind, state: StageState) -> StepFlops | None:
-    """Of a stage that learns from texts; None for one on images, whose operations are not counted."""
-    if not kind.stage.learns_from("texts"):
-        return None
-    return TextStepFlops(kind.student, state.trained, state.frozen)
+from jasper_jax.training.model_flops import StepFlops
 
 
 class Utilisation:

@@ -1,161 +1,205 @@
-"""A recipe's train steps on pods, without a pod: memory, communication, operations, compile time.
+"""The large recipes' train steps on pods, without a pod: memory, communication, likely time, compile time.
 
-    python scripts/bench/pods.py [--only TEXT ...] [--output docs/results/pods.md]
+    python scripts/bench/pods.py [--only TEXT ...] [--minutes M]
 
-The steps are those of `jasper plan`, compiled by the TPU compiler (extra `plan`), not run. Each case compiles what its
-line says of configs/jasper_2b.yaml; a row is a stage.
+The steps are those of `jasper plan` (extras `plan` and `plan-gpu`), compiled and not run. A compiled row is a line of
+docs/results/pods.jsonl, so that the command goes on where it was stopped; the page, docs/results/pods.md, is made of all
+rows. Delete the rows to measure again.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import dataclasses
+import json
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from jasper_jax.planning.topology import Topology, prepare_compiler
+from jasper_jax.planning.gpu import prepare_gpu_compiler
+from jasper_jax.planning.topology import prepare_compiler
+from jasper_jax.runtime.compilers import use_cpu
 
+use_cpu()
 prepare_compiler()
+prepare_gpu_compiler()
 
 import jax  # noqa: E402
-from rich.console import Console  # noqa: E402
-from train_bench.report import Section, show, write  # noqa: E402
+from train_bench.report import Section, write  # noqa: E402
 
 from jasper_jax.check import validate  # noqa: E402
+from jasper_jax.planning.estimate import REACHED  # noqa: E402
+from jasper_jax.planning.machine import parse_target  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402
-from jasper_jax.recipe.stages import ResolvedStage  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
-from jasper_jax.student.student import Student  # noqa: E402
-from jasper_jax.training.lowering import LoweredStep, lower_step  # noqa: E402
 from jasper_jax.training.plan_stages import plan_stage  # noqa: E402
 from jasper_jax.training.run_mesh import attention_heads, mesh_sizes  # noqa: E402
 
-RECIPE = "configs/jasper_2b.yaml"
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "pods.md"
 GIB = 2**30
+STAGES = {"jasper_2b": 4, "stella_400m": 3}
+TARGETS = ("8xh100", "v5e:4x4", "v5p:4x4x4", "2xv5e:4x4", "v6e:16x16", "v5p:8x8x16", "2x8xh100")
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Case:
-    """``stages``: their numbers; None for all."""
+    """One row: stage ``number`` (from 1) of a recipe on ``target``."""
 
-    title: str
-    topology: str
+    recipe: str
+    target: str
+    number: int
     overrides: tuple[str, ...] = ()
-    stages: tuple[int, ...] | None = None
+
+    @property
+    def key(self) -> str:
+        return " ".join([self.recipe, self.target, f"stage-{self.number}", *self.overrides])
 
 
-TEXT_BATCHES = tuple(f"stages.{stage}.batch_size={{}}" for stage in range(3))
-CASES = (
-    Case("16 chips, the recipe: 8 texts a chip", "v5e:4x4"),
-    Case("256 chips, the recipe", "v5e:16x16"),
-    Case("256 chips, 8 texts a chip", "v5e:16x16", tuple(one.format(2048) for one in TEXT_BATCHES), (1, 2, 3)),
-    Case("256 chips, 4,096 texts", "v5e:16x16", ("stages.2.batch_size=4096",), (3,)),
-    Case("16 chips, NV-Embed-v2 in the step", "v5e:4x4", ("teachers.0.mode=online",), (3,)),
-)
+def cases() -> Iterator[Case]:
+    """All rows, those that matter most first. From 256 chips on, a text stage takes 8 texts a chip: a batch of 128 would
+    leave chips without one. Jasper's third stage without recomputation says what a lighter ``remat`` costs."""
+    for target in TARGETS:
+        devices = parse_target(target).devices
+        for recipe, stages in STAGES.items():
+            for number in range(1, stages + 1):
+                larger = devices >= 256 and number < 4
+                yield Case(recipe, target, number, (f"stages.{number - 1}.batch_size={8 * devices}",) if larger else ())
+        yield (
+            Case("jasper_2b", target, 3, ("student.remat=none",))
+            if devices < 256
+            else Case("jasper_2b", target, 3, (f"stages.2.batch_size={8 * devices}", "student.remat=none"))
+        )
+    yield Case("jasper_2b", "v5e:4x4", 3, ("teachers.0.mode=online",))
+
+
 COLUMNS = (
     "stage",
     "batch",
-    "rows",
     "mesh",
     "state GiB",
-    "peak GiB",
-    "sent GB",
-    "operations",
-    "of the analytic count",
-    "least ms a step",
+    "peak of usable GiB",
+    "inside GB",
+    "between GB",
+    "TFLOP",
+    "over the model's",
+    "floor ms",
+    "by",
+    f"likely ms at {REACHED:.0%}",
+    f"likely MFU at {REACHED:.0%}",
     "compile s",
 )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", nargs="+", help="parts of the titles of the cases to compile")
-    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--only", nargs="+", help="compile only rows whose key, e.g. 'jasper_2b v5e:4x4', has one of these"
+    )
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after this many minutes")
     options = parser.parse_args()
-    console, sections = Console(width=160), []
-    for case in CASES:
-        if options.only and not any(part in case.title for part in options.only):
+    rows_file, began = PAGE.with_suffix(".jsonl"), time.monotonic()
+    rows = [json.loads(line) for line in rows_file.read_text().splitlines()] if rows_file.exists() else []
+    done = {row["key"] for row in rows}
+    for case in cases():
+        wanted = not options.only or any(part in case.key for part in options.only)
+        if case.key in done or not wanted or time.monotonic() - began > 60 * options.minutes:
             continue
-        run = Run(load_recipe(RECIPE, list(case.overrides)), describe=True)
-        student, _ = validate(run)
-        rows = [
-            row(run, stage, student, Topology.parse(case.topology))
-            for stage in run.stages
-            if case.stages is None or stage.index + 1 in case.stages
-        ]
-        changed = f" ({', '.join(case.overrides)})" if case.overrides else ""
-        sections.append(Section(f"{case.title}: {case.topology}{changed}", COLUMNS, rows))
-        show(sections[-1], console)
-    introduction = [
-        f"{RECIPE}, texts of 512 tokens, jax {jax.__version__}, compiled on this machine without a TPU. All figures",
-        "are of one chip and step: state is parameters, optimizer and teachers; peak is of 15.75 GiB usable; sent is",
-        "what leaves the chip; rows of images are filled up to the devices; operations are those of matrix products in",
-        "the compiled program, then over the count by hand of all rows (a frozen layer once, a trained one three",
-        "times, and once more where it is recomputed); the least time is the largest floor of compute, memory and",
-        "links at the chip's published rates.",
-    ]
-    write(options.output, "Many chips, by the TPU compiler", introduction, sections)
+        rows.append(measure(case))
+        with rows_file.open("a") as out:
+            out.write(json.dumps(rows[-1]) + "\n")
+        print(json.dumps(rows[-1]), flush=True)
+    write_page({row["key"]: row for row in rows})
     return 0
 
 
-def row(run: Run, stage: ResolvedStage, student: Student, topology: Topology) -> tuple[str, ...]:
-    sizes = mesh_sizes(run.recipe.mesh, topology.devices, run.stages, attention_heads(student, run.vectors))
-    mesh = topology.mesh(sizes)
-    plan = plan_stage(run.recipe, run.vectors, stage, student, mesh, topology)
-    assert plan.analysis is not None, f"{stage.name} does not fit on {topology}"
-    assert plan.estimate is not None
-    step = lower_step(run.recipe, run.vectors, stage, student, mesh, "tpu")  # seconds, beside compiling it
-    by_hand = analytic(stage, student, step) / topology.devices
-    return (
-        stage.name,
-        f"{stage.batch_size:,}",
-        f"{step.rows:,}",
-        "×".join(map(str, sizes)),
-        f"{sum(plan.stage.state_bytes.values()) / GIB:.3f}",
-        f"{plan.estimate.needed_bytes / GIB:.2f}",
-        f"{sum(one.total_sent for one in plan.analysis.collectives) / 1e9:.2f}",
-        f"{plan.analysis.flops:.3e}",
-        "" if step.teachers else f"{plan.analysis.flops / by_hand:.2f}",
-        f"{plan.estimate.step_seconds * 1e3:,.0f}",
-        f"{plan.compile_seconds:.0f}",
+def measure(case: Case) -> dict[str, Any]:
+    """Lower and compile one stage's step."""
+    overrides = list(case.overrides)
+    recipe = load_recipe(f"configs/{case.recipe}.yaml", overrides)
+    run = Run(recipe, describe=True)
+    student, _ = validate(run)
+    target, stage = parse_target(case.target), run.stages[case.number - 1]
+    sizes = mesh_sizes(recipe.mesh, target.devices, [stage], attention_heads(student, run.vectors), target.nodes)
+    plan = plan_stage(recipe, run.vectors, stage, student, target.mesh(sizes), target)
+    row: dict[str, Any] = {
+        "key": case.key,
+        **dataclasses.asdict(case),
+        "jax": jax.__version__,
+        "batch": stage.batch_size,
+        "mesh": list(sizes),
+        "state_bytes": sum(plan.stage.state_bytes.values()),
+        "usable_bytes": target.chip.per_device.usable_memory,
+        "model_flops": plan.stage.model_flops,
+        "compile_seconds": round(plan.compile_seconds, 1),
+    }
+    if plan.analysis is None or plan.estimate is None:
+        assert plan.too_large is not None
+        return {**row, "peak_bytes": plan.too_large.needed}
+    return {
+        **row,
+        "peak_bytes": plan.estimate.needed_bytes,
+        "inside_bytes": sum(one.inside * one.executions for one in plan.analysis.collectives),
+        "between_bytes": plan.analysis.between_bytes,
+        "flops": plan.analysis.flops,
+        "over_model": None
+        if case.overrides[:1] == ("teachers.0.mode=online",)
+        else plan.analysis.flops * target.devices / plan.stage.model_flops,
+        "floor_seconds": plan.estimate.step_seconds,
+        "bound_by": plan.estimate.bound_by,
+        "likely_seconds": plan.estimate.likely_seconds,
+        "likely_mfu": plan.likely_mfu(target),
+    }
+
+
+def write_page(rows: dict[str, dict[str, Any]]) -> None:
+    """docs/results/pods.md: a table for each recipe and target, and the rows that are missing."""
+    sections, missing = [], []
+    listed = list(cases())
+    for recipe, target in dict.fromkeys((case.recipe, case.target) for case in listed):
+        own = [case for case in listed if (case.recipe, case.target) == (recipe, target)]
+        missing += [case.key for case in own if case.key not in rows]
+        if found := [cells(rows[case.key]) for case in own if case.key in rows]:
+            sections.append(Section(f"{recipe} on {target}", COLUMNS, found))
+    introduction = [
+        f"Steps of texts of 512 tokens, gradients summed in float32, jax {jax.__version__}: compiled for these machines by",
+        "libtpu and XLA:GPU on a CPU, and never run. All figures are of one device and step. State is parameters,",
+        "optimizer and teachers; usable is what a program may take (of a GPU, the 75% that JAX takes). Inside and",
+        "between: bytes that leave a device inside its node or slice, and for another one. TFLOP are matrix products of",
+        "the program, then over those that the model needs (recomputation, filled rows and losses are the rest). The",
+        "floor is the largest of compute, memory, links and network at the published rates. Likely is a guess, not a",
+        f"measurement: kernels run one after another at {REACHED:.0%} of the rates and hide all communication; MFU refers",
+        "to the model's operations, every text at its full length.",
+        *(["", "Not compiled yet: " + "; ".join(missing) + "."] if missing else []),
+    ]
+    write(PAGE, "Many chips, by their compilers", introduction, sections, "scripts/bench/pods.py")
+
+
+def cells(row: dict[str, Any]) -> tuple[str, ...]:
+    """A row of the page."""
+    settings = [one for one in row["overrides"] if "batch_size" not in one]
+    start = (
+        " ".join([f"stage-{row['number']}", *settings]),
+        f"{row['batch']:,}",
+        "×".join(map(str, row["mesh"])),
+        f"{row['state_bytes'] / GIB:.3f}",
+        f"{row['peak_bytes'] / GIB:.2f} of {row['usable_bytes'] / GIB:.2f}",
     )
-
-
-def analytic(stage: ResolvedStage, student: Student, step: LoweredStep) -> float:
-    """Operations of the step's matrix products over all chips, counted by hand."""
-    text, vision_model, B = student.encoder.config, student.vision_model, stage.batch_size
-    trains_text = any(name.startswith("encoder/") for name in step.trained)
-    tokens, total = step.rows * step.length, 0.0
-    # A frozen encoder under a trained one has a forward pass alone; over what is trained, the gradient passes through.
-    frozen = (2 + (student.remat == "full")) if stage.learns_from("images") else 1
-    width = text.num_heads * (text.head_dim or text.hidden_size // text.num_heads)
-    total += times(step.trained, "encoder/", tokens, 4 * step.length * width) * (3 + (student.remat == "full"))
-    total += times(step.frozen, "encoder/", tokens, 4 * step.length * width) * frozen
-    if stage.learns_from("images") and vision_model is not None:
-        vision = vision_model.encoder.config
-        patches = (vision.image_size // vision.patch_size) ** 2
-        one = times(step.trained, "vision/layers", step.rows * patches, 4 * patches * vision.hidden_size)
-        total += one * (3 + (vision_model.remat == "full"))
-        total += (
-            2 * step.rows * patches * 3 * vision.patch_size**2 * vision.hidden_size * 2
-        )  # no gradient of the pixels
-    heads = [student.heads[name] for name in stage.heads]
-    pooled = text.hidden_size
-    products = 2 + (
-        trains_text or stage.learns_from("images")
-    )  # forward, the heads' gradient or the caption's vector, and back
-    for head in heads:
-        total += products * 2 * B * pooled * head.dim + sum(3 * 2 * B * B * dim for dim in head.dims)
-    return total
-
-
-def times(leaves: Mapping[str, jax.ShapeDtypeStruct], prefix: str, tokens: int, attention: int) -> float:
-    """One forward pass of the layers among ``leaves``."""
-    kernels = {n: x.shape for n, x in leaves.items() if n.startswith(prefix) and "layers" in n and n.endswith("kernel")}
-    layers = max((shape[0] for name, shape in kernels.items() if "attention/output" in name), default=0)
-    return tokens * (2.0 * sum(math.prod(shape) for shape in kernels.values()) + layers * attention)
+    if "flops" not in row:
+        return (*start, *[""] * 4, "does not fit", *[""] * 3, f"{row['compile_seconds']:.0f}")
+    return (
+        *start,
+        f"{row['inside_bytes'] / 1e9:.2f}",
+        f"{row['between_bytes'] / 1e9:.2f}",
+        f"{row['flops'] / 1e12:.3f}",
+        "" if row["over_model"] is None else f"{row['over_model']:.2f}",
+        f"{row['floor_seconds'] * 1e3:,.0f}",
+        row["bound_by"],
+        f"{row['likely_seconds'] * 1e3:,.0f}",
+        f"{row['likely_mfu']:.0%}",
+        f"{row['compile_seconds']:.0f}",
+    )
 
 
 if __name__ == "__main__":

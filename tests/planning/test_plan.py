@@ -41,7 +41,7 @@ def mesh():
 def stage(mesh) -> PlannedStage:
     weight = {"heads/fc1/kernel": jax.ShapeDtypeStruct((N, N), jnp.float32)}
     state = {"trained": 4 * N * N, "frozen": 0, "optimizer": 8 * N * N, "teachers": 0}
-    return PlannedStage("stage-1", N, 3600, state, tuple(leaf_shards(weight, mesh)))
+    return PlannedStage("stage-1", N, 3600, state, 2.0 * N**3, tuple(leaf_shards(weight, mesh)))
 
 
 def lowered(mesh):

@@ -67,7 +67,7 @@ def test_the_step_that_is_planned(tmp_path, online: bool) -> None:
     mesh = make_mesh((1, 1, 1), jax.devices()[:1])
     for stage in run.stages:
         step = lower_step(run.recipe, run.vectors, stage, student, mesh, "cpu")
-        planned = planned_stage(stage, step, mesh)
+        planned = planned_stage(stage, student, step, mesh)
         size = planned.state_bytes
         assert size["optimizer"] >= 2 * size["trained"]
         assert size["optimizer"] <= 2 * size["trained"] + 64

@@ -34,11 +34,13 @@ def show(section: Section, console: Console) -> None:
         console.print(line, markup=False, highlight=False)
 
 
-def write(path: Path | None, title: str, introduction: Sequence[str], sections: Sequence[Section]) -> None:
-    """The sections as Markdown, headed by the command that made them; nothing without a path."""
+def write(
+    path: Path | None, title: str, introduction: Sequence[str], sections: Sequence[Section], command: str = ""
+) -> None:
+    """The sections as Markdown, headed by ``command``, by default the one that runs; nothing without a path."""
     if path is None:
         return
-    lines = [f"# {title}", "", f"`python {shlex.join(sys.argv)}`", "", *introduction]
+    lines = [f"# {title}", "", f"`python {command or shlex.join(sys.argv)}`", "", *introduction]
     for section in sections:
         lines += ["", f"## {section.title}"]
         if section.columns:
