@@ -78,7 +78,7 @@ TPUS = {
         # jax-ml.github.io/scaling-book/tpus, 200 Gbit/s a host.
         Chip("v5p", 459 * TERA, 95 * GIB, int(95.74 * GIB), 2765 * GIGA, 100 * GIGA, 6, 4, network=6.25 * GIGA),
         # cloud.google.com/tpu/docs/v6e: 918 TFLOP/s, 32 GB, 1638 GB/s (docs/tpu7x; docs/v6e rounds to 1600), 800 GB/s
-        # both ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes. Network: 25.6 Tbit/s a pod of 256 chips.
+        # both ways over 4 ports, up to 8 chips a host. 2-D; only a side of 16 closes. Network: 25.6 Tbit/s a pod.
         Chip("v6e", 918 * TERA, 32 * GIB, int(31.25 * GIB), 1638 * GIGA, 100 * GIGA, 4, 16, network=12.5 * GIGA),
         # cloud.google.com/tpu/docs/tpu7x: 2307 TFLOP/s, 192 GiB, 7380 GB/s, 1200 GB/s both ways, 3-D with 6 ports,
         # 4 chips a host. Two chiplets, each a JAX device with half of everything.

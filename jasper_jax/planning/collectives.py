@@ -29,8 +29,8 @@ class Collective:
     bytes:  payload on one device: the result of a gather, the operand of every other kind.
     sent:   bytes that leave a device in one execution on a ring of n devices: (n-1)/n of the payload, twice that for an
             all-reduce, all of it for a permutation.
-    between: of them, the bytes that cross to another node. Devices of a group that share a node divide the payload: with
-            g nodes and m devices of each, (g-1)/g/m of it (twice for an all-reduce), in place of a ring's crossing.
+    between: of them, those that cross to another node. Devices of a group that share a node divide the payload: with g
+            nodes and m devices of each, (g-1)/g/m of it, twice that for an all-reduce.
     """
 
     kind: str
@@ -96,11 +96,11 @@ def read_collective(
     if kind == "collective-permute":
         share = 1.0 if axes else 0.0
     times = 2 if kind == "all-reduce" else 1
-    crossing = 0.0 if groups is None or nodes is None else _crossing(kind, nodes[groups])
-    return Collective(kind, size, executions, members, axes, size * share * times, size * crossing * times)
+    share_between = 0.0 if groups is None or nodes is None else crossing(kind, nodes[groups])
+    return Collective(kind, size, executions, members, axes, size * share * times, size * share_between * times)
 
 
-def _crossing(kind: str, nodes: np.ndarray) -> float:
+def crossing(kind: str, nodes: np.ndarray) -> float:
     """The share of its payload that a device sends to other nodes; ``nodes [groups, members]``."""
     most = max(len(set(group)) for group in nodes.tolist())
     if most == 1:

@@ -1,7 +1,8 @@
 """The least time that a step can take on a chip: its work over the chip's published peak rates.
 
-There are lower bounds of four kinds: matrix operations over peak operations, traffic over memory bandwidth, bytes sent
-inside a node over link bandwidth, and bytes sent between nodes over the network's; the step takes at least the largest of them. A real step is slower: they overlap only in part;
+There are four lower bounds: matrix operations over peak operations, traffic over memory bandwidth, bytes sent inside a
+node over link bandwidth, and bytes sent between nodes over the network's rate; the step takes at least the largest of
+them. A real step is slower: they overlap only in part;
 matrix units reach their peak only for large, aligned products; element-wise work, sorts, tile padding and latency are
 not counted; axes that share a link count as if each had it alone, and hops beyond a neighbour cost nothing; loading the
 next batch, checkpoints and evaluation are not part of a step.

@@ -60,8 +60,8 @@ def prepare_gpu_compiler() -> None:
 
 
 def gpu_devices(chip: Chip, count: int, nodes: int = 1) -> list[Any]:
-    """``count`` GPUs in ``nodes`` equal nodes, each joined by its fast links: programs can be compiled for them, they hold
-    no arrays.
+    """``count`` GPUs in ``nodes`` equal nodes, each joined by fast links: programs can be compiled for them,
+    they hold no arrays.
 
     Raises:
       UserError: the GPU compiler is not installed, or of another version than JAX.

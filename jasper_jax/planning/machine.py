@@ -1,5 +1,5 @@
-"""What a plan is for: TPU slices, ``v5e:4x4`` or ``2xv5e:4x4``, or GPUs of one kind in one node, ``8xh100``, or several,
-``2x8xh100``."""
+"""What a plan is for: a TPU slice, ``v5e:4x4``, or several, ``2xv5e:4x4``; GPUs of one kind in one node, ``8xh100``,
+or in several, ``2x8xh100``."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ class PlannedStage:
     batch_size:  texts (or images) of one step, on all devices together.
     state_bytes: bytes on one device of what lasts from step to step: ``trained`` and ``frozen`` parameters,
                  ``optimizer``, ``teachers``.
-    model_flops: operations over all devices that the model of one step needs; see ``training.model_flops``.
+    model_flops: operations of a step, over all devices, that the model needs (``training.model_flops``); None: unknown.
     leaves:      each parameter: where it lies, the shape of a device's part, its bytes (``sharding.parts``).
     """
 
@@ -37,7 +37,7 @@ class PlannedStage:
     batch_size: int
     steps: int
     state_bytes: Mapping[str, int]
-    model_flops: float
+    model_flops: float | None
     leaves: tuple[tuple[Placement, tuple[int, ...], int], ...]
 
 
@@ -62,9 +62,11 @@ class StagePlan:
         """Whether the program fits into a device's memory."""
         return self.estimate is not None and self.estimate.fits
 
-    def likely_mfu(self, target: Target) -> float:
+    def likely_mfu(self, target: Target) -> float | None:
         """The model's operations over what ``target`` could do at its peak in the likely time."""
         assert self.estimate is not None
+        if self.stage.model_flops is None:
+            return None
         peak = target.chip.per_device.peak_flops * target.devices
         return self.stage.model_flops / (self.estimate.likely_seconds * peak)
 

@@ -108,12 +108,12 @@ def _time(target: Target, plans: Sequence[StagePlan]) -> Table:
             f"{bounds.texts_per_second:,.0f}",
             f"{plan.hours:.2f}",
             f"{bounds.likely_seconds * 1e3:.0f}",
-            f"{plan.likely_mfu(target):.0%}",
+            "" if (mfu := plan.likely_mfu(target)) is None else f"{mfu:.0%}",
         )
     table.caption = (
         "Per device. A real step is slower: compute, memory, links and network overlap only in part, and neither"
-        " element-wise work nor latency is counted. Likely assumes, and nothing has measured, that kernels run one after"
-        f" another, each at {REACHED:.0%} of a rate, and hide all communication; MFU is of texts at their full length."
+        " element-wise work nor latency is counted. Likely assumes, without a measurement, that kernels run one"
+        f" after another, each at {REACHED:.0%} of a rate, and hide all communication; MFU is of texts at full length."
     )
     return table
 

@@ -1,4 +1,5 @@
-"""TPU slices by name: ``v5e:4x4``, or two of them, ``2xv5e:4x4`` -> its chip, its devices for the compiler, and a mesh that follows its links.
+"""TPU slices by name: ``v5e:4x4``, or two of them, ``2xv5e:4x4`` -> the chip, the devices for the compiler, and a mesh
+that follows their links.
 
 No TPU is needed: libtpu, the TPU compiler, describes any slice and compiles for it. By default libtpu looks for a TPU
 of this machine when it is loaded; ``prepare_compiler`` turns that off and must run before JAX finds its devices.
@@ -44,7 +45,7 @@ class Topology:
 
     @classmethod
     def parse(cls, text: str) -> Topology:
-        """Parse ``generation:shape``, such as ``v5e:4x4``, or several slices, ``2xv5e:4x4``. Does not load the compiler.
+        """Parse ``generation:shape``, such as ``v5e:4x4``; several: ``2xv5e:4x4``. Does not load the compiler.
 
         Raises:
           UserError: another form, an unknown generation, or a shape that the generation does not have.

@@ -26,13 +26,13 @@ from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
 from jasper_jax.training.mesh import abstract_params, put_params
 from jasper_jax.training.metrics import Metrics, make_sinks
+from jasper_jax.training.model_flops import step_flops
 from jasper_jax.training.partition import Partition, make_partition
 from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
 from jasper_jax.training.stage_log import StageLog
 from jasper_jax.training.stage_state import StageState
 from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
-from jasper_jax.training.model_flops import step_flops
 from jasper_jax.training.utilisation import Utilisation, with_wait
 from jasper_jax.training.watchdog import Watchdog
 

@@ -22,10 +22,11 @@ LAYERS, VISION_LAYERS = "encoder/layers", "vision/layers"
 
 def step_flops(
     stage: ResolvedStage, student: Student, trained: Mapping[str, Any], frozen: Mapping[str, Any]
-) -> StepFlops:
-    """Those of the stage's kind."""
-    kind = ImageStepFlops if stage.learns_from("images") else TextStepFlops
-    return kind(student, trained, frozen)
+) -> StepFlops | None:
+    """Of a stage on texts or on images; None for one on labelled pairs, whose operations are not counted."""
+    if stage.learns_from("images"):
+        return ImageStepFlops(student, trained, frozen)
+    return TextStepFlops(student, trained, frozen) if stage.learns_from("texts") else None
 
 
 class TextStepFlops:

@@ -26,7 +26,8 @@ PIECES = (2, 4, 8, 16, 32)
 
 
 def plan_stages(recipe: Recipe, vectors: TeacherVectors, student: Student, target: Target) -> Iterator[StagePlan]:
-    """Plan every stage of the recipe on ``target``; one that does not fit, again with settings that save memory.
+    """Plan every stage of the recipe on ``target``; one that does not fit, again with settings that save memory; one
+    that fits, with the lightest recomputation that fits too.
 
     Raises:
       UserError: the mesh or a batch does not divide over the devices, or the compiler refuses a program.
@@ -38,7 +39,9 @@ def plan_stages(recipe: Recipe, vectors: TeacherVectors, student: Student, targe
         say(f"{target}: compiling {stage.name}")
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
         yield plan
-        if not plan.fits:
+        if plan.fits:
+            yield from _with_less_recomputation(recipe, vectors, stage, student, mesh, target)
+        else:
             yield from _with_less_memory(recipe, vectors, stage, student, mesh, target)
 
 
@@ -60,9 +63,25 @@ def planned_stage(stage: ResolvedStage, student: Student, step: LoweredStep, mes
         batch_size=stage.batch_size,
         steps=stage.steps,
         state_bytes={name: device_bytes(tree) for name, tree in state.items()},
-        model_flops=flops(texts, texts * length, texts * length**2),
+        model_flops=flops and flops(texts, texts * length, texts * length**2),
         leaves=tuple(leaf_shards({**step.frozen, **step.trained}, mesh)),
     )
+
+
+def _with_less_recomputation(
+    recipe: Recipe, vectors: TeacherVectors, stage: ResolvedStage, student: Student, mesh: Mesh, target: Target
+) -> Iterator[StagePlan]:
+    """Compile the stage with each lighter ``student.remat``, the lightest first, until one fits too; none where no
+    layer is trained, so that there is nothing to recompute."""
+    if all(pattern.startswith("heads/") for pattern in stage.train):
+        return
+    for remat in list(REMAT)[: list(REMAT).index(student.remat)]:
+        say(f"{target}: compiling {stage.name} with student.remat={remat}")
+        lighter = dataclasses.replace(student, remat=remat)
+        plan = plan_stage(recipe, vectors, stage, lighter, mesh, target)
+        yield dataclasses.replace(plan, settings=(f"student.remat={remat}",))
+        if plan.fits:
+            return
 
 
 def _with_less_memory(

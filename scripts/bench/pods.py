@@ -3,8 +3,8 @@
     python scripts/bench/pods.py [--only TEXT ...] [--minutes M]
 
 The steps are those of `jasper plan` (extras `plan` and `plan-gpu`), compiled and not run. A compiled row is a line of
-docs/results/pods.jsonl, so that the command goes on where it was stopped; the page, docs/results/pods.md, is made of all
-rows. Delete the rows to measure again.
+docs/results/pods.jsonl, so that the command goes on where it was stopped; docs/results/pods.md is made of all rows.
+Delete the rows to measure again.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All rows, those that matter most first. From 256 chips on, a text stage takes 8 texts a chip: a batch of 128 would
-    leave chips without one. Jasper's third stage without recomputation says what a lighter ``remat`` costs."""
+    """All rows, those that matter most first. From 256 chips on, a text stage takes 8 texts a chip: a batch of 128
+    would leave chips without one. Jasper's third stage without recomputation says what a lighter ``remat`` costs."""
     for target in TARGETS:
         devices = parse_target(target).devices
         for recipe, stages in STAGES.items():
@@ -95,7 +95,7 @@ COLUMNS = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--only", nargs="+", help="compile only rows whose key, e.g. 'jasper_2b v5e:4x4', has one of these"
+        "--only", nargs="+", help="compile only rows whose key has one of these, e.g. 'jasper_2b v5e:4x4'"
     )
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no row after this many minutes")
     options = parser.parse_args()
@@ -163,14 +163,14 @@ def write_page(rows: dict[str, dict[str, Any]]) -> None:
         if found := [cells(rows[case.key]) for case in own if case.key in rows]:
             sections.append(Section(f"{recipe} on {target}", COLUMNS, found))
     introduction = [
-        f"Steps of texts of 512 tokens, gradients summed in float32, jax {jax.__version__}: compiled for these machines by",
-        "libtpu and XLA:GPU on a CPU, and never run. All figures are of one device and step. State is parameters,",
-        "optimizer and teachers; usable is what a program may take (of a GPU, the 75% that JAX takes). Inside and",
-        "between: bytes that leave a device inside its node or slice, and for another one. TFLOP are matrix products of",
-        "the program, then over those that the model needs (recomputation, filled rows and losses are the rest). The",
-        "floor is the largest of compute, memory, links and network at the published rates. Likely is a guess, not a",
-        f"measurement: kernels run one after another at {REACHED:.0%} of the rates and hide all communication; MFU refers",
-        "to the model's operations, every text at its full length.",
+        f"Steps of texts of 512 tokens, gradients summed in float32, jax {jax.__version__}: compiled for",
+        "these machines by libtpu and XLA:GPU on a CPU, and never run. All figures are of one device and step.",
+        "State is parameters, optimizer and teachers; usable is what a program may take (of a GPU, the 75% that JAX takes). Inside and",
+        "between: bytes that leave a device inside its node or slice, and for another one. TFLOP are matrix products",
+        "of the program, then over those that the model needs (recomputation, filled rows and losses are the rest).",
+        "The floor is the largest of compute, memory, links and network at the published rates. Likely is a guess, not",
+        f"a measurement: kernels run one after another at {REACHED:.0%} of the rates and hide all communication; MFU",
+        "refers to the model's operations, every text at its full length.",
         *(["", "Not compiled yet: " + "; ".join(missing) + "."] if missing else []),
     ]
     write(PAGE, "Many chips, by their compilers", introduction, sections, "scripts/bench/pods.py")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from jasper_jax.planning.collectives import crossing
 from jasper_jax.planning.work import analyse
 from tests.planning import programs
 
@@ -116,6 +117,20 @@ def test_explicit_collectives(found, name, kind, axes, devices, payload, share):
 def test_collectives_of_a_scan_run_in_every_iteration(found):
     assert found["scanned"]["collectives"]
     assert {executions for _, _, executions, *_ in found["scanned"]["collectives"]} == {5}
+
+
+@pytest.mark.parametrize(
+    ("kind", "groups", "share"),
+    [
+        ("all-gather", [[0, 1], [2, 3]], 0.0),  # inside the nodes
+        ("all-gather", [[0, 2], [1, 3]], 1 / 2),  # between them
+        ("all-gather", [[0, 1, 2, 3]], 1 / 4),  # two devices of a node share the crossing
+        ("all-to-all", [[0, 1, 2, 3]], 1 / 2),
+        ("collective-permute", [[1, 2], [0, 1]], 1.0),
+    ],
+)
+def test_what_a_collective_sends_between_nodes(kind: str, groups, share: float) -> None:
+    assert crossing(kind, np.array([0, 0, 1, 1])[np.array(groups)]) == share
 
 
 def test_a_tpu_step_counts_to_the_last_operation():

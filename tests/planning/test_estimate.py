@@ -58,6 +58,13 @@ def test_collectives_along_one_axis_add_up_and_other_axes_run_beside():
     assert (one.interconnect_seconds, one.bound_by) == (4.0, "interconnect")
 
 
+def test_what_crosses_between_nodes_counts_by_the_network_and_not_by_links():
+    both = dataclasses.replace(sends(("data", "fsdp"), 55e9), between=5e9)
+    one = estimate(analysis(collectives=(both, both)), V5E, 1)
+    assert one.axis_seconds == {("data", "fsdp"): 2.0}
+    assert (one.network_seconds, one.bound_by) == (2 * 5 / 3.125, "network")
+
+
 def test_axes_that_were_not_understood_have_one_link():
     one = estimate(analysis(collectives=(sends(("?",), 50e9),)), V5E, 1)
     assert one.interconnect_seconds == 1.0

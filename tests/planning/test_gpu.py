@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from jasper_jax.encoders.attention import attend, using
+from jasper_jax.parameters.nodes import node_of
 from jasper_jax.planning import machine
 from jasper_jax.planning.chips import GPUS
 from jasper_jax.planning.flops import is_product, matmul_flops, passes
@@ -74,6 +75,16 @@ def test_what_jax_may_take_of_a_card(monkeypatch) -> None:
             parse_target("2xl4")
 
 
+def test_several_nodes() -> None:
+    target = parse_target("2x8xh100")
+    assert isinstance(target, Machine)
+    assert (target.nodes, target.devices, target.chips, str(target)) == (2, 16, 16, "2x8xh100")
+    with pytest.raises(UserError, match="no network rate of l4 between nodes is published"):
+        parse_target("2x8xl4")
+    with pytest.raises(UserError, match="expected 1 to 4096 GPUs, got 8000"):
+        parse_target("1000x8xh100")
+
+
 def test_without_the_compiler_the_extra_is_named(monkeypatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"8xh100 needs XLA's GPU compiler.*pip install 'jasper-jax\[plan-gpu\]'"):
@@ -90,6 +101,11 @@ def test_every_card_can_be_compiled_for(compiler, name: str) -> None:
     devices = gpu_devices(GPUS[name], 2)
     assert len(devices) == 2
     assert devices[0].compute_capability == ".".join(map(str, CARDS[name].capability))
+
+
+def test_the_nodes_of_described_gpus(compiler) -> None:
+    devices = gpu_devices(GPUS["h100"], 8, 2)
+    assert [node_of(device) for device in devices] == [0] * 4 + [1] * 4
 
 
 def test_a_sharded_layer_for_two_gpus(compiler) -> None:

@@ -20,6 +20,7 @@ from jasper_jax.runtime.errors import UserError
         ("v4:2x2x2", (2, 2, 2), 8, 8),
         ("v5p:8x8x16", (8, 8, 16), 1024, 1024),
         ("tpu7x:2x2x1", (2, 2, 1), 4, 8),
+        ("2xv5e:4x4", (4, 4), 32, 32),
     ],
 )
 def test_slices(text, shape, chips, devices):
@@ -39,6 +40,8 @@ def test_slices(text, shape, chips, devices):
         ("v5p:4x4", ("3 sides", "v5p:2x2x1")),
         ("v5e:3x4", ("2x2 chips", "v5e:2x2")),
         ("v5e:0x4", ("2x2 chips",)),
+        ("0xv5e:4x4", ("1 to 64 slices, got 0",)),
+        ("2xv4:2x2x2", ("no network rate of v4 between nodes is published", "v5e, v5p, v6e, h100")),
         ("v6e:32x32", ("256 chips of a pod", "v6e:16x16")),
     ],
 )

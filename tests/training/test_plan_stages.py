@@ -48,7 +48,7 @@ def test_check_shows_a_mesh_that_is_not_here(call, refused, path) -> None:
 
 def test_a_plan_for_one_gpu(call, path, monkeypatch) -> None:
     """This machine's CPU stands in for the GPU, and compiles without its options."""
-    monkeypatch.setattr(machine, "gpu_devices", lambda card, count: jax.devices("cpu")[:count])
+    monkeypatch.setattr(machine, "gpu_devices", lambda card, count, nodes: jax.devices("cpu")[:count])
     monkeypatch.setattr(Machine, "compiler_options", None)
     stage = "stages=[{stage: 3, steps: 4, batch_size: 16, learning_rate: 0.01}]"
     code, out, err = call("plan", path, "--topology", "1xl4", "mesh={data: 1, fsdp: 1, tensor: 1}", stage)
@@ -86,6 +86,35 @@ class Plan:
     settings: tuple[str, ...] = ()
 
 
+def test_a_stage_that_fits_is_also_planned_with_the_lightest_recomputation_that_fits(tmp_path, monkeypatch) -> None:
+    """Not one of heads alone, which recomputes nothing."""
+    stages = [{"stage": n, "steps": 4, "batch_size": 16, "learning_rate": 1e-2} for n in (1, 3)]
+    run = Run(recipe(tmp_path, stages=stages))
+    student = dataclasses.replace(make_student(run.recipe, run.teacher_dim, run.student), remat="full")
+    monkeypatch.setattr(
+        plan_stages, "plan_stage", lambda recipe, vectors, stage, student, mesh, target: Plan(student.remat != "none")
+    )
+    monkeypatch.setattr(machine, "gpu_devices", lambda card, count, nodes: jax.devices("cpu")[:count])
+    plans = list(plan_stages.plan_stages(run.recipe, run.vectors, student, Machine(GPUS["l4"], 1)))
+    found = [(plan.fits, *plan.settings) for plan in plans]
+    assert found == [(True,), (True,), (False, "student.remat=none"), (True, "student.remat=dots")]
+
+
+def test_several_nodes_take_the_mesh_of_a_run(tmp_path, monkeypatch) -> None:
+    run = Run(recipe(tmp_path))
+    student = make_student(run.recipe, run.teacher_dim, run.student)
+    asked = []
+
+    def mesh(target, sizes):
+        asked.append(sizes)
+        return make_mesh((1, 1, 1), jax.devices()[:1])
+
+    monkeypatch.setattr(Machine, "mesh", mesh)
+    monkeypatch.setattr(plan_stages, "plan_stage", lambda *_: Plan(fits=True))
+    list(plan_stages.plan_stages(run.recipe, run.vectors, student, machine.parse_target("2x4xh100")))
+    assert asked == [(2, 4, 1)]
+
+
 def test_a_stage_that_does_not_fit_is_tried_with_less_memory(tmp_path, monkeypatch) -> None:
     """Layers recomputed, then the batch in ever smaller pieces, until one fits."""
     run = Run(recipe(tmp_path, stages=[{"stage": 3, "steps": 4, "batch_size": 16, "learning_rate": 1e-2}]))
@@ -97,7 +126,7 @@ def test_a_stage_that_does_not_fit_is_tried_with_less_memory(tmp_path, monkeypat
         return Plan(recipe.training.micro_batch == 4)
 
     monkeypatch.setattr(plan_stages, "plan_stage", plan_stage)
-    monkeypatch.setattr(machine, "gpu_devices", lambda card, count: jax.devices("cpu")[:count])
+    monkeypatch.setattr(machine, "gpu_devices", lambda card, count, nodes: jax.devices("cpu")[:count])
     plans = list(plan_stages.plan_stages(run.recipe, run.vectors, student, Machine(GPUS["l4"], 1)))
     assert tried == [("none", None), ("dots", None), ("full", None), ("full", 8), ("full", 4)]
     assert plans[-1].settings == ("student.remat=full", "training.micro_batch=4")

@@ -6,6 +6,7 @@ import io
 import threading
 import time
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +19,7 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.hooks import Moment, Profile
 from jasper_jax.training.metrics import read_events
-from jasper_jax.training.model_flops import TextStepFlops
+from jasper_jax.training.model_flops import ImageStepFlops, TextStepFlops
 from jasper_jax.training.utilisation import Goodput, Utilisation, with_wait
 from jasper_jax.training.watchdog import Watchdog, watchdog_seconds
 from tests.tiny import recipe
@@ -44,6 +45,32 @@ def test_model_operations_by_hand() -> None:
     assert flops(1, 0, 0) == 3 * 2 * 32
     head_alone = TextStepFlops(student, {"heads/fc1/kernel": leaf(8, 4)}, frozen)  # pyright: ignore[reportArgumentType]
     assert head_alone(1, 0, 0) == 2 * 2 * 32
+
+
+def test_operations_on_images_by_hand() -> None:
+    """Four patches and a class token; a frozen text encoder through which the gradient passes; three words an image."""
+    vision = SimpleNamespace(hidden_size=8, num_tokens=5, side=2)
+    model = SimpleNamespace(encoder=SimpleNamespace(config=vision), alone=(1, 2, 3), projector="linear", tokens=3)
+    encoder = SimpleNamespace(config=SimpleNamespace(hidden_size=8, num_heads=2))
+    student: Any = SimpleNamespace(encoder=encoder, vision_model=model)
+    trained = {
+        "vision/layers/mlp/kernel": leaf(2, 8, 16),
+        "vision/patches/kernel": leaf(2, 2, 3, 8),
+        "projector/kernel": leaf(8, 8),
+    }
+    frozen = {"encoder/layers/mlp/kernel": leaf(1, 8, 16), "heads/fc1/kernel": leaf(8, 4)}
+    parts = {
+        "vision": 3 * 5 * (2 * 256 + 4 * 5 * 8 * 2),
+        "patches": 2 * 4 * 2 * 96,
+        "projector": 3 * 3 * 2 * 64,
+        "text": 2 * 3 * (2 * 128 + 4 * 3 * 8),
+        "heads": (2 + 1) * 2 * 32,
+    }
+    assert ImageStepFlops(student, trained, frozen)(2, 0, 0) == 2 * sum(parts.values())
+    alone = {"projector/kernel": trained["projector/kernel"]}
+    others = {**frozen, **{name: x for name, x in trained.items() if name not in alone}}
+    one = parts["vision"] // 3 + parts["patches"] // 2 + parts["projector"] * 2 // 3 + parts["text"] + parts["heads"]
+    assert ImageStepFlops(student, alone, others)(1, 0, 0) == one
 
 
 @pytest.mark.parametrize(
