@@ -96,9 +96,14 @@ def student(name: str, place: Path) -> TrainedStudent:
 
 
 def cosine(expected: dict[str, np.ndarray], found: dict[str, list]) -> float:
-    """The worst cosine of two sets of vectors by kind."""
-    pairs = [(expected[kind], np.array(found[kind])) for kind in KINDS]
-    return min(float(((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)).min()) for a, b in pairs)
+    """The worst cosine of two sets of vectors by kind; a text without tokens has the vector 0 in both, and counts 1."""
+    worst = 1.0
+    for kind in KINDS:
+        a, b = expected[kind], np.array(found[kind])
+        product = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        zero = (np.abs(a).max(axis=1) == 0) & (np.abs(b).max(axis=1) == 0)
+        worst = min(worst, float(np.where(zero, 1.0, (a * b).sum(axis=1) / np.where(zero, 1.0, product)).min()))
+    return worst
 
 
 def page(results: dict[str, Any], expected: dict[str, Any], least: dict[str, dict[str, str]]) -> str:
