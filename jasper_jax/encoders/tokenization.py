@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
@@ -274,6 +274,7 @@ def _say_no_eos(path: Path, eos: str) -> None:
 def _lower_first(backend: Backend) -> None:
     """Lower-case before the normalizer, unless it does (``Lowercase``), as sentence-transformers does."""
     normalizer: Any = backend.normalizer
-    steps = list(normalizer) if isinstance(normalizer, normalizers.Sequence) else [normalizer] if normalizer else []
+    chain = isinstance(normalizer, normalizers.Sequence)
+    steps = [*cast(Any, normalizer)] if chain else [normalizer] if normalizer else []
     if not any(isinstance(step, normalizers.Lowercase) for step in steps):
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *steps])

@@ -84,6 +84,7 @@ def plan_embedding(teacher: TeacherModel, target: Target) -> EmbeddingPlan | Non
         batch_size=rows * length,
         steps=1,
         state_bytes={"frozen": device_bytes(placed)},
+        model_flops=None,
         leaves=tuple(leaf_shards(flatten(params), mesh)),
     )
     lowered = lower_rows(encoder, folder.pooling, placed["encoder"], (rows, length), mesh, dtype.name)
