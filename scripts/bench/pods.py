@@ -165,13 +165,13 @@ def write_page(rows: dict[str, dict[str, Any]]) -> None:
     introduction = [
         f"Steps of texts of 512 tokens, gradients summed in float32, jax {jax.__version__}: compiled for",
         "these machines by libtpu and XLA:GPU on a CPU, and never run. All figures are of one device and step.",
-        "State is parameters, optimizer and teachers; usable is what a program may take (of a GPU, the 75% that JAX",
-        "takes). Inside and between: bytes that leave a device inside its node or slice, and for another one.",
-        "TFLOP are matrix products of the program, then over those that the model needs (recomputation, filled rows",
-        "and losses are the rest).",
-        "The floor is the largest of compute, memory, links and network at the published rates. Likely is a guess, not",
-        f"a measurement: kernels run one after another at {REACHED:.0%} of the rates and hide all communication; MFU",
-        "refers to the model's operations, every text at its full length.",
+        "State is parameters, optimizer and teachers; usable is what a program may take (of a GPU, the 75% that",
+        "JAX takes). Inside and between: bytes that leave a device inside its node or slice, and for another one.",
+        "TFLOP are matrix products of the program, then over those that the model needs (recomputation, filled",
+        "rows and losses are the rest). The floor is the largest of compute, memory, links and network at the",
+        "published rates. Likely is a guess, not a measurement: kernels run one after another at",
+        f"{REACHED:.0%} of the rates and hide all communication; MFU refers to the model's operations, every",
+        "text at its full length.",
         *(["", "Not compiled yet: " + "; ".join(missing) + "."] if missing else []),
     ]
     write(PAGE, "Many chips, by their compilers", introduction, sections, "scripts/bench/pods.py")
