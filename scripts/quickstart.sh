@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Set up and run the quickstart: distil two teachers into three layers of MiniLM, on a CPU.
+# Set up and run the quickstart: distil two teachers into the six layers of MiniLM, on a CPU.
 #
 #   scripts/quickstart.sh [--vision] [--no-torch] [FILE] [key=value ...]
 #

@@ -3,7 +3,7 @@
     python scripts/bench/quality.py quickstart|quickstart_full    the recipe as it stands, on Reddit
     python scripts/bench/quality.py seeds                         six layers, three seeds, on Reddit
     python scripts/bench/quality.py init|heads|losses|batch       one thing changed at a time, on Amazon
-    python scripts/bench/quality.py pairs                         labelled pairs with and without each part, on Amazon
+    python scripts/bench/quality.py pairs                         the quickstart, and labelled pairs after it, on Reddit
     python scripts/bench/quality.py all
 
 Variants share the text store and the teachers' vectors of ``--stores`` (made there by the first that needs them).
@@ -22,12 +22,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from pair_report import write_pairs
 from quality_report import write_curves, write_dimensions, write_run, write_seeds, write_table
 
 SIX, PAIRS = "configs/quickstart_6layer.yaml", "configs/quickstart_pairs.yaml"
 AMAZON = (
     "evaluation.retrieval=[{name: amazon, asset: squad-shifts, split: amazon, passages: 400, queries_per_passage: 2}]"
 )
+REDDIT = "evaluation.retrieval=[{name: reddit, asset: squad-shifts, split: reddit}]"
 LAST = "evaluation.stages=last"
 TEXTS, RATE = 8192, 2e-4
 """Texts of stage 3, and its rate at batch 128, where variants are compared with each other."""
@@ -47,7 +49,6 @@ class Question:
     variants: tuple[Variant, ...]
     common: tuple[str, ...]
     note: str
-    recipe: str = SIX
 
 
 def short(batch: int = 128) -> tuple[str, ...]:
@@ -109,14 +110,14 @@ QUESTIONS = {
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("question", choices=[*WHOLE, "seeds", *QUESTIONS, "all"])
+    parser.add_argument("question", choices=[*WHOLE, "seeds", "pairs", *QUESTIONS, "all"])
     parser.add_argument("--stores", default="runs/quickstart_full", help="run folder whose stores are shared")
     parser.add_argument("--runs", type=Path, default=Path("runs/quality"), help="folder of the variants' runs")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
-    for name in [*WHOLE, "seeds", *QUESTIONS] if options.question == "all" else [options.question]:
+    for name in [*WHOLE, "seeds", "pairs", *QUESTIONS] if options.question == "all" else [options.question]:
         if name in WHOLE:
             recipe = f"configs/{name}.yaml"
             subprocess.run([sys.executable, "-m", "jasper_jax.cli", "run", recipe], check=True, env=ENVIRONMENT)
@@ -124,6 +125,8 @@ def main() -> int:
         elif name == "seeds":
             folders = [work(options, f"six-{seed}", (f"seed={seed}", LAST)) for seed in range(options.seeds)]
             write_seeds(options.output / "six-layers.md", folders, f"python scripts/bench/quality.py {name}")
+        elif name == "pairs":
+            pairs(options)
         else:
             answer(options, name, QUESTIONS[name])
     return 0
@@ -136,7 +139,6 @@ def answer(options: argparse.Namespace, name: str, question: Question) -> None:
             options,
             "base" if variant is BASE else f"{name}-{number}",
             (*question.common, *variant.changes),
-            question.recipe,
         )
         for number, variant in enumerate(question.variants)
     }
@@ -146,15 +148,27 @@ def answer(options: argparse.Namespace, name: str, question: Question) -> None:
     write_dimensions(folders, options.output / f"{name}-dimensions.png")
 
 
-def work(options: argparse.Namespace, name: str, changes: tuple[str, ...], recipe: str = SIX) -> Path:
+def pairs(options: argparse.Namespace) -> None:
+    """The quickstart scored on the whole of Reddit, then runs on labelled pairs that start from its student."""
+    runs = [Path("runs") / f"pairs-{seed}" for seed in range(options.seeds)]
+    commands = [("run", "configs/quickstart.yaml"), ("evaluate", "configs/quickstart.yaml", REDDIT)]
+    for seed, folder in enumerate(runs):
+        commands.append(("run", PAIRS, f"seed={seed}", f"run_dir={folder}", "stores=runs/quickstart_pairs"))
+    for command in commands:
+        subprocess.run([sys.executable, "-m", "jasper_jax.cli", *command], check=True, env=ENVIRONMENT)
+    scores = Path("runs/quickstart/evaluation.json")
+    write_pairs(options.output / "pairs.md", scores, runs, "reddit", "python scripts/bench/quality.py pairs")
+
+
+def work(options: argparse.Namespace, name: str, changes: tuple[str, ...]) -> Path:
     """A variant trained and evaluated, in its own run folder; a variant that ended before is left as it is."""
     folder = options.runs / name
     done, wanted = folder / "quality.json", json.dumps(changes)
     if done.is_file() and done.read_text() == wanted:
         return folder
     print(f"== {folder}: {' '.join(changes)}", flush=True)
-    arguments = [recipe, f"run_dir={folder}", f"stores={options.stores}", *changes]
-    for command in ("embed", *(["mine"] if recipe == PAIRS else []), "train", "evaluate"):
+    arguments = [SIX, f"run_dir={folder}", f"stores={options.stores}", *changes]
+    for command in ("embed", "train", "evaluate"):
         subprocess.run([sys.executable, "-m", "jasper_jax.cli", command, *arguments], check=True, env=ENVIRONMENT)
     done.write_text(wanted)
     return folder
