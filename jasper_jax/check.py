@@ -27,11 +27,11 @@ from jasper_jax.parameters.table import leaf_table
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.extras import missing_extras
 from jasper_jax.recipe.load import dump_recipe
-from jasper_jax.recipe.stages import ResolvedStage, Store, held_out, no_held_out_losses
+from jasper_jax.recipe.stages import ResolvedStage, Store, held_out, nested_heads, no_held_out_losses
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.tables import print_table
-from jasper_jax.student.dimensions import providers
+from jasper_jax.student.dimensions import cut_dimensions, default_dimension, providers
 from jasper_jax.student.heads import HeadShape
 from jasper_jax.student.start import check_start, make_student, make_tokenizer
 from jasper_jax.student.student import Student
@@ -107,10 +107,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
     for stage in run.stages:
         make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
     _refuse_untrained(run, student, params)
-    served = providers(_trained(run, student), recipe.export.dims)
-    if recipe.export.dim is not None and recipe.export.dim not in served:
-        dims = ", ".join(map(str, served))
-        raise UserError(f"export.dim: no trained head provides {recipe.export.dim}; dimensions are {dims}")
+    default_dimension(providers(_trained(run, student), recipe.export.dims), recipe.export.dim)
     return student, teacher_dim
 
 
@@ -192,10 +189,19 @@ def _stages(run: Run, student: Student, teacher_dim: int | None) -> Table:
 
 
 def _dimensions(run: Run, student: Student) -> Table:
-    table = _table("Output dimensions", "dimension", "made by", "hidden by it", right=(0,))
-    for dim, provider in providers(_trained(run, student), run.recipe.export.dims).items():
+    """Which head makes each dimension, and how a server of the exported folder gives it."""
+    table = _table("Output dimensions", "dimension", "made by", "hidden by it", "in a server", right=(0,))
+    served = providers(_trained(run, student), run.recipe.export.dims)
+    default, nested = default_dimension(served, run.recipe.export.dim), nested_heads(run.stages)
+    cut = cut_dimensions(served, default, nested)
+    other = "2_Dense_{} in modules.json" if student.vision_model is None else "vector_dim: {} in config.json"
+    for dim, provider in served.items():
         made = provider.head + (f" (first {dim} components)" if provider.nested else "")
-        table.add_row(str(dim), made, ", ".join(provider.hidden))
+        how = "default" if dim == default else f"dimensions: {dim}" if dim in cut else other.format(dim)
+        table.add_row(str(dim), made, ", ".join(provider.hidden), how)
+    best = max(served, key=lambda dim: len(cut_dimensions(served, dim, nested)))
+    if len(more := cut_dimensions(served, best, nested)) > len(cut):
+        table.caption = f"export.dim={best}: a server of one folder would give {', '.join(map(str, more))}"
     return table
 
 

@@ -40,6 +40,18 @@ def test_the_recipe_is_printed_whole_and_nothing_is_made(call, recipe: Path, tmp
     assert snapshot(tmp_path) == before
 
 
+def test_how_a_server_gives_each_dimension(call, recipe: Path) -> None:
+    out = call("check", recipe)[1]
+    assert [row(out, dim)[3] for dim in ("24", "12", "8")] == ["default", "dimensions: 12", "2_Dense_8 in modules.json"]
+    assert "a server of one folder would give" not in out
+    out = call("check", recipe, "export.dim=8")[1]
+    assert [row(out, dim)[3] for dim in ("12", "8", "4")] == [
+        "2_Dense_12 in modules.json", "default", "2_Dense_4 in modules.json"
+    ]  # fmt: skip
+    assert "export.dim=24: a server of one folder would give 24, 12" in out
+    assert row(call("check", recipe, "export.dim=6")[1], "4")[3] == "dimensions: 4"
+
+
 def test_labelled_pairs_are_counted_beside_the_texts(call, recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("query,passage\nhow deep is it,the lake is nine metres deep\n")
     stage = "{stage: pairs, steps: 3, batch_size: 4, text_share: 0.2, learning_rate: 0.1, losses: {contrastive: 1}}"

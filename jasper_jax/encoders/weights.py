@@ -26,7 +26,10 @@ from jasper_jax.runtime.files import write_atomic
 
 _WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # that trainers prepend to any model's names
 _STORED = ("F32", "F16", "BF16")
-_DROPPED_CONFIG = ("_name_or_path", "auto_map", "torch_dtype", "transformers_version")
+_DROPPED_CONFIG = (
+    *("_name_or_path", "auto_map", "torch_dtype", "transformers_version"),
+    *("is_matryoshka", "matryoshka_dimensions"),  # of the vectors of the model that the student started from
+)
 
 
 def load_params(

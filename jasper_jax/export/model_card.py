@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.export.dimensions import dimensions_note
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.versions import least_versions
 from jasper_jax.recipe.config import Recipe
@@ -54,6 +55,8 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
         "| dimension | made by |",
         "| ---: | --- |",
         *(f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |" for dim, p in served.items()),
+        "",
+        dimensions_note(trained, resolve_stages(recipe)),
         "",
         _prompts(student.prompts),
         "",

@@ -25,6 +25,7 @@ from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.check import check_folder
+from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
@@ -32,7 +33,7 @@ from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
-from jasper_jax.student.dimensions import providers
+from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
 
@@ -74,9 +75,7 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     heads = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
     settings = run.recipe.export
     served = providers(heads, settings.dims)
-    default = settings.dim or next(iter(served))
-    if default not in served:
-        raise UserError(f"export.dim: {default} is not provided; dimensions are {', '.join(map(str, served))}")
+    default = default_dimension(served, settings.dim)
     trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings)
 
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -130,6 +129,7 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     """Write every file of the export. Nothing in it depends on time or place, so equal runs give equal bytes."""
     write = write_model if trained.student.vision_model is None else write_jasper_vl
     write(folder, trained)
+    declare_dimensions(folder, promised_dimensions(trained, run.stages))
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
     (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation), "utf-8")

@@ -338,7 +338,7 @@ class Evaluation(Section):
 
 class Export(Section):
     dim: PositiveInt | None = None
-    """The dimension in modules.json; None: the largest."""
+    """The dimension in modules.json, from which servers cut where a nested head makes it; None: the largest."""
     dims: dict[int, Name] = Field(default_factory=dict)
     """The head of a dimension that several heads provide, e.g. {256: fc1}."""
     normalize: bool = True

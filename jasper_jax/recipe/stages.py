@@ -103,6 +103,13 @@ class ResolvedStage:
         return self.kind.store == store
 
 
+def nested_heads(stages: Sequence[ResolvedStage]) -> set[str]:
+    """The heads with a stage that has a loss at their nested dimensions."""
+    return {
+        head for stage in stages if any(TERMS[name].nested for name in stage.losses.weights) for head in stage.heads
+    }
+
+
 def learned_terms(losses: Losses) -> list[str]:
     """The terms of a weight other than 0 that have learned numbers."""
     terms = [(name, TERMS[name]) for name in losses.weights if TERMS[name].learned]

@@ -7,7 +7,7 @@ A separate head takes precedence over a nested dimension of the same size, which
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import HeadShape
@@ -48,3 +48,27 @@ def providers(heads: Mapping[str, HeadShape], chosen: Mapping[int, str]) -> dict
                 f"export.dims: no trained head provides {dim} dimensions; there are {', '.join(map(str, served))}"
             )
     return served
+
+
+def default_dimension(served: Mapping[int, Provider], chosen: int | None) -> int:
+    """The dimension of a folder loaded without naming one: ``chosen`` (``export.dim``), else the largest.
+
+    Raises:
+      UserError: no trained head provides ``chosen``.
+    """
+    if chosen is not None and chosen not in served:
+        dims = ", ".join(map(str, served))
+        raise UserError(f"export.dim: no trained head provides {chosen}; dimensions are {dims}")
+    return chosen or max(served)
+
+
+def cut_dimensions(served: Mapping[int, Provider], default: int, nested: Collection[str]) -> tuple[int, ...]:
+    """The dimensions that a server gets right from vectors of the ``default`` dimension alone, the largest first.
+
+    Servers cut: the first components, L2-normalised again. That gives the vectors of ``Embedder.encode(dim=...)``
+    where one of the ``nested`` heads, those with a loss at their nested dimensions, provides both. A nested dimension
+    that is hidden by another head is not among them. () if there is nothing to cut to.
+    """
+    head = served[default].head
+    dims = tuple(sorted((d for d, p in served.items() if p.head == head and d <= default), reverse=True))
+    return dims if len(dims) > 1 and head in nested else ()

@@ -71,10 +71,35 @@ def test_a_separate_head_wins_and_the_recipe_may_choose(run: Run, tmp_path: Path
     }  # fmt: skip
     chosen = run.recipe.model_copy(update={"export": run.recipe.export.model_copy(update={"dims": {8: "fc1"}})})
     folder, _ = export(Run(chosen, progress=False), tmp_path / "out")
-    texts = sentences(5)
-    long, short = (Embedder.load(folder).encode(texts, dim=d) for d in (24, 8))
-    cut = long[:, :8] / np.linalg.norm(long[:, :8], axis=1, keepdims=True)
-    np.testing.assert_allclose(short, cut, atol=1e-5)
+    assert promised(folder) == [24, 12, 8]
+    refuse_wrong_cuts(folder, Embedder.load(folder).encode(sentences(5), dim=24))
+
+
+def promised(folder: Path) -> list[int] | None:
+    """The dimensions to which servers may cut."""
+    config = json.loads((folder / "config.json").read_text())
+    assert config.get("is_matryoshka", False) == ("matryoshka_dimensions" in config)
+    return config.get("matryoshka_dimensions")
+
+
+def refuse_wrong_cuts(folder: Path, default: np.ndarray) -> None:
+    """What servers do with vectors of ``sentences(5)``, at every promised dimension, beside the student's own."""
+    student = Embedder.load(folder)
+    for dim in promised(folder) or ():
+        cut = default[:, :dim] / np.linalg.norm(default[:, :dim], axis=1, keepdims=True)
+        np.testing.assert_allclose(cut, student.encode(sentences(5), dim=dim), atol=1e-5)
+
+
+def test_servers_may_cut_where_that_was_trained_and_nowhere_else(run: Run) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = run.folder / "export"
+    assert promised(folder) == [24, 12], "8 dimensions are fc2's"
+    default = SentenceTransformer(str(folder), device="cpu").encode(sentences(5))
+    refuse_wrong_cuts(folder, default)
+    eight = default[:, :8] / np.linalg.norm(default[:, :8], axis=1, keepdims=True)
+    assert np.abs(eight - Embedder.load(folder).encode(sentences(5), dim=8)).max() > 0.1
+    assert "cut to their first 12 and" in (folder / "README.md").read_text()
 
 
 def test_half_precision_and_no_normalize(run: Run, tmp_path: Path) -> None:
@@ -84,6 +109,8 @@ def test_half_precision_and_no_normalize(run: Run, tmp_path: Path) -> None:
     modules = json.loads((folder / "modules.json").read_text())
     assert [m["type"].split(".")[-1] for m in modules] == ["Transformer", "Pooling", "Dense"]
     assert modules[2]["path"] == "2_Dense_12"
+    assert promised(folder) is None
+    assert "were not trained to be cut" in (folder / "README.md").read_text()
 
 
 def test_without_torch_the_files_are_read_back_and_it_says_so(run: Run, tmp_path: Path, monkeypatch) -> None:
@@ -122,6 +149,7 @@ def test_an_exported_folder_is_the_next_teacher_and_student(run: Run, tmp_path: 
     )  # fmt: skip
     run_all(again)
     assert Embedder.load(tmp_path / "run" / "export").dims == [12]
+    assert promised(tmp_path / "run" / "export") is None, "that of the folder it started from holds no more"
 
 
 def test_the_card_says_where_the_model_comes_from(run: Run) -> None:
