@@ -221,9 +221,10 @@ def run(
 def encode(
     model: Annotated[str, typer.Argument(help="An exported folder, an asset's name, or a hub id.")],
     input: Annotated[Path, typer.Argument(help="One text per line, or JSONL with text; - reads standard input.")],
-    output: Annotated[Path, typer.Argument(help="Output file of the vectors: .npy, float32 [texts, dim].")],
+    output: Annotated[Path, typer.Argument(help="Output file of the vectors: .npy, [texts, dim].")],
     kind: Annotated[str, typer.Option(help="query or passage: which prompt precedes each text.")] = "passage",
-    dim: Annotated[int | None, typer.Option(help="The dimension of the vectors; default: the model's largest.")] = None,
+    dim: Annotated[int | None, typer.Option(help="The dimension of the vectors; default: the model's own.")] = None,
+    precision: Annotated[str, typer.Option(help="float32, int8, uint8, binary or ubinary.")] = "float32",
 ) -> None:
     """Encode texts with an exported model, in JAX.
 
@@ -231,7 +232,7 @@ def encode(
     """
     from jasper_jax.text_commands import encode_file
 
-    encode_file(model, user_path(input), user_path(output), kind, dim)
+    encode_file(model, user_path(input), user_path(output), kind, dim, precision)
 
 
 @app.command()

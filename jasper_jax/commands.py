@@ -207,6 +207,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
 def _evaluate(run: Run, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
+    from jasper_jax.evaluation.precisions import precision_table
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import (
         beside_teachers,
@@ -232,6 +233,8 @@ def _evaluate(run: Run, timings: Timings) -> None:
     for line in beside_teachers(evaluation):
         say(line)
     print_table(console_table(evaluation), OUT)
+    if evaluation.precisions:
+        print_table(precision_table(evaluation.precisions), OUT)
     names = retrieval_tests(evaluation)
     for student, free in better_without_training(evaluation):
         say(
@@ -242,12 +245,15 @@ def _evaluate(run: Run, timings: Timings) -> None:
 
 def _plot(folder: Path, evaluation: Evaluation, kept: Path) -> None:
     from jasper_jax.evaluation.plots import plot_dimensions, plot_training
+    from jasper_jax.evaluation.precision_plot import plot_precisions
 
     if (folder / "metrics.jsonl").is_file():
         plot_training(folder / "metrics.jsonl", folder / "training.png")
     if any(row.retrieval and row.stage for row in evaluation.rows):
         plot_dimensions(evaluation, folder / "dimensions.png")
         shutil.copyfile(folder / "dimensions.png", kept)
+    if evaluation.precisions:
+        plot_precisions(evaluation.precisions, folder / "precisions.png")
 
 
 def export_run(recipe: Recipe, output: Path | None, *, all_dims: bool = False) -> None:

@@ -29,6 +29,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of
+from jasper_jax.encoders.quantization import quantizer, read_ranges
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.row_programs import compile_shapes, lower_rows, output_vectors, pooled_rows
 from jasper_jax.encoders.tokenization import Tokenizer
@@ -52,6 +53,7 @@ class Embedder:
     ``params`` may hold the layers in one stack or several. ``dtype`` is that of the encoder's computation; pooling and
     Dense steps are float32. With ``vision_model`` and its parameters ``vision_params`` it takes images too. ``mesh``:
     the devices to use, by default all of this process; parameters are copied there unless they are there already.
+    ``ranges``: dimension -> ranges ``[2, E]`` of int8 vectors (``encoders.quantization``).
 
     ``truncated`` counts the texts truncated to ``max_length`` so far.
     """
@@ -73,6 +75,7 @@ class Embedder:
         vision_model: VisionModel | None = None,
         vision_params: Mapping[str, Any] | None = None,
         mesh: Mesh | None = None,
+        ranges: Mapping[int, np.ndarray] | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -106,6 +109,7 @@ class Embedder:
             )
             for dim, chain in (outputs or {pooled: ()}).items()
         }
+        self.ranges = dict(ranges or {})
         self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
         self._compiled: set[tuple[int, int, int | None]] = set()
         self._check_outputs(pooled)
@@ -175,6 +179,7 @@ class Embedder:
             vision_model=vision_model,
             vision_params=vision_params,
             mesh=mesh,
+            ranges=read_ranges(folder.path),
         )
 
     @property
@@ -211,25 +216,29 @@ class Embedder:
         kind: str | None | Sequence[str | None] = None,
         dim: int | None = None,
         *,
+        precision: str = "float32",
         batch_tokens: int | None = None,
         show_progress: bool = False,
     ) -> np.ndarray:
-        """float32 ``[len(texts), dim]``, in the order of ``texts``; a single text (a str) or image gives ``[dim]``.
+        """Vectors ``[len(texts), dim]`` in the order of ``texts``; a single text (a str) or image gives ``[dim]``.
 
         Args:
           texts: texts; with a model of images also images and lists of both (``vision.mixtures``). A text longer than
             ``max_length`` tokens is truncated, and counted in ``truncated``.
           kind: ``"query"``, ``"passage"``, another prompt's name or None (see ``prompt``); one, or one per text.
           dim: one of ``dims``.
+          precision: float32, int8, uint8, binary or ubinary, as in sentence-transformers; the last two give
+            ``[len(texts), ceil(dim / 8)]``. int8 and uint8 need the folder's ranges, which an export has.
           batch_tokens: tokens per batch of all devices, padding included.
 
         Raises:
-          UserError: a text that cannot be used, by its index; a wrong ``kind`` or ``dim``.
+          UserError: a text that cannot be used, by its index; a wrong ``kind``, ``dim`` or ``precision``.
         """
         dim = self.default_dim if dim is None else dim
         if dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
-        return self._run(texts, kind, dim, batch_tokens, show_progress)
+        quantize = quantizer(precision, dim, self.ranges)
+        return quantize(self._run(texts, kind, dim, batch_tokens, show_progress))
 
     def pooled(
         self,

@@ -18,11 +18,12 @@ from jasper_jax.runtime.tables import OUT
 from jasper_jax.runtime.text_files import content_suffix, lines_of, numbered_lines
 
 
-def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | None) -> None:
-    """``jasper encode``: one text per line, or the ``text`` of each JSONL object, to a ``.npy`` of float32 vectors."""
+def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | None, precision: str) -> None:
+    """``jasper encode``: one text per line, or the ``text`` of each JSONL object, to a ``.npy`` of vectors."""
     from jasper_jax.assets.models import resolve_model
     from jasper_jax.embedder import Embedder
     from jasper_jax.encoders.prompts import KINDS
+    from jasper_jax.encoders.quantization import quantizer
     from jasper_jax.export.sentence_transformers import refuse_damaged
     from jasper_jax.run import cache_programs
 
@@ -44,14 +45,15 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
     refuse_damaged(folder)
     cache_programs()
     embedder = Embedder.load(folder)
+    quantize = quantizer(precision, dim or embedder.default_dim, embedder.ranges)
     vectors = embedder.encode(texts, kind=kinds, dim=dim, show_progress=True)
     if embedder.truncated:
         limit = f"{embedder.max_length} tokens"
         say(f"{embedder.truncated:,} of {len(texts):,} texts are longer than {limit} and were truncated.")
     if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
         raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
-    write_array(output, vectors)
-    OUT.print(f"{output}: {len(vectors):,} vectors of {vectors.shape[1]} dimensions", highlight=False)
+    write_array(output, quantize(vectors))
+    OUT.print(f"{output}: {len(vectors):,} {precision} vectors of {vectors.shape[1]} dimensions", highlight=False)
 
 
 def _refuse_output(output: Path, source: Path) -> None:

@@ -21,6 +21,7 @@ from jasper_jax.data.stores import DataStores
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.image_tests import ImageTests
+from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
@@ -31,6 +32,7 @@ from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
+from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import nested_head, project_rows
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
@@ -52,6 +54,7 @@ def evaluate(
         raise UserError(f"{run.path}: nothing is trained yet; run jasper train first")
     texts = None if run.recipe.texts is None else TextStore.open(data.text_folder)
     tests = TextTests(run.recipe, texts)
+    refuse_impossible(run.recipe, tests.held_out)
     student = make_student(run.recipe, teachers.dim, source)
     dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
     rows, reference = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests, dims)
@@ -60,15 +63,19 @@ def evaluate(
     with_images = needs(run.stages, "images") and run.recipe.evaluation.images
     images = ImageTests(data.pairs(), progress=data.progress) if with_images else None
     scores = StudentScores(run, student, tokenizer, tests, reference, images, taught=teachers.needed)
+    precisions: list[PrecisionRow] = []
     for stages in _stages_done(run, checkpoints, taught=teachers.needed):
         say(f"Evaluating the student {_when(run, stages)}")
         path = checkpoints.final(stages - 1) if stages else checkpoints.start()
-        rows += scores.rows(checkpoints.load(path, shapes), stages)
+        params = checkpoints.load(path, shapes)
+        rows += scores.rows(params, stages)
+        if run.recipe.evaluation.precisions and stages == len(run.stages):
+            precisions = scores.precisions(params)
     if images and sheet:
         images.draw(sheet)
     metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
     metadata |= origin(run)
-    return Evaluation(rows=rows, metadata=metadata)
+    return Evaluation(rows=rows, precisions=precisions, metadata=metadata)
 
 
 class StudentScores:
@@ -116,6 +123,15 @@ class StudentScores:
                         **scores,
                     )
                 )
+        return rows
+
+    def precisions(self, params: Mapping[str, Any]) -> list[PrecisionRow]:
+        """The rows in fewer bits, at each exported dimension, of the final student, whose ``rows`` were made last."""
+        heads = {name: self.student.heads[name] for name in self._heads(len(self.run.stages), False)}
+        rows: list[PrecisionRow] = []
+        for dim, provider in providers(heads, self.run.recipe.export.dims).items():
+            head = nested_head(params["heads"][provider.head], dim)
+            rows += precision_rows(dim, {name: project_rows(head, x) for name, x in self._pooled.items()}, self.tests)
         return rows
 
     def _encode(self, params: Mapping[str, Any], images: ImageTests | None) -> None:

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.images import ImageScore
+from jasper_jax.evaluation.precisions import PrecisionRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.runtime.errors import UserError
@@ -61,6 +62,8 @@ class EvaluationRow(_Record):
 class Evaluation(_Record):
     format: Literal[1] = 1
     rows: list[EvaluationRow] = []
+    precisions: list[PrecisionRow] = []
+    """The final student's vectors in fewer bits, if ``evaluation.precisions`` asks for them."""
     metadata: dict[str, JsonValue] = {}
     """The recipe's name, the number of held-out texts, versions and machine."""
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 DEPTH = 10
 """Ranks that the metrics look at."""
+RANKED = DEPTH + 1
+"""Passages that are ranked: a query that is itself a passage is left out of its own result."""
 METRICS = ("ndcg10", "recall1", "recall10", "mrr10")
 _BLOCK = 2**24  # float32 similarities held at a time (64 MiB)
 _SLACK = 1e-5  # more than the rounding error of a float32 dot product of unit vectors
@@ -72,17 +74,22 @@ def score_retrieval(
       test: the texts' ids and, for every query, the ids of the passages that answer it with their gains.
       resamples: the number of resamplings, of Q queries with replacement, for the intervals.
     """
-    query_ids, passage_ids = list(test.queries), list(test.passages)
-    for name, vectors, ids in (("query", query_vectors, query_ids), ("passage", passage_vectors, passage_ids)):
+    passage_ids = list(test.passages)
+    for name, vectors, ids in (("query", query_vectors, test.queries), ("passage", passage_vectors, passage_ids)):
         if (count := len(np.asarray(vectors))) != len(ids):
             raise ValueError(f"{count} {name} vectors for {len(ids)} texts of the test")
+    return score_ranking(rank(query_vectors, passage_vectors, RANKED, ids=passage_ids), test, seed, resamples)
+
+
+def score_ranking(nearest: np.ndarray, test: RetrievalTest, seed: int = 0, resamples: int = 1000) -> RetrievalScore:
+    """:func:`score_retrieval` of the positions ``nearest [Q, 11]`` of each query's passages, the nearest first."""
+    query_ids, passage_ids = list(test.queries), list(test.passages)
     unanswered = [q for q in query_ids if not test.relevant.get(q)]
     if unanswered or not query_ids:
         problem = f"query {unanswered[0]!r} has no relevant passage" if unanswered else "it has no query"
         raise UserError(f"retrieval test cannot be scored: {problem}")
 
     own = {q for q in query_ids if q in test.passages and q not in test.relevant[q]}
-    nearest = rank(query_vectors, passage_vectors, DEPTH + bool(own), ids=passage_ids)
     named = ([passage_ids[p] for p in row] for row in nearest)
     ranked = {q: [p for p in row if p != q or q not in own][:DEPTH] for q, row in zip(query_ids, named, strict=True)}
     values = metrics_per_query(ranked, test.relevant)

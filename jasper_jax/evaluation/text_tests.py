@@ -96,7 +96,8 @@ class TextTests:
             for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
                 self.lists[f"{PAIRS}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.held_out = 0
-        if recipe.evaluation.agreement and texts is not None:
+        self.agreement = recipe.evaluation.agreement
+        if (self.agreement or recipe.evaluation.precisions) and texts is not None:
             self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
         if self.held_out and texts is not None:
             rows = texts.read("held_out", range(self.held_out))
@@ -115,6 +116,6 @@ class TextTests:
         }
         if self.pairs is not None:
             scores["pairs"] = score_retrieval(vectors[f"{PAIRS}/queries"], vectors[f"{PAIRS}/passages"], self.pairs)
-        if reference is not None and HELD_OUT in vectors:
+        if self.agreement and reference is not None and HELD_OUT in vectors:
             scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)
         return scores

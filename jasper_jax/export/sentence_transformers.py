@@ -18,9 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.checkpoints.run_folder import RunFolder
+from jasper_jax.data.stores import DataStores
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
+from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
@@ -29,6 +31,7 @@ from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
+from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
@@ -43,7 +46,7 @@ _EARLIER = ("special_tokens_map.json", "vocab.txt", "added_tokens.json")  # writ
 WRITTEN = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json|"
-    + "|".join(map(re.escape, (*_EARLIER, *FILES)))
+    + "|".join(map(re.escape, (*_EARLIER, *FILES, RANGES)))
 )
 """Every file that an export can contain; a folder with any other file is not replaced."""
 FORMAT = 1
@@ -130,6 +133,7 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     write = write_model if trained.student.vision_model is None else write_jasper_vl
     write(folder, trained)
     declare_dimensions(folder, promised_dimensions(trained, run.stages))
+    write_ranges(folder, trained, DataStores(run.recipe).text_folder)
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
     (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation), "utf-8")

@@ -330,6 +330,8 @@ class Evaluation(Section):
     """Retrieval of the held-out pairs' passages by their queries, if the recipe has pairs."""
     baselines: bool = True
     """The teachers' vectors shortened to the student's dimensions without training, beside the student."""
+    precisions: bool = False
+    """The final student's vectors in int8 and binary at each exported dimension, in every retrieval test."""
     images: bool = True
     """Retrieval of images by captions and of captions by images, if the recipe has images."""
     stages: Literal["all", "last"] = "all"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jasper_jax.encoders.registry import FAMILIES
-from jasper_jax.evaluation.report import EvaluationRow
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows
 from jasper_jax.run import Run
 from tests.tiny import recipe, sentences, write_model
 from tests.training.runs import evaluate, run_training
@@ -40,7 +40,7 @@ def write_retrieval(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def rows(tmp_path_factory: pytest.TempPathFactory) -> list[EvaluationRow]:
+def evaluation(tmp_path_factory: pytest.TempPathFactory) -> Evaluation:
     place = tmp_path_factory.mktemp("teachers")
     pooling = {"word_embedding_dimension": 16, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True}
     (write_model(place / "joined") / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
@@ -50,11 +50,30 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[EvaluationRow]:
         student={"model": str(place / "joined")},
         heads={"fc1": {"dim": "teachers", "nested": [4], "init": "ridge"}},
         stages=[{"stage": 1, "steps": 1, "batch_size": 16, "learning_rate": 1e-2}],
-        evaluation={"retrieval": [{"name": "small", "beir": str(write_retrieval(place / "beir"))}]},
+        evaluation={
+            "retrieval": [{"name": "small", "beir": str(write_retrieval(place / "beir"))}],
+            "precisions": True,
+        },
     )
     run = Run(chosen, progress=False)
     assert run_training(run)
-    return evaluate(run).rows
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jasper_jax.evaluation.precisions.LEAST_TEXTS", 30)
+        return evaluate(run)
+
+
+@pytest.fixture(scope="module")
+def rows(evaluation: Evaluation) -> list[EvaluationRow]:
+    return evaluation.rows
+
+
+def test_vectors_in_fewer_bits_are_those_of_the_final_student(evaluation: Evaluation) -> None:
+    found = [(row.dim, row.precision, row.bytes) for row in evaluation.precisions]
+    assert [size for dim, _, size in found if dim == 4] == [16, 4, 1, 1, 1]
+    assert list(dict.fromkeys(dim for dim, _, _ in found)) == [16, 4]
+    for student in final_rows(evaluation):
+        (row,) = [r for r in evaluation.precisions if (r.dim, r.precision) == (student.dim, "float32")]
+        assert row.retrieval == student.retrieval
 
 
 def test_a_teacher_whose_family_has_no_encoder_here_is_scored_by_its_own(rows: list[EvaluationRow]) -> None:

@@ -102,6 +102,31 @@ def test_servers_may_cut_where_that_was_trained_and_nowhere_else(run: Run) -> No
     assert "cut to their first 12 and" in (folder / "README.md").read_text()
 
 
+def test_int8_vectors_with_ranges_of_held_out_texts(run: Run, tmp_path: Path, monkeypatch) -> None:
+    from sentence_transformers.util.quantization import quantize_embeddings
+
+    with pytest.raises(UserError, match="'int8', which needs the ranges of 24 dimensions"):  # 32 texts are too few
+        Embedder.load(run.folder / "export").encode("a map", precision="int8")
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("jasper_jax.student.ranges.LEAST_TEXTS", 30)
+    folder, _ = export(run, tmp_path / "out")
+    written = json.loads((folder / "vector_ranges.json").read_text())
+    assert (written["texts"], list(written["ranges"])) == (32, ["24", "12", "8", "6"])
+    model, texts = Embedder.load(folder), sentences(20, seed=5)
+    for dim in (24, 8):
+        floats, ranges = model.encode(texts, dim=dim), np.array(written["ranges"][str(dim)])
+        for precision in ("int8", "uint8", "binary", "ubinary"):
+            codes = model.encode(texts, dim=dim, precision=precision)
+            np.testing.assert_array_equal(codes, quantize_embeddings(floats, precision, ranges=ranges))
+            assert len(np.unique(codes, axis=0)) > 1
+    alone = model.encode(texts[3], dim=24, precision="int8")
+    assert np.abs(alone.astype(int) - model.encode(texts, precision="int8")[3]).max() <= 1, "rounding of the encoder"
+    held_out = run.data.texts().read("held_out", range(32))
+    codes = model.encode([t.text for t in held_out], [t.kind for t in held_out], dim=8, precision="int8")
+    assert np.abs(codes.astype(int)).max() == 126
+    export(run, folder)  # such a folder may be replaced
+
+
 def test_half_precision_and_no_normalize(run: Run, tmp_path: Path) -> None:
     settings = run.recipe.export.model_copy(update={"dtype": "float16", "normalize": False, "dim": 12})
     folder, verdict = export(Run(run.recipe.model_copy(update={"export": settings}), progress=False), tmp_path / "out")
