@@ -21,7 +21,7 @@ PRECISIONS = ["float32", "int8", "binary", "binary, float32 queries", "binary, r
 def data() -> tuple[np.ndarray, np.ndarray, list[str]]:
     rng = np.random.default_rng(0)
     passages = unit(rng.normal(size=(300, 20)) + 0.3)
-    queries = unit(passages[::10] + 0.25 * rng.normal(size=(30, 20)))
+    queries = unit(passages[::10] + 0.15 * rng.normal(size=(30, 20)))
     return queries, passages, [f"{i:03}" for i in range(300)]
 
 
