@@ -53,7 +53,7 @@ def test_the_table_and_the_plot_have_every_row(data, tmp_path) -> None:
     test = RetrievalTest(
         queries={f"q{i}": "" for i in range(30)},
         passages=dict.fromkeys(ids, ""),
-        relevant={f"q{i}": {ids[10 * i]} for i in range(30)},
+        relevant={f"q{i}": {ids[10 * i]: 1} for i in range(30)},
     )
     tests = type("Tests", (), {"retrieval": {"made up": test}})()
     rows = []
