@@ -71,12 +71,12 @@ def rankings(
     dim = queries.shape[1]
     packed = (dim + 7) // 8
     yield "float32", 4 * dim, rank(queries, passages, RANKED, ids)
-    codes = [quantize(x, "int8", ranges).astype(np.float32) for x in (queries, passages)]
-    yield "int8", dim, rank(*codes, RANKED, ids)
-    signs = [_signs(x) for x in (queries, passages)]
-    candidates = rank(*signs, CANDIDATES * DEPTH, ids)
+    query_codes, codes = (quantize(x, "int8", ranges).astype(np.float32) for x in (queries, passages))
+    yield "int8", dim, rank(query_codes, codes, RANKED, ids)
+    signs = _signs(passages)
+    candidates = rank(_signs(queries), signs, CANDIDATES * DEPTH, ids)
     yield "binary", packed, candidates[:, :RANKED]
-    yield "binary, float32 queries", packed, rescored(queries, signs[1], candidates)
+    yield "binary, float32 queries", packed, rescored(queries, signs, candidates)
     yield "binary, rescored", packed, rescored(queries, passages, candidates)
 
 
