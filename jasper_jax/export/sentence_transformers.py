@@ -125,7 +125,12 @@ def is_exported(run: RunFolder, folder: Path) -> bool:
         marker = parse_json((folder / MARKER).read_bytes())
     except (UserError, OSError, ValueError):
         return False
-    return marker.get("recipe") == run.recipe.model_dump(mode="json", exclude={"run_dir"})
+    return marker.get("recipe") == _recipe(run)
+
+
+def _recipe(run: RunFolder) -> Any:
+    """The recipe as the export shows it."""
+    return without_local_paths(run.recipe.model_dump(mode="json", exclude={"run_dir"}))
 
 
 def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
@@ -142,7 +147,7 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
         "made_by": "jasper_jax",
         "run": run.recipe.name,
         "dims": {str(dim): provider.head for dim, provider in trained.served.items()},
-        "recipe": without_local_paths(run.recipe.model_dump(mode="json", exclude={"run_dir"})),
+        "recipe": _recipe(run),
         "sha256": {
             str(p.relative_to(folder)): sha256_file(p)
             for p in sorted(folder.rglob("*"))

@@ -154,7 +154,7 @@ def _dotted(loc: Sequence[int | str]) -> str:
     for part in loc:
         if part != "[key]":  # pydantic's mark that the key itself is wrong
             text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 def _fields_at(loc: Sequence[int | str]) -> list[str]:

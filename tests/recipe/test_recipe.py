@@ -132,7 +132,7 @@ def test_a_file_that_is_no_recipe(file: Path, content: str, message: str) -> Non
 
 def test_bytes_that_are_not_utf8(file: Path) -> None:
     file.write_bytes(b"name: \xff\xfe\n")
-    with pytest.raises(UserError, match=r"recipe.yaml: not valid YAML"):
+    with pytest.raises(UserError, match=r"recipe.yaml, line 1: not UTF-8"):
         load_recipe(file)
 
 
