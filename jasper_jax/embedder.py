@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,7 @@ class Embedder:
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        _refuse_count("max_length", max_length)
         tokenizer.check_vocabulary(encoder.vocab_size)
         limit = max_length or tokenizer.max_length or encoder.max_positions
         if limit > encoder.max_positions:
@@ -139,6 +140,12 @@ class Embedder:
         """
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        _refuse_count("max_length", max_length)
+        _refuse_count("dim", dim)
+        if prompts is not None and not isinstance(prompts, Mapping):
+            raise UserError(
+                f"prompts is {prompts!r}; expected a dict of names and texts, such as {{'query': 'find: '}}"
+            )
         if isinstance(path, str) and (path in CATALOGUE or HUB_ID.fullmatch(path)):
             path = resolve_model(path)
         folder = read_model_folder(path, causal=causal)
@@ -235,7 +242,7 @@ class Embedder:
           UserError: a text that cannot be used, by its index; a wrong ``kind``, ``dim`` or ``precision``.
         """
         dim = self.default_dim if dim is None else dim
-        if dim not in self._outputs:
+        if not isinstance(dim, (int, np.integer)) or dim not in self._outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
         quantize = quantizer(precision, dim, self.ranges)
         return quantize(self._run(texts, kind, dim, batch_tokens, show_progress))
@@ -255,6 +262,11 @@ class Embedder:
         """Vectors of ``dim``; None: pooled ones."""
         if isinstance(texts, str) or is_image(texts):
             return self._run([texts], kind, dim, batch_tokens, show_progress)[0]
+        if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, Set)) or getattr(texts, "ndim", 1) != 1:
+            raise UserError(
+                f"texts is a {type(texts).__name__}; expected a text, or a list or another sequence of texts"
+            )
+        _refuse_count("batch_tokens", batch_tokens)
         texts = list(texts)
         prompts = self._prompts_of(texts, kind)
         out = np.empty((len(texts), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
@@ -345,6 +357,8 @@ class Embedder:
     def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:
         if kind is None or isinstance(kind, str):
             return [self.prompt(kind)] * len(texts)
+        if not isinstance(kind, (Sequence, np.ndarray)):
+            raise UserError(f"kind is {kind!r}; expected the name of a prompt, a list of one per text, or None")
         if len(kind) != len(texts):
             raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one kind for all, or one per text")
         prompts = {text_kind: self.prompt(text_kind) for text_kind in set(kind)}
@@ -373,3 +387,9 @@ class Embedder:
                     )
         if self.default_dim not in self._outputs:
             raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
+
+
+def _refuse_count(name: str, value: Any) -> None:
+    """UserError unless ``value`` is None or a whole number of at least 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1):
+        raise UserError(f"{name} is {value!r}; expected a whole number of at least 1, or None")

@@ -299,6 +299,50 @@ def test_texts_must_be_strings(embedder):
         embedder.encode(["a", 3])
 
 
+@pytest.mark.parametrize("make", [np.array, tuple, iter, lambda texts: (text for text in texts), lambda t: map(str, t)])
+def test_any_sequence_of_texts(embedder, make):
+    texts = ["the cat", "", "a dog of stone"]
+    np.testing.assert_array_equal(embedder.encode(make(texts)), embedder.encode(texts))
+    np.testing.assert_array_equal(embedder.encode(np.str_("the cat")), embedder.encode("the cat"))
+
+
+@pytest.mark.parametrize(
+    "texts", [None, 3, {"text": "the cat"}, {"the", "cat"}, np.array("the"), np.array([["the", "cat"]])]
+)
+def test_what_is_no_sequence_of_texts(embedder, texts):
+    """A dict would otherwise give vectors of its keys, a set vectors in no order."""
+    with pytest.raises(UserError, match="texts is a .*; expected a text, or a list"):
+        embedder.encode(texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"kind": 3}, "kind is 3; expected the name of a prompt"),
+        ({"dim": 8.0}, "dim is 8.0; this model has 8"),
+        ({"batch_tokens": 0}, "batch_tokens is 0; expected a whole number of at least 1"),
+        ({"batch_tokens": "64"}, "batch_tokens is '64'"),
+    ],
+)
+def test_arguments_of_encode(embedder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        embedder.encode(["the", "cat"], **arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_length": 0}, "max_length is 0; expected a whole number of at least 1"),
+        ({"max_length": "20"}, "max_length is '20'"),
+        ({"dim": 0}, "dim is 0"),
+        ({"prompts": "find : "}, "prompts is 'find : '; expected a dict of names and texts"),
+    ],
+)
+def test_arguments_of_load(folder, arguments, message):
+    with pytest.raises(UserError, match=message):
+        Embedder.load(folder[0], **arguments)
+
+
 def test_pytorch_is_never_imported(folder):
     code = (
         "import sys; from jasper_jax.embedder import Embedder; "

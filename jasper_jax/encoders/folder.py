@@ -17,6 +17,7 @@ import numpy as np
 
 from jasper_jax.encoders.folder_keys import DENSE, NORMALIZE, POOLING, check_keys
 from jasper_jax.encoders.hf_config import Reader, read_hf_config, read_json, read_object
+from jasper_jax.encoders.lora import refuse_adapter_alone
 from jasper_jax.encoders.model_folder import Dense, ModelFolder, text_settings
 from jasper_jax.encoders.pooling import MODES, POOLING_KEYS, Pooling
 from jasper_jax.encoders.prompts import MODEL_CONFIG, read_model_config
@@ -45,6 +46,8 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
     if isinstance(path, ModelFolder):
         return path
     path = Path(path)
+    if path.is_file():
+        raise UserError(f"{path}: is a file; give the folder of the model, {path.parent}")
     if not path.is_dir():
         raise UserError(f"{path}: no such folder; give a folder saved by sentence-transformers or transformers")
     if (path / "config.json").is_file() and (config := read_hf_config(path)).get("model_type") == "jasper_vl":
@@ -53,6 +56,7 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
         return read_jasper_vl(path, config, causal)
     steps = _steps(path)
     encoder_path = path / steps[0][1]
+    refuse_adapter_alone(encoder_path)
     hf_config = read_hf_config(encoder_path)
     where = str(encoder_path / "config.json")
     family = family_of(hf_config, where)
@@ -67,6 +71,8 @@ def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = N
     dense_folders: list[str] = []
     normalize = False
     for kind, folder in steps[1:]:
+        if kind == "Dropout":  # of training alone
+            continue
         if kind == "Pooling" and size is None and not dense_folders and not normalize:
             pooling, size = _read_pooling(path / folder / "config.json")
         elif kind == "Dense" and not normalize:
@@ -128,7 +134,7 @@ def _steps(path: Path) -> list[tuple[str, str]]:
     return short
 
 
-_STEPS = ("Transformer", "Pooling", "Dense", "Normalize")
+_STEPS = ("Transformer", "Pooling", "Dense", "Dropout", "Normalize")
 
 
 def _read_pooling(file: Path) -> tuple[Pooling, int | None]:

@@ -11,6 +11,7 @@ from typing import Any
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 
+_POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
 """The largest size, count or token id: arrays are indexed with 32 bits."""
 
@@ -24,7 +25,18 @@ def read_json(path: Path) -> Any:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy the file again") from None
     except ValueError as error:
+        refuse_pointer(path)
         raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from None
+
+
+def refuse_pointer(path: Path) -> None:
+    """UserError: the file only points to its content in Git LFS, as after a clone without it."""
+    with path.open("rb") as file:
+        pointer = file.read(len(_POINTER)) == _POINTER
+    if pointer:
+        raise UserError(
+            f"{path}: is a pointer of Git LFS, not the file itself; run git lfs pull in {path.parent}, or download it"
+        )
 
 
 def read_object(path: Path) -> dict[str, Any]:

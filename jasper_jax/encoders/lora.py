@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.encoders.hf_config import Reader, read_object
-from jasper_jax.encoders.safetensors import TensorFile
+from jasper_jax.encoders.safetensors import TensorFile, has_weights
 from jasper_jax.runtime.errors import UserError
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,6 +98,16 @@ def merge_adapter(folder: Path, tensors: Mapping[str, TensorFile]) -> Mapping[st
             )
         merged[name] = Merged(tensors[name], name, a, b, scale)
     return merged
+
+
+def refuse_adapter_alone(folder: Path) -> None:
+    """UserError: ``folder`` has an adapter but not the model it was trained on."""
+    if (folder / CONFIG).is_file() and not ((folder / "config.json").is_file() and has_weights(folder)):
+        base = read_object(folder / CONFIG).get("base_model_name_or_path") or "not named"
+        raise UserError(
+            f"{folder}: is an adapter without the model it was trained on ({CONFIG}: base_model_name_or_path is"
+            f" {base}); fetch that model as BASE, and use one folder of both: cp -r BASE/. NEW && cp -r {folder}/. NEW"
+        )
 
 
 def _scale(file: Path) -> float:

@@ -13,7 +13,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from jasper_jax.encoders.hf_config import read_json
+from jasper_jax.encoders.hf_config import read_json, refuse_pointer
 from jasper_jax.runtime.errors import UserError
 
 READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
@@ -32,8 +32,9 @@ class TensorFile(Mapping[str, np.ndarray]):
         try:
             self._file: Any = safe_open(path, framework="np")
         except FileNotFoundError:
-            raise UserError(f"{path}: no such file") from None
+            raise UserError(f"{path}: no such file; copy or download it again") from None
         except SafetensorError as error:
+            refuse_pointer(path)
             raise self._broken(error) from None
         self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  no mapping
         for name, entry in self._slices.items():
@@ -71,6 +72,15 @@ class TensorFile(Mapping[str, np.ndarray]):
         return len(self._slices)
 
 
+def _pickles(folder: Path) -> list[str]:
+    return sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether ``folder`` has the weights of a model, pickled ones included."""
+    return (folder / SINGLE).is_file() or (folder / INDEX).is_file() or bool(_pickles(folder))
+
+
 def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
     """Tensor name -> the file that holds it: ``model.safetensors``, or the shards of its ``index.json``.
 
@@ -81,14 +91,15 @@ def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
         return dict.fromkeys(file, file)
     if (folder / INDEX).is_file():
         return _open_shards(folder)
-    pickles = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickles:
+    if pickles := _pickles(folder):
         raise UserError(
             f"{folder}: has {pickles[0]} but no {SINGLE}; pickled weights are never loaded; convert them once where "
             f'PyTorch is installed: python -c "from transformers import AutoModel as M; '
             f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
         )
-    raise UserError(f"{folder}: no weights; expected {SINGLE} or {INDEX}")
+    others = sorted(path.name for path in folder.glob("*.safetensors"))
+    hint = f"; found {', '.join(others)}: rename the one to use to {SINGLE}" if others else ""
+    raise UserError(f"{folder}: no weights; expected {SINGLE} or {INDEX}{hint}")
 
 
 def _open_shards(folder: Path) -> dict[str, TensorFile]:

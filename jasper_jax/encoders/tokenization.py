@@ -15,9 +15,9 @@ from typing import Any, cast
 
 import numpy as np
 from tokenizers import Tokenizer as Backend
-from tokenizers import models, normalizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from jasper_jax.encoders.hf_config import read_object
+from jasper_jax.encoders.hf_config import read_object, refuse_pointer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 
@@ -31,14 +31,25 @@ _BERT_SETTINGS = {
 """Key in tokenizer_config.json -> the argument of BERT's normalizer, and transformers' default."""
 _BERT_CLASSES = ("BertTokenizer", "DistilBertTokenizer", "ElectraTokenizer", "MPNetTokenizer")
 """transformers' classes that make BERT's normalizer from ``_BERT_SETTINGS``, whatever tokenizer.json says."""
+_BERT_ENDS = (models.WordPiece, ("cls_token", "[CLS]"), ("sep_token", "[SEP]"))
+_ENDS: dict[str, tuple[type, tuple[str, str], tuple[str, str]]] = {
+    **dict.fromkeys(_BERT_CLASSES, _BERT_ENDS),
+    "MPNetTokenizer": (models.WordPiece, ("cls_token", "<s>"), ("sep_token", "</s>")),
+    "RobertaTokenizer": (models.BPE, ("cls_token", "<s>"), ("sep_token", "</s>")),
+    "XLMRobertaTokenizer": (models.Unigram, ("bos_token", "<s>"), ("eos_token", "</s>")),
+}
+"""transformers' class -> the model it is of, and the first and last token of a text: key of the config and default."""
 _CLASS_OF = {"bert": "BertTokenizer", "nomic_bert": "BertTokenizer", "mpnet": "MPNetTokenizer"}
 """``model_type`` -> the class where tokenizer_config.json names none."""
 
 
 class Tokenizer:
-    """``max_length`` includes special tokens; None: no limit. ``truncated`` counts the texts cut so far."""
+    """``max_length`` includes special tokens; None: no limit. ``truncated`` counts the texts cut so far.
+    ``source`` is its name in errors."""
 
-    def __init__(self, backend: Backend, *, max_length: int | None = None, pad_id: int = 0):
+    def __init__(
+        self, backend: Backend, *, max_length: int | None = None, pad_id: int = 0, source: str = "the tokenizer"
+    ):
         if max_length is not None and max_length <= backend.num_special_tokens_to_add(False):
             raise UserError(
                 f"max_length is {max_length}; expected more than the {backend.num_special_tokens_to_add(False)} "
@@ -52,6 +63,7 @@ class Tokenizer:
             self._backend.enable_truncation(max_length)
         self.max_length = max_length
         self.pad_id = pad_id
+        self.source = source
         self.truncated = 0
         self.vocab_size = max(self._backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
 
@@ -82,31 +94,33 @@ class Tokenizer:
         try:
             backend = Backend.from_file(str(path))
         except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more precise)
+            refuse_pointer(path)
             raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None
         config_path = folder / "tokenizer_config.json"
         config = read_object(config_path) if config_path.is_file() else {}
         _apply_config(backend, config, config_path)
-        if _class_of(config, folder) in _BERT_CLASSES and isinstance(backend.model, models.WordPiece):
+        kind = _class_of(config, folder)
+        if kind in _BERT_CLASSES and isinstance(backend.model, models.WordPiece):
             _bert_normalizer(backend, config, config_path)
+        if kind in _ENDS and isinstance(backend.model, _ENDS[kind][0]):
+            _ends(backend, kind, config, config_path)
         if lower_case:
             _lower_first(backend)
         backend = _ended_with_eos(backend, config, append_eos, config_path)
-        limit = config.get("model_max_length")
-        if max_length is None and isinstance(limit, (int, float)) and 1 <= limit < _UNLIMITED:
-            max_length = int(limit)
+        max_length = length_limit(folder) if max_length is None else max_length
         if pad_id is None:
             pad_id = backend.token_to_id(_content(config, "pad_token", config_path) or "[PAD]")
-        return cls(backend, max_length=max_length, pad_id=pad_id or 0)
+        return cls(backend, max_length=max_length, pad_id=pad_id or 0, source=str(path))
 
     def with_max_length(self, max_length: int | None) -> Tokenizer:
         """The same tokenizer with another limit; ``truncated`` starts at 0."""
-        return Tokenizer(self._backend, max_length=max_length, pad_id=self.pad_id)
+        return Tokenizer(self._backend, max_length=max_length, pad_id=self.pad_id, source=self.source)
 
     def with_tokens(self, tokens: Sequence[str]) -> Tokenizer:
         """The same tokenizer with these special tokens; new ones are appended."""
         backend = Backend.from_str(self._backend.to_str())
         backend.add_special_tokens(list(tokens))
-        return Tokenizer(backend, max_length=self.max_length, pad_id=self.pad_id)
+        return Tokenizer(backend, max_length=self.max_length, pad_id=self.pad_id, source=self.source)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -155,10 +169,22 @@ class Tokenizer:
     def check_vocabulary(self, rows: int) -> None:
         """UserError: the tokenizer has ids beyond an embedding table of ``rows``."""
         if self.vocab_size > rows:
+            last = self._backend.id_to_token(self.vocab_size - 1)
             raise UserError(
-                f"the tokenizer has {self.vocab_size} tokens, the encoder's embedding table {rows} rows: take both "
-                "from one model folder"
+                f"{self.source}: has {self.vocab_size} tokens, the encoder's embedding table {rows} rows:"
+                f" take both from one model folder, or remove the tokens that were added (the last is {last!r})"
             )
+
+
+def length_limit(folder: Path) -> int | None:
+    """``model_max_length`` in ``tokenizer_config.json``; None: no limit. UserError: not a positive number."""
+    file = folder / "tokenizer_config.json"
+    limit = read_object(file).get("model_max_length") if file.is_file() else None
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not limit >= 1:
+        raise UserError(f"{file}: model_max_length is {limit!r}; expected a number of tokens, or null for no limit")
+    return None if limit >= _UNLIMITED else int(limit)
 
 
 def _encodable(texts: Sequence[str]) -> list[str]:
@@ -192,9 +218,12 @@ def _apply_config(backend: Backend, config: Mapping[str, Any], path: Path) -> No
     """
     named = [_content(config, key, path) for key in _SPECIAL]
     backend.add_special_tokens([token for token in named if token and backend.token_to_id(token) is not None])
+    stored = (backend.truncation or {}).get("direction")  # transformers takes it where the config has none
+    given = {"truncation_side": stored, **{key: value for key, value in config.items() if value is not None}}
     for key, value in (("truncation_side", "right"), ("split_special_tokens", False)):
-        if config.get(key) not in (None, value):
-            raise UserError(f"{path}: {key} is {config[key]!r}; only {json.dumps(value)} is implemented")
+        if given.get(key) not in (None, value):
+            where = path if config.get(key) is not None else f"{path.with_name('tokenizer.json')}, truncation.direction"
+            raise UserError(f"{where}: {key} is {given[key]!r}; only {json.dumps(value)} is implemented")
     unknown = [token for token in _added(config) if backend.token_to_id(token) is None]
     if unknown:
         raise UserError(
@@ -224,14 +253,34 @@ def _class_of(config: Mapping[str, Any], folder: Path) -> str | None:
 
 
 def _bert_normalizer(backend: Backend, config: Mapping[str, Any], path: Path) -> None:
-    """Make the normalizer that transformers' BERT classes make: they ignore that of ``tokenizer.json``, and lower-case
-    unless ``do_lower_case`` is false."""
+    """Make the normalizer and the words that transformers' BERT classes make: they ignore those of ``tokenizer.json``,
+    and lower-case unless ``do_lower_case`` is false."""
     arguments = {}
     for key, (argument, default) in _BERT_SETTINGS.items():
         arguments[argument] = value = config.get(key, default)
         if not isinstance(value, bool | None):
             raise UserError(f"{path}: {key} is {value!r}; expected true or false")
     backend.normalizer = normalizers.BertNormalizer(clean_text=True, **arguments)
+    if not isinstance(backend.pre_tokenizer, pre_tokenizers.BertPreTokenizer):
+        backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+
+
+def _ends(backend: Backend, kind: str, config: Mapping[str, Any], path: Path) -> None:
+    """Put around a text the special tokens that transformers' class ``kind`` puts there, whatever ``tokenizer.json``
+    says."""
+    _, *roles = _ENDS[kind]
+    tokens = [_content(config, key, path) or token for key, token in roles]
+    numbers = [backend.token_to_id(token) for token in tokens]
+    if backend.encode("").ids == numbers:
+        return
+    for token, number in zip(tokens, numbers, strict=True):
+        if number is None:
+            raise UserError(
+                f"{path}: a {kind} puts {token!r} around a text, which tokenizer.json lacks; copy both again"
+            )
+    backend.post_processor = processors.TemplateProcessing(
+        single=f"{tokens[0]} $A {tokens[1]}", special_tokens=list(zip(tokens, numbers, strict=True))
+    )
 
 
 def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | None, path: Path) -> Backend:

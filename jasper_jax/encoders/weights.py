@@ -25,6 +25,8 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
 
 _WRAPPERS = ("0.auto_model.", "auto_model.", "model.", "module.")  # that trainers prepend to any model's names
+_HEADS = ("classifier.*", "score.*", "qa_outputs.*", "lm_head.*", "cls.predictions.*", "cls.seq_relationship.*")
+"""Heads of other tasks that transformers puts on any encoder; no vector depends on them."""
 _STORED = ("F32", "F16", "BF16")
 _DROPPED_CONFIG = (
     *("_name_or_path", "auto_map", "torch_dtype", "transformers_version"),
@@ -198,7 +200,7 @@ def _known_names(
             if shorter == name:
                 break
             name = shorter
-        if any(fnmatchcase(name, pattern) for pattern in family.ignored):
+        if any(fnmatchcase(name, pattern) for pattern in (*family.ignored, *_HEADS)):
             continue
         if name in found:
             raise UserError(f"{file.path}: {stored} and {found[name][1]} are both {name}; remove one")

@@ -11,7 +11,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.pooling import POOLING_KEYS, Pooling
 from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
-from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.encoders.tokenization import Tokenizer, length_limit
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config import Student as StudentSettings
@@ -79,7 +79,8 @@ def make_student(recipe: Recipe, teacher_dim: int | None, source: StudentSource)
         hf_config, _ = _kept(settings, folder)
         encoder = encoder_from_config(hf_config, str(folder.path))
         pooling, prompts = folder.pooling, folder.prompts
-        max_length = folder.max_length or min(512, encoder.max_positions)
+        limit = folder.max_length or (None if folder.described else length_limit(folder.encoder_path))
+        max_length = folder.max_length or min(512, limit or 512, encoder.max_positions)
     if encoder.family.architecture is None:
         raise UserError(f"student: {encoder.family.model_type} can be a teacher only: transformers has no class for it")
     if settings.append_eos and encoder.family.model_type in _OWN_TOKENIZER:

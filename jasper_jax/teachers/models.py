@@ -16,7 +16,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.prompts import KINDS, prompt_of, read_prompts
 from jasper_jax.encoders.published import describe as published
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.encoders.tokenization import Tokenizer, length_limit
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.torch_teacher import TorchEncoder
@@ -109,7 +109,9 @@ class TeacherModel:
                 if not source.pooling.include_prompt:
                     pooling += ", prompt left out"
                 max_length = settings.max_length or source.max_length
-                max_length = max_length or encoder_from_config(source.hf_config, str(path)).max_positions
+                if max_length is None:
+                    positions = encoder_from_config(source.hf_config, str(path)).max_positions
+                    max_length = min(length_limit(source.encoder_path) or positions, positions)
                 prompts = source.prompts
             identity |= {"compute_dtype": settings.compute_dtype}
             identity |= model_identity(settings.model or "", settings.revision, path)

@@ -163,3 +163,89 @@ def test_the_advice_for_a_missing_tokenizer_file_works(copy: Path) -> None:
         Tokenizer.load(copy)
     follow(str(raised.value))
     assert Tokenizer.load(copy).encode(["The cat"])[0].tolist() == [2, 5, 6, 3]
+
+
+def modules(folder: Path, *more: tuple[str, str]) -> None:
+    """Put further modules after Pooling."""
+    steps = json.loads((folder / "modules.json").read_text())
+    steps[2:2] = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in more]
+    (folder / "modules.json").write_text(json.dumps([{**s, "idx": i, "name": str(i)} for i, s in enumerate(steps)]))
+
+
+def test_dropout_is_of_training_alone(copy: Path) -> None:
+    before = read_model_folder(copy)
+    (copy / "2_Dropout").mkdir()
+    (copy / "2_Dropout" / "config.json").write_text('{"dropout": 0.5}')
+    modules(copy, ("Dropout", "2_Dropout"))
+    after = read_model_folder(copy)
+    assert (list(after.outputs), after.default_dim, after.normalize) == ([8], 8, before.normalize)
+    theirs = SentenceTransformer(str(copy), device="cpu").eval()
+    assert type(theirs[2]).__name__ == "Dropout"
+    features = {"sentence_embedding": torch.ones(1, 32)}
+    assert torch.equal(theirs[2](features)["sentence_embedding"], torch.ones(1, 32))
+
+
+def test_a_layer_norm_is_refused(copy: Path) -> None:
+    modules(copy, ("LayerNorm", "2_LayerNorm"))
+    with pytest.raises(UserError, match=r"LayerNorm \(2_LayerNorm\) is not implemented"):
+        read_model_folder(copy)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors", "2_Dense/model.safetensors"])
+def test_a_pointer_of_git_lfs_is_named(copy: Path, name: str) -> None:
+    (copy / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1234\n")
+    with pytest.raises(UserError, match=re.escape(f"{copy / name}: is a pointer of Git LFS, not the file itself; run")):
+        Embedder.load(copy)
+
+
+def test_a_file_of_the_folder_instead_of_the_folder(copy: Path) -> None:
+    with pytest.raises(UserError, match=re.escape(f"config.json: is a file; give the folder of the model, {copy}")):
+        Embedder.load(copy / "config.json")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "head"),
+    [("", "score.weight"), ("bert.", "classifier.weight"), ("model.", "cls.predictions.decoder.weight")],
+)
+def test_heads_of_other_tasks_are_not_read(copy: Path, prefix: str, head: str) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {f"{prefix}{name}": tensor for name, tensor in load_file(copy / "model.safetensors").items()}
+    tensors[f"{prefix}embeddings.position_ids"] = torch.arange(48)[None]
+    save_file({**tensors, head: torch.zeros(2)}, copy / "model.safetensors")
+    check_params(copy, encoder_from_folder(copy))
+    save_file({**tensors, "projection.weight": torch.zeros(2)}, copy / "model.safetensors")
+    with pytest.raises(UserError, match=r"1 tensor \(projection.weight\) unexpected"):
+        check_params(copy, encoder_from_folder(copy))
+
+
+def test_weights_of_another_name_are_named(copy: Path) -> None:
+    shutil.move(copy / "model.safetensors", copy / "model.fp16.safetensors")
+    with pytest.raises(UserError, match="found model.fp16.safetensors: rename the one to use to model.safetensors"):
+        Embedder.load(copy)
+    shutil.move(copy / "model.fp16.safetensors", copy / "model.safetensors")
+    check_params(copy, encoder_from_folder(copy))
+
+
+def test_the_tokenizers_limit_is_that_of_student_and_teacher(tmp_path: Path) -> None:
+    """sentence-transformers 6 writes no max_seq_length, but model_max_length."""
+    from jasper_jax.run import Run
+    from jasper_jax.student.start import make_student
+
+    recipe = tiny.recipe(tmp_path)
+    for name in ("student", "teacher-a"):
+        change(tmp_path / name / "sentence_bert_config.json", max_seq_length=None)
+        change(tmp_path / name / "tokenizer_config.json", model_max_length=20)
+    run = Run(recipe, progress=False)
+    assert make_student(recipe, run.teacher_dim, run.student).max_length == 20
+    assert run.teachers[0].spec.max_length == 20
+
+
+def test_a_tokenizer_with_more_tokens_than_the_table_is_named(copy: Path) -> None:
+    tokenizer = json.loads((copy / "tokenizer.json").read_text())
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    tokenizer["added_tokens"].append({"id": 125, "content": "<new>", "special": True, **flags})
+    (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
+    message = "tokenizer.json: has 126 tokens, the encoder's embedding table 125 rows"
+    with pytest.raises(UserError, match=f"{message}.*the last is '<new>'"):
+        Embedder.load(copy)

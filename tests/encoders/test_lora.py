@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.lora import merge_adapter
 from jasper_jax.encoders.registry import encoder_from_folder
 from jasper_jax.encoders.safetensors import open_checkpoint
@@ -107,3 +109,19 @@ def test_an_adapter_without_its_weights(folder: Path) -> None:
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(UserError, match=r"adapter_model.safetensors: no such file"):
         check_params(folder, encoder_from_folder(folder))
+
+
+@pytest.mark.parametrize("has_config", [True, False])
+def test_the_advice_for_an_adapter_without_its_base(folder: Path, tmp_path: Path, has_config: bool) -> None:
+    write_adapter(folder, base_model_name_or_path="some/base")
+    alone, both = tmp_path / "alone", tmp_path / "both"
+    alone.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", *(["config.json"] if has_config else [])):
+        shutil.move(folder / name, alone / name) if "adapter" in name else shutil.copy(folder / name, alone / name)
+    with pytest.raises(UserError, match="base_model_name_or_path is some/base.; fetch that model as BASE") as raised:
+        read_model_folder(alone)
+    assert f"cp -r BASE/. NEW && cp -r {alone}/. NEW" in str(raised.value)
+    for source in (folder, alone):
+        shutil.copytree(source, both, dirs_exist_ok=True)
+    read_model_folder(both)
+    check_params(both, encoder_from_folder(both))

@@ -12,7 +12,7 @@ from tokenizers import models, pre_tokenizers, processors
 
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
-from tests.st_folders import WORDS, write_tokenizer
+from tests.st_folders import LETTERS, WORDS, write_tokenizer
 
 TEXTS = ["the cat", "", "The Dog ÉTÉ of river stone, to be", "the " * 30, "[CLS] the", "日本 cat"]
 
@@ -143,3 +143,55 @@ def test_a_folder_without_a_tokenizer_file(tmp_path):
 def test_no_room_for_text(folder):
     with pytest.raises(UserError, match="max_length is 2; expected more than the 2 special tokens"):
         Tokenizer.load(folder, max_length=2)
+
+
+def change(file, **changes):
+    file.write_text(json.dumps({**(json.loads(file.read_text()) if file.is_file() else {}), **changes}))
+
+
+@pytest.mark.parametrize("template", [None, "$A"], ids=["no post-processor", "one without special tokens"])
+@pytest.mark.parametrize("name", ["BertTokenizer", "MPNetTokenizer", "XLMRobertaTokenizer"])
+def test_special_tokens_are_those_of_the_class(tmp_path, name, template):
+    """transformers' classes put their own around a text, whatever tokenizer.json says."""
+    if name == "XLMRobertaTokenizer":
+        pieces = [(token, 0.0) for token in ("<s>", "<pad>", "</s>", "<unk>", "<mask>")]
+        pieces += [("▁", -2.0), *((letter, -4.0) for letter in LETTERS)]
+        backend = Backend(models.Unigram(pieces, unk_id=3))
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+        )
+        backend.save(str(tmp_path / "tokenizer.json"))
+    else:
+        write_tokenizer({"BertTokenizer": "bert", "MPNetTokenizer": "mpnet"}[name], tmp_path)
+    post = template and json.loads(processors.TemplateProcessing(single=template, special_tokens=[]).__getstate__())
+    change(tmp_path / "tokenizer.json", post_processor=post)
+    change(tmp_path / "tokenizer_config.json", tokenizer_class=name)
+    texts = ["the cat", "", "the " * 30]
+    ids = ids_of(Tokenizer.load(tmp_path, max_length=9), texts)
+    assert ids == expected(tmp_path, 9, texts)
+    assert len({(i[0], i[-1]) for i in ids}) == 1
+
+
+def test_a_class_whose_special_tokens_are_missing(folder):
+    change(folder / "tokenizer.json", post_processor=None)
+    change(folder / "tokenizer_config.json", tokenizer_class="BertTokenizer", cls_token="[START]")
+    with pytest.raises(UserError, match=r"a BertTokenizer puts '\[START\]' around a text, which tokenizer.json lacks"):
+        Tokenizer.load(folder)
+
+
+def test_truncation_and_padding_inside_the_file(folder):
+    """transformers takes the side to cut from there unless the config names one; the length is the caller's."""
+    truncation = {"direction": "Left", "max_length": 5, "strategy": "LongestFirst", "stride": 1}
+    change(folder / "tokenizer.json", truncation=truncation)
+    texts = ["the cat of the dog and the river", "the cat"]
+    with pytest.raises(UserError, match=r"tokenizer.json, truncation.direction: truncation_side is 'left'; only"):
+        Tokenizer.load(folder, 6)
+    change(folder / "tokenizer_config.json", truncation_side="right", padding_side="left")
+    assert ids_of(Tokenizer.load(folder, 6), texts) == expected(folder, 6, texts)
+
+
+@pytest.mark.parametrize("limit", ["20", True, 0, -1, [20]])
+def test_a_length_limit_that_is_no_number(folder, limit):
+    change(folder / "tokenizer_config.json", model_max_length=limit)
+    with pytest.raises(UserError, match="tokenizer_config.json: model_max_length is .*; expected a number of tokens"):
+        Tokenizer.load(folder)
