@@ -71,7 +71,7 @@ def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: 
         raise UserError(
             f"{where}: the model has custom code (auto_map), which is never run, and is_causal is missing. Its model "
             "card says whether its attention is causal: set causal to true or false (recipe: teachers[].causal, "
-            "student.causal)"
+            "student.causal; in Python: Embedder.load(causal=...)), or add is_causal to this file"
         )
     max_positions = read.integer("max_position_embeddings", defaults.max_positions)
     window, derived = _windows(read, defaults, num_layers)

@@ -288,7 +288,10 @@ def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | 
     eos = _content(config, "eos_token", path)
     number = None if eos is None else backend.token_to_id(eos)
     if wanted and number is None:
-        raise UserError(f"{path}: eos_token is {eos!r}, which is not in tokenizer.json; set append_eos: false")
+        raise UserError(
+            f"{path}: eos_token is {eos!r}, which tokenizer.json lacks, but every text is to end with it; name the end"
+            " token of tokenizer.json there, or remove append_eos where you set it"
+        )
     if number is None or backend.encode("a").ids[-1:] == [number]:
         return backend
     if not wanted:
@@ -316,7 +319,7 @@ def _ended_with_eos(backend: Backend, config: Mapping[str, Any], wanted: bool | 
 def _say_no_eos(path: Path, eos: str) -> None:
     say(
         f"{path}: sets add_eos_token, but tokenizer.json does not append it; texts do not end with {eos}, as in"
-        " transformers 5. If the model was trained with it, set append_eos: true."
+        " transformers 5. If the model was trained with it, and is a teacher, set its append_eos: true."
     )
 
 

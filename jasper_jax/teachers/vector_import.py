@@ -83,7 +83,10 @@ def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batc
             names = file.schema_arrow.names
             for name in (text_column, vector_column):
                 if name not in names:
-                    raise UserError(f"{path}: no column {name!r}; there are {', '.join(names)}")
+                    raise UserError(
+                        f"{path}: no column {name!r}; there are {', '.join(names)}: rename the text's column to"
+                        f" {text_column}, the vector's to {vector_column}"
+                    )
             columns = [text_column, vector_column, *(["kind"] if "kind" in names else [])]
             start = 1
             for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
@@ -93,7 +96,9 @@ def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batc
                 yield _Batch(path, start, texts, kinds, vectors)
                 start += len(texts)
     except (pa.ArrowInvalid, OSError) as e:
-        raise UserError(f"{path}: cannot be read as Parquet ({e})") from None
+        raise UserError(
+            f"{path}: cannot be read as Parquet ({e}); give Parquet, or .npy with its .txt or .jsonl"
+        ) from None
 
 
 def _rectangle(path: Path, start: int, column: pa.Array, name: str) -> np.ndarray:
@@ -153,12 +158,17 @@ def _read_texts(path: Path) -> Iterator[tuple[str | None, str | None]]:
 
 def _check(batch: _Batch, dim: int) -> None:
     if batch.vectors.shape[1] != dim:
-        raise UserError(f"{batch.file}: vectors of dimension {batch.vectors.shape[1]}, the teacher's is {dim}")
+        raise UserError(
+            f"{batch.file}: vectors of dimension {(width := batch.vectors.shape[1])}, the teacher's is {dim}; set the"
+            f" teacher's dim to {width}, or give the vectors of that teacher"
+        )
     norms = np.linalg.norm(batch.vectors.astype(np.float32), axis=1)
     bad = np.flatnonzero(~(np.isfinite(norms) & (norms > 0)))
     if bad.size:
         text = (batch.texts[bad[0]] or "")[:60]
-        raise UserError(f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r})")
+        raise UserError(
+            f"{batch.file}, row {batch.start + int(bad[0])}: the vector is zero or not finite ({text!r}); make it again"
+        )
     for i, kind in enumerate(batch.kinds):
         if kind not in (None, *KINDS):
             raise UserError(f"{batch.file}, row {batch.start + i}: kind is {kind!r}; expected query or passage")

@@ -143,8 +143,10 @@ def test_causal_by_hand(tmp_path):
     folder = torch_model("qwen2-causal")
     config = {**folder.config.to_dict(), "auto_map": {"AutoModel": "modeling_qwen.Qwen2Model"}}
     path = write(tmp_path / "stella", config, folder.state_dict())
-    with pytest.raises(UserError, match="set causal to true or false"):
+    with pytest.raises(UserError, match="set causal to true or false.*or add is_causal to this file"):
         read_model_folder(path)
+    described = write(tmp_path / "described", {**config, "is_causal": False}, {})
+    assert read_model_folder(described).hf_config["is_causal"] is False
     assert read_model_folder(path, causal=False).pooling == Pooling(("mean",))
     assert read_model_folder(path, causal=False).hf_config["is_causal"] is False
     assert read_model_folder(path, causal=True).pooling == Pooling(("lasttoken",))

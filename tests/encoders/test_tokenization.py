@@ -195,3 +195,13 @@ def test_a_length_limit_that_is_no_number(folder, limit):
     change(folder / "tokenizer_config.json", model_max_length=limit)
     with pytest.raises(UserError, match="tokenizer_config.json: model_max_length is .*; expected a number of tokens"):
         Tokenizer.load(folder)
+
+
+def test_the_advice_for_an_end_token_that_is_missing(folder):
+    change(folder / "tokenizer_config.json", eos_token="</s>")
+    with pytest.raises(UserError, match="eos_token is '</s>', which tokenizer.json lacks.*name the end token .* there"):
+        Tokenizer.load(folder, append_eos=True)
+    assert ids_of(Tokenizer.load(folder), ["the"]) == ids_of(Tokenizer.load(folder, append_eos=False), ["the"])
+    change(folder / "tokenizer_config.json", eos_token="query")
+    ids = ids_of(Tokenizer.load(folder, append_eos=True), ["the"])[0]
+    assert ids == [*ids_of(Tokenizer.load(folder), ["the"])[0], Tokenizer.load(folder).token_id("query")]

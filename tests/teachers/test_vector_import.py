@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -190,3 +191,17 @@ def test_files_that_cannot_be_imported(texts, tmp_path):
     (tmp_path / "v").mkdir()
     (tmp_path / "v" / "mine").write_text("")
     refused("v: not empty", file)
+
+
+def test_the_advice_about_columns_and_dimension(texts, tmp_path):
+    names, kinds = both_kinds()
+    vectors = encode(names, kinds)
+    file = parquet(tmp_path / "a.parquet", names, vectors, kinds)
+    table = pq.read_table(file)
+    pq.write_table(table.rename_columns(["body", "embedding", "kind"]), file)
+    with pytest.raises(UserError, match="there are body, embedding, kind: rename the text's column to text"):
+        import_vectors([file], texts, tmp_path / "v", spec(), progress=False)
+    pq.write_table(table, file)
+    with pytest.raises(UserError, match="vectors of dimension 24, the teacher's is 7; set the teacher's dim to 24"):
+        import_vectors([file], texts, tmp_path / "v", replace(spec(), dim=7), progress=False)
+    check(import_vectors([file], texts, tmp_path / "v", replace(spec(), dim=24), progress=False).store, texts)
