@@ -172,7 +172,7 @@ class Tokenizer:
             last = self._backend.id_to_token(self.vocab_size - 1)
             raise UserError(
                 f"{self.source}: has {self.vocab_size} tokens, the encoder's embedding table {rows} rows:"
-                f" take both from one model folder, or remove the tokens that were added (the last is {last!r})"
+                f" take both from one model folder (the last token is {last!r})"
             )
 
 

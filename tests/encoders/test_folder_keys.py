@@ -248,5 +248,5 @@ def test_a_tokenizer_with_more_tokens_than_the_table_is_named(copy: Path) -> Non
     tokenizer["added_tokens"].append({"id": 125, "content": "<new>", "special": True, **flags})
     (copy / "tokenizer.json").write_text(json.dumps(tokenizer))
     message = "tokenizer.json: has 126 tokens, the encoder's embedding table 125 rows"
-    with pytest.raises(UserError, match=f"{message}.*the last is '<new>'"):
+    with pytest.raises(UserError, match=f"{message}.*the last token is '<new>'"):
         Embedder.load(copy)

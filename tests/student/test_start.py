@@ -147,7 +147,7 @@ def test_a_student_that_is_refused(tmp_path: Path, student: dict[str, Any], mess
 def test_a_tokenizer_of_more_tokens_than_rows_is_refused(tmp_path: Path) -> None:
     settings = {"config": {"model_type": "bert", "vocab_size": 20, **SIZES}, "tokenizer": str(tmp_path / "student")}
     student, source = student_of(recipe(tmp_path, student=settings))
-    with pytest.raises(UserError, match=r"the tokenizer has \d+ tokens, the encoder's embedding table 20 rows"):
+    with pytest.raises(UserError, match=r"tokenizer.json: has \d+ tokens, the encoder's embedding table 20 rows"):
         make_tokenizer(student, source)
 
 
