@@ -18,11 +18,12 @@ from jasper_jax.runtime.errors import UserError
 
 def node_of(device: Any) -> int:
     """The node of a JAX device: its ``slice_index``, which XLA sets to the slice of a TPU and the host of a GPU."""
-    return device.process_index if _by_process(device) else device.slice_index
+    return device.process_index if _by_process(device) else getattr(device, "slice_index", 0)
 
 
 def _by_process(device: Any) -> bool:
-    return device.platform == "cpu" or not hasattr(device, "slice_index")
+    """Whether a process's devices are a node. The TPUs of one slice that is only described have no ``slice_index``."""
+    return device.platform == "cpu" or (device.platform != "tpu" and not hasattr(device, "slice_index"))
 
 
 def count_nodes(nodes: Sequence[int]) -> int:
@@ -56,11 +57,14 @@ def device_grid(axes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
 
     if len(devices) == 1:
         return np.array(devices).reshape(tuple(axes))
-    inside, between = divide(axes, len(devices) // count_nodes([node_of(device) for device in devices]))
+    nodes = count_nodes([node_of(device) for device in devices])
+    if nodes == 1:  # an axis may take a part of a side of a TPU's torus
+        return mesh_utils.create_device_mesh(tuple(axes), devices, allow_split_physical_axes=True)
+    inside, between = divide(axes, len(devices) // nodes)
     return mesh_utils.create_hybrid_device_mesh(
         inside,
         between,
         devices,
         process_is_granule=_by_process(devices[0]),
-        allow_split_physical_axes=True,  # an axis may take a part of a side of a TPU's torus
+        allow_split_physical_axes=True,
     )
