@@ -22,8 +22,10 @@ def node_of(device: Any) -> int:
 
 
 def _by_process(device: Any) -> bool:
-    """Whether a process's devices are a node. The TPUs of one slice that is only described have no ``slice_index``."""
-    return device.platform == "cpu" or (device.platform != "tpu" and not hasattr(device, "slice_index"))
+    """Whether a process's devices are a node: of CPUs, and of GPUs that are only described (``planning.gpu``), which
+    have a process for each node and one slice. The TPUs of one slice that is only described have no ``slice_index``."""
+    described = type(getattr(device, "client", None)).__name__ == "CompileOnlyPyClient"
+    return device.platform == "cpu" or (device.platform != "tpu" and (described or not hasattr(device, "slice_index")))
 
 
 def count_nodes(nodes: Sequence[int]) -> int:
