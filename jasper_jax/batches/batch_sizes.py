@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.shared_array import shared_array
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.packed_sizes import packed_sizes
@@ -65,7 +65,7 @@ class BatchLengths:
     texts."""
 
     counts: TokenCounts
-    draws: Draws
+    draws: BatchDraws
     steps: int
     held_out: int
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.batches.batch_sizes import BatchLengths, BatchSizes, TokenCounts, batch_sizes
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.batches.row_packer import RowPacker
 from jasper_jax.data.texts import TextStore
@@ -36,7 +36,7 @@ class Batches(StageBatches[TextStore]):
         prompts: Mapping[str, str],
         counts: TokenCounts,
         *,
-        draws: Draws,
+        draws: BatchDraws,
         steps: int,
         shapes: int,
         folder: Path,

@@ -8,7 +8,7 @@ from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.runtime.errors import UserError
 
 
-class Draws:
+class BatchDraws:
     """The rows of a store, drawn at random: a batch has as many rows as items."""
 
     def __init__(self, rows: str, size: int, held_out: int, *, batch_size: int, seed: int):
@@ -33,14 +33,8 @@ class Draws:
 
     def records(self, first: int, last: int) -> np.ndarray:
         """Rows ``[last - first, N]`` of the training batches ``first .. last - 1``."""
-        return self._items(first, last)
+        return self._order.records(first * self.batch_size, last * self.batch_size).reshape(-1, self.batch_size)
 
     def held_out_records(self, first: int, last: int) -> np.ndarray:
         """Rows ``[last - first, N]`` of batches of held-out items, in store order."""
-        return self._held_out_items(first, last)
-
-    def _items(self, first: int, last: int) -> np.ndarray:
-        return self._order.records(first * self.batch_size, last * self.batch_size).reshape(-1, self.batch_size)
-
-    def _held_out_items(self, first: int, last: int) -> np.ndarray:
         return np.arange(first * self.batch_size, last * self.batch_size).reshape(-1, self.batch_size)

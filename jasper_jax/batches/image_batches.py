@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.batches.captions import CaptionVectors
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.vision.images import open_image
@@ -28,7 +28,7 @@ class ImageBatches(StageBatches[PairStore]):
         captions: CaptionVectors,
         preprocessing: Preprocessing,
         *,
-        draws: Draws,
+        draws: BatchDraws,
         steps: int,
         max_pixels: int,
         share: ProcessShare = WHOLE_BATCH,

@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import grain
 import numpy as np
 
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.data.row_store import RowStore
 
 S = TypeVar("S", bound=RowStore)
@@ -62,7 +62,7 @@ class StageBatches(abc.ABC, Generic[S]):
     online: Mapping[str, Any] = {}
     """The teachers that run in the step, by name."""
 
-    def __init__(self, store: S, draws: Draws, *, steps: int, share: ProcessShare):
+    def __init__(self, store: S, draws: BatchDraws, *, steps: int, share: ProcessShare):
         self.store, self.draws, self.steps = store, draws, steps
         self.held_out_batches = draws.held_out_items // draws.batch_size
         self._share = share

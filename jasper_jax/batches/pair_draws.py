@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.data.draw_order import DrawOrder
 from jasper_jax.data.pair_table import PairTable
 from jasper_jax.runtime.errors import UserError
@@ -30,7 +30,7 @@ class DrawnPairs:
     rows: Mapping[str, int]
 
 
-class PairDraws(Draws):
+class PairDraws(BatchDraws):
     """Rows ``[N]`` of a batch: queries ``[B]``, passages ``[B]``, negatives ``[B·n]`` pair by pair, plain texts."""
 
     def __init__(
@@ -99,7 +99,7 @@ class PairDraws(Draws):
     def _rows(self, split: str, batches: range) -> np.ndarray:
         rows = np.empty((len(batches), self.width), np.int64)
         for place, number in enumerate(batches):
-            chosen = self._drawn(number) if split == "train" else self._held_out_items(number, number + 1)[0]
+            chosen = self._drawn(number) if split == "train" else super().held_out_records(number, number + 1)[0]
             table = self.pairs.tables[split]
             negatives = self._negatives(split, number, chosen)
             plain = self._plain(split, number)

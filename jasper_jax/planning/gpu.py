@@ -1,4 +1,4 @@
-"""GPUs that need not be there: XLA's GPU compiler, told of a card, compiles for as many of them as are asked for.
+"""Compile for GPUs that this machine does not have: XLA's GPU compiler takes a description of the card.
 
 The wheels of the extra ``plan-gpu`` hold the compiler, without the libraries that a run needs (cuDNN, NCCL, cuBLAS).
 What it would find out on a machine with the card is described: the card's sizes, and the versions of those libraries.

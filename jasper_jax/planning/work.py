@@ -83,7 +83,7 @@ def analyse(
     sizes, names = tuple(mesh.shape.values()), tuple(mesh.axis_names)
 
     devices = list(mesh.devices.flat)
-    nodes = np.array([node_of(device) if hasattr(device, "platform") else 0 for device in devices])
+    nodes = np.array([node_of(device) for device in devices])
 
     def find(key: tuple[str, str]) -> tuple[Instruction, Computation]:
         computation = module.computations[key[0]]

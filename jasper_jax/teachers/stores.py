@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.negatives import Negatives, NegativeStore
 from jasper_jax.teachers.online import OnlineVectors
 from jasper_jax.teachers.vectors import TeacherView, VectorStore
+
+T = TypeVar("T")
 
 
 class TeacherVectors:
@@ -46,9 +49,8 @@ class TeacherVectors:
 
         Processes of one JAX cluster divide the work by their own indices, and all of them return the complete store.
         """
-        if joined := processes.count() > 1:
-            process_index, process_count = processes.index(), processes.count()
-        encoder = teacher.encoder(process_index)
+        index, count = _own_share(process_index, process_count)
+        encoder = teacher.encoder(index)
         draws = needed_draws(self._recipe, texts.size("train"))
 
         def fill() -> VectorStore | None:
@@ -57,15 +59,13 @@ class TeacherVectors:
                 texts,
                 teacher.spec,  # reads all weights, so a request to stop may come meanwhile
                 encoder,
-                process_index=process_index,
-                process_count=process_count,
+                process_index=index,
+                process_count=count,
                 progress=self.progress,
                 draws=draws,
             )
 
-        if joined:
-            processes.all_do(fill)  # its share of the shards
-        return processes.all_do(fill)  # with all shards there, the store
+        return _by_all(fill)
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
         """The teacher's complete store, checked against the texts and the recipe, with the vectors that it needs."""
@@ -83,8 +83,7 @@ class TeacherVectors:
         """Fill this process's share of the negatives of the pairs; None while shards of other processes are missing."""
         view = self.view(texts)
         assert view is not None
-        if joined := processes.count() > 1:
-            process_index, process_count = processes.index(), processes.count()
+        index, count = _own_share(process_index, process_count)
 
         def fill() -> Negatives | None:
             return mine(
@@ -92,14 +91,12 @@ class TeacherVectors:
                 texts,
                 view,
                 self._recipe.mining,
-                process_index=process_index,
-                process_count=process_count,
+                process_index=index,
+                process_count=count,
                 progress=self.progress,
             )
 
-        if joined:
-            processes.all_do(fill)  # its share of the shards
-        return processes.all_do(fill)  # with all shards there, the store
+        return _by_all(fill)
 
     def negatives(self, texts: TextStore) -> Negatives | None:
         """The complete negatives; None where no stage needs them. UserError: they are not mined, or of other pairs."""
@@ -124,3 +121,15 @@ class TeacherVectors:
                 for teacher in self.teachers
             ]
         )
+
+
+def _own_share(process_index: int, process_count: int) -> tuple[int, int]:
+    """Index and number of the processes that share the work: those of the JAX cluster if there is one, or as given."""
+    return (processes.index(), processes.count()) if processes.count() > 1 else (process_index, process_count)
+
+
+def _by_all(fill: Callable[[], T]) -> T:
+    """``fill`` of the processes of a JAX cluster: each does its share, then, with all shards there, takes the whole."""
+    if processes.count() > 1:
+        processes.all_do(fill)
+    return processes.all_do(fill)

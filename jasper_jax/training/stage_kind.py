@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import jax
 from jax.sharding import Mesh
 
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import StageBatches
 from jasper_jax.data.draw_order import stage_seed
 from jasper_jax.data.pairs import PairStore
@@ -130,9 +130,9 @@ class StageKind(abc.ABC):
         """Every batch has a multiple of this many rows: each device gets as many, in every micro-batch."""
         return row_shards(mesh) * self.pieces
 
-    def draws(self, rows: str, size: int, held_out: int) -> Draws:
+    def draws(self, rows: str, size: int, held_out: int) -> BatchDraws:
         """Batches that are drawn from ``size`` items at random; see ``batches.draws``."""
-        return Draws(rows, size, held_out, batch_size=self.stage.batch_size, seed=self.seed)
+        return BatchDraws(rows, size, held_out, batch_size=self.stage.batch_size, seed=self.seed)
 
     @property
     def seed(self) -> int:

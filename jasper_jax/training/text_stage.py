@@ -11,7 +11,7 @@ import numpy as np
 
 from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.losses import HeadLoss
 from jasper_jax.losses.terms import TERMS
 from jasper_jax.recipe.stages import ResolvedStage
@@ -50,7 +50,7 @@ class TextStage(StageKind):
         texts = inputs.texts
         return self.packed(Batches, inputs, self.draws("texts", texts.size("train"), texts.size("held_out")))
 
-    def packed(self, kind: type[B], inputs: Inputs, draws: Draws) -> B:
+    def packed(self, kind: type[B], inputs: Inputs, draws: BatchDraws) -> B:
         """Batches of the class ``kind`` with the rows that ``draws`` names."""
         assert inputs.texts is not None
         settings, student = self.recipe.training, self.student

@@ -27,7 +27,7 @@ from train_bench.world import machine
 
 from jasper_jax.batches.batch_sizes import BatchLengths, batch_sizes
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.encoders.packing import pack
 
 SEED, SHAPES = 11, 3
@@ -91,7 +91,7 @@ def main() -> int:
 
 def measure(case: Case, sample: int) -> tuple[str, ...]:
     counts: Any = Counts(case)  # also what Batches asks of a text store
-    draws = Draws("texts", case.texts, 2 * case.batch, batch_size=case.batch, seed=SEED)
+    draws = BatchDraws("texts", case.texts, 2 * case.batch, batch_size=case.batch, seed=SEED)
     options: dict[str, Any] = {"draws": draws, "steps": case.steps}
     with tempfile.TemporaryDirectory() as scratch:
 

@@ -11,7 +11,7 @@ import pytest
 from jasper_jax.batches import batch_sizes
 from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import ProcessShare
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.encoders.packing import choose_rows, pack, row_length
@@ -41,7 +41,9 @@ def tokenizer(tmp_path_factory) -> Tokenizer:
 def make(texts: TextStore, tokenizer: Tokenizer, folder: Path, **changes) -> Batches:
     counts = TokenCounts(texts, tokenizer, PROMPTS, folder)
     size = changes.pop("batch_size", SIZE)
-    draws = Draws("texts", texts.size("train"), texts.size("held_out"), batch_size=size, seed=changes.pop("seed", SEED))
+    draws = BatchDraws(
+        "texts", texts.size("train"), texts.size("held_out"), batch_size=size, seed=changes.pop("seed", SEED)
+    )
     given = {"draws": draws, "steps": STEPS, "shapes": 2, "folder": folder, **changes}
     return Batches(texts, None, tokenizer, PROMPTS, counts, **given)
 
@@ -90,7 +92,7 @@ def test_a_start_packs_nothing_and_a_second_start_computes_nothing(texts, tokeni
     monkeypatch.setattr("jasper_jax.batches.row_packer.pack", refuse)
     first = make(texts, tokenizer, tmp_path)
     monkeypatch.setattr(batch_sizes, "packed_sizes", refuse)
-    monkeypatch.setattr(Draws, "records", refuse)
+    monkeypatch.setattr(BatchDraws, "records", refuse)
     monkeypatch.setattr(Tokenizer, "lengths", refuse)
     second = make(texts, tokenizer, tmp_path)
     np.testing.assert_array_equal(first.packer.row_counts, second.packer.row_counts)

@@ -134,7 +134,8 @@ def test_what_a_collective_sends_between_nodes(kind: str, groups, share: float) 
 
 
 def test_a_tpu_step_counts_to_the_last_operation():
-    mesh = SimpleNamespace(shape=programs.AXES, axis_names=tuple(programs.AXES), devices=np.empty((2, 4, 2), object))
+    devices = np.full((2, 4, 2), SimpleNamespace(platform="cpu", process_index=0), object)
+    mesh = SimpleNamespace(shape=programs.AXES, axis_names=tuple(programs.AXES), devices=devices)
     analysis = analyse(programs.stored_step(), mesh)
     encoder, loss = programs.step_flops()
     assert analysis.flops == encoder + loss

@@ -16,7 +16,7 @@ import numpy as np
 
 from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
-from jasper_jax.batches.draws import Draws
+from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
 from jasper_jax.parameters import sharding
@@ -92,7 +92,7 @@ def steps(place: Path, case: dict) -> dict:
             tokenizer,
             student.prompts,
             TokenCounts(texts, tokenizer, student.prompts, run.folder / "token_counts"),
-            draws=Draws("texts", texts.size("train"), texts.size("held_out"), batch_size=stage.batch_size, seed=1),
+            draws=BatchDraws("texts", texts.size("train"), texts.size("held_out"), batch_size=stage.batch_size, seed=1),
             steps=STEPS,
             shapes=1,
             folder=run.folder / "token_counts",
