@@ -37,6 +37,8 @@ CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id")
 """Small files that a resumed run appends to; they are copied back with the checkpoints."""
 SHOWN = ("recipe.yaml", "evaluation.json", "training.png", "dimensions.png")
 """Small files that are written again, or for people."""
+EVALUATIONS = "evaluations"
+"""Scores and plots by data set."""
 EXPORT, EXPORT_MARKER = "export", "jasper.json"
 OWNER = "owner.json"
 _NAME = re.compile(r"(\d+)-[^/]+/(?:step-(\d+)|final)")
@@ -117,7 +119,8 @@ class Mirror:
         """
         with self._pushing:
             self._refuse_if_taken_over()
-            for name in (*SHOWN, *CONTINUED):
+            scores = sorted(str(path.relative_to(self.folder)) for path in self.folder.glob(f"{EVALUATIONS}/*"))
+            for name in (*SHOWN, *CONTINUED, *scores):
                 self._send_small(name)
             local = self._local_checkpoints()
             for name in sorted(local, key=_progress):

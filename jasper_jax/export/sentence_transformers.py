@@ -33,7 +33,7 @@ from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
-from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, requirements, with_old_names
+from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student.dimensions import default_dimension, providers
@@ -173,8 +173,8 @@ def write_model(folder: Path, trained: TrainedStudent) -> None:
     encoder = student.encoder
     params = jax.tree.map(lambda x: jnp.asarray(x, trained.dtype), trained.params["encoder"])
     save(params, encoder, folder, _unused_pooler(encoder, trained.dtype))
-    write_json(folder / "config.json", with_old_names(read_hf_config(folder)))
-    needs = requirements(encoder)
+    needs, config = requirements(encoder), read_hf_config(folder)
+    write_json(folder / "config.json", with_old_names(refused_before_5_2(config) if needs else config))
     # transformers 4 refuses this name; where requirements are empty every version reads the folder.
     name = "TokenizersBackend" if needs else ""
     write_tokenizer(folder, trained.tokenizer, trained.source, encoder.family.model_type, name=name)

@@ -2,8 +2,9 @@
 
 A bidirectional decoder (``is_causal: false``) runs causally, without a word, in transformers before 5.2. Such a folder
 names its modules as sentence-transformers 5.4 does, which earlier ones cannot import; ``requirements`` in
-config_sentence_transformers.json has later ones compare versions; and its tokenizer class is unknown to transformers 4.
-``docs/results/versions.md`` has what each version did with each kind of export.
+config_sentence_transformers.json has later ones compare versions; its tokenizer class is unknown to transformers 4; and
+transformers 5.0 and 5.1 end in a TypeError at its rotary positions. ``docs/results/versions.md`` has what each version
+did with each kind of export.
 """
 
 from __future__ import annotations
@@ -33,6 +34,19 @@ def least_versions(encoder: Encoder) -> dict[str, str]:
     if requirements(encoder):
         return {"sentence-transformers": "5.4", "transformers": "5.2"}
     return LEAST.get(encoder.family.model_type, {"sentence-transformers": "3.4.1", "transformers": "4.48"})
+
+
+def refused_before_5_2(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``config.json`` that says the same to transformers 5.2 and later, and ends in a TypeError before.
+
+    From 5.2 on a ``partial_rotary_factor`` of null counts as absent. 5.0 and 5.1 multiply a head by it, but
+    not for plain rotary positions: so these are written as linear scaling by 1, which is the same.
+    """
+    theta = {"rope_theta": config["rope_theta"]} if "rope_theta" in config else {}
+    rope = {**theta, **(config.get("rope_parameters") or config.get("rope_scaling") or {})}
+    if rope.get("rope_type", rope.get("type", "default")) == "default":
+        rope |= {"rope_type": "linear", "factor": 1.0}
+    return {**config, "rope_parameters": rope, "partial_rotary_factor": None}
 
 
 def with_old_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -30,6 +30,8 @@ from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import project_rows
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import load_student, student_embedder
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
 from tests.tiny import write_model as write_source
 
 PAGE = Path(__file__).parents[2] / "docs" / "results" / "versions.md"

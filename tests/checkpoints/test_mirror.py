@@ -320,3 +320,15 @@ def test_continued_from_the_mirror_alone_the_end_is_the_same(tmp_path: Path) -> 
     events = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     numbers = [(e["stage_index"], e["step"]) for e in events if e["event"] == "step"]
     assert numbers == [(stage, step) for stage in range(2) for step in range(1, 5)]
+
+
+def test_results_of_all_data_sets_are_copied(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    mirror = attached(run)
+    (run / "evaluations").mkdir(parents=True)
+    for name in ("mine.json", "reddit.json", "reddit.png"):
+        (run / "evaluations" / name).write_text(name)
+    mirror.push()
+    store = Store(URL)
+    assert set(store.names("evaluations")) == {"mine.json", "reddit.json", "reddit.png"}
+    assert store.read("evaluations/mine.json") == b"mine.json"
