@@ -20,7 +20,7 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.evaluation.precisions import refuse_impossible
-from jasper_jax.evaluation.text_tests import check_test
+from jasper_jax.evaluation.text_tests import check_judged, check_test
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
@@ -87,6 +87,9 @@ def validate(run: Run) -> tuple[Student, int | None]:
         check_image_sources(recipe.images, libraries=not run.describe)
     for test in recipe.evaluation.retrieval:
         check_test(test)
+    for judged in recipe.evaluation.similarity:
+        if not isinstance(judged, str):
+            check_judged(judged)
     refuse_impossible(recipe, 0 if recipe.texts is None else recipe.texts.held_out)
     teacher_dim = run.teacher_dim
     for teacher in run.teachers if run.needs_vectors else ():

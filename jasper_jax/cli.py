@@ -171,14 +171,41 @@ def train(
 
 
 @app.command()
-def evaluate(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Score the teachers and the student before training and after each finished stage, in every dimension.
+def evaluate(
+    recipe: Annotated[str, typer.Argument(help="The recipe; or, with a test below, a model folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe as key=value; or further model folders.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option(help="Score models: a CSV, JSONL or Parquet file of query and passage.")
+    ] = None,
+    beir: Annotated[list[str] | None, typer.Option(help="Score models: a folder in BEIR's format.")] = None,
+    similarity: Annotated[
+        list[str] | None, typer.Option(help="Score models: a file of query, passage and score, any numbers.")
+    ] = None,
+    dim: Annotated[list[int] | None, typer.Option(help="Of models: the dimensions; default: each one's own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Of models: a JSON file for the scores.")
+    ] = None,
+) -> None:
+    """Score the teachers and the student before training and after each finished stage, in every dimension; or any
+    models, by labels of your own.
 
     Example: `jasper evaluate configs/quickstart.yaml`
+
+    Example: `jasper evaluate runs/quickstart/export all-MiniLM-L6-v2 --pairs labels.csv --dim 256`
     """
     from jasper_jax.commands import evaluate_run
+    from jasper_jax.text_commands import evaluate_models
 
-    evaluate_run(_load(recipe, overrides))
+    if pairs or beir or similarity:
+        evaluate_models(
+            [recipe, *(overrides or [])], pairs or [], beir or [], similarity or [], dim or [], _path(output)
+        )
+    elif dim or output:
+        raise UserError("--dim and --output are for models; give --pairs, --beir or --similarity to score them by")
+    else:
+        evaluate_run(_load(recipe, overrides))
 
 
 @app.command()

@@ -1,9 +1,11 @@
-"""The commands on texts and vectors: encode a file, export the texts, import and verify teachers' vectors."""
+"""The commands on texts, vectors and models: encode a file, score models, export the texts, import and verify teachers'
+vectors."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
-from jasper_jax.runtime.tables import OUT
+from jasper_jax.runtime.tables import OUT, print_table
 from jasper_jax.runtime.text_files import content_suffix, lines_of, numbered_lines
 
 
@@ -54,6 +56,29 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
         raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
     write_array(output, quantize(vectors))
     OUT.print(f"{output}: {len(vectors):,} {precision} vectors of {vectors.shape[1]} dimensions", highlight=False)
+
+
+def evaluate_models(
+    models: Sequence[str],
+    pairs: Sequence[str],
+    beir: Sequence[str],
+    similarity: Sequence[str],
+    dims: Sequence[int],
+    output: Path | None,
+) -> None:
+    """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked."""
+    from jasper_jax.evaluation.folders import asked_of, evaluate_folders
+    from jasper_jax.evaluation.report import console_table, to_json
+    from jasper_jax.run import cache_programs
+
+    if output is not None:
+        refuse_blocked(output, "give another file")
+    asked = asked_of(pairs, beir, similarity)
+    cache_programs()
+    evaluation = evaluate_folders(models, asked, dims)
+    print_table(console_table(evaluation), OUT)
+    if output is not None:
+        to_json(evaluation, output)
 
 
 def _refuse_output(output: Path, source: Path) -> None:
@@ -134,7 +159,7 @@ def export_texts(recipe: Recipe, output: Path) -> None:
     run = Run(recipe)
     with run.run_folder.alone("texts export"), stop_flag() as stop, stop.immediately():
         store = run.data.texts()
-        tests = TextTests(recipe, store)
+        tests = TextTests(recipe.evaluation, store)
     lines: dict[bytes, str] = {}
 
     def add(text: str, kind: str) -> None:
@@ -172,6 +197,6 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
         folder, texts = run.vectors.folder(teacher), run.data.texts()
         summary = import_vectors(files, texts, folder, teacher.spec)
         OUT.print(f"{folder}: {summary}", highlight=False)
-        tests = TextTests(recipe, texts)
+        tests = TextTests(recipe.evaluation, texts)
         for line in import_test_vectors(files, tests, teacher, stores_dir(recipe) / "evaluation"):
             say(line)

@@ -26,11 +26,13 @@ class LabelledPair(NamedTuple):
     score: float
 
 
-def read_pairs(source: PairSource, key: str = KEY) -> Iterator[LabelledPair]:
+def read_pairs(source: PairSource, key: str = KEY, *, judged: bool = False) -> Iterator[LabelledPair]:
     """The pairs of one source in the order of its rows; ``limit`` is not applied here. A score of 0 is kept.
 
+    ``judged``: scores are judgements, on a scale of their own, and not weights.
+
     Raises:
-      UserError: a column is missing, a query or passage is empty, a score is not a number from 0 to 1.
+      UserError: a column is missing, a query or passage is empty, a score is not a number (from 0 to 1, as a weight).
     """
     if source.asset is not None:
         splits = corpus_splits(source.asset, _splits(source) or None)
@@ -45,7 +47,7 @@ def read_pairs(source: PairSource, key: str = KEY) -> Iterator[LabelledPair]:
                     yield LabelledPair(test.queries[query], test.passages[passage], (), 1.0)
         return
     for row in _rows(source, key):
-        yield _pair(source, row)
+        yield _pair(source, row, judged)
 
 
 def _rows(source: PairSource, key: str) -> Iterator[Row]:
@@ -74,14 +76,14 @@ def _columns(source: PairSource) -> list[str]:
     return list(dict.fromkeys([source.query, source.passage, *_negative_columns(source), *score]))
 
 
-def _pair(source: PairSource, row: Row) -> LabelledPair:
+def _pair(source: PairSource, row: Row, judged: bool) -> LabelledPair:
     require(_columns(source), list(row.values), row.where)
     negatives = _texts(row.values, _negative_columns(source), row.where)
     return LabelledPair(
         _text(row, source.query),
         _text(row, source.passage),
         tuple(text for text in negatives if text.strip()),
-        1.0 if source.score is None else _score(row, source.score),
+        1.0 if source.score is None else _score(row, source.score, judged),
     )
 
 
@@ -100,12 +102,14 @@ def _text(row: Row, column: str) -> str:
     return found[0]
 
 
-def _score(row: Row, column: str) -> float:
+def _score(row: Row, column: str, judged: bool) -> float:
     try:
         score = float(row.values[column])
     except (TypeError, ValueError):
         score = math.nan
-    if not 0 <= score <= 1:
+    if judged and not math.isfinite(score):
+        raise UserError(f"{row.where}: column {column!r} is {row.values[column]!r}; expected a number")
+    if not judged and not 0 <= score <= 1:
         raise UserError(
             f"{row.where}: column {column!r} is {row.values[column]!r}; expected a number from 0 to 1, e.g. the score"
             f" divided by the largest"
@@ -113,10 +117,10 @@ def _score(row: Row, column: str) -> float:
     return score
 
 
-def check_pairs(source: PairSource, key: str = KEY) -> None:
+def check_pairs(source: PairSource, key: str = KEY, *, judged: bool = False) -> None:
     """UserError if a source's files, its columns or its asset do not exist; reads one row."""
     if pattern_of(source) is not None:
-        next(read_pairs(source, key), None)
+        next(read_pairs(source, key, judged=judged), None)
     elif source.asset is not None:
         if not corpus_splits(source.asset, _splits(source) or None):
             raise UserError(f"{key}: corpus {source.asset!r} has no questions; squad-shifts has")

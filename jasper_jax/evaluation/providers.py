@@ -53,7 +53,7 @@ def evaluate(
     if not checkpoints.has(checkpoints.start()):
         raise UserError(f"{run.path}: nothing is trained yet; run jasper train first")
     texts = None if run.recipe.texts is None else TextStore.open(data.text_folder)
-    tests = TextTests(run.recipe, texts)
+    tests = TextTests(run.recipe.evaluation, texts)
     refuse_impossible(run.recipe, tests.held_out)
     student = make_student(run.recipe, teachers.dim, source)
     dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []

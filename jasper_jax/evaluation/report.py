@@ -1,8 +1,8 @@
 """The evaluation of a run: a row for each provider of vectors, written as JSON and shown as tables.
 
-A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (a teacher's vectors shortened without training)
-or ``student``, whose stage is 0 before training. Scores may be
-absent; a column without any score is not shown.
+A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (a teacher's vectors shortened without training),
+``student``, whose stage is 0 before training, or ``model``: a folder that no run made. Scores may be absent; a column
+without any score is not shown.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
 
 ABSENT = "–"
-_ROLES = ("teacher", "teachers", "baseline", "student")
+_ROLES = ("teacher", "teachers", "baseline", "student", "model")
 
 
 class _Record(BaseModel):
@@ -42,7 +42,7 @@ class EvaluationRow(_Record):
 
     provider: str
     """Its name in the tables, e.g. "teacher mpnet", "student before training", "after stage 2"."""
-    role: Literal["teacher", "teachers", "baseline", "student"]
+    role: Literal["teacher", "teachers", "baseline", "student", "model"]
     dim: Annotated[int, Field(ge=1)]
     weights: Annotated[int, Field(ge=0)] | None = None
     """Numbers that every token is multiplied with: the cost of a vector, whatever the machine."""

@@ -9,7 +9,7 @@ from typing import Any
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.source_files import as_it_is, matching, pattern_of
 from jasper_jax.evaluation.report import Evaluation, from_json
-from jasper_jax.recipe.config import Recipe, Retrieval
+from jasper_jax.recipe.config import Recipe, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import json_bytes
 from jasper_jax.runtime.paths import user_path
@@ -32,12 +32,13 @@ def origin(run: RunFolder) -> dict[str, Any]:
 
 
 def _files(recipe: Recipe) -> list[Any]:
-    paths = sorted({path for test in recipe.evaluation.retrieval for path in _paths(test)})
+    judged = [test for test in recipe.evaluation.similarity if not isinstance(test, str)]
+    paths = sorted({path for test in (*recipe.evaluation.retrieval, *judged) for path in _paths(test)})
     return [as_it_is(path).model_dump(exclude={"sha256"}) for path in paths]
 
 
-def _paths(test: Retrieval) -> list[Path]:
-    if test.beir is not None:
+def _paths(test: Retrieval | Similarity) -> list[Path]:
+    if isinstance(test, Retrieval) and test.beir is not None:
         folder = user_path(test.beir)
         return [path for path in (*folder.glob("*.jsonl*"), *folder.glob("qrels/*")) if path.is_file()]
     pattern = None if test.pairs is None else pattern_of(test.pairs)
@@ -48,7 +49,10 @@ def results_path(folder: Path, evaluation: Evaluation) -> Path:
     """The file for an evaluation in the run's ``folder``: ``evaluations/<tests>.json``, with a number where another
     data set has that name. The same tests of the same data have the same file."""
     tests: Any = evaluation.metadata.get("tests") or {}
-    names = [*(test["name"] for test in tests.get("retrieval", ())), *tests.get("similarity", ())]
+    names = [
+        *(test["name"] for test in tests.get("retrieval", ())),
+        *(test["name"] if isinstance(test, dict) else test for test in tests.get("similarity", ())),
+    ]
     name = "+".join(names)[:100] or "held-out"
     number = 1
     while True:

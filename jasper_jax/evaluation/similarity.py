@@ -5,6 +5,7 @@ Letters: ``n`` texts, ``E`` the vectors' dimension, ``M`` a nested dimension, ``
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,17 @@ def score_similarity(vectors: ArrayLike, human: ArrayLike) -> SimilarityScore:
         raise ValueError(f"{len(rows)} vectors need judgements of shape {(len(rows),) * 2}, not {human.shape}")
     upper = np.triu_indices(len(rows), k=1)
     return SimilarityScore(spearman((rows @ rows.T)[upper], human[upper]), pairs=len(upper[0]))
+
+
+def score_judged_pairs(vectors: ArrayLike, judged: Sequence[tuple[int, int, float]]) -> SimilarityScore:
+    """Spearman correlation of the cosine similarities of pairs of ``vectors [n, E]`` with their judgements.
+
+    ``judged``: the positions of a pair's two texts, and its judgement, on any scale.
+    """
+    rows = unit(vectors)
+    one, other = (np.array([pair[side] for pair in judged], np.int64) for side in (0, 1))
+    similarity = np.einsum("pe,pe->p", rows[one], rows[other])
+    return SimilarityScore(spearman(similarity, np.array([pair[2] for pair in judged])), pairs=len(judged))
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float | None:

@@ -21,8 +21,8 @@ from jasper_jax.data.pair_sources import check_pairs, read_pairs
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.retrieval import score_retrieval
-from jasper_jax.evaluation.similarity import score_similarity
-from jasper_jax.recipe.config import Recipe, Retrieval
+from jasper_jax.evaluation.similarity import score_judged_pairs, score_similarity
+from jasper_jax.recipe.config import Evaluation, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
 
@@ -68,6 +68,25 @@ def _read(spec: Retrieval) -> RetrievalTest:
     return as_test(((pair.query, pair.passage) for pair in pairs), (text for pair in pairs for text in pair.negatives))
 
 
+def check_judged(spec: Similarity) -> None:
+    """UserError if a test's file or columns do not exist; reads one row."""
+    check_pairs(spec.pairs, f"evaluation.similarity.{spec.name}.pairs", judged=True)
+
+
+def _read_judged(spec: Similarity) -> tuple[list[str], list[tuple[int, int, float]]]:
+    """The distinct texts, and each pair's positions among them with its judgement."""
+    key = f"evaluation.similarity.{spec.name}.pairs"
+    pairs = list(read_pairs(spec.pairs, key, judged=True))
+    place: dict[str, int] = {}
+    judged = [
+        (place.setdefault(pair.query, len(place)), place.setdefault(pair.passage, len(place)), pair.score)
+        for pair in pairs
+    ]
+    if len({score for *_, score in judged}) < 2:
+        raise UserError(f"{key}: {len(judged)} pairs with one judgement; an order needs at least two")
+    return list(place), judged
+
+
 class Texts(NamedTuple):
     """The texts of a list, with the kind of each."""
 
@@ -78,26 +97,32 @@ class Texts(NamedTuple):
 class TextTests:
     """The tests of a recipe. ``lists``: the texts to encode, by name; ``held_out``: the number of held-out texts."""
 
-    def __init__(self, recipe: Recipe, texts: TextStore | None):
+    def __init__(self, asked: Evaluation, texts: TextStore | None):
+        """``asked``: the recipe's section ``evaluation``."""
         self.lists: dict[str, Texts] = {}
         self.retrieval: dict[str, Any] = {}
-        for spec in recipe.evaluation.retrieval:
+        for spec in asked.retrieval:
             test = subset(_read(spec), spec.passages, spec.queries_per_passage)
             self.retrieval[spec.name] = test
             for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
                 self.lists[f"{spec.name}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.human: dict[str, np.ndarray] = {}
-        for name in recipe.evaluation.similarity:
-            documents, self.human[name] = lee_similarities()
+        self.judged: dict[str, list[tuple[int, int, float]]] = {}
+        for spec in asked.similarity:
+            if isinstance(spec, Similarity):
+                documents, self.judged[spec.name] = _read_judged(spec)
+            else:
+                documents, self.human[spec] = lee_similarities()
+            name = spec.name if isinstance(spec, Similarity) else spec
             self.lists[name] = Texts(documents, ["passage"] * len(documents))
         self.pairs: RetrievalTest | None = None
-        if recipe.evaluation.pairs and texts is not None and len(texts.pairs["held_out"]):
+        if asked.pairs and texts is not None and len(texts.pairs["held_out"]):
             self.pairs = test = _held_out_pairs(texts)
             for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
                 self.lists[f"{PAIRS}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.held_out = 0
-        self.agreement = recipe.evaluation.agreement
-        if (self.agreement or recipe.evaluation.precisions) and texts is not None:
+        self.agreement = asked.agreement
+        if (self.agreement or asked.precisions) and texts is not None:
             self.held_out = min(texts.size("held_out"), AGREEMENT_TEXTS)
         if self.held_out and texts is not None:
             rows = texts.read("held_out", range(self.held_out))
@@ -112,7 +137,10 @@ class TextTests:
                 name: score_retrieval(vectors[f"{name}/queries"], vectors[f"{name}/passages"], test)
                 for name, test in self.retrieval.items()
             },
-            "similarity": {name: score_similarity(vectors[name], human) for name, human in self.human.items()},
+            "similarity": {
+                **{name: score_similarity(vectors[name], human) for name, human in self.human.items()},
+                **{name: score_judged_pairs(vectors[name], judged) for name, judged in self.judged.items()},
+            },
         }
         if self.pairs is not None:
             scores["pairs"] = score_retrieval(vectors[f"{PAIRS}/queries"], vectors[f"{PAIRS}/passages"], self.pairs)

@@ -17,6 +17,8 @@ def check_recipe(recipe: Recipe) -> None:
     _check_folders(recipe)
     _refuse_duplicates("teachers", [teacher.name for teacher in recipe.teachers], "teacher")
     _refuse_duplicates("evaluation.retrieval", [test.name for test in recipe.evaluation.retrieval], "test")
+    judged = [test if isinstance(test, str) else test.name for test in recipe.evaluation.similarity]
+    _refuse_duplicates("evaluation.similarity", judged, "test")
     for name, head in recipe.heads.items():
         _check_head(recipe, name, head)
     stages = resolve_stages(recipe)

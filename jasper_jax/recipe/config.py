@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, PositiveInt, create_model, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    create_model,
+    model_validator,
+)
 
 from jasper_jax.losses.terms import TERMS, Term
 from jasper_jax.recipe.config_sources import Dimension, Images, Name, NonNegative, PairSource, Section, Share, Texts
@@ -305,6 +314,29 @@ class Retrieval(Section):
         return self
 
 
+class Similarity(Section):
+    """A test of semantic similarity: pairs of texts with judgements, whose order the vectors' cosines should have."""
+
+    name: Name
+    """Of its column in tables."""
+    pairs: PairSource
+    """A file of pairs with their judgements, e.g. ``{csv: sts.csv, query: one, passage: other, score: score}``."""
+
+    @model_validator(mode="after")
+    def _judged(self) -> Similarity:
+        if self.pairs.score is None:
+            raise ValueError("pairs need score: the column of the judgements, any numbers, the more similar the higher")
+        if self.pairs.limit is not None or self.pairs.weight != 1 or self.pairs.negatives is not None:
+            raise ValueError("limit, weight and negatives of pairs are for training; remove them")
+        return self
+
+
+SimilarityTest = Annotated[
+    Annotated[Literal["lee"], Tag("asset")] | Annotated[Similarity, Tag("pairs")],
+    Discriminator(lambda test: "asset" if isinstance(test, str) else "pairs"),
+]
+
+
 class Mining(Section):
     """Hard negatives: the passages nearest to a query by the teachers' stored vectors, but not as near as its answer
     (arXiv 2407.15831, section 3.2)."""
@@ -322,8 +354,8 @@ class Mining(Section):
 class Evaluation(Section):
     retrieval: list[Retrieval] = Field(default_factory=list)
     """Retrieval tests."""
-    similarity: list[Literal["lee"]] = Field(default_factory=list)
-    """Tests of semantic similarity with human judgements."""
+    similarity: list[SimilarityTest] = Field(default_factory=list)
+    """Tests of semantic similarity: the asset ``lee``, or pairs of texts with judgements."""
     agreement: bool = True
     """Agreement with the teachers on the held-out texts."""
     pairs: bool = True

@@ -34,7 +34,7 @@ def main() -> int:
     cache_programs()
     run = Run(load_recipe(options.run / "recipe.yaml", [f"run_dir={options.run}"]))
     texts = TextStore.open(run.data.text_folder)
-    tests = TextTests(run.recipe, texts)
+    tests = TextTests(run.recipe.evaluation, texts)
     student, params, tokenizer = load_student(run.recipe, None, run.student)
     model = student_embedder(student, params, tokenizer)
 
