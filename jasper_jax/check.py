@@ -30,6 +30,7 @@ from jasper_jax.recipe.extras import missing_extras
 from jasper_jax.recipe.load import dump_recipe
 from jasper_jax.recipe.stages import ResolvedStage, Store, held_out, nested_heads, no_held_out_losses
 from jasper_jax.run import Run
+from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.tables import print_table
 from jasper_jax.student.dimensions import cut_dimensions, default_dimension, providers
@@ -48,7 +49,7 @@ from jasper_jax.training.teaching import Teaching
 def report(run: Run, out: Console) -> None:
     """Validate the recipe (see :func:`validate`) and print all that can be known without running it."""
     student, teacher_dim = validate(run)
-    out.print(dump_recipe(run.recipe), markup=False, highlight=False)
+    out.print(dump_recipe(run.recipe))
     tables = [_stages(run, student, teacher_dim), _dimensions(run, student), _teachers(run), _cost(run, student)]
     for table in tables:
         print_table(table, out)
@@ -63,7 +64,7 @@ def report(run: Run, out: Console) -> None:
         if items is not None and stage.batch_size > items:
             lines.append(f"{stage.name}: {no_held_out_losses(stage, items)}")
     for line in lines + advice_for_few_texts(run):
-        out.print(line, markup=False, highlight=False)
+        out.print(line)
 
 
 def validate(run: Run) -> tuple[Student, int | None]:
@@ -234,8 +235,8 @@ def _teachers(run: Run) -> Table:
             shapes = encoder_from_config(folder.hf_config, str(folder.path)).shapes().values()
             parameters = f"{sum(int(np.prod(shape)) for shape in shapes):,}"
         sizes = {dtype: decimal(store_bytes(rows, dim, dtype, shard_rows)) for dtype in DTYPES}
-        sizes[settings.dtype] = f"[b]{sizes[settings.dtype]}[/b]"
-        cells = ["-"] * len(DTYPES) if settings.mode == "online" else sizes.values()
+        bolded = [bold(size) if dtype == settings.dtype else size for dtype, size in sizes.items()]
+        cells = ["-"] * len(DTYPES) if settings.mode == "online" else bolded
         table.add_row(settings.name, parameters, f"{dim:,}", settings.mode, *cells)
     if len(recipe.teachers) > 1 and run.needs_vectors:
         table.add_row("joined", "", f"{run.teacher_dim:,}", "", "", "", "")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import Interrupted, UserError
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
@@ -277,7 +278,7 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
 
     with timings.phase("export"):
         folder, check = export(run.run_folder, run.student, run.teacher_dim, output or run.folder / "export")
-    OUT.print(f"[bold]{folder}[/]: {check}", highlight=False)
+    OUT.print(bold(str(folder), f": {check}"))
 
 
 def run_all(recipe: Recipe) -> None:

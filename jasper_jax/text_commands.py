@@ -55,7 +55,7 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
     if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
         raise UserError(f"{model}: {bad:,} of {len(vectors):,} vectors are not finite; its weights are damaged")
     write_array(output, quantize(vectors))
-    OUT.print(f"{output}: {len(vectors):,} {precision} vectors of {vectors.shape[1]} dimensions", highlight=False)
+    OUT.print(f"{output}: {len(vectors):,} {precision} vectors of {vectors.shape[1]} dimensions")
 
 
 def evaluate_models(
@@ -124,7 +124,7 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
     run = Run(recipe)
     texts = TextStore.open(run.data.text_folder)
     texts.verify()
-    OUT.print(f"{run.data.text_folder}: complete, {len(texts.shards)} shards", highlight=False)
+    OUT.print(f"{run.data.text_folder}: complete, {len(texts.shards)} shards")
     for teacher in run.teachers:
         if teacher.settings.mode == "online":
             continue
@@ -132,16 +132,14 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
         summary = verify_store(folder, texts, progress=True)
         OUT.print(
             f"{folder}: complete, {summary.vectors:,} vectors in {summary.shards} shards, norms"
-            f" {summary.smallest_norm:.4f} to {summary.largest_norm:.4f}, {summary.clipped:,} values clipped",
-            highlight=False,
+            f" {summary.smallest_norm:.4f} to {summary.largest_norm:.4f}, {summary.clipped:,} values clipped"
         )
         if sample and teacher.settings.model is not None:
             store = run.vectors.open(teacher, texts)
             error = dtype_error(store, texts, teacher.encoder(), sample=sample)
             OUT.print(
                 f"{folder}: {store.dtype} changes similarities of {error.texts} texts by {error.mean:.2e} on average,"
-                f" {error.largest:.2e} at most",
-                highlight=False,
+                f" {error.largest:.2e} at most"
             )
 
 
@@ -175,7 +173,7 @@ def export_texts(recipe: Recipe, output: Path) -> None:
             add(text, kind)
     write_atomic(output, "".join(f"{line}\n" for line in lines.values()))
     more = f" and {len(lines) - own:,} more of the tests" if len(lines) > own else ""
-    OUT.print(f"{output}: {own:,} texts of {run.data.text_folder}{more}", markup=False, highlight=False)
+    OUT.print(f"{output}: {own:,} texts of {run.data.text_folder}{more}")
 
 
 def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
@@ -196,7 +194,7 @@ def import_teacher(recipe: Recipe, name: str, files: list[Path]) -> None:
     with run.run_folder.alone("vectors import"), stop_flag() as stop, stop.immediately():
         folder, texts = run.vectors.folder(teacher), run.data.texts()
         summary = import_vectors(files, texts, folder, teacher.spec)
-        OUT.print(f"{folder}: {summary}", highlight=False)
+        OUT.print(f"{folder}: {summary}")
         tests = TextTests(recipe.evaluation, texts)
         for line in import_test_vectors(files, tests, teacher, stores_dir(recipe) / "evaluation"):
             say(line)

@@ -48,7 +48,7 @@ class Mirror:
     """The mirror at ``url`` of the run in ``folder``."""
 
     def __init__(self, url: str, folder: Path):
-        self.store, self.folder = Store(url), folder
+        self.store, self.folder = Store(url, "mirror"), folder
         self._owner = {"token": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
         self._remote: dict[str, bytes] = {}
         """Complete checkpoint of the mirror -> its file of checksums."""

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Table
 
 from jasper_jax.evaluation.agreement import AgreementScore
@@ -26,10 +25,12 @@ from jasper_jax.evaluation.images import ImageScore
 from jasper_jax.evaluation.precisions import PrecisionRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
+from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
 
 ABSENT = "–"
+_Cell = TypeVar("_Cell")
 _ROLES = ("teacher", "teachers", "baseline", "student", "model")
 
 
@@ -220,15 +221,15 @@ def console_table(evaluation: Evaluation, test: str | None = None) -> Table:
     if has_heads:
         table.add_column("head")
     for title in ("dim", *(column.title for column in columns)):
-        table.add_column(escape(title), justify="right", overflow="fold")
+        table.add_column(title, justify="right", overflow="fold")
     best = [column.best(rows) for column in columns]
     for _, group in groupby(rows, key=lambda row: (row.role == "student", row.stage)):
         table.add_section()
         previous = None
         for row in group:
-            provider = escape(row.provider) if row.provider != previous else ""
-            head = [escape(row.head or "")] if has_heads else []
-            scores = [c.show(row, bold="[bold]{}[/bold]", best=b) for c, b in zip(columns, best)]
+            provider = row.provider if row.provider != previous else ""
+            head = [row.head or ""] if has_heads else []
+            scores = [c.show(row, bold, best=b) for c, b in zip(columns, best)]
             table.add_row(provider, *head, str(row.dim), *scores)
             previous = row.provider
     return table
@@ -243,7 +244,7 @@ def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
     lines = [["provider", "dim", *(column.title for column in columns)], ["---", *["---:"] * (1 + len(columns))]]
     for row in rows:
         provider = f"{row.provider} ({row.head})" if several and row.head else row.provider
-        scores = [c.show(row, bold="**{}**", best=b) for c, b in zip(columns, best)]
+        scores = [c.show(row, "**{}**".format, best=b) for c, b in zip(columns, best)]
         lines.append([provider, str(row.dim), *scores])
     return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
 
@@ -265,14 +266,14 @@ class _Column:
     compact: bool = True
     lower_is_better: bool = False
 
-    def show(self, row: EvaluationRow, bold: str, best: float | None) -> str:
-        """The row's cell, in ``bold`` if it shows the same digits as the ``best``."""
+    def show(self, row: EvaluationRow, marked: Callable[[str], _Cell], best: float | None) -> _Cell | str:
+        """The row's cell, ``marked`` if it shows the same digits as the ``best``."""
         value = self.value(row)
         if value is None or best is None:
             return ABSENT
         digits = self.form.format(value)
         text = digits + (f" ± {self.half(row):.3f}" if self.half else "")
-        return bold.format(text) if digits == self.form.format(best) else text
+        return marked(text) if digits == self.form.format(best) else text
 
     def best(self, rows: list[EvaluationRow]) -> float | None:
         values = [v for row in rows if (v := self.value(row)) is not None]

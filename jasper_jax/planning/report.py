@@ -13,6 +13,7 @@ from jasper_jax.parameters.table import leaf_table
 from jasper_jax.planning.estimate import REACHED
 from jasper_jax.planning.machine import FRACTION, Machine, Target
 from jasper_jax.planning.plan import StagePlan
+from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.tables import print_table
 
 GIB = 2**30
@@ -31,8 +32,7 @@ def print_plan(target: Target, plans: Sequence[StagePlan], out: Console) -> None
         card = target.card.usable_memory / GIB
         out.print(
             f"{target}: of a card's {card:.2f} GiB JAX takes {target.fraction:.0%} ({FRACTION}). XLA's GPU compiler"
-            " chose kernels by its cost model; on the card it times them, and may take others.",
-            highlight=False,
+            " chose kernels by its cost model; on the card it times them, and may take others."
         )
     for plan in compiled:
         assert plan.analysis is not None
@@ -145,13 +145,14 @@ def _print_total(target: Target, plans: Sequence[StagePlan], out: Console) -> No
             by_stage.setdefault(plan.stage.name, plan)
     names = list(dict.fromkeys(plan.stage.name for plan in plans))
     if missing := [name for name in names if name not in by_stage]:
-        out.print(f"[bold]{target}: {', '.join(missing)} do not fit.[/]")
+        out.print(bold(f"{target}: {', '.join(missing)} do not fit."))
         return
     changed = sorted({setting for plan in by_stage.values() for setting in plan.settings})
     hours = sum(plan.hours for plan in by_stage.values())
     seconds = sum(plan.compile_seconds for plan in plans)
     out.print(
-        f"[bold]{target}: the recipe takes at least {hours:.2f} hours, {hours * target.chips:.1f} chip-hours[/]"
-        f"{' with ' + ' '.join(changed) if changed else ''} (compiled in {seconds:.0f} s).",
-        highlight=False,
+        bold(
+            f"{target}: the recipe takes at least {hours:.2f} hours, {hours * target.chips:.1f} chip-hours",
+            f"{' with ' + ' '.join(changed) if changed else ''} (compiled in {seconds:.0f} s).",
+        )
     )

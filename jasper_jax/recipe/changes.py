@@ -9,6 +9,7 @@ import yaml
 from jasper_jax.recipe.config import Recipe, Stage
 from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import differences
 
@@ -57,7 +58,7 @@ def _learned(recipe: Recipe) -> set[str]:
 def yaml_changes(text: bytes, recipe: Recipe, where: str, remedy: str) -> list[str]:
     """As :func:`recipe_changes`, from the YAML of a recorded recipe. UserError, with ``remedy``, if it is no recipe."""
     try:
-        recorded = yaml.safe_load(text)
+        recorded = parse_yaml(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid YAML ({first_line(error)}); {remedy}") from None
     try:

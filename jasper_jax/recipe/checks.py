@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from jasper_jax.recipe.config import Head, Recipe
 from jasper_jax.recipe.stages import needs, resolve_stages, uses_teachers
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.remote import is_remote
+from jasper_jax.runtime.remote import check_address, is_remote
 
 _INSTEAD = {"run_dir": ", and set the address as mirror", "stores": ", to which the stores are copied first"}
 
@@ -44,6 +44,8 @@ def _check_folders(recipe: Recipe) -> None:
         raise UserError(
             f"mirror: {recipe.mirror!r} is not an address in object storage; expected e.g. gs://bucket/folder"
         )
+    if recipe.mirror is not None:
+        check_address(recipe.mirror, "mirror")
 
 
 def _refuse_duplicates(key: str, names: Sequence[str], what: str) -> None:

@@ -1,11 +1,11 @@
-"""Read a recipe: YAML, then ``key=value`` overrides, then the typed classes of ``jasper_jax.recipe.config``.
+"""Read a recipe: YAML, then ``key=value`` overrides, then ``${key}``, then the typed classes of
+``jasper_jax.recipe.config``.
 
 Every mistake in a recipe ends in a ``UserError`` of one line with the key, the value and the values allowed.
 """
 
 from __future__ import annotations
 
-import io
 import types
 import typing
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from jasper_jax.recipe.checks import check_recipe
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.references import resolve_references
+from jasper_jax.recipe.yaml_text import dump_yaml, parse_yaml
 from jasper_jax.runtime.errors import UserError, first_line, nearest
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.remote import is_remote, read_text
@@ -36,12 +36,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = _read_yaml(path)
     for override in overrides:
         _apply(tree, override)
-    try:
-        plain = OmegaConf.to_container(tree, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        hint = "; $NAME in a path is an environment variable" if "Interpolation" in str(error) else ""
-        raise UserError(f"{path}: {first_line(error)}{hint}") from None
-    return parse_recipe(plain, where=str(path))
+    return parse_recipe(resolve_references(tree, str(path)), where=str(path))
 
 
 def parse_recipe(plain: Any, where: str) -> Recipe:
@@ -56,7 +51,7 @@ def parse_recipe(plain: Any, where: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML with all defaults; reading it gives the same recipe."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    return dump_yaml(recipe.model_dump(mode="json"))
 
 
 def run_dir(recipe: Recipe) -> Path:
@@ -69,7 +64,7 @@ def stores_dir(recipe: Recipe) -> Path:
     return user_path(recipe.stores, "stores") if recipe.stores else run_dir(recipe)
 
 
-def _read_yaml(path: str | Path) -> DictConfig:
+def _read_yaml(path: str | Path) -> dict[Any, Any]:
     if is_remote(path):
         text = read_text(str(path))
     else:
@@ -78,52 +73,50 @@ def _read_yaml(path: str | Path) -> DictConfig:
             raise UserError(f"{path}: no such file; expected a YAML recipe, as in configs/")
         text = text_of(file)
     try:
-        tree = OmegaConf.load(io.StringIO(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        tree = parse_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or first_line(error)
         raise UserError(f"{path}{line}: not valid YAML: {problem}") from None
-    except OSError as error:
-        if error.errno is not None:
-            raise
-        raise UserError(f"{path}: expected a mapping of keys to values: {first_line(error)}") from None
-    if not isinstance(tree, DictConfig):
-        raise UserError(f"{path}: expected a mapping of keys to values, got a list")
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected a mapping of keys to values, got a {type(tree).__name__}")
     return tree
 
 
-def _apply(tree: DictConfig, override: str) -> None:
+def _apply(tree: dict[Any, Any], override: str) -> None:
+    """Set the value of ``key=value`` in ``tree``; sections on the way to it are made."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise UserError(f"override {override!r}: expected key=value, e.g. stages.2.steps=50")
     try:
-        parsed = OmegaConf.create({"value": None} if not text.strip() else f"value: {text}")
-        value = OmegaConf.to_container(parsed)["value"]  # type: ignore[index, call-overload]
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError):
+        value = parse_yaml(f"value: {text}")["value"] if text.strip() else None
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"override {override!r}: {text[:60]!r} is not a YAML value") from None
-    parts = key.replace("[", ".").replace("]", "").split(".")
+    *parents, last = key.replace("[", ".").replace("]", "").split(".")
     node: Any = tree
-    for depth, part in enumerate(parts):
-        last = depth == len(parts) - 1
-        if isinstance(node, ListConfig):
-            index = int(part) if part.lstrip("-").isdigit() else None
-            if index is None or not -len(node) <= index < len(node):
-                where = ".".join(parts[: depth + 1])
-                raise UserError(f"override {override!r}: {where} does not exist; allowed: 0 to {len(node) - 1}")
-            parts[depth] = str(index % len(node))
-            node = node if last else node[index]
-        elif isinstance(node, DictConfig):
-            if not last:
-                child = node.get(part)
-                node = OmegaConf.create({}) if child is None else child
-        else:
-            raise UserError(f"override {override!r}: {'.'.join(parts[:depth])} is a value without keys")
-    try:
-        OmegaConf.update(tree, ".".join(parts), value, merge=False, force_add=True)
-    except (OmegaConfBaseException, ValueError, TypeError, IndexError) as error:
-        raise UserError(f"override {override!r}: {first_line(error)}") from None
+    for depth, part in enumerate(parents):
+        index = _index(node, part, ".".join(parents[: depth + 1]), override)
+        if isinstance(node, dict) and node.get(index) is None:
+            node[index] = {}
+        node = node[index]
+        if not isinstance(node, dict | list):
+            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value without keys")
+    node[_index(node, last, key, override)] = value
+
+
+def _index(node: Any, part: str, where: str, override: str) -> str | int:
+    """``part`` of a key as an index of ``node``, a dict or a list."""
+    if isinstance(node, dict):
+        return part
+    index = int(part) if part.removeprefix("-").isdecimal() and len(part) < 10 else len(node)
+    if not -len(node) <= index < len(node):
+        allowed = f"allowed: 0 to {len(node) - 1}" if node else "the list is empty"
+        raise UserError(f"override {override!r}: {where} does not exist; {allowed}")
+    return index
 
 
 def describe(error: ValidationError, where: str) -> str:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jasper_jax.runtime.shown import shown
+
 
 class UserError(Exception):
     """Input that cannot be used: a recipe, a file, a folder.
 
     The message is one line: the key or file, the value, the values allowed, and the remedy. The command line prints it
-    without a traceback and exits with code 2.
+    without a traceback and exits with code 2. Its text is :func:`jasper_jax.runtime.shown.shown`.
     """
+
+    def __str__(self) -> str:
+        return shown(super().__str__())
 
 
 class WriteFailed(UserError):

@@ -13,13 +13,15 @@ from jasper_jax.runtime.errors import UserError
 def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
     """The path that ``text`` means: itself if it exists, else with ``~`` and ``$VARIABLE`` replaced.
 
+    In an address (``gs://...``) nothing is replaced: the environment stays on this machine.
+
     Raises:
       UserError: a variable is not set, or there is no user ``~name``; ``key`` says where ``text`` stands.
     """
     plain = os.fspath(text)
     if "\0" in plain:
         raise UserError(f"{key}: {plain!r} has a NUL character, which a path cannot contain")
-    if (not plain.startswith("~") and "$" not in plain) or os.path.lexists(plain):
+    if (not plain.startswith("~") and "$" not in plain) or "://" in plain or os.path.lexists(plain):
         return Path(plain)
     expanded = os.path.expandvars(os.path.expanduser(plain))
     if unset := re.search(r"\$(\w+|\{\w+\})", expanded):

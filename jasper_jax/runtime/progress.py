@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -22,6 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.console import new_console
+from jasper_jax.runtime.shown import shown
 
 LOG_SECONDS = 30.0
 """Seconds between lines where the output is not a terminal."""
@@ -37,29 +38,29 @@ class Bar:
     """A running count of units of work."""
 
     def __init__(self, description: str, total: int | None, unit: str, start: int, console: Console, enabled: bool):
-        self._description, self._total, self._unit, self._console = description, total, unit, console
+        self._description, self._total, self._unit, self._console = shown(description), total, unit, console
         self._done = self._start = start
         self._began = self._printed = time.monotonic()
         self._enabled = enabled
         self._live: Progress | None = None
         if enabled and console.is_terminal:
             self._live = Progress(
-                TextColumn("[bold]{task.description}"),
+                TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 _Rate(),
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}", style="dim"),
+                TextColumn("{task.fields[note]}", style="dim", markup=False),
                 console=console,
             )
-            self._task = self._live.add_task(description, total=total, completed=start, unit=unit, note="")
+            self._task = self._live.add_task(self._description, total=total, completed=start, unit=unit, note="")
 
     def advance(self, amount: int = 1, note: str = "") -> None:
         """Count ``amount`` more units as done; ``note`` appears at the end of the line."""
         self._done += amount
         if self._live:
-            self._live.update(self._task, advance=amount, note=note)
+            self._live.update(self._task, advance=amount, note=shown(note))
         elif self._enabled and time.monotonic() - self._printed >= LOG_SECONDS:
             self._printed = time.monotonic()
             self._print(note)
@@ -72,7 +73,7 @@ class Bar:
             amount += f" of {self._total:,}"
             eta = f", {(self._total - self._done) / rate:,.0f} s left" if rate and self._done < self._total else ""
         line = f"{self._description}: {amount} ({rate:,.1f} {self._unit}/s{eta}) {note}".rstrip()
-        self._console.print(escape(line), highlight=False)
+        self._console.print(line)
 
 
 @contextlib.contextmanager
@@ -82,8 +83,7 @@ def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabl
     ``total``: None if unknown. ``start``: units that were done before.
     """
     enabled = enabled and processes.is_first()
-    console = Console(file=sys.stderr, soft_wrap=True)
-    progress = Bar(description, total, unit, start, console, enabled)
+    progress = Bar(description, total, unit, start, new_console(sys.stderr), enabled)
     if progress._live:
         with progress._live:
             yield progress
@@ -94,7 +94,7 @@ def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabl
 
 
 def say(message: str) -> None:
-    """Print one line on standard error, without markup, in the first of several processes."""
+    """Print one line on standard error, in the first of several processes."""
     if not processes.is_first():
         return
-    Console(file=sys.stderr, soft_wrap=True).print(message, markup=False, highlight=False)
+    new_console(sys.stderr).print(message)

@@ -14,8 +14,10 @@ from typing import Any
 
 from jasper_jax.runtime.errors import UserError, first_line
 
-CLIENTS = {"gs": ("gcs", "gcsfs"), "gcs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
-"""Protocol -> the extra and the package that it needs."""
+CLIENTS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
+"""Scheme -> the extra and the package that it needs."""
+SCHEMES = (*CLIENTS, "hf", "file", "memory")
+"""Schemes that are opened. fsspec has many more, among them ones that run templates or fetch other addresses."""
 _OWN = ("builtins", "jasper_jax")
 """Packages whose exceptions, I/O errors aside, are defects of this program."""
 
@@ -25,10 +27,34 @@ def is_remote(name: object) -> bool:
     return "://" in str(name)
 
 
-class Store:
-    """The objects below ``url``; names are relative to it and separated by ``/``."""
+def check_address(url: str, key: str) -> None:
+    """UserError, with ``key``, unless ``url`` is a plain address of one of ``SCHEMES``.
 
-    def __init__(self, url: str):
+    Credentials and query strings are refused: an address is written to recipe.yaml, checkpoints and messages.
+    """
+    scheme, _, rest = url.partition("://")
+    if scheme not in SCHEMES:
+        raise UserError(
+            f"{key}: {url}: {scheme}:// is not read; allowed are {', '.join(f'{name}://' for name in SCHEMES)}"
+        )
+    authority = rest.partition("/")[0]
+    if "@" in authority or ":" in authority or "?" in rest:
+        raise UserError(
+            f"{key}: {url}: an address may not have credentials or a query string; configure the client"
+            f" (environment variables, gcloud, aws or hf login)"
+        )
+    if "::" in rest:
+        raise UserError(f"{key}: {url}: addresses cannot be chained with ::; give one address")
+
+
+class Store:
+    """The objects below ``url``; names are relative to it and separated by ``/``.
+
+    UserError: see :func:`check_address`; ``key`` says where ``url`` stands.
+    """
+
+    def __init__(self, url: str, key: str = "address"):
+        check_address(url, key)
         self.url = url.rstrip("/")
 
     def where(self, name: str) -> str:
@@ -96,14 +122,10 @@ class Store:
         protocol = self.url.partition("://")[0]
         try:
             # Object storage has no folders; a local file system must create them.
-            files, root = url_to_fs(self.url, **({"auto_mkdir": True} if protocol in ("file", "local") else {}))
+            files, root = url_to_fs(self.url, **({"auto_mkdir": True} if protocol == "file" else {}))
         except ImportError as error:
             remedy = f"pip install 'jasper-jax[{CLIENTS[protocol][0]}]'" if protocol in CLIENTS else str(error)
             raise UserError(f"{self.url}: {protocol}:// needs a package that is not installed: {remedy}") from None
-        except ValueError:
-            raise UserError(
-                f"{self.url}: {protocol}:// is not known; allowed are gs://, s3:// and fsspec's other protocols"
-            ) from None
         return files, root.rstrip("/")
 
     @contextlib.contextmanager
@@ -132,7 +154,7 @@ def read_text(url: str) -> str:
     Raises:
       UserError: nothing is there, it is not UTF-8, or it cannot be reached.
     """
-    data = Store(url).read()
+    data = Store(url, "the recipe").read()
     if data is None:
         raise UserError(f"{url}: nothing is there")
     try:

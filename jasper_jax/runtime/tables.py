@@ -9,7 +9,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-OUT = Console(soft_wrap=True)
+from jasper_jax.runtime.console import bold, new_console
+
+OUT = new_console()
 """Where commands print their results."""
 
 
@@ -34,19 +36,19 @@ def print_table(table: Table, console: Console) -> None:
 
 def _print_list(table: Table, console: Console) -> None:
     def plain(cell: object) -> str:
-        text = cell.plain if isinstance(cell, Text) else Text.from_markup(str(cell)).plain
+        text = cell.plain if isinstance(cell, Text) else str(cell)
         return text.replace("\n", "; ")
 
     headers = [plain(column.header) for column in table.columns]
     if table.title:
-        console.print(f"[b]{table.title}[/b]")
+        console.print(bold(plain(table.title)))
     previous = ""
     for cells in zip(*(column.cells for column in table.columns)):
         first, *rest = map(plain, cells)
         previous = first or previous  # a name that is written once for several rows
-        console.print(previous, style="bold", markup=False, highlight=False)
+        console.print(bold(previous))
         for header, value in zip(headers[1:], rest):
             if value:
-                console.print(f"  {header}: {value}", markup=False, highlight=False)
+                console.print(f"  {header}: {value}")
     if table.caption:
         console.print(table.caption)

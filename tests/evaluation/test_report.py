@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from rich.console import Console
 
 from jasper_jax.evaluation.agreement import AgreementScore
 from jasper_jax.evaluation.report import (
@@ -22,6 +21,7 @@ from jasper_jax.evaluation.report import (
 )
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
+from jasper_jax.runtime.console import PlainConsole
 from jasper_jax.runtime.errors import UserError
 
 
@@ -51,7 +51,7 @@ def evaluation() -> Evaluation:
 
 
 def rendered(table, styled: bool = False) -> str:
-    console = Console(width=200, force_terminal=styled, color_system="standard" if styled else None)
+    console = PlainConsole(width=200, force_terminal=styled, color_system="standard" if styled else None)
     with console.capture() as capture:
         console.print(table)
     return capture.get()

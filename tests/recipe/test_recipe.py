@@ -118,9 +118,9 @@ def test_a_new_kind_of_stage_is_a_row_and_a_preset(file: Path, monkeypatch: pyte
     [
         ("name: [", r"recipe.yaml:\d+: not valid YAML"),
         ("- a\n- b\n", r"expected a mapping of keys to values, got a list"),
-        ("5\n", r"expected a mapping of keys to values: .* int"),
-        ("", r"is required|expected a mapping of keys"),
-        ("name: x\nname: y\n", r"not valid YAML|required"),
+        ("5\n", r"expected a mapping of keys to values, got a int"),
+        ("", r"name: this key is required"),
+        ("name: x\nname: y\n", r"recipe.yaml:2: not valid YAML: the key name is there twice"),
         ("name: ${nowhere}\n", r"recipe.yaml: .*nowhere"),
     ],
 )

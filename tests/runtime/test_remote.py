@@ -53,7 +53,7 @@ def test_an_address_without_a_recipe(content: bytes | None, message: str, bucket
 
 
 def test_an_unknown_kind_of_storage() -> None:
-    with pytest.raises(UserError, match="ftq://host/x: ftq:// is not known; allowed are gs://, s3://"):
+    with pytest.raises(UserError, match="ftq://host/x: ftq:// is not read; allowed are gs://, s3://"):
         Store("ftq://host/x").read()
 
 

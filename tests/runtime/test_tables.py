@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 
-from rich.console import Console
 from rich.table import Table
 
+from jasper_jax.runtime.console import PlainConsole, bold
 from jasper_jax.runtime.tables import print_table
 
 LONG = "sentence-transformers-paraphrase-multilingual"
@@ -14,10 +14,10 @@ LONG = "sentence-transformers-paraphrase-multilingual"
 
 def printed(width: int, terminal: bool) -> str:
     table = Table("name", "scores [%]", "note", title="Models", caption="all of them")
-    table.add_row(LONG, "[bold]0.5[/bold] ± 0.1", "one\ntwo")
+    table.add_row(LONG, bold("0.5", " ± 0.1"), "one\ntwo")
     table.add_row("", "0.25", "")
     out = io.StringIO()
-    print_table(table, Console(file=out, width=width, force_terminal=terminal, color_system=None))
+    print_table(table, PlainConsole(file=out, width=width, force_terminal=terminal, color_system=None))
     return out.getvalue()
 
 

@@ -1,0 +1,99 @@
+"""YAML of recipes: ``1e-4`` is a number; no dates, no tags, no key twice, and no small text that means a large tree."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+from yaml.constructor import ConstructorError
+
+MOST_NODES = 20_000
+"""Values and keys of a document, those of an alias counted wherever it stands ("billion laughs")."""
+_TAG = "tag:yaml.org,2002:"
+_TAGS = frozenset(f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
+_FLOAT = re.compile(
+    r"""^(?:[-+]?[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+
+        |[-+]?\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?
+        |[-+]?\.(?:inf|Inf|INF)
+        |\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    def construct_document(self, node: yaml.Node) -> Any:
+        _count(node, {}, set())
+        return super().construct_document(node)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes the strings that ``_Loader`` would take for a number."""
+
+
+for _kind in (_Loader, _Dumper):
+    _kind.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in rules if tag[len(_TAG) :] not in ("timestamp", "float", "value")]
+        for first, rules in _kind.yaml_implicit_resolvers.items()
+    }
+    _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+0123456789."))
+
+
+def parse_yaml(text: str | bytes) -> Any:
+    """The tree that ``text`` means: dicts, lists, strings, numbers, booleans and None.
+
+    Raises:
+      yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a key twice or a tag, refers to itself, or has
+        more than ``MOST_NODES`` nodes with its aliases written out.
+    """
+    return _unshared(yaml.load(text, Loader=_Loader))
+
+
+def dump_yaml(tree: Any) -> str:
+    """``tree`` as YAML from which :func:`parse_yaml` makes an equal one."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _unshared(tree: Any) -> Any:
+    """A copy in which an alias is another object than its anchor, so that an override changes one of them."""
+    if isinstance(tree, dict):
+        return {key: _unshared(value) for key, value in tree.items()}
+    return [_unshared(value) for value in tree] if isinstance(tree, list) else tree
+
+
+def _count(node: yaml.Node, counts: dict[yaml.Node, int], above: set[yaml.Node]) -> int:
+    """The nodes of ``node`` with aliases written out; ``counts`` has those of nodes seen before, ``above`` those that
+    contain this one."""
+    if node in counts:
+        return counts[node]
+    if node in above:
+        raise _refused("an alias refers to what contains it", node)
+    if node.tag not in _TAGS:
+        raise _refused(f"the tag {node.tag.replace(_TAG, '!!')} is not allowed", node)
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.MappingNode):
+        _refuse_duplicates(node)
+        children = [child for pair in node.value for child in pair]
+    elif isinstance(node, yaml.SequenceNode):
+        children = node.value
+    above.add(node)
+    total = 1 + sum(_count(child, counts, above) for child in children)
+    above.remove(node)
+    if total > MOST_NODES:
+        raise _refused(f"more than {MOST_NODES:,} values, with aliases written out", node)
+    counts[node] = total
+    return total
+
+
+def _refuse_duplicates(node: yaml.MappingNode) -> None:
+    keys = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+            if (key.tag, key.value) in keys:
+                raise _refused(f"the key {key.value} is there twice", key)
+            keys.add((key.tag, key.value))
+
+
+def _refused(problem: str, node: yaml.Node) -> ConstructorError:
+    return ConstructorError(None, None, problem, node.start_mark)

@@ -1,0 +1,30 @@
+"""The consoles on which commands print. Strings are literal: never markup, and without control characters.
+
+What is bold is made with :func:`bold`.
+"""
+
+from __future__ import annotations
+
+from typing import IO, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from jasper_jax.runtime.shown import shown
+
+
+class PlainConsole(Console):
+    """Prints any string, also the cells and titles of tables, as it is (see :func:`jasper_jax.runtime.shown.shown`)."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().render_str(shown(text), **{**options, "markup": False, "emoji": False, "highlight": False})
+
+
+def new_console(file: IO[str] | None = None, **options: Any) -> PlainConsole:
+    """A console on ``file`` (standard output if None) that wraps no lines."""
+    return PlainConsole(file=file, soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+
+
+def bold(text: str, rest: str = "") -> Text:
+    """``text`` in bold, then ``rest``; both literally."""
+    return Text.assemble((shown(text), "bold"), shown(rest))
