@@ -194,7 +194,7 @@ MODELS = [
     ),
     (lambda f: (f / "model.safetensors").rename(f / "model.pkl"), "pickled weights are never loaded"),
     (change_json("modules.json", type="custom.Model"), "code in a model folder is never run"),
-    (change_json("modules.json", path="../elsewhere"), "has path '../elsewhere'; expected a folder inside"),
+    (change_json("modules.json", path="../elsewhere"), "modules.json: '../elsewhere' is not a folder inside"),
     (
         change_json("config.json", model_type=["bert"]),
         "model_type ['bert'] is not implemented; families are bert",

@@ -24,6 +24,7 @@ from jasper_jax.encoders.prompts import MODEL_CONFIG, read_model_config
 from jasper_jax.encoders.registry import encoder_from_config, family_of
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import folder_inside
 from jasper_jax.runtime.progress import say
 
 DENSE_ACTIVATIONS = {
@@ -121,13 +122,12 @@ def _steps(path: Path) -> list[tuple[str, str]]:
     except (TypeError, KeyError, AttributeError):
         raise UserError(f"{file}: expected a list of modules with type and path") from None
     for kind, folder in steps:
-        if Path(folder).is_absolute() or ".." in Path(folder).parts or "\0" in folder:
-            raise UserError(f"{file}: module {kind} has path {folder!r}; expected a folder inside {path}")
         if not kind.startswith("sentence_transformers.") or kind.split(".")[-1] not in _STEPS:
             raise UserError(
                 f"{file}: module {kind} ({folder or 'no folder'}) is not implemented; {', '.join(_STEPS)} of "
                 "sentence_transformers are, and code in a model folder is never run"
             )
+        folder_inside(path, folder, file)
     short = [(kind.split(".")[-1], folder) for kind, folder in steps]
     if [kind for kind, _ in short[:2]] != ["Transformer", "Pooling"]:
         raise UserError(f"{file}: begins with {[kind for kind, _ in short[:2]]}; expected Transformer, Pooling")
@@ -185,7 +185,7 @@ def _read_outputs(
             "defined with a single Dense step"
         )
     for dim, child in siblings:
-        dense = _read_dense(child)
+        dense = _read_dense(folder_inside(path, child.name))
         if dense.kernel.shape[1] != dim:
             raise UserError(f"{child}: named for {dim} dimensions, but its weight has {dense.kernel.shape[1]}")
         outputs.setdefault(dim, (dense,))

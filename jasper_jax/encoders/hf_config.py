@@ -10,6 +10,7 @@ from typing import Any
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.inside import file_inside
 
 _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
@@ -17,9 +18,9 @@ LARGEST = 2**31 - 1
 
 
 def read_json(path: Path) -> Any:
-    """The parsed file. UserError: missing or malformed."""
+    """The parsed file. UserError: missing, malformed, or a link out of its folder."""
     try:
-        return parse_json(path.read_bytes())
+        return parse_json(file_inside(path).read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 from jasper_jax.encoders.hf_config import read_json, refuse_pointer
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import file_inside
 
 READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,13 +25,14 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle"
 class TensorFile(Mapping[str, np.ndarray]):
     """One file as a read-only mapping name -> array; each access reads the tensor anew.
 
-    Opening checks that the header matches the file's size. UserError: it does not, or the file is missing.
+    Opening checks that the header matches the file's size. UserError: it does not, or the file is missing, or a link
+    out of its folder.
     """
 
     def __init__(self, path: Path):
         self.path = path
         try:
-            self._file: Any = safe_open(path, framework="np")
+            self._file: Any = safe_open(file_inside(path), framework="np")
         except FileNotFoundError:
             raise UserError(f"{path}: no such file; copy or download it again") from None
         except SafetensorError as error:

@@ -19,6 +19,7 @@ from tokenizers import models, normalizers, pre_tokenizers, processors
 
 from jasper_jax.encoders.hf_config import read_object, refuse_pointer
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import say
 
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
@@ -91,8 +92,9 @@ class Tokenizer:
                 f'{path}: no such file; create it once where transformers is installed: python -c "from transformers '
                 f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
+        file = file_inside(path)
         try:
-            backend = Backend.from_file(str(path))
+            backend = Backend.from_file(str(file))
         except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more precise)
             refuse_pointer(path)
             raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None

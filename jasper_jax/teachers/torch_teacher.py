@@ -14,6 +14,7 @@ import numpy as np
 from jasper_jax.encoders.prompts import prompt_of, read_prompts
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import refuse_links
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
@@ -52,6 +53,7 @@ class TorchEncoder:
     @functools.cached_property
     def _model(self) -> Any:
         refuse_without_torch(self.teacher)
+        refuse_links(self.folder)
         import jax
         import torch
         from sentence_transformers import SentenceTransformer

@@ -1,0 +1,63 @@
+"""Which files of a folder from elsewhere may be read: regular files that are in it.
+
+A model folder can hold a link to a private key under the name of a tokenizer file, and what is read from it goes to an
+export and to a mirror.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from jasper_jax.runtime.errors import UserError
+
+
+def file_inside(path: Path) -> Path:
+    """The file that ``path`` is, with links followed: a regular file in its folder, or below it.
+
+    The links of the Hugging Face hub's cache are followed too: from ``snapshots/<revision>`` to ``blobs`` beside it.
+
+    Raises:
+      UserError: a link to elsewhere, or no regular file (a FIFO, a device).
+      OSError: there is no such file.
+    """
+    real, folder = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(path.parent))
+    if not stat.S_ISREG(real.stat().st_mode):
+        raise UserError(f"{path}: is not a regular file; put one there")
+    if not real.is_relative_to(folder) and real.parent not in _blobs(folder):
+        raise UserError(f"{path}: is a link to a file outside its folder; put the file itself there (cp -L)")
+    return real
+
+
+def folder_inside(root: Path, name: str, where: Path | None = None) -> Path:
+    """``root / name``, a folder that is in ``root`` with links followed, or does not exist; ``where`` names it.
+
+    Raises:
+      UserError: ``name`` is absolute, has ``..`` or leads elsewhere by a link.
+    """
+    path = root / name
+    if "\0" in name or ".." in Path(name).parts or not _inside(path, root):
+        raise UserError(
+            f"{where or root}: {name!r} is not a folder inside {root}; put the folder itself there (cp -rL)"
+        )
+    return path
+
+
+def refuse_links(folder: Path) -> None:
+    """UserError if anything in ``folder`` is a link to elsewhere or no regular file: before a library reads what it
+    finds there."""
+    for place, folders, files in os.walk(folder):
+        for name in folders:
+            folder_inside(Path(place), name)
+        for name in files:
+            file_inside(Path(place) / name)
+
+
+def _inside(path: Path, root: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+
+
+def _blobs(folder: Path) -> list[Path]:
+    """Where the hub's cache keeps the files of the snapshot that ``folder`` is, or is in."""
+    return [parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots"]
