@@ -91,9 +91,21 @@ def test_places_that_an_export_cannot_go_to(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             refuse_foreign(tmp_path / place)
     (tmp_path / "empty" / MARKER).write_text("{}")
+    with pytest.raises(UserError, match=r"jasper.json: no export wrote this"):
+        refuse_foreign(tmp_path / "empty")
+    (tmp_path / "empty" / MARKER).write_text(json.dumps({"made_by": "jasper_jax", "sha256": {"config.json": "0"}}))
+    (tmp_path / "empty" / "config.json").write_text("{}")
     refuse_foreign(tmp_path / "empty")
     (tmp_path / "empty" / "dangling").symlink_to("nowhere")
     with pytest.raises(UserError, match="dangling: no export wrote this"):
+        refuse_foreign(tmp_path / "empty")
+    (tmp_path / "empty" / "dangling").unlink()
+    (tmp_path / "empty" / "README.md").symlink_to(tmp_path / "file")
+    with pytest.raises(UserError, match=r"README.md: no export wrote this"):
+        refuse_foreign(tmp_path / "empty")
+    (tmp_path / "empty" / "README.md").unlink()
+    (tmp_path / "empty" / "tokenizer.json").write_text("mine")  # a name of an export, but not of this one
+    with pytest.raises(UserError, match=r"tokenizer.json: no export wrote this"):
         refuse_foreign(tmp_path / "empty")
 
 

@@ -25,11 +25,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.checkpoints.export_marker import MARKER, only_names, own_files
 from jasper_jax.checkpoints.seal import SUMS, sums_path
 from jasper_jax.recipe.changes import yaml_changes
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
+from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.remote import Store
 
@@ -39,7 +41,9 @@ SHOWN = ("recipe.yaml", "evaluation.json", "training.png", "dimensions.png")
 """Small files that are written again, or for people."""
 EVALUATIONS = "evaluations"
 """Scores and plots by data set."""
-EXPORT, EXPORT_MARKER = "export", "jasper.json"
+EXPORT = "export"
+SENDING = "export-files.json"
+"""While an export is being replaced: the files in ``export/`` that are a run's."""
 OWNER = "owner.json"
 _NAME = re.compile(r"(\d+)-[^/]+/(?:step-(\d+)|final)")
 
@@ -49,7 +53,7 @@ class Mirror:
 
     def __init__(self, url: str, folder: Path):
         self.store, self.folder = Store(url, "mirror"), folder
-        self._owner = {"token": uuid.uuid4().hex, "host": socket.gethostname(), "process": os.getpid()}
+        self._owner = {"token": uuid.uuid4().hex, "machine": _machine(), "process": os.getpid()}
         self._remote: dict[str, bytes] = {}
         """Complete checkpoint of the mirror -> its file of checksums."""
         self._sent: dict[str, str] = {}
@@ -59,13 +63,27 @@ class Mirror:
     # ------------------------------------------------------------------ attaching
 
     def refuse_other(self, recipe: Recipe) -> None:
-        """UserError if the mirror belongs to a run with another recipe."""
+        """UserError if the mirror belongs to a run with another recipe, or has files of no run."""
+        self.refuse_other_files()
         recorded, remedy = self.store.read("recipe.yaml"), "set mirror=... or delete the mirror"
         if recorded is None:
             return
         if changed := yaml_changes(recorded, recipe, self.store.where("recipe.yaml"), remedy):
             raise UserError(
                 f"{self.store.url}: this mirror belongs to a run with another recipe; {first_three(changed)}; {remedy}"
+            )
+
+    def refuse_other_files(self) -> None:
+        """UserError if a run would replace or delete a file that no run wrote."""
+        self._refuse_foreign_export()
+        if self.store.read("recipe.yaml") is not None:  # a run writes it before all others
+            return
+        small = [name for name in (*SHOWN, *CONTINUED) if self.store.read(name) is not None]
+        below = [f"{top}/{name}" for top in ("checkpoints", EVALUATIONS, EXPORT) for name in self.store.names(top)]
+        for name in [*small, *below][:1]:
+            raise UserError(
+                f"{self.store.where(name)}: no run wrote this (there is no recipe.yaml), and a run would replace it;"
+                f" set mirror=... to another folder"
             )
 
     def attach(self) -> None:
@@ -145,7 +163,7 @@ class Mirror:
         path = self.folder / name
         if not path.is_file():
             return
-        data = path.read_bytes()
+        data = file_inside(path, self.folder).read_bytes()
         if path.suffix == ".jsonl":
             data = data[: data.rfind(b"\n") + 1]  # another thread may be writing the last event
         digest = hashlib.sha256(data).hexdigest()
@@ -154,34 +172,65 @@ class Mirror:
             self._sent[name] = digest
 
     def _send_export(self) -> None:
-        """Send the exported folder, its marker last."""
-        marker = self.folder / EXPORT / EXPORT_MARKER
-        if not marker.is_file():
+        """Replace the exported folder, its marker last: only files that an export's marker names, there and here."""
+        folder = self.folder / EXPORT
+        if not (folder / MARKER).is_file():
             return
-        data = marker.read_bytes()
-        if self.store.read(f"{EXPORT}/{EXPORT_MARKER}") == data:
+        data = file_inside(folder / MARKER, folder).read_bytes()
+        files = {name for name in own_files(data) - {MARKER} if (folder / name).is_file()}
+        if not files or self.store.read(f"{EXPORT}/{MARKER}") == data:
             return
-        self.store.remove(f"{EXPORT}/{EXPORT_MARKER}")
-        self.store.remove_below(EXPORT)
-        files = [str(p.relative_to(marker.parent)) for p in sorted(marker.parent.rglob("*")) if p.is_file()]
-        self.store.send(marker.parent, [f for f in files if f != EXPORT_MARKER], EXPORT)
-        self.store.write(f"{EXPORT}/{EXPORT_MARKER}", data)
+        before = self._refuse_foreign_export()
+        self.store.write(SENDING, json_bytes(sorted(before | files)))
+        self.store.remove(f"{EXPORT}/{MARKER}")
+        for name in sorted(before - files - {MARKER}):
+            self.store.remove(f"{EXPORT}/{name}")
+        self.store.send(folder, sorted(files), EXPORT)
+        self.store.write(f"{EXPORT}/{MARKER}", data)
+        self.store.remove(SENDING)
+
+    def _refuse_foreign_export(self) -> set[str]:
+        """The files of the mirror's ``export/``. UserError if one of them is not a run's."""
+        names = self.store.names(EXPORT)
+        own = own_files(self.store.read(f"{EXPORT}/{MARKER}")) if names else set()
+        if names and (sending := self.store.read(SENDING)) is not None:
+            own |= only_names(_json(sending) or ())
+        for name in names:
+            if name not in own:
+                raise UserError(
+                    f"{self.store.where(f'{EXPORT}/{name}')}: no export wrote this, and a new one would delete it; move"
+                    f" it away, or set mirror=..."
+                )
+        return set(names)
 
     def _refuse_if_taken_over(self) -> None:
         owner = _json_object(self.store.read(OWNER) or b"{}") or {}
         if owner.get("token") != self._owner["token"]:
             raise UserError(
-                f"{self.store.url}: process {owner.get('process')} on {owner.get('host')} has attached to this mirror"
+                f"{self.store.url}: process {owner.get('process')} on {_place(owner)} has attached to this mirror"
                 f" ({owner.get('since')}), so this process stops; let that one continue, or stop it and run the same"
                 f" command here"
             )
 
 
-def _json_object(data: bytes) -> dict[str, Any] | None:
+def _machine() -> str:
+    """What tells this machine from others without its name, which the mirror may show to everybody."""
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _place(owner: dict[str, Any]) -> str:
+    return "this machine" if owner.get("machine") == _machine() else "another machine"
+
+
+def _json(data: bytes) -> Any:
     try:
-        value = parse_json(data)
+        return parse_json(data)
     except ValueError:
         return None
+
+
+def _json_object(data: bytes) -> dict[str, Any] | None:
+    value = _json(data)
     return value if isinstance(value, dict) else None
 
 

@@ -28,6 +28,7 @@ from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
+from jasper_jax.runtime.markdown import markdown_text
 
 ABSENT = "–"
 _Cell = TypeVar("_Cell")
@@ -241,12 +242,15 @@ def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
     columns = [column for column in _columns(evaluation, test) if column.compact]
     best = [column.best(rows) for column in columns]
     several = len({row.head for row in rows if row.head}) > 1
-    lines = [["provider", "dim", *(column.title for column in columns)], ["---", *["---:"] * (1 + len(columns))]]
+    lines = [
+        ["provider", "dim", *(markdown_text(column.title) for column in columns)],
+        ["---", *["---:"] * (1 + len(columns))],
+    ]
     for row in rows:
         provider = f"{row.provider} ({row.head})" if several and row.head else row.provider
         scores = [c.show(row, "**{}**".format, best=b) for c, b in zip(columns, best)]
-        lines.append([provider, str(row.dim), *scores])
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+        lines.append([markdown_text(provider), str(row.dim), *scores])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
 def _ordered(evaluation: Evaluation) -> list[EvaluationRow]:

@@ -34,7 +34,8 @@ def origin(run: RunFolder) -> dict[str, Any]:
 def _files(recipe: Recipe) -> list[Any]:
     judged = [test for test in recipe.evaluation.similarity if not isinstance(test, str)]
     paths = sorted({path for test in (*recipe.evaluation.retrieval, *judged) for path in _paths(test)})
-    return [as_it_is(path).model_dump(exclude={"sha256"}) for path in paths]
+    # The mirror shows them to others: names, not where they are.
+    return [{**as_it_is(path).model_dump(exclude={"sha256"}), "file": path.name} for path in paths]
 
 
 def _paths(test: Retrieval | Similarity) -> list[Path]:

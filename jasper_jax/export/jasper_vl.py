@@ -22,8 +22,6 @@ from jasper_jax.vision.vision_model import END, IMAGE, IMAGE_TOKENS, START, Visi
 
 CODE = ("configuration_jasper_vl.py", "modeling_jasper_vl.py", "sentence_jasper_vl.py")
 """Files of ``export/remote``, copied verbatim."""
-FILES = (*CODE, "preprocessor_config.json")
-"""The files that a text-only export does not have."""
 _PARTS = {"siglip_vision_model": {"vision_use_head": False}, "dinov2": {"use_mask_token": False}}
 """Settings that remove from a vision encoder the layers that its token states do not pass through."""
 

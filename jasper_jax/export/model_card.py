@@ -11,30 +11,33 @@ from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
 from jasper_jax.export.dimensions import dimensions_note
 from jasper_jax.export.model import TrainedStudent
+from jasper_jax.export.public import is_hub_id, public_name
 from jasper_jax.export.versions import least_versions
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.runtime.markdown import code_span, markdown_text
 
 
 def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None) -> str:
-    """The README.md of an exported folder; it contains no dates and no paths."""
+    """The README.md of an exported folder: no dates and no paths, and what others chose stands in code spans."""
     student, served = trained.student, trained.served
-    teachers = ", ".join(t.model or f"{t.name} (imported vectors)" for t in recipe.teachers) or "the model itself"
-    start = recipe.student.model or f"random {recipe.student.config['model_type']}"  # type: ignore[index]
+    teachers = ", ".join(_teacher(t) for t in recipe.teachers) or "the model itself"
+    model = recipe.student.model
+    start = code_span(public_name(model)) if model else f"random {markdown_text(recipe.student.config['model_type'])}"  # type: ignore[index]
     layers = f", layers {', '.join(map(str, recipe.student.layers))}" if recipe.student.layers is not None else ""
     data = ModelCardData(
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=["sentence-transformers", "feature-extraction", "distillation", *_nested_tag(trained), "jasper_jax"],
-        base_model=recipe.student.model if recipe.student.model and "/" in recipe.student.model else None,
+        base_model=model if model and is_hub_id(model) else None,
     )
     lines = [
         "---",
         data.to_yaml(),
         "---",
         "",
-        f"# {recipe.name}",
+        f"# {markdown_text(recipe.name)}",
         "",
         f"{'An embedding model of texts and images,' if student.vision_model else 'A text-embedding model of'}"
         f" {student.encoder.num_layers} layers and width {student.encoder.hidden_size},"
@@ -54,7 +57,10 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
         "",
         "| dimension | made by |",
         "| ---: | --- |",
-        *(f"| {dim} | {p.head}{', its first components (nested)' if p.nested else ''} |" for dim, p in served.items()),
+        *(
+            f"| {dim} | {markdown_text(p.head)}{', its first components (nested)' if p.nested else ''} |"
+            for dim, p in served.items()
+        ),
         "",
         dimensions_note(trained, resolve_stages(recipe)),
         "",
@@ -69,22 +75,29 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
         "| stage | trained | heads | steps | batch | learning rate |",
         "| --- | --- | --- | ---: | ---: | ---: |",
         *(
-            f"| {s.name} | `{'`, `'.join(s.train)}` | {', '.join(s.heads)} | {s.steps} | {s.batch_size} |"
-            f" {s.settings.learning_rate:g} |"
+            f"| {markdown_text(s.name)} | {', '.join(map(code_span, s.train))} |"
+            f" {', '.join(map(markdown_text, s.heads))} | {s.steps} | {s.batch_size} | {s.settings.learning_rate:g} |"
             for s in resolve_stages(recipe)
         ),
         "",
     ]
     if evaluation and evaluation.rows:
+        held_out = markdown_text(str(evaluation.metadata.get("held_out_texts", 0)))
         lines += [
             "## Scores",
             "",
             "±: half of the 95% bootstrap interval over queries; agreement is the Spearman correlation of pairwise"
-            f" similarities with the teachers' on {evaluation.metadata.get('held_out_texts', 0)} texts not trained on.",
+            f" similarities with the teachers' on {held_out} texts not trained on.",
             "",
             markdown_table(evaluation),
         ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _teacher(teacher: Teacher) -> str:
+    return (
+        code_span(public_name(teacher.model)) if teacher.model else f"{markdown_text(teacher.name)} (imported vectors)"
+    )
 
 
 def _nested_tag(trained: TrainedStudent) -> list[str]:
@@ -113,7 +126,8 @@ def _prompts(prompts: Mapping[str, str]) -> str:
     if not any(prompts.values()):
         return "Texts need no prompt."
     said = "; ".join(
-        f"{kind} {json.dumps(text, ensure_ascii=False) if text else 'none'}" for kind, text in prompts.items()
+        f"{markdown_text(kind)} {code_span(json.dumps(text, ensure_ascii=False)) if text else 'none'}"
+        for kind, text in prompts.items()
     )
     return f"Prompts: {said}."
 
@@ -133,7 +147,7 @@ def _texts(sources: list[TextSource]) -> str:
     for source in sources:
         kind = next(k for k in ("asset", "hf", "tfds", "parquet", "jsonl", "text") if getattr(source, k))
         value = getattr(source, kind)
-        names.append(str(value) if kind in ("asset", "hf", "tfds") else f"a {kind} file")
+        names.append(code_span(public_name(value)) if kind in ("asset", "hf", "tfds") else f"a {kind} file")
     return ", ".join(names)
 
 

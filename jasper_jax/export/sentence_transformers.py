@@ -7,7 +7,6 @@ reloaded and compared with the trained student, and only then renamed.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,20 +16,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.checkpoints.export_marker import EDITABLE, MADE_BY, MARKER, own_files
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
-from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
-from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
+from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
+from jasper_jax.export.public import public_recipe
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
@@ -40,18 +40,7 @@ from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
 
-MARKER = "jasper.json"
-"""Marks a folder that this command wrote and may replace."""
-_EARLIER = ("special_tokens_map.json", "vocab.txt", "added_tokens.json")  # written by earlier versions of this command
-WRITTEN = re.compile(
-    r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
-    r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json|"
-    + "|".join(map(re.escape, (*_EARLIER, *FILES, RANGES)))
-)
-"""Every file that an export can contain; a folder with any other file is not replaced."""
 FORMAT = 1
-EDITABLE = {MARKER, "modules.json", "README.md"}
-"""Files without a checksum in the marker, because people edit them."""
 
 
 def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
@@ -105,7 +94,7 @@ def refuse_damaged(folder: Path) -> None:
         marker = parse_json((folder / MARKER).read_text("utf-8"))
         sums = dict(marker.get("sha256", {}))
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / MARKER}: cannot be read ({error}); {remedy}") from None
+        raise UserError(f"{folder / MARKER}: cannot be read ({error}); delete the folder, then {remedy}") from None
     if not is_whole(marker):
         raise UserError(f"{folder / MARKER}: damaged (its checksum differs); {remedy}")
     if marker.get("format") not in range(1, FORMAT + 1):
@@ -125,12 +114,7 @@ def is_exported(run: RunFolder, folder: Path) -> bool:
         marker = parse_json((folder / MARKER).read_bytes())
     except (UserError, OSError, ValueError):
         return False
-    return marker.get("recipe") == _recipe(run)
-
-
-def _recipe(run: RunFolder) -> Any:
-    """The recipe as the export shows it."""
-    return without_local_paths(run.recipe.model_dump(mode="json", exclude={"run_dir"}))
+    return marker.get("recipe") == public_recipe(run.recipe)
 
 
 def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
@@ -144,10 +128,10 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
     (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation), "utf-8")
     marker = {
         "format": FORMAT,
-        "made_by": "jasper_jax",
+        "made_by": MADE_BY,
         "run": run.recipe.name,
         "dims": {str(dim): provider.head for dim, provider in trained.served.items()},
-        "recipe": _recipe(run),
+        "recipe": public_recipe(run.recipe),
         "sha256": {
             str(p.relative_to(folder)): sha256_file(p)
             for p in sorted(folder.rglob("*"))
@@ -155,16 +139,6 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
         },
     }
     write_json(folder / MARKER, sealed(marker))
-
-
-def without_local_paths(value: Any) -> Any:
-    """A recipe as JSON with each absolute or home path reduced to its last part: those of one machine help nobody."""
-    if isinstance(value, dict):
-        return {key: without_local_paths(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [without_local_paths(item) for item in value]
-    local = isinstance(value, str) and value.startswith(("/", "~", "./", "../"))
-    return Path(value).name if local else value
 
 
 def write_model(folder: Path, trained: TrainedStudent) -> None:
@@ -235,7 +209,7 @@ def _write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:
 
 
 def refuse_foreign(output: Path) -> None:
-    """UserError if an export to ``output`` would delete files that no export wrote, or is impossible."""
+    """UserError if an export to ``output`` would delete files that its marker does not name, or is impossible."""
     remedy = "choose another with --output"
     refuse_blocked(output, remedy)
     if output.exists() and not output.is_dir():
@@ -244,8 +218,9 @@ def refuse_foreign(output: Path) -> None:
         return
     if not (output / MARKER).is_file():
         raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); {remedy}")
+    own = own_files((output / MARKER).read_bytes())
     files = (p for p in sorted(output.rglob("*")) if p.is_symlink() or not p.is_dir())
-    if foreign := next((p for p in files if not WRITTEN.fullmatch(p.relative_to(output).as_posix())), None):
+    if foreign := next((p for p in files if p.is_symlink() or p.relative_to(output).as_posix() not in own), None):
         raise UserError(f"{foreign}: no export wrote this, and a new one would delete it; move it away, or {remedy}")
 
 

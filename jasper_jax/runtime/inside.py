@@ -13,8 +13,8 @@ from pathlib import Path
 from jasper_jax.runtime.errors import UserError
 
 
-def file_inside(path: Path) -> Path:
-    """The file that ``path`` is, with links followed: a regular file in its folder, or below it.
+def file_inside(path: Path, root: Path | None = None) -> Path:
+    """The file that ``path`` is, with links followed: a regular file in ``root`` (by default, its folder) or below.
 
     The links of the Hugging Face hub's cache are followed too: from ``snapshots/<revision>`` to ``blobs`` beside it.
 
@@ -22,7 +22,7 @@ def file_inside(path: Path) -> Path:
       UserError: a link to elsewhere, or no regular file (a FIFO, a device).
       OSError: there is no such file.
     """
-    real, folder = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(path.parent))
+    real, folder = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(root or path.parent))
     if not stat.S_ISREG(real.stat().st_mode):
         raise UserError(f"{path}: is not a regular file; put one there")
     if not real.is_relative_to(folder) and real.parent not in _blobs(folder):

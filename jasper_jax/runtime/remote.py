@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.runtime.inside import file_inside
 
 CLIENTS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 """Scheme -> the extra and the package that it needs."""
@@ -75,9 +76,10 @@ class Store:
             self._files.pipe_file(self._at(name), data)
 
     def send(self, folder: Path, names: Sequence[str], to: str) -> None:
-        """Copy files of a local folder below ``to``."""
+        """Copy files of a local folder below ``to``. UserError: one is a link out of the folder."""
+        files = [str(file_inside(folder / name, folder)) for name in names]
         with self._reaching(to):
-            self._files.put([str(folder / n) for n in names], [self._at(f"{to}/{n}") for n in names])
+            self._files.put(files, [self._at(f"{to}/{name}") for name in names])
 
     def fetch(self, source: str, names: Sequence[str], folder: Path) -> bool:
         """Copy objects below ``source`` into a local folder; False if one of them is missing."""

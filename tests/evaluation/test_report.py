@@ -163,7 +163,7 @@ def test_without_teachers_the_model_itself_is_compared_with(evaluation):
 def test_names_are_not_markup():
     odd = Evaluation(rows=[row("a|b [red]c[/red] {0}", "teacher", 4, 0.5)])
     assert "a|b [red]c[/red] {0}" in rendered(console_table(odd))
-    assert "| a\\|b [red]c[/red] {0} |" in markdown_table(odd)
+    assert "| `a│b [red]c[/red] {0}` |" in markdown_table(odd)
 
 
 def test_several_tests_are_shown_with_their_mean(evaluation):

@@ -1,0 +1,131 @@
+"""What an exported folder tells the public: no paths, no addresses, and nothing that somebody's text turns into."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.export.model import TrainedStudent
+from jasper_jax.export.model_card import model_card
+from jasper_jax.export.public import is_hub_id, public_name, public_recipe
+from jasper_jax.run import Run
+from jasper_jax.runtime.markdown import code_span, markdown_text
+from jasper_jax.student.dimensions import providers
+from jasper_jax.student.start import make_student
+from tests.tiny import recipe
+
+BREAKOUTS = [
+    "`<img src=x onerror=alert(1)>`",
+    "``` \n\n<script>alert(1)</script>\n```",
+    "[click](javascript:alert(1)) ![x](https://evil.example/p.png)",
+    "https://evil.example/x www.evil.example a@evil.example <https://evil.example>",
+    "a | b `|` c |\n| --- |\n# Title\n- item",
+    "\\`x\\` &lt;b&gt; *a* __b__ ~~c~~ [^1] $x$",
+    "\x1b[31m\u202e s3://key:secret@bucket/x?token=t",
+]
+
+
+def rendered(markdown: str) -> str:
+    return MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
+
+
+def refuse_live(html: str) -> None:
+    """No tag, link or address outside of code."""
+    rest = re.sub(r"<(code|pre)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
+    assert not re.search(
+        r"<(?!/?(h1|h2|p|ul|li|table|thead|tbody|tr|t[hd]( style=\"text-align:\w+\")?|strong)>)", rest
+    ), rest
+    assert not re.search(r"https?:|www\.|javascript:|\w@\w+\.\w", rest), rest
+
+
+@pytest.mark.parametrize("text", BREAKOUTS)
+def test_hostile_text_stays_text(text: str) -> None:
+    html = rendered(f"Before {markdown_text(text)} after.\n\n| a | b |\n| --- | --- |\n| {markdown_text(text)} | c |\n")
+    assert html.count("<code>") == 2
+    assert html.count("</td>") == 2
+    assert "secret" not in html
+    refuse_live(html)
+
+
+@given(st.text(st.sampled_from("`\\|<>[]() \nab:/w.@&*_#!~\t\r\x1b"), max_size=12))
+def test_any_text_is_one_span_or_a_name(text: str) -> None:
+    tokens = MarkdownIt("commonmark").parseInline(f"x{code_span(text)}y")[0].children or []
+    assert [token.type for token in tokens] == ["text", "code_inline", "text"]
+    refuse_live(rendered(f"x {markdown_text(text)} y"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("org/name", "org/name"),
+        ("minilm-l6", "minilm-l6"),
+        ("/home/alice/models/secret-client", "secret-client"),
+        ("~/models/x/", "x"),
+        ("./x", "x"),
+        ("../../clients/acme/model", "model"),
+        ("$MODELS/x", "x"),
+        ("runs/acme/export", "export"),
+        ("C:\\Users\\alice\\model", "model"),
+        ("gs://bucket/private/model", "model"),
+        ("clients/acme", "acme"),  # a folder that exists
+    ],
+)
+def test_a_path_is_its_last_part(name: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clients" / "acme").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert public_name(name) == shown
+    assert is_hub_id(name) == (name == "org/name")
+
+
+@pytest.fixture
+def made(tmp_path: Path):
+    """Calls ``model_card`` for a recipe with changes."""
+
+    def card(scores: Evaluation | None = None, /, **changes: Any) -> str:
+        run = Run(recipe(tmp_path, **changes), progress=False)
+        student = make_student(run.recipe, 24, run.student)
+        served = providers(student.heads, {})
+        trained = SimpleNamespace(student=student, served=served, default=max(served))
+        return model_card(run.recipe, cast("TrainedStudent", trained), scores)
+
+    return card
+
+
+@pytest.mark.parametrize("text", BREAKOUTS)
+def test_a_card_of_hostile_values(text: str, made, tmp_path: Path) -> None:
+    row = EvaluationRow(provider=text, role="student", dim=8, stage=1, head=text, weights=5)
+    evaluation = Evaluation(rows=[row], metadata={"held_out_texts": text})
+    student = {"model": str(tmp_path / "student"), "prompts": {"query": text, "passage": text}}
+    card = made(evaluation, student=student)
+    front, body = card.split("---\n", 2)[1:]
+    refuse_live(rendered(body))
+    assert "base_model" not in front
+    assert code_span(json.dumps(text, ensure_ascii=False)) in body, "the prompt is there to be read"
+
+
+def test_neither_card_nor_marker_has_a_path_or_an_address(made, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "run_dir": str(tmp_path / "run"),
+        "stores": str(tmp_path / "stores"),
+        "mirror": "gs://private-bucket/run",
+        "evaluation": {"retrieval": [{"name": "mine", "beir": "clients/acme/beir"}]},
+    }
+    card = made(**changes)
+    chosen = recipe(tmp_path, **changes)
+    marker = json.dumps(public_recipe(chosen))
+    for text in (card, marker):
+        assert str(tmp_path) not in text
+        assert tmp_path.name not in text
+        assert "private-bucket" not in text
+        assert "acme" not in text
+    assert public_recipe(chosen)["teachers"][0]["model"] == Path(str(chosen.teachers[0].model)).name
+    assert public_recipe(chosen)["stages"] == chosen.model_dump(mode="json")["stages"], "patterns are no paths"
