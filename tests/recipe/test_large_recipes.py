@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from jasper_jax.check import report, validate
 from jasper_jax.encoders.published import TEXT_MODELS, describe
@@ -16,6 +15,7 @@ from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
+from jasper_jax.runtime.console import PlainConsole
 from jasper_jax.runtime.errors import UserError
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -32,7 +32,7 @@ def offline(monkeypatch, tmp_path):
 def printed(name: str, place: Path, **changes: str) -> tuple[str, Run]:
     overrides = [f"{k}={v}" for k, v in {"run_dir": str(place / "run"), **changes}.items()]
     run = Run(load_recipe(CONFIGS / name, overrides), describe=True)
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = PlainConsole(width=200, record=True, file=io.StringIO())
     report(run, console)
     return console.export_text(), run
 
