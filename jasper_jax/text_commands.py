@@ -23,10 +23,10 @@ from jasper_jax.runtime.text_files import content_suffix, lines_of, numbered_lin
 def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | None, precision: str) -> None:
     """``jasper encode``: one text per line, or the ``text`` of each JSONL object, to a ``.npy`` of vectors."""
     from jasper_jax.assets.models import resolve_model
+    from jasper_jax.checkpoints.export_marker import refuse_damaged
     from jasper_jax.embedder import Embedder
     from jasper_jax.encoders.prompts import KINDS
     from jasper_jax.encoders.quantization import quantizer
-    from jasper_jax.export.sentence_transformers import refuse_damaged
     from jasper_jax.run import cache_programs
 
     if kind not in KINDS:

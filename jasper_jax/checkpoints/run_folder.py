@@ -11,14 +11,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import yaml
-
 from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.recipe.changes import recipe_changes, yaml_changes
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import dump_recipe, run_dir, stores_dir
 from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
@@ -95,7 +94,7 @@ class RunFolder:
         keys = {change.partition(" ")[0] for change in changed}
         advice = "set run_dir=... to another folder"
         if not any(key.startswith(("texts", "images")) for key in keys):
-            before = yaml.safe_load(recorded.read_bytes())
+            before = parse_yaml(recorded.read_bytes())
             stores = before.get("stores") or self.path
             seed = f" texts.seed={before['seed']}" if "seed" in keys and self.recipe.texts is not None else ""
             advice += f" and stores={stores}{seed} to use the texts and vectors that are there"

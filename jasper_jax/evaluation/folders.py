@@ -10,12 +10,13 @@ import yaml
 from pydantic import ValidationError
 
 from jasper_jax.assets.models import resolve_model
+from jasper_jax.checkpoints.export_marker import refuse_damaged
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.text_tests import TextTests, check_judged, check_test
-from jasper_jax.export.sentence_transformers import refuse_damaged
 from jasper_jax.recipe import config
+from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
@@ -75,8 +76,8 @@ def _source(option: str, given: str) -> dict[str, Any]:
     """A source of pairs: a mapping in braces, or a file by the kind of its content."""
     if given.startswith("{"):
         try:
-            source = yaml.safe_load(given)
-        except yaml.YAMLError:
+            source = parse_yaml(given)
+        except (yaml.YAMLError, ValueError, RecursionError):
             source = None
         if not isinstance(source, dict):
             raise UserError(f"{option}: {given!r} is not a mapping; e.g. '{{csv: faq.csv, query: question}}'")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.checkpoints.export_marker import EDITABLE, MADE_BY, MARKER, own_files
+from jasper_jax.checkpoints.export_marker import EDITABLE, FORMAT, MADE_BY, MARKER, own_files, refuse_damaged
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.encoders.encoder import Encoder
@@ -35,12 +35,10 @@ from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, naming, parse_json, refuse_blocked, sealed, sha256_file
+from jasper_jax.runtime.files import naming, parse_json, refuse_blocked, sealed, sha256_file
 from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
-
-FORMAT = 1
 
 
 def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
@@ -83,28 +81,6 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # exists only after an error
     return output, verdict
-
-
-def refuse_damaged(folder: Path) -> None:
-    """UserError if a file of an export does not match its checksum in the marker; folders without a marker pass."""
-    remedy = "`jasper export` writes the folder again"
-    if not (folder / MARKER).is_file():
-        return
-    try:
-        marker = parse_json((folder / MARKER).read_text("utf-8"))
-        sums = dict(marker.get("sha256", {}))
-    except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / MARKER}: cannot be read ({error}); delete the folder, then {remedy}") from None
-    if not is_whole(marker):
-        raise UserError(f"{folder / MARKER}: damaged (its checksum differs); {remedy}")
-    if marker.get("format") not in range(1, FORMAT + 1):
-        raise UserError(
-            f"{folder / MARKER}: an export of format {marker.get('format')!r}, this program reads up to {FORMAT};"
-            f" install a newer jasper-jax"
-        )
-    for name, digest in sums.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != digest:
-            raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
 
 
 def is_exported(run: RunFolder, folder: Path) -> bool:

@@ -108,7 +108,7 @@ def _apply(tree: dict[Any, Any], override: str) -> None:
     node[_index(node, last, key, override)] = value
 
 
-def _index(node: Any, part: str, where: str, override: str) -> str | int:
+def _index(node: Any, part: str, where: str, override: str) -> Any:
     """``part`` of a key as an index of ``node``, a dict or a list."""
     if isinstance(node, dict):
         return part

@@ -22,7 +22,10 @@ _FLOAT = re.compile(
 )
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+_Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, where PyYAML has it
+
+
+class _Loader(_Base):
     def construct_document(self, node: yaml.Node) -> Any:
         _count(node, {}, set())
         return super().construct_document(node)

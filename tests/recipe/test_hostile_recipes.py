@@ -3,6 +3,7 @@ in memory."""
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import fsspec
@@ -11,6 +12,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jasper_jax
 from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
 from jasper_jax.recipe.yaml_text import MOST_NODES, dump_yaml, parse_yaml
 from jasper_jax.runtime.errors import UserError
@@ -112,6 +114,14 @@ def test_a_small_file_is_a_small_tree(text: str, tmp_path: Path, recipe_file) ->
     if "\n" not in text:
         with pytest.raises(UserError, match="is not a YAML value"):
             load_recipe(recipe_file(), [f"name={text.removeprefix('a: ')}"])
+
+
+def test_no_other_yaml_is_read_than_the_packages_own() -> None:
+    package = Path(jasper_jax.__file__).parent
+    readers = {
+        p.relative_to(package).as_posix() for p in package.rglob("*.py") if re.search(r"yaml\.\w*load", p.read_text())
+    }
+    assert readers == {"recipe/yaml_text.py", "assets/catalogue.py", "encoders/published.py"}, "the last two: own files"
 
 
 def test_anchors_and_merges_may_be_used_and_are_copies() -> None:
