@@ -109,6 +109,16 @@ def test_places_that_an_export_cannot_go_to(tmp_path: Path) -> None:
         refuse_foreign(tmp_path / "empty")
 
 
+@pytest.mark.parametrize("place", [".model.old", ".model.partial"])
+def test_what_stands_where_an_export_is_prepared_stays(place: str, tmp_path: Path) -> None:
+    (tmp_path / place).mkdir()
+    (tmp_path / place / "model.safetensors.writing").write_text("of a killed export")
+    refuse_foreign(tmp_path / "model")
+    (tmp_path / place / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match=rf"{place}/thesis.tex: no export wrote this"):
+        refuse_foreign(tmp_path / "model")
+
+
 def test_an_export_of_a_later_format_is_not_read(refused, tmp_path: Path) -> None:
     model = write_model(tmp_path / "model")
     (tmp_path / "texts.txt").write_text("a map\n")

@@ -11,6 +11,8 @@ from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
 SUMS = ".sha256.json"
 """Suffix of that file after the checkpoint's name."""
+COMMITTED = "commit_success.txt"
+"""Orbax writes this machine's path into it, and looks only whether it exists; the mirror does not need the path."""
 
 
 def sums_path(path: Path) -> Path:
@@ -25,6 +27,8 @@ def is_complete(path: Path) -> bool:
 
 def seal(path: Path) -> None:
     """Write the checksums of all files of ``path``: now the checkpoint counts."""
+    if (path / COMMITTED).is_file():
+        write_atomic(path / COMMITTED, "committed\n")
     write_atomic(sums_path(path), json.dumps(_checksums(path), indent=1))
 
 

@@ -16,7 +16,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jasper_jax.checkpoints.export_marker import EDITABLE, FORMAT, MADE_BY, MARKER, own_files, refuse_damaged
+from jasper_jax.checkpoints.export_marker import (
+    EDITABLE,
+    FORMAT,
+    MADE_BY,
+    MARKER,
+    only_names,
+    own_files,
+    refuse_damaged,
+)
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.encoders.encoder import Encoder
@@ -69,7 +77,7 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings)
 
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.partial")
+    partial, _ = _beside(output)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
@@ -188,6 +196,12 @@ def refuse_foreign(output: Path) -> None:
     """UserError if an export to ``output`` would delete files that its marker does not name, or is impossible."""
     remedy = "choose another with --output"
     refuse_blocked(output, remedy)
+    for leftover in _beside(output):  # of a killed export, to be deleted
+        for path in _files(leftover):
+            if not only_names([path.relative_to(leftover).as_posix().removesuffix(".writing")]):
+                raise UserError(
+                    f"{path}: no export wrote this, and a new one would delete it; move it away, or {remedy}"
+                )
     if output.exists() and not output.is_dir():
         raise UserError(f"{output}: is a file; choose a folder with --output")
     if not output.is_dir() or not any(output.iterdir()):
@@ -195,14 +209,24 @@ def refuse_foreign(output: Path) -> None:
     if not (output / MARKER).is_file():
         raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); {remedy}")
     own = own_files((output / MARKER).read_bytes())
-    files = (p for p in sorted(output.rglob("*")) if p.is_symlink() or not p.is_dir())
-    if foreign := next((p for p in files if p.is_symlink() or p.relative_to(output).as_posix() not in own), None):
+    if foreign := next(
+        (p for p in _files(output) if p.is_symlink() or p.relative_to(output).as_posix() not in own), None
+    ):
         raise UserError(f"{foreign}: no export wrote this, and a new one would delete it; move it away, or {remedy}")
+
+
+def _files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+
+
+def _beside(output: Path) -> tuple[Path, Path]:
+    """Where an export is written, and where the one before it is until then."""
+    return output.with_name(f".{output.name}.partial"), output.with_name(f".{output.name}.old")
 
 
 def _replace(partial: Path, output: Path) -> None:
     """Replace ``output`` by the finished folder; at every moment one of the two is complete on disk."""
-    old = output.with_name(f".{output.name}.old")
+    _, old = _beside(output)
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
         output.rename(old)

@@ -176,6 +176,8 @@ def test_the_mirror_has_a_checkpoint_before_the_next_save_begins(run: Path, tmp_
         time.sleep(0.01)
     checkpoints.wait()
     assert whole_in_mirror(tmp_path) == {"start", SECOND, "00-one/step-000006"}
+    objects = [mirror.store.read(name) or b"" for name in mirror.store.names("")]
+    assert not [data for data in objects if str(tmp_path).encode() in data], "it does not say where the run folder is"
 
 
 class Cut(Exception):
