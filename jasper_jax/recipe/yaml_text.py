@@ -35,6 +35,13 @@ class _Dumper(yaml.SafeDumper):
     """Quotes the strings that ``_Loader`` would take for a number."""
 
 
+def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """With escapes where PyYAML would write a line end of Unicode as it is, and read back a space."""
+    escaped = any(end in text for end in "\x85\u2028\u2029")
+    return dumper.represent_scalar(f"{_TAG}str", text, style='"' if escaped else None)
+
+
+_Dumper.add_representer(str, _string)
 for _kind in (_Loader, _Dumper):
     _kind.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag[len(_TAG) :] not in ("timestamp", "float", "value")]

@@ -9,7 +9,7 @@ from pathlib import Path
 import fsspec
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jasper_jax
@@ -137,6 +137,8 @@ def test_anchors_and_merges_may_be_used_and_are_copies() -> None:
     st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
     | st.from_regex(r"[-+]?[0-9._eE:]{1,8}", fullmatch=True)
 )
+@example("\x85")
+@example("1e3")
 def test_what_is_written_is_read_back(text: str) -> None:
     assert parse_yaml(dump_yaml({"a": text, "b": [text, 1e-5, None]})) == {"a": text, "b": [text, 1e-5, None]}
 
