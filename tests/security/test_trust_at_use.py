@@ -5,8 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -15,9 +18,12 @@ from jasper_jax.assets import hub, package_index
 from jasper_jax.assets.cache import asset_folder, download_folder, fetch_asset
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import model_identity, resolve_model
+from jasper_jax.recipe.config import Teacher
 from jasper_jax.run import cache_programs
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.user_cache import private_cache
+from jasper_jax.teachers import torch_teacher
+from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 from tests.assets.index_server import IndexServer
 from tests.assets.small_assets import MODEL, TEXTS, small_catalogue
 
@@ -158,3 +164,40 @@ def test_a_download_ends_where_the_catalogue_says(server: IndexServer, monkeypat
         fetch_asset("texts", progress=False)
     assert len(archive) < sum(written) < len(archive) + 200_000
     assert list(download_folder(CATALOGUE["texts"]).iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------ teachers of PyTorch
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"])
+@pytest.mark.parametrize("place", ["", "2_Dense"])
+def test_a_teacher_of_pytorch_loads_no_pickles(tmp_path: Path, name: str, place: str) -> None:
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / "training_args.bin").write_text("beside a model, and not loaded")
+    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / place / name).write_text("")
+    stem = "adapter_model" if name.startswith("adapter") else "model"
+    teacher = Teacher(name="t", model=str(tmp_path), backend="torch", dim=8)
+    if place or stem == "adapter_model":
+        with pytest.raises(
+            UserError, match=rf"teachers\.t: .*{name} has no {stem}\.safetensors beside it, and pickled"
+        ):
+            refuse_harmful_files(teacher, tmp_path)
+    (tmp_path / place / f"{stem}.safetensors").write_text("")
+    refuse_harmful_files(teacher, tmp_path)
+
+
+def test_sentence_transformers_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    torch, library = types.ModuleType("torch"), types.ModuleType("sentence_transformers")
+    torch.float32, torch.cuda = "float32", types.SimpleNamespace(device_count=lambda: 0)  # pyright: ignore
+    library.SentenceTransformer = lambda path, **options: given.update(options)  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    monkeypatch.setattr(torch_teacher, "refuse_without_torch", lambda _: None)
+    teacher = Teacher(name="t", model=str(tmp_path), backend="torch", dim=8, compute_dtype="float32")
+    assert torch_teacher.TorchEncoder(teacher, tmp_path, {})._model is None
+    assert (given["trust_remote_code"], given["model_kwargs"]["use_safetensors"]) == (False, True)
+    (tmp_path / "pytorch_model.bin").write_text("")
+    with pytest.raises(UserError, match="pickled weights are never loaded"):
+        _ = torch_teacher.TorchEncoder(teacher, tmp_path, {})._model
