@@ -64,16 +64,24 @@ def batches(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[tu
 
 
 def cells(array: pa.Array, where: str) -> Iterator[Any]:
-    """The values of a column of a batch as Python's, one at a time. UserError: a list whose strings repeat too much."""
+    """The values of a column of a batch as Python's. UserError: a list whose strings repeat too much."""
+    if _bytes_of_lists(array) <= HELD:
+        yield from array.to_pylist()
+        return
     for i in range(len(array)):
-        leaf = array[i : i + 1]
-        while pa.types.is_list(leaf.type) or pa.types.is_large_list(leaf.type):
-            leaf = leaf.flatten()
-        if pa.types.is_dictionary(leaf.type) and not pa.types.is_dictionary(array.type):
-            size = pc.sum(pc.take(pc.binary_length(leaf.dictionary), leaf.indices)).as_py() or 0
-            if size > HELD:
-                raise UserError(f"{where}: a list of {size:,} bytes; at most {HELD:,} are read")
+        if (size := _bytes_of_lists(array[i : i + 1])) > HELD:
+            raise UserError(f"{where}: a list of {size:,} bytes; at most {HELD:,} are read")
         yield array[i].as_py()
+
+
+def _bytes_of_lists(array: pa.Array) -> int:
+    """Bytes of the strings in lists, each counted as often as it is named; 0 for columns without."""
+    leaf = array
+    while pa.types.is_list(leaf.type) or pa.types.is_large_list(leaf.type):
+        leaf = leaf.flatten()
+    if leaf is array or not pa.types.is_dictionary(leaf.type):
+        return 0
+    return pc.sum(pc.take(pc.binary_length(leaf.dictionary), leaf.indices)).as_py() or 0
 
 
 def _is_text(leaf: Any) -> bool:
