@@ -41,7 +41,15 @@ def test_layers_of_text_encoders(family: str, layers: int) -> None:
 @pytest.mark.parametrize("family", ["gte", "llama", "modernbert", "nomic_bert", "qwen3"])
 def test_wide_heads(family: str) -> None:
     with pytest.raises(UserError, match=r"config\.json: heads of 1073741824 components; at most 16384 are rotated"):
-        encoder_from_config({"model_type": family, "hidden_size": 2**30, "num_attention_heads": 1, "head_dim": 2**30})
+        encoder_from_config(
+            {
+                "model_type": family,
+                "hidden_size": 2**30,
+                "num_attention_heads": 1,
+                "num_key_value_heads": 1,
+                "head_dim": 2**30,
+            }
+        )
 
 
 @pytest.mark.parametrize("family", ["siglip_vision_model", "clip_vision_model", "dinov2"])
