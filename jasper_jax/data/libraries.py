@@ -15,7 +15,7 @@ from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.paths import user_path
 
-_LARGEST_FEATURES = 1 << 24
+_LARGEST_METADATA = 1 << 24
 
 
 class Row(NamedTuple):
@@ -79,7 +79,9 @@ def tfds_rows(
         sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in splits}
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"{key}: no {where}; give a builder's name or the folder of a prepared data set") from None
-    except (ImportError, NotImplementedError, ValueError, OSError, AssertionError) as e:
+    except UserError:
+        raise
+    except Exception as e:  # noqa: BLE001  (TFDS reads a folder from elsewhere; errors of protobuf and of types too)
         raise UserError(
             f"{key}: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be read: "
             f"prepare it elsewhere with file_format='array_record', and give its folder"
@@ -94,9 +96,11 @@ _TYPE_KEYS = ("type", "pythonClassName", "python_class_name")
 
 def refuse_other_types(folder: Path, key: str) -> None:
     """UserError: ``features.json`` names a type that is not TFDS's own; TFDS would import its module, which is code."""
-    path = folder / "features.json"
+    path = folder / "dataset_info.json"
     try:
-        waiting = [parse_json(read_regular(path, _LARGEST_FEATURES))]
+        read_regular(path, _LARGEST_METADATA)
+        path = folder / "features.json"
+        waiting = [parse_json(read_regular(path, _LARGEST_METADATA))]
     except FileNotFoundError:
         return  # which TFDS says
     except (OSError, ValueError) as e:

@@ -97,7 +97,8 @@ def _is_plain(steps: Any) -> bool:
         named = part.get("type")
         if isinstance(named, str) and named not in PLAIN:
             return False
-        if "pattern" in part or len(part.get("single") or ()) > _MOST_PIECES:
+        pieces = part.get("single")
+        if "pattern" in part or (isinstance(pieces, list) and len(pieces) > _MOST_PIECES):
             return False
     return True
 

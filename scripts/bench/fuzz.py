@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = ("models", "tokenizers", "archives", "images", "recipes", "data_sets")
-BATCH = 200
+BATCH = 50
 """Cases of a process."""
 MEMORY = 16 << 30
 """Bytes of address space of a process; JAX alone reserves several."""
