@@ -57,6 +57,7 @@ def tfds_rows(
 ) -> Iterator[Row]:
     """The rows of a TFDS data set, read without TensorFlow; column ``image`` as encoded bytes."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
 
     where = f"TFDS data set {name}"
     try:
@@ -64,7 +65,7 @@ def tfds_rows(
             refuse_other_types(folder, key)
             builder: Any = tfds.builder_from_directory(str(folder))
         else:
-            if tfds.core.naming.parse_builder_name_kwargs(name)[0].namespace:
+            if naming.parse_builder_name_kwargs(name)[0].namespace:
                 raise UserError(
                     f"{key}: {where} is not one of TFDS itself, and its code would be fetched and run; prepare it"
                     " elsewhere and give its folder, or use hf"
