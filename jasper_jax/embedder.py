@@ -53,7 +53,8 @@ class Embedder:
     ``params`` may hold the layers in one stack or several. ``dtype`` is that of the encoder's computation; pooling and
     Dense steps are float32. With ``vision_model`` and its parameters ``vision_params`` it takes images too. ``mesh``:
     the devices to use, by default all of this process; parameters are copied there unless they are there already.
-    ``ranges``: dimension -> ranges ``[2, E]`` of int8 vectors (``encoders.quantization``).
+    ``ranges``: dimension -> ranges ``[2, E]`` of int8 vectors (``encoders.quantization``). ``image_root``: the folder
+    whose files inputs may name by path; None: a path is refused.
 
     ``truncated`` counts the texts truncated to ``max_length`` so far.
     """
@@ -76,6 +77,7 @@ class Embedder:
         vision_params: Mapping[str, Any] | None = None,
         mesh: Mesh | None = None,
         ranges: Mapping[int, np.ndarray] | None = None,
+        image_root: str | Path | None = None,
     ):
         if dtype not in DTYPES:
             raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
@@ -98,6 +100,7 @@ class Embedder:
         self.normalize = normalize
         self.dtype = dtype
         self.vision_model = vision_model
+        self.image_root = None if image_root is None else Path(image_root)
         self._vision_params = put_params(vision_params or {}, self.mesh)
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
@@ -127,6 +130,7 @@ class Embedder:
         causal: bool | None = None,
         append_eos: bool | None = None,
         images: bool = True,
+        image_root: str | Path | None = None,
     ) -> Embedder:
         """From a folder saved by sentence-transformers or transformers (safetensors only), the name of an asset, a hub
         id, or a folder already read.
@@ -134,7 +138,7 @@ class Embedder:
         These override the folder: ``max_length``; ``prompts``, added to the folder's; ``dim``, the default dimension
         of ``encode``; ``causal``, for a decoder whose config.json does not say whether its attention is causal;
         ``append_eos``, see ``Tokenizer.load``. A model of texts and images takes images unless ``images`` is false or
-        no image fits ``max_length``.
+        no image fits ``max_length``; paths of images are opened in the folder ``image_root`` only, by default nowhere.
 
         Vectors are L2-normalised whether or not the folder ends with a Normalize step.
         """
@@ -187,6 +191,7 @@ class Embedder:
             vision_params=vision_params,
             mesh=mesh,
             ranges=read_ranges(folder.path),
+            image_root=image_root,
         )
 
     @property
@@ -273,7 +278,7 @@ class Embedder:
         if not texts:
             return out
         inputs = [
-            read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt)
+            read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt, self.image_root)
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
         ids = self.tokenizer.encode([mixture.text for mixture in inputs])

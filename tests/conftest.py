@@ -30,6 +30,7 @@ install_import_hook(
 def programs(tmp_path_factory: pytest.TempPathFactory):
     place = tmp_path_factory.getbasetemp()
     cache = (place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "cache"
+    cache.mkdir(mode=0o700, exist_ok=True)  # whatever the umask: a cache that others may write is refused
     settings = {"jax_compilation_cache_dir": str(cache / "compiled"), "jax_persistent_cache_min_compile_time_secs": 0.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JASPER_CACHE", str(cache))

@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,8 @@ LAUNCH = REPOSITORY / "scripts" / "launch"
 TASKS = {name: yaml.safe_load((LAUNCH / f"{name}.yaml").read_text()) for name in ("sky_gpus", "sky_tpu")}
 COMMAND = ["run", "configs/mine.yaml", "run_dir=runs/it's mine", "texts.sources=[{jsonl: $(touch injected).jsonl}]"]
 STOPPED_AND_SAVED = 75
+SHARED = "checkout.sh"
+"""Sourced by those that send the checkout."""
 
 JASPER = """
 import json, os, signal, sys, time
@@ -118,11 +121,11 @@ def on_slurm(place: Place, **environment: str) -> int:
     raise AssertionError("requeued too often")
 
 
-def on_sky(name: str, place: Place, node: str = "1") -> int:
+def on_sky(name: str, place: Place, node: str = "1", command: str = shlex.join(COMMAND)) -> int:
     task = TASKS[name]
     given = {"SKYPILOT_NODE_IPS": "10.0.0.5\n10.0.0.6", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": node}
     while True:
-        code = place.bash("-c", task["run"], COMMAND=shlex.join(COMMAND), **given).returncode
+        code = place.bash("-c", task["run"], COMMAND=command, **given).returncode
         if code not in task["resources"]["job_recovery"]["recover_on_exit_codes"]:
             return code
 
@@ -138,10 +141,42 @@ done
 """
 
 
+def track(place: Place) -> None:
+    """Make the checkout a repository of git, which tracks its files, and none of those made later."""
+    (place.checkout / ".gitignore").write_text(".venv/\nruns/\n")
+    for command in (["init", "-q"], ["add", "--all"]):
+        subprocess.run(["git", *command], cwd=place.checkout, check=True)
+    (place.checkout / ".env").write_text("TOKEN=secret\n")
+    (place.checkout / "configs" / "notes.txt").write_text("untracked\n")
+
+
+SKY = """
+cp -r . "$RECORD/image"
+printf '%s\\0' "$@" > "$RECORD/sky"
+"""
+
+
+def send_by_sky(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
+    place.stub("sky", SKY)
+    track(place)
+    return place.bash("scripts/launch/sky.sh", "sky_gpus", "--num-nodes", "2", "--", *arguments)
+
+
+def by_sky(place: Place) -> int:
+    """What sky.sh gives to sky, and then the task."""
+    assert send_by_sky(place, *COMMAND).returncode == 0
+    given = (place.record / "sky").read_text().split("\0")
+    assert given[:3] == ["jobs", "launch", "scripts/launch/sky_gpus.yaml"]
+    assert given[-3:] == ["--num-nodes", "2", ""]
+    environment = dict(value.split("=", 1) for name, value in pairwise(given) if name == "--env")
+    needed = {name for name, value in TASKS["sky_gpus"]["envs"].items() if value is None}
+    assert set(environment) == needed == {"COMMAND", "SENT_BY"}
+    return on_sky("sky_gpus", place, command=environment["COMMAND"])
+
+
 def submit(place: Place, *arguments: str) -> subprocess.CompletedProcess[str]:
     place.stub("xpk", XPK)
-    subprocess.run(["git", "init", "-q"], cwd=place.checkout, check=True)
-    (place.checkout / ".gitignore").write_text(".venv/\nruns/\n")
+    track(place)
     options = ("--workload", "one", "--cluster", "tpus", "--tpu-type", "v6e-16", "--max-restarts", "7")
     return place.bash("scripts/launch/xpk.sh", *options, "--", *arguments)
 
@@ -165,6 +200,7 @@ LAUNCHERS: dict[str, Callable[[Place], int]] = {
     "slurm.sbatch": on_slurm,
     "sky_gpus.yaml": partial(on_sky, "sky_gpus"),
     "sky_tpu.yaml": partial(on_sky, "sky_tpu"),
+    "sky.sh": by_sky,
     "xpk.sh": on_xpk,
 }
 
@@ -186,7 +222,7 @@ def test_other_codes_are_passed_on(name: str, code: int, place: Place) -> None:
 
 
 def test_every_launcher_is_tested() -> None:
-    assert {path.name for path in LAUNCH.iterdir()} == set(LAUNCHERS)
+    assert {path.name for path in LAUNCH.iterdir()} == {*LAUNCHERS, SHARED}
 
 
 # ------------------------------------------------------------------ the place among the processes
@@ -274,32 +310,50 @@ def wait_for(path: Path) -> None:
         time.sleep(0.02)
 
 
-# ------------------------------------------------------------------ what xpk copies
+# ------------------------------------------------------------------ what is sent
+
+SENDERS = {"sky.sh": send_by_sky, "xpk.sh": submit}
 
 
-def test_xpk_gets_what_git_does_not_ignore(place: Place) -> None:
+@pytest.mark.parametrize("name", SENDERS)
+def test_what_git_tracks_is_sent_and_the_rest_is_named(name: str, place: Place) -> None:
     (place.checkout / "runs").mkdir()
     (place.checkout / "runs" / "large").write_text("large")
-    assert submit(place, *COMMAND).returncode == 0
+    sent = SENDERS[name](place, *COMMAND)
+    assert sent.returncode == 0
     image = place.record / "image"
     files = {str(path.relative_to(image)) for path in image.rglob("*") if path.is_file()}
-    assert files == {".gitignore", "configs/mine.yaml", *(f"scripts/launch/{name}" for name in LAUNCHERS)}
+    assert files == {".gitignore", "configs/mine.yaml", *(f"scripts/launch/{name}" for name in (*LAUNCHERS, SHARED))}
+    said = [f"{name}: not sent, because git does not track them (git add what the run needs):", "  .env"]
+    assert sent.stderr.splitlines() == [*said, "  configs/notes.txt"]
+    status = subprocess.run(["git", "status", "--short"], cwd=place.checkout, capture_output=True, text=True)
+    assert "?? .env" in status.stdout, "the user's index is as it was"
+
+
+def test_tracked_files_are_sent_as_they_are_now(place: Place) -> None:
+    track(place)
+    (place.checkout / "configs" / "mine.yaml").write_text("name: changed\n")
+    place.stub("sky", SKY)
+    assert place.bash("scripts/launch/sky.sh", "sky_tpu", "--", *COMMAND).returncode == 0
+    assert (place.record / "image" / "configs" / "mine.yaml").read_text() == "name: changed\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "runs/mine.yaml"), "runs/mine.yaml would not be copied (outside this checkout, or ignored by git)"),
+        (("run", "runs/mine.yaml"), "runs/mine.yaml would not be sent (outside this checkout, or not tracked: git add"),
+        (("run", "configs/notes.txt"), "configs/notes.txt would not be sent (outside"),
         (("run",), "a jasper command is needed after --"),
     ],
 )
-def test_xpk_refuses(arguments: tuple[str, ...], message: str, place: Place) -> None:
+@pytest.mark.parametrize("name", SENDERS)
+def test_what_cannot_be_sent_is_refused(name: str, arguments: tuple[str, ...], message: str, place: Place) -> None:
     (place.checkout / "runs").mkdir()
     (place.checkout / "runs" / "mine.yaml").write_text("name: mine\n")
-    refused = submit(place, *arguments)
+    refused = SENDERS[name](place, *arguments)
     assert refused.returncode == 2
-    assert refused.stderr.startswith(f"xpk.sh: {message}")
-    assert not list(place.record.glob("xpk*"))
+    assert refused.stderr.splitlines()[-1].startswith(f"{name}: {message}")
+    assert not [*place.record.glob("xpk*"), *place.record.glob("sky*")]
 
 
 # ------------------------------------------------------------------ the files themselves
@@ -328,7 +382,7 @@ def test_sky_reads_its_tasks(tmp_path: Path) -> None:
     read = """
 import pathlib, sys, sky, yaml
 for path in map(pathlib.Path, sys.argv[1:]):
-    task = sky.Task.from_yaml_config(yaml.safe_load(path.read_text()), [("COMMAND", "run")])
+    task = sky.Task.from_yaml_config(yaml.safe_load(path.read_text()), [("COMMAND", "run"), ("SENT_BY", "sky.sh")])
     (resources,) = task.resources
     print(resources.use_spot, resources.job_recovery["recover_on_exit_codes"])
 """

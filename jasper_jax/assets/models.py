@@ -11,7 +11,7 @@ from jasper_jax.assets import hub
 from jasper_jax.assets.cache import asset_record, fetch_asset, is_cached
 from jasper_jax.assets.catalogue import CATALOGUE, Unavailable, named
 from jasper_jax.runtime.errors import UserError, nearest
-from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.files import sha256_once
 from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.paths import user_path
 
@@ -78,7 +78,7 @@ def model_identity(name_or_path: str, revision: str | None, folder: Path) -> dic
         return {"id": name, "revision": CATALOGUE[name].version, "sha256": sums}
     commit = folder.name if folder.parent.name == "snapshots" else revision
     paths = _identifying([path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()])
-    return {"id": name, "revision": commit, "sha256": {path: sha256_file(file_inside(folder / path)) for path in paths}}
+    return {"id": name, "revision": commit, "sha256": {path: sha256_once(file_inside(folder / path)) for path in paths}}
 
 
 def _identifying(paths: list[str]) -> list[str]:

@@ -157,15 +157,17 @@ def _reason(error: requests.RequestException) -> str:
 
 
 class _Progress(contextlib.ExitStack):
-    """A progress bar in kB with pypi-simple's interface."""
+    """A progress bar in kB with pypi-simple's interface. Unavailable: more bytes come than the archive has."""
 
     def __init__(self, archive: Archive, shown: bool, _size: int | None):
         super().__init__()
         self._bar = self.enter_context(bar(archive.filename, archive.size // 1000, "kB", enabled=shown))
-        self._bytes = 0
+        self._archive, self._bytes = archive, 0
 
     def update(self, increment: int) -> None:
         before, self._bytes = self._bytes // 1000, self._bytes + increment
+        if self._bytes > self._archive.size:
+            raise Unavailable(f"its {self._archive.filename} is longer than {self._archive.size:,} bytes")
         self._bar.advance(self._bytes // 1000 - before)
 
 

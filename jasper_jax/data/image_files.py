@@ -7,20 +7,31 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, Example, SourceLog
 from jasper_jax.data.libraries import Row, require
 from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
 from jasper_jax.recipe.config_sources import ImageSource
+from jasper_jax.runtime.bounded import inside, read_regular
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
-from jasper_jax.runtime.text_files import content_suffix
+from jasper_jax.runtime.text_files import LONGEST, content_suffix
+from jasper_jax.runtime.unpacking import DAMAGED, unpacked
+from jasper_jax.vision.images import MAX_BYTES
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 """Files of a folder that are counted as images without a caption if the captions file does not name them."""
 WEBDATASET_IMAGES = ("jpg", "jpeg", "png", "webp")
 CAPTION_FILES = (".jsonl", ".parquet")
+WAITING = 1 << 29
+"""Bytes of members whose image or caption has not been read yet."""
+_LONG_NAMES = (
+    *(tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE),
+    *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
+)
+_LONGEST_NAME = 1 << 20
 
 
 def columns(source: ImageSource) -> list[str]:
@@ -41,7 +52,7 @@ def captions_file(source: ImageSource, key: str) -> Path:
     folder, name = user_path(str(source.folder), f"{key}.folder"), str(source.captions)
     if not folder.is_dir():
         raise UserError(f"{key}.folder: no folder {folder} (relative paths start at {Path.cwd()})")
-    path = _inside(folder.resolve(), folder, name, f"{key}.captions")
+    path = _inside(folder, name, f"{key}.captions")
     if not path.is_file():
         raise UserError(f"{key}.captions: no file {name!r} in {folder}")
     if content_suffix(name) not in CAPTION_FILES:
@@ -56,13 +67,9 @@ def caption_rows(source: ImageSource, path: Path) -> Iterator[Row]:
         yield row
 
 
-def _inside(real: Path, folder: Path, name: str, where: str) -> Path:
-    """``folder / name``. UserError: it is outside the folder, whose resolved path is ``real``."""
-    try:
-        inside = not os.path.isabs(name) and (folder / name).resolve().is_relative_to(real)
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, circular links
-        inside = False
-    if not inside:
+def _inside(folder: Path, name: str, where: str) -> Path:
+    """``folder / name``. UserError: it is outside the folder."""
+    if os.path.isabs(name) or inside(folder, name) is None:
         raise UserError(f"{where}: {name!r} leads out of the folder {folder}; give a path inside it, relative to it")
     return folder / name
 
@@ -70,7 +77,6 @@ def _inside(real: Path, folder: Path, name: str, where: str) -> Path:
 def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
     """The pairs that the captions file names; counts the images of the folder that it does not name."""
     folder, path = user_path(str(source.folder), f"{log.key}.folder"), captions_file(source, log.key)
-    real = folder.resolve()
     image, caption, *_ = columns(source)
     named: set[Path] = set()
     log.note(path)
@@ -81,14 +87,14 @@ def folder_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
             continue
         if not isinstance(name, str):
             raise UserError(f"{row.where}: column {image!r} holds {type(name).__name__}; expected a path in {folder}")
-        file = _inside(real, folder, name, row.where)
+        file = _inside(folder, name, row.where)
         if not file.is_file():
             log.skip(NO_IMAGE, f"{name} of {row.where}")
             continue
         named.add(file.resolve())
         try:
             log.note(file)
-            data = file.read_bytes()
+            data = read_regular(file, MAX_BYTES)
         except OSError as e:
             log.skip(UNUSABLE, f"{name}: {e.strerror}")
             continue
@@ -115,6 +121,9 @@ def webdataset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
             if data is None or text is None:
                 log.skip(NO_IMAGE if data is None else NO_CAPTION, name)
                 continue
+            if len(text) > LONGEST:
+                log.skip(NOT_TEXT, f"{name}: more than {LONGEST:,} bytes")
+                continue
             try:
                 yield Example(data, text.decode(), name, "")
             except UnicodeDecodeError:
@@ -127,16 +136,34 @@ def webdataset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
         )
 
 
+def _size(stem: str, pair: dict[bool, bytes]) -> int:
+    """Bytes that members take while they wait, with Python's own."""
+    return sum(len(content) + len(stem) + 200 for content in pair.values())
+
+
+class _Member(tarfile.TarInfo):
+    """A header; ReadError for a name so long that it would fill the memory: ``tarfile`` reads names whole."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        member = super().frombuf(buf, encoding, errors)
+        if member.type in _LONG_NAMES and member.size > _LONGEST_NAME:
+            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+        return member
+
+
 def _members(
     path: Path, images: tuple[str, ...], caption: str, other: Counter[str]
 ) -> Iterator[tuple[str, bytes | None, bytes | None]]:
     """Stem, image and caption of each pair, as soon as both are read; at the end, those that lack one.
 
-    The first dot of a member's name separates stem and extension.
+    The first dot of a member's name separates stem and extension. Of a member that is too large a byte more is read
+    than allowed, which shows it to the reader of its content.
     """
     waiting: dict[str, dict[bool, bytes]] = {}
+    held = 0
     try:
-        with tarfile.open(path, "r|*") as tar:
+        with path.open("rb") as file, tarfile.open(None, "r|", unpacked(file, str(path))[0], tarinfo=_Member) as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
@@ -144,17 +171,26 @@ def _members(
                 if not member.isfile() or not stem:
                     continue
                 if extension != caption and extension not in images:
-                    other[extension] += 1
+                    other[extension[:40] if len(other) < 1000 else "..."] += 1
                     continue
                 stream = tar.extractfile(member)
                 assert stream is not None
                 stem = f"{folder}/{stem}" if folder else stem
                 pair = waiting.setdefault(stem, {})
-                pair[extension == caption] = stream.read()
+                content = stream.read((LONGEST if extension == caption else MAX_BYTES) + 1)
+                held -= _size(stem, pair)
+                pair[extension == caption] = content
                 if len(pair) == 2:
                     yield stem, pair[False], pair[True]
                     del waiting[stem]
-    except (tarfile.TarError, EOFError, OSError) as e:
+                else:
+                    held += _size(stem, pair)
+                if held > WAITING:
+                    raise UserError(
+                        f"{path}: {len(waiting):,} members before {member.name!r} wait for their image or caption, more"
+                        f" than {WAITING:,} bytes; put the two of each pair next to each other"
+                    )
+    except (tarfile.TarError, *DAMAGED) as e:
         raise UserError(f"{path}: damaged, or not a tar file ({e})") from None
     for stem, pair in waiting.items():
         yield stem, pair.get(False), pair.get(True)

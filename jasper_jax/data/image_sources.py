@@ -25,7 +25,10 @@ from jasper_jax.data.libraries import Row, datasets_library, hf_rows, require, t
 from jasper_jax.data.source_files import kind_of, matching
 from jasper_jax.data.sources import strings
 from jasper_jax.recipe.config_sources import Images, ImageSource
+from jasper_jax.runtime.bounded import inside, read_regular
 from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.paths import user_path
+from jasper_jax.vision.images import MAX_BYTES
 
 
 def _splits(source: ImageSource) -> list[str]:
@@ -61,17 +64,21 @@ def _tfds_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
 
 def _hf_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:
     image, *_ = names = columns(source)
+    folder = user_path(str(source.hf), f"{log.key}.hf")
     for row in hf_rows(str(source.hf), source.config, _splits(source), log.key, image):
         require(names, list(row.values), row.where)
-        encoded = _encoded(row.values[image], image, row.where)
+        encoded = _encoded(row.values[image], image, row.where, folder)
         if isinstance(encoded, str):
             log.skip(UNUSABLE, encoded)
         else:
             yield from _row_pairs(source, row, encoded[1], encoded[0], log)
 
 
-def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
-    """An image's bytes and its file name (may be empty), or why there are no bytes."""
+def _encoded(value: Any, column: str, where: str, folder: Path) -> tuple[bytes, str] | str:
+    """An image's bytes and its file name (may be empty), or why there are no bytes.
+
+    A data set may have been made by a stranger: the paths in its rows are opened in its own ``folder`` only.
+    """
     if isinstance(value, bytes):
         return value, ""
     if value is None:
@@ -84,10 +91,18 @@ def _encoded(value: Any, column: str, where: str) -> tuple[bytes, str] | str:
     path = value["path"] or ""
     if value["bytes"] is not None:
         return value["bytes"], Path(path).name
+    if not path:
+        return f"{where}: neither bytes nor path"
+    file = inside(folder, path) if folder.is_dir() else None
+    if file is None:
+        return (
+            f"{where}: {path} is not in the data set's folder; store the images' bytes in the data set, or copy both"
+            " into one folder"
+        )
     try:
-        return Path(path).read_bytes(), Path(path).name
+        return read_regular(file, MAX_BYTES), file.name
     except OSError as e:
-        return f"{where}: {path or 'neither bytes nor path'} ({e.strerror})"
+        return f"{where}: {path} ({e.strerror})"
 
 
 def _asset_pairs(source: ImageSource, log: SourceLog) -> Iterator[Example]:

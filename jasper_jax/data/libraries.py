@@ -5,11 +5,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.paths import user_path
+
+_LARGEST_METADATA = 1 << 24
 
 
 class Row(NamedTuple):
@@ -51,12 +57,19 @@ def tfds_rows(
 ) -> Iterator[Row]:
     """The rows of a TFDS data set, read without TensorFlow; column ``image`` as encoded bytes."""
     import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import naming
 
     where = f"TFDS data set {name}"
     try:
         if (folder := user_path(name, key)).is_dir():
+            refuse_other_types(folder, key)
             builder: Any = tfds.builder_from_directory(str(folder))
         else:
+            if naming.parse_builder_name_kwargs(name)[0].namespace:
+                raise UserError(
+                    f"{key}: {where} is not one of TFDS itself, and its code would be fetched and run; prepare it"
+                    " elsewhere and give its folder, or use hf"
+                )
             builder = tfds.builder(f"{name}/{config}" if config else name)
             builder.download_and_prepare(file_format="array_record")
         features = builder.info.features
@@ -67,13 +80,49 @@ def tfds_rows(
         sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in splits}
     except tfds.core.DatasetNotFoundError:
         raise UserError(f"{key}: no {where}; give a builder's name or the folder of a prepared data set") from None
-    except (ImportError, NotImplementedError, ValueError, OSError, AssertionError) as e:
+    except UserError:
+        raise
+    except Exception as e:  # noqa: BLE001  (TFDS reads a folder from elsewhere; errors of protobuf and of types too)
         raise UserError(
             f"{key}: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be read: "
             f"prepare it elsewhere with file_format='array_record', and give its folder"
         ) from None
     for split, rows in sources.items():
         yield from _numbered(f"{where}, split {split}", rows)
+
+
+_OWN_TYPE = re.compile(r"tensorflow_datasets\.core\.features\.\w+(\.\w+)*", re.ASCII)
+_TYPE_KEYS = ("type", "pythonClassName", "python_class_name")
+
+
+def refuse_other_types(folder: Path, key: str) -> None:
+    """UserError: ``features.json`` names a type that is not TFDS's own; TFDS would import its module, which is code."""
+    path = folder / "dataset_info.json"
+    try:
+        read_regular(path, _LARGEST_METADATA)
+        path = folder / "features.json"
+        waiting = [parse_json(read_regular(path, _LARGEST_METADATA))]
+    except FileNotFoundError:
+        return  # which TFDS says
+    except (OSError, ValueError) as e:
+        raise UserError(f"{key}: {path}: cannot be read ({_first_line(e)}); prepare the data set again") from None
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # TFDS parses some strings again
+            try:
+                waiting.append(parse_json(value))
+            except ValueError:
+                continue
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, dict):
+            waiting += value.values()
+            for name in (value.get(k) for k in _TYPE_KEYS):
+                if isinstance(name, str) and not _OWN_TYPE.fullmatch(name):
+                    raise UserError(
+                        f"{key}: {path}: the type {name!r} is not TFDS's own, and reading it would run code; prepare"
+                        " the data set again with types of tfds.features"
+                    )
 
 
 def datasets_library(key: str) -> Any:

@@ -14,9 +14,10 @@ from typing import Any
 
 from jasper_jax.assets.corpora import Document
 from jasper_jax.data.libraries import Row, hf_rows, require, tfds_rows
+from jasper_jax.data.parquet import DAMAGED, batches, cells
 from jasper_jax.data.source_files import label, matching, pattern_of
 from jasper_jax.recipe.config_sources import Texts, TextSource
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.text_files import csv_table, numbered_lines
 
@@ -43,20 +44,18 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
     """The rows of a Parquet file; reads only ``columns``."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
             require(columns, file.schema_arrow.names, str(path))
-            number = 0
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=columns):
-                    for values in batch.to_pylist():
-                        number += 1
-                        yield Row(f"{path}, row {number}", values)
-    except (pa.ArrowInvalid, OSError) as e:
-        raise UserError(f"{path}: cannot be read as Parquet ({e})") from None
+        for first, batch in batches(path, columns):
+            names = batch.schema.names
+            rows = zip(*(cells(array, f"{path}, after row {first - 1}") for array in batch.columns), strict=True)
+            for number, values in enumerate(rows, first):
+                yield Row(f"{path}, row {number}", dict(zip(names, values, strict=True)))
+    except DAMAGED as e:
+        raise UserError(f"{path}: cannot be read as Parquet ({first_line(e)})") from None
 
 
 def _file_rows(source: TextSource, seed: int) -> Iterator[Row]:

@@ -51,7 +51,7 @@ class BertConfig:
         return cls(
             vocab_size=read.integer("vocab_size", vocab_size),
             hidden_size=hidden_size,
-            num_layers=read.integer("num_hidden_layers", 12),
+            num_layers=read.layers(12),
             num_heads=read.heads(hidden_size, 12),
             intermediate_size=read.integer("intermediate_size", 3072),
             activation=read.choice("hidden_act", tuple(ACTIVATIONS), "gelu"),

@@ -59,7 +59,7 @@ class Defaults:
 def read_decoder(hf: Mapping[str, Any], family: str, defaults: Defaults, where: str) -> DecoderConfig:
     """A decoder's ``config.json``. UserError: a setting not implemented, or custom code without ``is_causal``."""
     read = Reader(hf, family, where)
-    hidden_size, num_layers = read.integer("hidden_size", 4096), read.integer("num_hidden_layers", 32)
+    hidden_size, num_layers = read.integer("hidden_size", 4096), read.layers(32)
     num_heads = read.integer("num_attention_heads", 32)
     head_dim = read.optional("head_dim", defaults.head_dim)
     if head_dim is None:

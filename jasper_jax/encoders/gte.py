@@ -50,7 +50,7 @@ def read_post_norm(
 ) -> Any:
     """A config of gte or nomic_bert, with the family's defaults for absent keys."""
     hidden_size = read.integer("hidden_size", 768)
-    num_heads, num_layers = read.heads(hidden_size, 12), read.integer("num_hidden_layers", 12)
+    num_heads, num_layers = read.heads(hidden_size, 12), read.layers(12)
     head_dim = read.optional("head_dim", None) or hidden_size // num_heads
     max_positions = read.integer("max_position_embeddings", max_positions)
     return kind(

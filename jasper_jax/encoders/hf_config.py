@@ -15,6 +15,7 @@ from jasper_jax.runtime.inside import file_inside
 _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
 """The largest size, count or token id: arrays are indexed with 32 bits."""
+MOST_LAYERS = 1024
 
 
 def read_json(path: Path) -> Any:
@@ -65,12 +66,16 @@ class Reader:
         value = self.values.get(key)
         return default if value is None else value
 
-    def integer(self, key: str, default: int, least: int = 1) -> int:
-        """A whole number of at least ``least``."""
+    def integer(self, key: str, default: int, least: int = 1, most: int = LARGEST) -> int:
+        """A whole number of ``least`` to ``most``."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= LARGEST:
-            raise UserError(f"{self.where}: {key} is {value!r}; expected a whole number of {least} to {LARGEST}")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise UserError(f"{self.where}: {key} is {value!r}; expected a whole number of {least} to {most}")
         return value
+
+    def layers(self, default: int) -> int:
+        """``num_hidden_layers``, of which lists are made before the weights can contradict it."""
+        return self.integer("num_hidden_layers", default, most=MOST_LAYERS)
 
     def number(self, key: str, default: float) -> float:
         """A positive number."""

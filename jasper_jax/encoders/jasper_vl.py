@@ -88,7 +88,7 @@ def _vision(path: Path, config: Mapping[str, Any], tensors: Mapping[str, TensorF
     tokens = [config.get(key, f"<|jasper_{key}|>") for key in ("img_start_token", "img_token", "img_end_token")]
     if not all(isinstance(token, str) for token in tokens):
         raise UserError(f"{where}: img_start_token, img_token, img_end_token are {tokens!r}; expected strings")
-    number = read.integer("num_img_tokens", 300)
+    number = read.integer("num_img_tokens", 300, most=1 << 16)  # each is written out in the text of an input
     rows = number * width if projector == "joint" else width
     dense = _linear(path, tensors, "vision_projector", rows, None) if projector != "none" else None
     arrays = None if dense is None or dense.bias is None else (dense.kernel, dense.bias)

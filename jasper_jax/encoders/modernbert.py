@@ -39,7 +39,7 @@ class ModernBertConfig(RotaryConfig):
     def from_hf(cls, hf: Mapping[str, Any], where: str = "config.json") -> ModernBertConfig:
         """From a transformers ``config.json``; absent keys take transformers' defaults."""
         read = Reader(hf, "modernbert", where)
-        hidden_size, num_layers = read.integer("hidden_size", 768), read.integer("num_hidden_layers", 22)
+        hidden_size, num_layers = read.integer("hidden_size", 768), read.layers(22)
         num_heads = read.heads(hidden_size, 12)
         max_positions = read.integer("max_position_embeddings", 8192)
         every = read.integer("global_attn_every_n_layers", 3)

@@ -43,6 +43,9 @@ def rotate(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return turned if 2 * half == x.shape[-1] else jnp.concatenate([turned, x[..., 2 * half :]], axis=-1)
 
 
+WIDEST = 1 << 14
+
+
 def read_rope(
     read: Reader, head_dim: int, max_positions: int, default_theta: float, *, layer_type: str | None = None
 ) -> Rope:
@@ -51,8 +54,10 @@ def read_rope(
     ``layer_type``: the entry of ``rope_parameters`` to read, where each kind of layer has its own.
 
     Raises:
-      UserError: a scaling that is not implemented, or lacks a number it needs.
+      UserError: a scaling that is not implemented, or lacks a number it needs; heads wider than ``WIDEST``.
     """
+    if head_dim > WIDEST:  # a table is made of it before the weights can contradict it
+        raise UserError(f"{read.where}: heads of {head_dim} components; at most {WIDEST} are rotated")
     values = read.values
     scaling = values.get("rope_parameters") or values.get("rope_scaling") or {}
     key = "rope_parameters" if values.get("rope_parameters") else "rope_scaling"

@@ -17,7 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer as Backend
 from tokenizers import models, normalizers, pre_tokenizers, processors
 
-from jasper_jax.encoders.hf_config import read_object, refuse_pointer
+from jasper_jax.encoders.hf_config import read_object
+from jasper_jax.encoders.tokenizer_file import load_backend, one_line_panics
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import say
@@ -92,12 +93,7 @@ class Tokenizer:
                 f'{path}: no such file; create it once where transformers is installed: python -c "from transformers '
                 f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
             )
-        file = file_inside(path)
-        try:
-            backend = Backend.from_file(str(file))
-        except Exception as error:  # noqa: BLE001  (tokenizers raises nothing more precise)
-            refuse_pointer(path)
-            raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None
+        backend = load_backend(file_inside(path))
         config_path = folder / "tokenizer_config.json"
         config = read_object(config_path) if config_path.is_file() else {}
         _apply_config(backend, config, config_path)
@@ -142,19 +138,23 @@ class Tokenizer:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ragged int32 ids of each text, with special tokens."""
-        encodings = self._backend.encode_batch_fast(_encodable(texts), add_special_tokens=True)
+        with one_line_panics(self.source):
+            encodings = self._backend.encode_batch_fast(_encodable(texts), add_special_tokens=True)
         self.truncated += sum(1 for encoding in encodings if encoding.overflowing)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:
         """The lengths of ``encode(texts)``, int32 [n]."""
-        return np.fromiter((len(e) for e in self._backend.encode_batch_fast(_encodable(texts))), np.int32, len(texts))
+        with one_line_panics(self.source):
+            encodings = self._backend.encode_batch_fast(_encodable(texts))
+        return np.fromiter(map(len, encodings), np.int32, len(texts))
 
     def prompt_length(self, prompt: str) -> int:
         """Tokens of ``prompt`` at the start of a text, with the special tokens before it."""
         if not prompt:
             return 0
-        encoding = self._backend.encode(prompt)
+        with one_line_panics(self.source):
+            encoding = self._backend.encode(prompt)
         return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
 
     def fingerprint(self) -> str:

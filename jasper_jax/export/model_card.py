@@ -179,10 +179,11 @@ def _use(trained: TrainedStudent) -> list[str]:
         "vectors = model.encode([",
         '    "a text",',
         "    image,  # Pillow's",
-        '    [{"type": "text", "content": "a text, then"}, {"type": "image_path", "content": "an/image.png"}],',
+        '    [{"type": "text", "content": "a text, then"}, {"type": "image_bytes", "content": file.read_bytes()}],',
         "])",
         "```",
         "",
         f'Vectors have {default} dimensions; for others give `config_kwargs={{"vector_dim": {smallest}}}`. For texts'
-        ' alone give `config_kwargs={"is_text_encoder": True}`, which omits the vision part.',
+        ' alone give `config_kwargs={"is_text_encoder": True}`, which omits the vision part. Paths of images are opened'
+        ' only in a folder that you name: `processor_kwargs={"image_root": "images"}`.',
     ]

@@ -21,19 +21,23 @@ def main(job_file: str) -> None:
 
     job = json.loads(Path(job_file).read_text("utf-8"))
     source = Path(job["folder"])
-    models = _with_images if (source / "sentence_jasper_vl.py").is_file() else _texts
+    if (source / "sentence_jasper_vl.py").is_file():
+        models = _with_images(source, job["dims"], Path(job_file).parent)
+    else:
+        models = _texts(source, job["dims"])
     vectors: dict[str, Any] = {}
-    for dim, model in models(source, job["dims"]):
+    for dim, model in models:
         for kind in KINDS:
             vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
     np.savez(job["out"], allow_pickle=False, **vectors)
 
 
-def _with_images(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
+def _with_images(source: Path, dims: list[int], image_root: Path) -> Iterator[tuple[int, Any]]:
     from sentence_transformers import SentenceTransformer
 
     # This package wrote the code in the folder, so it can be trusted.
-    model: Any = SentenceTransformer(str(source), device="cpu", trust_remote_code=True).float()
+    options = {"device": "cpu", "trust_remote_code": True, "processor_kwargs": {"image_root": str(image_root)}}
+    model: Any = SentenceTransformer(str(source), **options).float()
     for dim in dims:
         model[0].model.config.vector_dim = dim
         yield dim, model

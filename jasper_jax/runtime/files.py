@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
@@ -200,6 +201,17 @@ def sha256_file(path: Path) -> str:
     """Hex sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_once(path: Path) -> str:
+    """Hex sha256 of a file, read once in a process as long as its size and times stay the same."""
+    found = path.stat()
+    return _sha256(str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+
+
+@functools.cache
+def _sha256(path: str, *_: int) -> str:
+    return sha256_file(Path(path))
 
 
 def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:

@@ -1,39 +1,25 @@
 """A user's text file, whatever wrote it: UTF-8 with or without a byte order mark, compressed or not.
 
-The format is decided by the first bytes and not by the name. A line ends at ``\\n`` (or ``\\r\\n``) only.
+The format is decided by the first bytes and not by the name. A line ends at ``\\n`` (or ``\\r\\n``) only. A
+file may come from a stranger: no line of it, and nothing that it unpacks to, can fill the memory.
 """
 
 from __future__ import annotations
 
-import bz2
 import csv
-import gzip
 import io
-import lzma
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.unpacking import DAMAGED, unpacked
 
 SUFFIXES = (".gz", ".zst", ".bz2", ".xz")
 """Endings of names of compressed files, after the one of the content."""
-
-
-def _zstd(file: IO[bytes]) -> IO[bytes]:
-    import pyarrow as pa
-
-    return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd"))
-
-
-_COMPRESSED: dict[bytes, tuple[str, Callable[[IO[bytes]], Any]]] = {
-    b"\x1f\x8b": ("gzip", lambda file: gzip.GzipFile(fileobj=file)),
-    b"\x28\xb5\x2f\xfd": ("Zstandard", _zstd),
-    b"BZh": ("bzip2", bz2.BZ2File),
-    b"\xfd7zXZ\x00": ("xz", lzma.LZMAFile),
-}
+LONGEST = 1 << 24
+"""Bytes of the longest line, row of a CSV file, or text of a file that is read as one."""
 _OTHER = {
     b"PAR1": ("a Parquet file", "name it with the key parquet"),
     b"PK\x03\x04": ("a zip archive (as spreadsheets are)", "unpack it, or save the sheet as CSV"),
@@ -47,23 +33,13 @@ _UTF = {
     b"\xff\xfe": "UTF-16",
     b"\xfe\xff": "UTF-16",
 }
-_LONGEST = 16
+_START = 16
 
 
 def content_suffix(name: str | Path) -> str:
     """The ending that names the content, in lower case: ``.jsonl`` of ``a.jsonl.zst``."""
     path = Path(name)
     return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).suffix.lower()
-
-
-def _unpacked(file: IO[bytes]) -> tuple[IO[bytes], str]:
-    """The stream of uncompressed bytes, and the name of the compression or an empty string."""
-    start = file.read(_LONGEST)
-    file.seek(0)
-    for magic, (name, opened) in _COMPRESSED.items():
-        if start.startswith(magic):
-            return opened(file), name
-    return file, ""
 
 
 def _refuse_no_text(start: bytes, where: str) -> None:
@@ -81,17 +57,20 @@ def _refuse_no_text(start: bytes, where: str) -> None:
 def _lines(raw: IO[bytes], where: str) -> Iterator[tuple[int, str]]:
     number, compression = 0, ""
     try:
-        stream, compression = _unpacked(raw)
-        for number, line in enumerate(stream, start=1):
+        stream, compression = unpacked(raw, where)
+        while line := stream.readline(LONGEST + 1):
+            number += 1
             if number == 1:
-                _refuse_no_text(line[:_LONGEST], where)
+                _refuse_no_text(line[:_START], where)
+            if len(line) > LONGEST:
+                raise UserError(f"{where}, line {number}: longer than {LONGEST:,} bytes; divide it into shorter lines")
             yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").removesuffix("\n").removesuffix("\r")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{where}, line {number}: not UTF-8 (byte 0x{error.object[error.start]:02x} at position {error.start});"
             f" convert the file, e.g. with iconv -f WINDOWS-1252 -t UTF-8"
         ) from None
-    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+    except DAMAGED as error:
         if not compression or getattr(error, "errno", None) is not None:
             raise
         raise UserError(f"{where}, after line {number}: damaged {compression} file ({error})") from None
@@ -108,13 +87,37 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def text_of(path: Path) -> str:
-    """The whole text of a file; errors as :func:`numbered_lines`."""
-    return "\n".join(line for _, line in numbered_lines(path))
+    """The whole text of a file of at most ``LONGEST`` characters; errors as :func:`numbered_lines`."""
+    lines, length = [], 0
+    for _, line in numbered_lines(path):
+        lines.append(line)
+        length += len(line) + 1
+        if length > LONGEST:
+            raise UserError(f"{path}: has more than {LONGEST:,} characters; is it the right file?")
+    return "\n".join(lines)
 
 
 def lines_of(data: bytes, where: str) -> list[str]:
     """The lines of bytes that were read from elsewhere, e.g. standard input; errors as :func:`numbered_lines`."""
     return [line for _, line in _lines(io.BytesIO(data), where)]
+
+
+class _RowLines:
+    """The lines of a CSV file with their ends. UserError: those since ``length`` was 0, one row, are too long; after a
+    quotation mark that is never closed all lines are one row."""
+
+    def __init__(self, path: Path):
+        self._path, self._lines, self.length = path, numbered_lines(path), 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._lines)
+        self.length += len(line) + 1
+        if self.length > LONGEST:
+            raise UserError(f"{self._path}, line {number}: the row is longer than {LONGEST:,} characters")
+        return line + "\n"
 
 
 def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -124,13 +127,14 @@ def csv_table(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     spreadsheets of many countries write them. UserError, with the line: a row has another number of cells than the
     header, or the file is no CSV.
     """
-    lines = (line + "\n" for _, line in numbered_lines(path))
+    lines = _RowLines(path)
     first = next(lines, "")
     separator = "\t" if content_suffix(path) == ".tsv" else ";" if ";" in first and "," not in first else ","
     reader = csv.reader(chain([first], lines), delimiter=separator, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         for cells in reader:
+            lines.length = 0
             if not cells:
                 continue
             if len(cells) != len(header):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.encoders.prompts import prompt_of, read_prompts
+from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import refuse_links
@@ -25,6 +26,22 @@ def refuse_without_torch(teacher: Teacher) -> None:
         )
 
 
+def refuse_harmful_files(teacher: Teacher, folder: Path) -> None:
+    """UserError: sentence-transformers would unpickle weights of the folder, which ``model_identity`` does not hash and
+    which may hold code; or a tokenizer.json of it is harmful."""
+    for pickle in sorted(folder.rglob("*.bin")):
+        stem = next((stem for name, stem in _PICKLES.items() if pickle.name.startswith(name)), None)
+        if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json")):
+            raise UserError(
+                f"teachers.{teacher.name}: {pickle} has no {stem}.safetensors beside it, and pickled weights are never"
+                f" loaded; save the model once as safetensors where you trust it"
+            )
+    for path in sorted(folder.rglob("tokenizer.json")):
+        load_backend(path)
+
+
+_PICKLES = {"pytorch_model": "model", "adapter_model": "adapter_model"}
+"""Beginning of a pickle's name that is loaded -> the stem of the safetensors file that is loaded instead."""
 _LOCAL_RANKS = ("SLURM_LOCALID", "LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_RANK")
 
 
@@ -54,6 +71,7 @@ class TorchEncoder:
     def _model(self) -> Any:
         refuse_without_torch(self.teacher)
         refuse_links(self.folder)
+        refuse_harmful_files(self.teacher, self.folder)
         import jax
         import torch
         from sentence_transformers import SentenceTransformer
@@ -65,7 +83,7 @@ class TorchEncoder:
                 device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
                 local_files_only=True,
                 trust_remote_code=False,
-                model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype)},
+                model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
             )
         except Exception as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]

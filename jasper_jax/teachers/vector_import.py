@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jasper_jax.data import shards as sh
+from jasper_jax.data.parquet import DAMAGED, batches
 from jasper_jax.data.text import digest
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.prompts import KINDS
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import parse_json, sync_folder
 from jasper_jax.runtime.text_files import content_suffix, numbered_lines
 from jasper_jax.teachers.embedding import fill_store
@@ -87,17 +88,15 @@ def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batc
                         f"{path}: no column {name!r}; there are {', '.join(names)}: rename the text's column to"
                         f" {text_column}, the vector's to {vector_column}"
                     )
-            columns = [text_column, vector_column, *(["kind"] if "kind" in names else [])]
-            start = 1
-            for batch in file.iter_batches(batch_size=_ROWS, columns=columns):
-                vectors = _rectangle(path, start, batch.column(vector_column), vector_column)
-                texts = batch.column(text_column).to_pylist()
-                kinds = batch.column("kind").to_pylist() if "kind" in names else [None] * len(texts)
-                yield _Batch(path, start, texts, kinds, vectors)
-                start += len(texts)
-    except (pa.ArrowInvalid, OSError) as e:
+        columns = [text_column, vector_column, *(["kind"] if "kind" in names else [])]
+        for start, batch in batches(path, columns, _ROWS):
+            vectors = _rectangle(path, start, batch.column(vector_column), vector_column)
+            texts = batch.column(text_column).to_pylist()
+            kinds = batch.column("kind").to_pylist() if "kind" in names else [None] * len(texts)
+            yield _Batch(path, start, texts, kinds, vectors)
+    except DAMAGED as e:
         raise UserError(
-            f"{path}: cannot be read as Parquet ({e}); give Parquet, or .npy with its .txt or .jsonl"
+            f"{path}: cannot be read as Parquet ({first_line(e)}); give Parquet, or .npy with its .txt or .jsonl"
         ) from None
 
 

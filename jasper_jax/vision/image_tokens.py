@@ -13,7 +13,7 @@ import numpy as np
 
 from jasper_jax.encoders.batch_shapes import RowBatch
 from jasper_jax.encoders.layout import Inserted
-from jasper_jax.vision.images import open_image
+from jasper_jax.vision.images import ImageFile, open_image
 from jasper_jax.vision.vision_model import VisionModel
 
 AT_ONCE = {"cpu": 8}
@@ -31,6 +31,7 @@ def decode(vision_model: VisionModel, images: Sequence[tuple[Any, str]]) -> np.n
 
     def prepare(item: tuple[Any, str]) -> np.ndarray:
         image, where = item
+        image = image.read(where) if isinstance(image, ImageFile) else image
         source = bytes(image) if isinstance(image, (bytearray, memoryview)) else image
         return vision_model.preprocessing.prepare(open_image(source, where))
 

@@ -1,7 +1,8 @@
 """Image files as 8-bit RGB. A bad file is a one-line error that names it.
 
 The header is read first: an image with too many pixels raises before anything is decoded. Only formats with built-in
-decoders are allowed: Pillow would pass EPS to another program.
+decoders are allowed: Pillow would pass EPS to another program. ICO is not: the PNG in it may be larger than its header
+says. ``export/remote/sentence_jasper_vl.py`` has the same formats and limits.
 """
 
 from __future__ import annotations
@@ -12,17 +13,22 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from jasper_jax.runtime.bounded import inside, read_regular
 from jasper_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO", "TGA", "QOI")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "QOI")
 MAX_PIXELS = 64_000_000
+MAX_BYTES = 1 << 28
+"""Of an encoded image."""
+_SAME = ("MPO", "DIB", "APNG")
+"""What Pillow calls some files of these formats."""
 _BROKEN = (  # what Pillow's decoders raise for broken files
     OSError,
     ValueError,
@@ -53,25 +59,45 @@ def pillow():
     return Image
 
 
-def open_image(source: bytes | Path | Image.Image, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A decoded RGB image from a file's bytes, a path, or a Pillow image (which is not changed).
+class ImageFile(NamedTuple):
+    """A path in an input, and the folder that its file must be in."""
+
+    root: Path
+    name: Path
+
+    def read(self, where: str) -> bytes:
+        """Its bytes. UserError, the same for whatever the path leads to: no file in the folder that can be read."""
+        path = inside(self.root, self.name)
+        try:
+            if path is not None:
+                return read_regular(path, MAX_BYTES)
+        except OSError:
+            pass
+        raise UserError(
+            f"{where}: {str(self.name)!r} is no file under image_root that can be read; give the path of an image there"
+            f" of at most {MAX_BYTES:,} bytes"
+        )
+
+
+def open_image(source: bytes | Image.Image, where: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A decoded RGB image from a file's bytes or a Pillow image (which is not changed).
 
     The first frame of an animation, rotated by its EXIF orientation; transparency over white; 16-bit grey scaled to 8.
-    UserError, beginning with ``where``: a missing or unreadable file, another format, more than ``max_pixels`` pixels,
+    UserError, beginning with ``where``: another format, more than ``max_pixels`` pixels or ``MAX_BYTES`` bytes,
     undecodable or truncated data.
     """
     Image = pillow()
     if isinstance(source, Image.Image):
+        if getattr(source, "tile", None) and source.format not in (*FORMATS, *_SAME):
+            raise UserError(
+                f"{where}: a Pillow image of the format {source.format} that is not decoded yet; the formats are"
+                f" {', '.join(FORMATS)}; call its load() first if you trust its decoder"
+            )
         return _decoded(source, where, max_pixels)
-    if isinstance(source, Path):
-        try:
-            source = source.read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{where}: there is no file {source}; correct the path or remove the row") from None
-        except OSError as error:
-            raise UserError(f"{where}: {source} cannot be read ({error.strerror}); give the path of an image") from None
     if not source:
         raise UserError(f"{where}: the image is empty (0 bytes); replace it or remove the row")
+    if len(source) > MAX_BYTES:
+        raise UserError(f"{where}: the image has more than {MAX_BYTES:,} bytes: scale it down")
     Image.init()
     try:
         with Image.open(io.BytesIO(source), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
@@ -111,10 +137,14 @@ def _rgb(image: Image.Image, where: str) -> Image.Image:
     """A new image in mode RGB, whatever the mode."""
     Image = pillow()
     if image.mode.startswith("I"):  # 16-bit grey; convert() would clip it at 255
-        grey = np.asarray(image).astype(np.int64)
+        grey = np.asarray(image)
         if grey.min() < 0 or grey.max() > 65535:
             raise UserError(f"{where}: 32-bit grey has no defined white; store the image with 8 or 16 bits")
-        return Image.fromarray(((grey * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        levels = grey.astype(np.uint32)  # in place from here: an image may have many pixels
+        levels *= 255
+        levels += 32767
+        levels //= 65535
+        return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise UserError(f"{where}: floating-point grey has no defined white; store the image with 8 or 16 bits")
     if image.has_transparency_data:

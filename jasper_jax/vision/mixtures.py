@@ -1,6 +1,7 @@
 """Inputs of ``encode``: a text, an image, or a list of texts and images.
 
-A text is a ``str``; an image is a PIL image, a ``Path``, or the ``bytes`` of a file. A list has these or dicts:
+A text is a ``str``; an image is a PIL image, the ``bytes`` of a file, or, where the caller has named the folder
+``image_root``, the ``Path`` of a file in it (an input may come from a stranger). A list has these or dicts:
 ``{"type": "text", "content": ...}``, ``{"type": "image", "content": ...}``, also ``image_path`` and ``image_bytes``;
 the key ``text`` or ``image`` may replace ``content``. An input becomes one string, with an image as its tokens.
 """
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.vision.images import ImageFile
 from jasper_jax.vision.vision_model import IMAGE_TOKENS, VisionModel
 
 TYPES = ("text", "image", "image_path", "image_bytes")
@@ -30,9 +32,15 @@ def is_image(item: Any) -> bool:
     return isinstance(item, (os.PathLike, bytes, bytearray, memoryview)) or hasattr(item, "tobitmap")
 
 
-def read_mixture(item: Any, vision_model: VisionModel | None, where: str, prompt: Callable[[], str]) -> Mixture:
+def read_mixture(
+    item: Any,
+    vision_model: VisionModel | None,
+    where: str,
+    prompt: Callable[[], str],
+    image_root: Path | None = None,
+) -> Mixture:
     """An input of ``encode``; ``prompt`` precedes it if it begins with text. UserError: an unknown type, an image
-    for a text model, an image token in a text."""
+    for a text model, a path without ``image_root``, an image token in a text."""
     items = item if isinstance(item, (list, tuple)) else [item]
     if not items:
         raise UserError(f"{where}: an empty list; give at least one text or image")
@@ -49,9 +57,18 @@ def read_mixture(item: Any, vision_model: VisionModel | None, where: str, prompt
         if vision_model is None:
             raise UserError(f"{here}: is an image, but this is a text model; export one with student.vision")
         parts.append(vision_model.written)
-        images.append(content)
+        images.append(_file(content, image_root, here) if isinstance(content, os.PathLike) else content)
     begins = prompt() if parts[0] != (vision_model.written if vision_model and images else None) else ""
     return Mixture(begins + "".join(parts), tuple(images))
+
+
+def _file(path: os.PathLike[str], image_root: Path | None, where: str) -> ImageFile:
+    if image_root is None:
+        raise UserError(
+            f"{where}: is the path of an image; paths are opened only in a folder that you name: Embedder.load(...,"
+            " image_root=FOLDER); or give the bytes of the file, or a PIL image"
+        )
+    return ImageFile(image_root, Path(path))
 
 
 def _item(item: Any, where: str) -> tuple[str, Any]:

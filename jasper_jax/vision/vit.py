@@ -74,7 +74,7 @@ def read_sizes(read: Reader, *, image_size: int, patch_size: int, hidden_size: i
     hidden = read.integer("hidden_size", hidden_size)
     return {
         "hidden_size": hidden,
-        "num_layers": read.integer("num_hidden_layers", layers),
+        "num_layers": read.layers(layers),
         "num_heads": read.heads(hidden, 12),
         "image_size": image,
         "patch_size": patch,

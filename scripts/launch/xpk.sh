@@ -4,39 +4,23 @@
 #   scripts/launch/xpk.sh --workload NAME --cluster NAME --tpu-type v6e-16 [xpk options] -- run RECIPE [key=value ...]
 #
 # Options before -- go to `xpk workload create`, and override those below: --num-slices N, --project, --zone,
-# --priority, --dry-run. This checkout, without what git ignores, is added to the image python:3.12; each pod installs
-# the package and runs the command; the pods find each other. Several pods need a run_dir on a disk that all of them
-# mount, with or without a mirror, and are refused at the start without it: --storage NAME (made by `xpk storage create
-# --type=gcpfilestore`), run_dir=/ITS/MOUNT/POINT/my-run. A single pod can keep its run in a bucket instead:
-# mirror=gs://BUCKET/RUN.
+# --priority, --dry-run. The files of this checkout that git tracks are added, as they are now, to the image
+# python:3.12; others are named and left out. Each pod installs the package and runs the command; the pods find each
+# other. Several pods need a run_dir on a disk that all of them mount, with or without a mirror, and are refused at the
+# start without it: --storage NAME (made by `xpk storage create --type=gcpfilestore`), run_dir=/ITS/MOUNT/POINT/my-run.
+# A single pod can keep its run in a bucket instead: mirror=gs://BUCKET/RUN.
 #
 # A preempted pod has 120 s to save. The cluster restarts the workload after a preemption, a crash by a signal, or exit
 # code 75 (stopped with everything saved), at most 100 times; any other exit code ends it.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+# shellcheck source=scripts/launch/checkout.sh
+. scripts/launch/checkout.sh
 
-options=()
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  options+=("$1")
-  shift
-done
-if [ $# -lt 3 ]; then
-  echo "xpk.sh: a jasper command is needed after --, e.g. -- run configs/quickstart.yaml" >&2
-  exit 2
-fi
-shift
-
-copy="$(mktemp -d)"
-trap 'rm -rf "$copy"' EXIT
-# An index of its own: committed or not, what git does not ignore is copied.
-GIT_INDEX_FILE="$copy/index" git add --all
-GIT_INDEX_FILE="$copy/index" git checkout-index --all --prefix="$copy/checkout/"
-if [[ "$2" != *://* && ! -f "$copy/checkout/$2" ]]; then
-  echo "xpk.sh: $2 would not be copied (outside this checkout, or ignored by git); move it to configs/" >&2
-  exit 2
-fi
+read_arguments "$@"
+copy_checkout
 
 # exec: a signal to the pod has to reach jasper.
-xpk workload create --base-docker-image python:3.12 --script-dir "$copy/checkout" --max-restarts 100 \
+xpk workload create --base-docker-image python:3.12 --script-dir "$checkout" --max-restarts 100 \
   --restart-on-exit-codes 75 --termination-grace-period-seconds 120 "${options[@]}" \
-  --command "pip install --quiet --editable '.[tpu,plot,vision,gcs]' && JASPER_DISTRIBUTED=auto exec jasper ${*@Q}"
+  --command "pip install --quiet --editable '.[tpu,plot,vision,gcs]' && JASPER_DISTRIBUTED=auto exec jasper ${command[*]@Q}"

@@ -59,7 +59,7 @@ def test_an_unknown_asset_names_the_nearest(server):
 
 def test_the_identity_of_an_asset_comes_from_its_record(server, monkeypatch):
     folder = resolve_model("tiny-model", progress=False)
-    monkeypatch.setattr(models, "sha256_file", None)  # nothing is read again
+    monkeypatch.setattr(models, "sha256_once", None)  # nothing is read again
     sums = {name: sha256(MODEL[name]) for name in ("model.safetensors", "tokenizer.json")}
     assert model_identity("tiny-model", None, folder) == {
         "id": "tiny-model",

@@ -322,7 +322,7 @@ def test_hugging_face_images_stay_encoded(tmp_path):
     assert found[1].name == hashlib.sha256(picture(1)).hexdigest()[:16]
     assert log.skipped == {"that cannot be used as images": 1}
     gone = {"bytes": None, "path": str(tmp_path / "gone.jpg")}
-    assert _encoded(gone, "image", "row 3") == f"row 3: {tmp_path / 'gone.jpg'} (No such file or directory)"
+    assert _encoded(gone, "image", "row 3", tmp_path) == f"row 3: {tmp_path / 'gone.jpg'} (No such file or directory)"
     raw, _ = read(ImageSource(hf=str(tmp_path / "hf"), image="raw"))
     assert {e.image for e in raw} == {picture(5)}
     with pytest.raises(UserError, match=r"no column 'text'; there are image, caption, raw"):

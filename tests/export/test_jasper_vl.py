@@ -214,7 +214,7 @@ def test_it_is_a_text_teacher_again(case: Case, seen: dict) -> None:
 
 
 def test_read_back_it_takes_images(case: Case, seen: dict) -> None:
-    embedder = Embedder.load(case.folder)
+    embedder = Embedder.load(case.folder, image_root=case.place / "pictures")
     for kind in ("query", "passage"):
         for dim in DIMS:
             ours = embedder.encode(inputs(case.place / "pictures"), kind=kind, dim=dim)

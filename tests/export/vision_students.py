@@ -155,12 +155,14 @@ def main(file: str) -> None:
     torch.set_num_threads(2)
     job = json.loads(Path(file).read_text())
     folder, vectors, facts = job["folder"], {}, {}
-    given = inputs(Path(job["out"]).parent / "pictures")
+    pictures = Path(job["out"]).parent / "pictures"
+    given = inputs(pictures)
+    root = {"image_root": str(pictures)}
     with torch.no_grad():
         vectors |= reference(job)
     for dim in DIMS:
         model = SentenceTransformer(
-            folder, device="cpu", trust_remote_code=True, config_kwargs={"vector_dim": dim}
+            folder, device="cpu", trust_remote_code=True, config_kwargs={"vector_dim": dim}, processor_kwargs=root
         ).float()
         for kind in ("query", "passage"):
             vectors[f"{kind}/{dim}"] = model.encode(given, prompt_name=kind, batch_size=3, show_progress_bar=False)
@@ -169,7 +171,7 @@ def main(file: str) -> None:
     vectors["alone"], vectors["of many"] = alone, model.encode(given)[4]
     facts["resaved"] = str(Path(job["out"]).parent / "resaved")
     model.save(facts["resaved"])
-    again = SentenceTransformer(facts["resaved"], device="cpu", trust_remote_code=True).float()
+    again = SentenceTransformer(facts["resaved"], device="cpu", trust_remote_code=True, processor_kwargs=root).float()
     vectors["resaved"] = again.encode(given, prompt_name="query", show_progress_bar=False)
     _, report = AutoModel.from_pretrained(folder, trust_remote_code=True, output_loading_info=True)
     facts["loading"] = {name: sorted(map(str, keys)) for name, keys in report.items() if keys}

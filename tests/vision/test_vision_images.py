@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.vision.images import FORMATS, open_image
+from jasper_jax.vision.images import FORMATS, ImageFile, open_image
 
 
 def encoded(image, kind="PNG", **options) -> bytes:
@@ -44,14 +44,10 @@ def png(width, height, body=b"") -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM", "TGA", "QOI", "WEBP"])
-def test_lossless_formats(kind, tmp_path):
+def test_lossless_formats(kind):
     image = colours()
     data = encoded(image, kind, **({"lossless": True} if kind == "WEBP" else {}))
     np.testing.assert_array_equal(levels(data), image)
-    path = tmp_path / "picture"
-    path.write_bytes(data)
-    np.testing.assert_array_equal(levels(path), image)
-    path.unlink()
     assert kind in FORMATS
 
 
@@ -213,7 +209,7 @@ def test_what_is_no_image(data, message):
 def test_damaged_files_end_in_a_line(tmp_path):
     """Random bytes changed in every format: an image or a UserError, nothing else."""
     rng = np.random.default_rng(0)
-    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "ICO", "TGA", "QOI", "AVIF"):
+    for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "TGA", "QOI", "AVIF"):
         data = np.frombuffer(encoded(colours(24, 16), kind), np.uint8)
         for _ in range(40):
             damaged = data.copy()
@@ -225,13 +221,6 @@ def test_damaged_files_end_in_a_line(tmp_path):
                 assert str(error).startswith("row 3: ")
 
 
-def test_paths(tmp_path):
-    with pytest.raises(UserError, match=r"row 3: there is no file .*gone\.png; correct the path"):
-        open_image(tmp_path / "gone.png", "row 3")
-    with pytest.raises(UserError, match=r"row 3: .* cannot be read \(Is a directory\)"):
-        open_image(tmp_path, "row 3")
-
-
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files by /proc")
 def test_no_file_stays_open(tmp_path):
     frames = [Image.new("RGB", (6, 6), colour) for colour in ("red", "lime")]
@@ -241,7 +230,7 @@ def test_no_file_stays_open(tmp_path):
     kept = []
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
-        kept.append(open_image(good, "a"))
+        kept.append(open_image(ImageFile(tmp_path, Path("a.gif")).read("a"), "a"))
         with pytest.raises(UserError):
-            open_image(bad, "b")
+            open_image(ImageFile(tmp_path, Path("b.png")).read("b"), "b")
     assert len(os.listdir("/proc/self/fd")) == before

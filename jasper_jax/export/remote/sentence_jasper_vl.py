@@ -1,14 +1,17 @@
 """The sentence-transformers module of the model: texts, images and mixtures of both, in any order in one call.
 
-An input is a text, an image (a Pillow image, a ``Path``, the bytes of a file), one item, or a list of items: ``{"type":
+An input is a text, an image (a Pillow image, the bytes of a file, a ``Path``), one item, or a list of items: ``{"type":
 "text", "content": ...}``, ``{"type": "image" | "image_path" | "image_bytes", "content": ...}``. The key ``content`` may
-also be the type, or ``image``.
+also be the type, or ``image``. Paths are opened only in a folder that the caller names, since inputs may come from
+strangers: ``SentenceTransformer(..., processor_kwargs={"image_root": FOLDER})``.
 """
 
 import functools
 import inspect
 import io
+import os
 import shutil
+import stat
 from pathlib import Path
 
 import torch
@@ -17,6 +20,10 @@ from sentence_transformers.base.modules import InputModule
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 
 IMAGES = ("image", "image_path", "image_bytes")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "TGA", "QOI")
+"""What is decoded: formats whose decoders run no other program."""
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 1 << 28
 
 
 def check_first(inference, module, inputs, **options):
@@ -36,12 +43,38 @@ def upright_rgb(image):
     return image.convert("RGB")
 
 
-def opened(source):
-    """A Pillow image, a path or the bytes of a file -> RGB."""
+def file_bytes(root, name):
+    """The bytes of a file under ``root``. ValueError, the same whatever the path leads to: there is none to read."""
+    try:
+        path = (root / name).resolve()
+        if path.is_relative_to(root.resolve()):
+            with os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
+                if stat.S_ISREG(os.fstat(file.fileno()).st_mode) and len(data := file.read(MAX_BYTES + 1)) <= MAX_BYTES:
+                    return data
+    except (OSError, ValueError, RuntimeError):
+        pass
+    raise ValueError(f"{str(name)!r} is no file under image_root that can be read, of at most {MAX_BYTES:,} bytes")
+
+
+def opened(source, root=None):
+    """A Pillow image, the bytes of a file, or a path under ``root`` -> RGB. ValueError: refused before decoding."""
     if isinstance(source, Image.Image):
-        return upright_rgb(source)
-    with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-        return upright_rgb(image)
+        if getattr(source, "tile", None) and source.format not in (*FORMATS, "MPO", "DIB", "APNG"):
+            raise ValueError(f"an image of the format {source.format}; the formats are {', '.join(FORMATS)}")
+        return decoded(source)
+    data = source if isinstance(source, bytes) else file_bytes(root, source)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"an image of more than {MAX_BYTES:,} bytes")
+    Image.init()
+    with Image.open(io.BytesIO(data), formats=[name for name in FORMATS if name in Image.OPEN]) as image:
+        return decoded(image)
+
+
+def decoded(image):
+    """The image as RGB; ValueError: it has too many pixels."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"an image of {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
+    return upright_rgb(image)
 
 
 def middle(image, most=32):
@@ -59,8 +92,9 @@ class JasperVLModule(InputModule):
     config_keys = ["max_seq_length"]  # noqa: RUF012
     tokenizer: PreTrainedTokenizerBase
 
-    def __init__(self, model, tokenizer, processor, max_seq_length=None):
+    def __init__(self, model, tokenizer, processor, max_seq_length=None, image_root=None):
         super().__init__()
+        self.image_root = None if image_root is None else Path(image_root)
         self.model = model
         self.tokenizer = tokenizer
         self.processor = processor
@@ -73,7 +107,7 @@ class JasperVLModule(InputModule):
     def load(cls, model_name_or_path, subfolder="", token=None, cache_folder=None, revision=None,
              local_files_only=False, trust_remote_code=False, model_kwargs=None, processor_kwargs=None,
              config_kwargs=None, backend="torch", **kwargs):  # fmt: skip
-        """``config_kwargs``: ``vector_dim``, ``is_text_encoder``."""
+        """``config_kwargs``: ``vector_dim``, ``is_text_encoder``. ``processor_kwargs``: ``image_root``, see above."""
         if backend != "torch":
             raise ValueError(f"backend is {backend!r}; this model runs in torch only")
         hub = {"token": token, "revision": revision, "local_files_only": local_files_only}
@@ -81,11 +115,13 @@ class JasperVLModule(InputModule):
         hub |= {"subfolder": subfolder, "cache_dir": cache_folder, "trust_remote_code": trust_remote_code}
         config = AutoConfig.from_pretrained(model_name_or_path, **hub, **(config_kwargs or {}))
         model = AutoModel.from_pretrained(model_name_or_path, config=config, **hub, **(model_kwargs or {}))
-        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **(processor_kwargs or {}))
+        own = dict(processor_kwargs or {})
+        image_root = own.pop("image_root", None)
+        tokenizer = AutoTokenizer.from_pretrained(model_name_or_path, **hub, **own)
         processor = None
         if not config.is_text_encoder:
             processor = AutoImageProcessor.from_pretrained(model_name_or_path, backend="pil", **hub)
-        return cls(model, tokenizer, processor, settings.get("max_seq_length"))
+        return cls(model, tokenizer, processor, settings.get("max_seq_length"), image_root)
 
     @property
     def modalities(self):
@@ -122,6 +158,11 @@ class JasperVLModule(InputModule):
         for i, value in enumerate(inputs):
             items = self.items(value, f"inputs[{i}]")
             own = [item for item in items if not isinstance(item, str)]
+            if self.image_root is None and any(isinstance(item, Path) for item in own):
+                raise ValueError(
+                    f"inputs[{i}] has the path of an image; paths are opened only in a folder that you name, with"
+                    ' processor_kwargs={"image_root": FOLDER}; or give the bytes of the file, or a Pillow image'
+                )
             if own and self.processor is None:
                 raise ValueError(f"inputs[{i}] has an image, but the model was loaded with is_text_encoder")
             if len(items) > 1 and any(mark in item for item in items if isinstance(item, str) for mark in self.marks):
@@ -148,7 +189,8 @@ class JasperVLModule(InputModule):
             "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
         }
         short = getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None
-        if pictures := [middle(opened(image)) if short else opened(image) for own in images for image in own]:
+        picture = functools.partial(opened, root=self.image_root)
+        if pictures := [middle(picture(image)) if short else picture(image) for own in images for image in own]:
             with_images = torch.tensor([bool(own) for own in images])[:, None]
             features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & with_images
             features["pixel_values"] = self.processor(images=pictures, return_tensors="pt")["pixel_values"]

