@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from jasper_jax.recipe.checks import check_recipe
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Export, Recipe
 from jasper_jax.runtime.errors import UserError, first_line, nearest
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.remote import is_remote, read_text
@@ -42,6 +42,28 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         hint = "; $NAME in a path is an environment variable" if "Interpolation" in str(error) else ""
         raise UserError(f"{path}: {first_line(error)}{hint}") from None
     return parse_recipe(plain, where=str(path))
+
+
+def load_export(overrides: Sequence[str]) -> Export:
+    """The settings of ``export.onnx*`` for an exported folder: the defaults with ``overrides``.
+
+    Raises:
+      UserError: an override of another key, or a value that is not allowed.
+    """
+    tree = OmegaConf.create({})
+    keys = [f"export.{key}" for key in Export.model_fields if key.startswith("onnx_")]
+    for override in overrides:
+        if override.partition("=")[0].strip() not in keys:
+            raise UserError(f"override {override!r}: of an exported folder only {' and '.join(keys)} can be set")
+        _apply(tree, override)
+    try:
+        return _ExportOnly.model_validate(OmegaConf.to_container(tree)).export
+    except ValidationError as error:
+        raise UserError(describe(error, "--onnx")) from None
+
+
+class _ExportOnly(BaseModel):
+    export: Export = Export()
 
 
 def parse_recipe(plain: Any, where: str) -> Recipe:
