@@ -14,7 +14,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.text_tests import TextTests, check_judged, check_test
-from jasper_jax.export.sentence_transformers import refuse_damaged
+from jasper_jax.export.marker import refuse_damaged
 from jasper_jax.recipe import config
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError

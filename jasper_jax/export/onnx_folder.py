@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,8 @@ from jasper_jax.teachers.vectors import normalize_rows
 
 FOLDER = "onnx"
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
+WRITTEN = tuple(f"{name}{suffix}" for name in (MODEL, QUANTIZED) for suffix in ("", "_data"))
+"""Every file that this module writes; others in the folder are left alone."""
 LEAST_COSINE = 0.99999
 """Of a vector of the float32 graph with the student's."""
 
@@ -67,16 +70,23 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     try:
         partial.mkdir()
         verdict = _write(partial, folder, embedder, settings, list(texts) or list(TEXTS))
-        # The marker never names a file that is not there.
-        kept = {name: sum for name, sum in marker["sha256"].items() if not name.startswith(f"{FOLDER}/")}
-        write_marker(folder, {**marker, "sha256": kept})
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        partial.rename(folder / FOLDER)
-        added = {f"{FOLDER}/{name}": sum for name, sum in checksums(folder / FOLDER).items()}
-        write_marker(folder, {**marker, "sha256": {**kept, **added}})
+        _move_in(partial, folder, marker)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)  # exists only after an error
+        shutil.rmtree(partial, ignore_errors=True)
     return verdict
+
+
+def _move_in(partial: Path, folder: Path, marker: dict[str, Any]) -> None:
+    """Replace the ONNX files of ``folder`` by those in ``partial``; the marker never names a missing file."""
+    added = {f"{FOLDER}/{name}": digest for name, digest in checksums(partial).items()}
+    kept = {name: digest for name, digest in marker.get("sha256", {}).items() if not name.startswith(f"{FOLDER}/")}
+    write_marker(folder, {**marker, "sha256": kept})
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for name in WRITTEN:
+        (folder / FOLDER / name).unlink(missing_ok=True)
+    for file in sorted(partial.iterdir()):
+        file.rename(folder / FOLDER / file.name)
+    write_marker(folder, {**marker, "sha256": {**kept, **added}})
 
 
 def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, texts: Sequence[str]) -> str:
@@ -92,7 +102,7 @@ def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, text
     quantize_model(place / MODEL, place / QUANTIZED, (place / f"{MODEL}_data").is_file())
     codes = OnnxModel(place / QUANTIZED, embedder.tokenizer)
     passages = [embedder.prompt("passage") + text for text in texts]
-    lost = agreement_lost(*([model.vectors(passages, name) for name in outputs] for model in (floats, codes)))
+    lost = agreement_lost(*(model.vectors(passages, list(outputs)) for model in (floats, codes)))
     if not lost <= settings.onnx_int8_loss:
         raise UserError(
             f"{folder}: the int8 model orders pairs of texts otherwise than the float32 one (1 - Spearman {lost:.4f} on"
@@ -122,10 +132,10 @@ def _refuse_wrong(model: OnnxModel, embedder: Embedder, outputs: dict[str, int],
     for kind in KINDS:
         pooled = embedder.pooled(list(SAMPLE), kind)
         texts = [embedder.prompt(kind) + text for text in SAMPLE]
-        for name, dim in outputs.items():
+        made = {"alone": model.vectors(texts, list(outputs), 1), "in a batch": model.run(texts, list(outputs))}
+        for i, dim in enumerate(outputs.values()):
             expected = normalize_rows(np.asarray(dense(pooled, *embedder.output(dim)))).astype(np.float64)
-            alone = np.concatenate([model.run([text], name) for text in texts])
-            for how, vectors in (("alone", alone), ("in a batch", model.run(texts, name))):
+            for how, vectors in ((how, found[i]) for how, found in made.items()):
                 same = vectors.shape == expected.shape
                 cosine = float((vectors * expected).sum(axis=1).min()) if same else -1.0
                 if not cosine >= worst:

@@ -34,13 +34,14 @@ class OnnxModel:
             batch[row, : len(tokens)], mask[row, : len(tokens)] = tokens, 1
         return dict(zip(INPUTS, (batch, mask), strict=True))
 
-    def run(self, texts: Sequence[str], output: str) -> np.ndarray:
-        """The ``output`` of ``texts`` as one padded batch."""
-        return self.session.run([output], self.inputs(texts))[0]
+    def run(self, texts: Sequence[str], outputs: Sequence[str]) -> list[np.ndarray]:
+        """Each of ``outputs`` of ``texts`` as one padded batch."""
+        return self.session.run(list(outputs), self.inputs(texts))
 
-    def vectors(self, texts: Sequence[str], output: str, batch_size: int = 32) -> np.ndarray:
-        """The ``output`` ``[len(texts), E]``, in batches of texts of similar length."""
+    def vectors(self, texts: Sequence[str], outputs: Sequence[str], batch_size: int = 16) -> list[np.ndarray]:
+        """Each of ``outputs`` ``[len(texts), E]``, in batches of texts of similar length."""
         order = np.argsort([len(text) for text in texts], kind="stable")
         parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        made = np.concatenate([self.run([texts[i] for i in part], output) for part in parts])
-        return made[np.argsort(order, kind="stable")]
+        made = [self.run([texts[i] for i in part], outputs) for part in parts]
+        place = np.argsort(order, kind="stable")
+        return [np.concatenate(column)[place] for column in zip(*made, strict=True)]

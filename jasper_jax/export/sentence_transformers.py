@@ -33,7 +33,8 @@ from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
 from jasper_jax.export.marker import FORMAT, MARKER, checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
-from jasper_jax.export.onnx_folder import add_onnx, refuse_without_packages
+from jasper_jax.export.onnx_folder import FOLDER, add_onnx, refuse_without_packages
+from jasper_jax.export.onnx_folder import WRITTEN as ONNX_FILES
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
@@ -48,8 +49,7 @@ _EARLIER = ("special_tokens_map.json", "vocab.txt", "added_tokens.json")  # writ
 WRITTEN = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json|"
-    + r"onnx/model(_quantized)?\.onnx(_data)?|"
-    + "|".join(map(re.escape, (*_EARLIER, *FILES, RANGES)))
+    + "|".join(map(re.escape, (*_EARLIER, *FILES, RANGES, *(f"{FOLDER}/{name}" for name in ONNX_FILES))))
 )
 """Every file that an export can contain; a folder with any other file is not replaced."""
 MOST_COMPARED = 200
