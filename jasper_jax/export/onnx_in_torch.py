@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 TOKENS = "last_hidden_state"
 """States of the last layer: the name that optimum, sentence-transformers and transformers.js ask for."""
@@ -41,7 +42,7 @@ def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline
     import onnx
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense
+    from sentence_transformers.models import Dense  # type: ignore[import-not-found]
 
     # Plain matrix products and a softmax: the fused attention's guards of empty rows cost time, and no row is empty.
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"attn_implementation": "eager"})
@@ -51,7 +52,8 @@ def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline
     class Sentence(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.encoder, self.pooling, self.heads = steps[0].model, steps[1], torch.nn.ModuleList(heads)
+            self.encoder: Any = steps[0].model
+            self.pooling, self.heads = steps[1], torch.nn.ModuleList(heads)
 
         def forward(self, input_ids, attention_mask):
             tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state

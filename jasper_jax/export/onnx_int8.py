@@ -24,7 +24,7 @@ OPERATORS = ("MatMul", "Gather")
 def quantize_model(source: Path, out: Path, external: bool) -> None:
     """Write the int8 form of ``source`` to ``out``; ``external``: with its weights in a file beside it."""
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-not-found]
 
     heads = head_nodes(onnx.load(source, load_external_data=False).graph)
     with _quiet():

@@ -15,7 +15,7 @@ class OnnxModel:
     """``file`` with the tokenizer of its folder. ``threads`` of one operation; 0: as many as there are cores."""
 
     def __init__(self, file: Path, tokenizer: Tokenizer, threads: int = 0):
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-not-found]
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -42,6 +42,6 @@ class OnnxModel:
         """Each of ``outputs`` ``[len(texts), E]``, in batches of texts of similar length."""
         order = np.argsort([len(text) for text in texts], kind="stable")
         parts = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        made = [self.run([texts[i] for i in part], outputs) for part in parts]
+        made = [self.run([texts[int(i)] for i in part], outputs) for part in parts]
         place = np.argsort(order, kind="stable")
         return [np.concatenate(column)[place] for column in zip(*made, strict=True)]

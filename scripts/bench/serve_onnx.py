@@ -6,7 +6,7 @@
 ``--node``: where ``npm install @huggingface/transformers`` was run. ``--optimum``: the interpreter of an environment
 with ``sentence-transformers[onnx]``, for its ``backend="onnx"``. Scores are nDCG@10 on Reddit (400 passages, two
 questions each). Times are CPU time of one core, so that other work on the machine counts little; programs take turns,
-and the least time of each counts. Costs ten minutes of CPU time for six layers of width 384.
+and the least time of each counts. Costs five minutes of CPU time for six layers of width 384.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
 from sentence_transformers import SentenceTransformer
 
 from jasper_jax.assets.corpora import RetrievalTest, retrieval_test, subset
@@ -36,7 +34,6 @@ from jasper_jax.encoders.dense import dense
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.export.onnx_folder import FOLDER, MODEL, QUANTIZED
 from jasper_jax.export.onnx_in_torch import SENTENCE, output_names
-from jasper_jax.export.onnx_int8 import agreement_lost, head_nodes
 from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.teachers.vectors import normalize_rows
 
@@ -63,7 +60,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--node", type=Path)
     parser.add_argument("--optimum")
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     test = subset(retrieval_test("squad-shifts", "reddit"), 400, 2)
@@ -75,7 +72,6 @@ def main() -> None:
     print("\n".join(lines), flush=True)
     lines += latency(options.folder, student, queries, passages, options.rounds)
     print("\n".join(lines), flush=True)
-    lines += choices(options.folder, student, test, queries, passages, options.rounds)
     lines += elsewhere(options, student, [*queries[:50], *passages[:50]])
     print("\n".join(lines))
     if options.write:
@@ -186,49 +182,6 @@ def latency(folder: Path, student: Embedder, queries, passages, rounds: int) -> 
         longest = max(len(ids) for ids in student.tokenizer.encode(texts))
         ratios = [took[MODEL] / took[name] for name in (QUANTIZED, "torch", "jax")]
         lines.append(f"| {what} | {longest} | {took[MODEL]:.1f} | {' | '.join(f'{r:.2f}' for r in ratios)} |")
-    return [*lines, ""]
-
-
-def choices(folder: Path, student: Embedder, test: RetrievalTest, queries, passages, rounds: int) -> list[str]:
-    """What else was tried for int8."""
-    source, tried = folder / FOLDER / MODEL, {}
-    heads = head_nodes(onnx.load(source).graph)
-    kept = {"nodes_to_exclude": [*heads, *(f"{name}_MatMul" for name in heads)]}
-    both = {"op_types_to_quantize": ["MatMul", "Gather"]}
-    tried["per channel, heads float32 (what is exported)"] = {**both, "per_channel": True, **kept}
-    tried["per channel, heads too"] = {**both, "per_channel": True}
-    tried["per tensor, heads float32"] = {**both, **kept}
-    tried["per channel, heads and embeddings float32"] = {
-        "op_types_to_quantize": ["MatMul"],
-        "per_channel": True,
-        **kept,
-    }
-    tried["per channel in 7 bits (reduce_range)"] = {**both, "per_channel": True, "reduce_range": True, **kept}
-    lines = [
-        "What the quantiser can be told. Agreement: Spearman correlation of the similarities of 200 passages with"
-        " float32's, of the worst dimension; nDCG@10 of the default dimension.",
-        "",
-        "| int8 | MB | a question, faster than float32 | agreement | nDCG@10 |",
-        "| --- | ---: | ---: | ---: | ---: |",
-    ]
-    floats = OnnxModel(source, student.tokenizer, threads=1)
-    outputs = list(outputs_of(student))
-    expected = floats.vectors(passages[:200], outputs)
-    for what, settings in tried.items():
-        with tempfile.TemporaryDirectory() as place:
-            out = Path(place) / QUANTIZED
-            quantize_dynamic(source, out, weight_type=QuantType.QInt8, **settings)
-            model = OnnxModel(out, student.tokenizer, threads=1)
-            programs = {
-                name: partial(m.run, queries[:1], [SENTENCE]) for name, m in (("float32", floats), ("int8", model))
-            }
-            took = cpu_ms(programs, 4 * rounds)
-            asked, answers = (model.vectors(texts, outputs) for texts in (queries, passages))
-            lost = agreement_lost(expected, [vectors[:200] for vectors in answers])
-            score, _ = ndcg(test, asked[0], answers[0])
-            size = out.stat().st_size / 1e6
-        ratio = took["float32"] / took["int8"]
-        lines.append(f"| {what} | {size:.1f} | {ratio:.2f} | {1 - lost:.4f} | {score:.4f} |")
     return [*lines, ""]
 
 
