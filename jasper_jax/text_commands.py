@@ -26,8 +26,8 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
     from jasper_jax.embedder import Embedder
     from jasper_jax.encoders.prompts import KINDS
     from jasper_jax.encoders.quantization import quantizer
-    from jasper_jax.export.marker import refuse_damaged
     from jasper_jax.run import cache_programs
+    from jasper_jax.runtime.marker import refuse_damaged
 
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.export.marker import MARKER
 from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sealed
+from jasper_jax.runtime.marker import MARKER
 from tests.tiny import recipe_tree, write_model
 
 TOO_LONG = "x" * 300

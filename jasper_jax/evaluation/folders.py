@@ -14,10 +14,10 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.text_tests import TextTests, check_judged, check_test
-from jasper_jax.export.marker import refuse_damaged
 from jasper_jax.recipe import config
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.marker import refuse_damaged
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.text_files import content_suffix
 

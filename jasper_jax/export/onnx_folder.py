@@ -22,13 +22,13 @@ from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.agreement_texts import TEXTS
 from jasper_jax.export.check import SAMPLE, run_in_torch
-from jasper_jax.export.marker import checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.export.onnx_in_torch import INLINE, output_names
 from jasper_jax.export.onnx_int8 import agreement_lost, quantize_model
 from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.recipe.config import Export
 from jasper_jax.recipe.extras import ONNX_PACKAGES
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.marker import checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.teachers.vectors import normalize_rows
 
 FOLDER = "onnx"

@@ -30,7 +30,6 @@ from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import FILES, write_jasper_vl
-from jasper_jax.export.marker import FORMAT, MARKER, checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
 from jasper_jax.export.onnx_folder import FOLDER, add_onnx, refuse_without_packages
@@ -40,6 +39,7 @@ from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, refuse_blocked
+from jasper_jax.runtime.marker import FORMAT, MARKER, checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.ranges import calibration_texts
 from jasper_jax.student.source import StudentSource

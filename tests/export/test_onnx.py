@@ -13,7 +13,6 @@ import pytest
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.export import onnx_folder
-from jasper_jax.export.marker import checksums, refuse_damaged, write_marker
 from jasper_jax.export.model import write_json
 from jasper_jax.export.onnx_folder import add_onnx
 from jasper_jax.export.onnx_in_torch import write_graph
@@ -22,6 +21,7 @@ from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.marker import checksums, refuse_damaged, write_marker
 from tests.families import CASES, VARIANTS
 from tests.tiny import sentences, write_model
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.export.model import write_json
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file
 
@@ -28,7 +28,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def write_marker(folder: Path, content: Mapping[str, Any]) -> None:
     """Write the marker with ``content`` (``sha256`` among it), sealed by a checksum of its own."""
-    write_json(folder / MARKER, sealed(content))
+    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
+    (folder / MARKER).write_text(f"{text}\n", "utf-8")
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
