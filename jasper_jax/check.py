@@ -21,6 +21,7 @@ from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.evaluation.precisions import refuse_impossible
 from jasper_jax.evaluation.text_tests import check_judged, check_test
+from jasper_jax.export.onnx_folder import refuse_without_packages
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
 from jasper_jax.parameters.sharding import leaf_shards, mesh_axes
@@ -102,6 +103,11 @@ def validate(run: Run) -> tuple[Student, int | None]:
             check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
             teacher.check_tokenizer()
     student = make_student(recipe, teacher_dim, run.student)
+    if recipe.export.onnx:
+        if student.vision_model is not None:
+            raise UserError("export.onnx: a student of texts and images is not written as ONNX; remove it")
+        if not run.describe:
+            refuse_without_packages()
     check_start(recipe, student, run.student)
     if not run.student.described:
         make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))

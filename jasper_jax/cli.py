@@ -216,13 +216,23 @@ def export(
     all_dims: Annotated[
         bool, typer.Option("--all-dims", help="A folder for each dimension, named for it, inside the output folder.")
     ] = False,
+    onnx: Annotated[
+        bool,
+        typer.Option("--onnx", help="With onnx/model.onnx and its int8 form; the recipe may be an exported folder."),
+    ] = False,
 ) -> None:
     """Write the student as a Hugging Face folder that sentence-transformers loads, and check that it does.
 
     Example: `jasper export configs/quickstart.yaml export.dim=256 --output my-model-256`
     """
     from jasper_jax.commands import export_run
+    from jasper_jax.text_commands import export_onnx
 
+    if (folder := user_path(recipe, "the recipe")).is_dir():
+        export_onnx(folder, overrides or [], onnx=onnx, elsewhere=output is not None or all_dims)
+        return
+    if onnx:
+        overrides = [*(overrides or []), "export.onnx=true"]
     export_run(_load(recipe, overrides), _path(output), all_dims=all_dims)
 
 

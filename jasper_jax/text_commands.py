@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.load import stores_dir
+from jasper_jax.recipe.load import load_export, stores_dir
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
 from jasper_jax.runtime.interrupt import stop_flag
@@ -79,6 +79,21 @@ def evaluate_models(
     print_table(console_table(evaluation), OUT)
     if output is not None:
         to_json(evaluation, output)
+
+
+def export_onnx(folder: Path, overrides: list[str], *, onnx: bool, elsewhere: bool) -> None:
+    """``jasper export FOLDER --onnx``: ONNX files for an exported folder, without its run."""
+    from jasper_jax.export.onnx_folder import add_onnx
+
+    if not onnx:
+        raise UserError(f"{folder}: is a folder; expected a recipe, or --onnx to add ONNX files to an exported folder")
+    if elsewhere:
+        raise UserError(
+            f"{folder}: is a folder, whose ONNX files are written into it; leave out --output and --all-dims"
+        )
+    settings = load_export(overrides)
+    with stop_flag() as stop, stop.immediately():
+        OUT.print(f"[bold]{folder}[/]: {add_onnx(folder, settings)}", highlight=False)
 
 
 def _refuse_output(output: Path, source: Path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.export.sentence_transformers import MARKER, refuse_foreign
+from jasper_jax.checkpoints.export_marker import MARKER
+from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sealed
 from tests.tiny import recipe_tree, write_model

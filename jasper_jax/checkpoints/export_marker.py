@@ -5,13 +5,15 @@ A new export replaces these and nothing else, in the run folder, in ``--output``
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json, sha256_file
+from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file
 from jasper_jax.runtime.inside import file_inside
 
 MARKER = "jasper.json"
@@ -23,10 +25,11 @@ EDITABLE = frozenset({MARKER, "modules.json", "README.md"})
 NAMES = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json"
-    r"|preprocessor_config\.json|(configuration|modeling|sentence)_jasper_vl\.py"
+    r"|onnx/model(_quantized)?\.onnx(_data)?|preprocessor_config\.json|(configuration|modeling|sentence)_jasper_vl\.py"
     r"|special_tokens_map\.json|vocab\.txt|added_tokens\.json|" + re.escape(RANGES)  # written by earlier versions
 )
 """Every file that an export can have."""
+_REMEDY = "`jasper export` writes the folder again"
 
 
 def own_files(marker: bytes | None) -> set[str]:
@@ -46,23 +49,47 @@ def only_names(files: Iterable[object]) -> set[str]:
     return {file for file in files if isinstance(file, str) and NAMES.fullmatch(file)}
 
 
-def refuse_damaged(folder: Path) -> None:
-    """UserError if a file of an export does not match its checksum in the marker; folders without a marker pass."""
-    remedy = "`jasper export` writes the folder again"
-    if not (folder / MARKER).is_file():
-        return
+def checksums(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of ``folder`` that nobody edits."""
+    return {
+        p.relative_to(folder).as_posix(): sha256_file(p)
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and p.name not in EDITABLE
+    }
+
+
+def write_marker(folder: Path, content: Mapping[str, Any]) -> None:
+    """Write the marker with ``content`` (``sha256`` among it), sealed by a checksum of its own."""
+    text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
+    (folder / MARKER).write_text(f"{text}\n", "utf-8")
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """The marker of an export. UserError: no such file, damaged, or of a later version."""
+    file = folder / MARKER
+    if not file.is_file():
+        raise UserError(
+            f"{folder}: not an exported folder (no {MARKER}); give one that `jasper export` or `jasper run` wrote"
+        )
     try:
-        marker = parse_json(file_inside(folder / MARKER).read_bytes())
-        sums = dict(marker.get("sha256", {}))
+        marker = parse_json(file_inside(file).read_bytes())
+        dict(marker.get("sha256", {}))
     except (ValueError, AttributeError, TypeError) as error:
-        raise UserError(f"{folder / MARKER}: cannot be read ({error}); delete the folder, then {remedy}") from None
+        raise UserError(f"{file}: cannot be read ({error}); delete the folder, then {_REMEDY}") from None
     if not is_whole(marker):
-        raise UserError(f"{folder / MARKER}: damaged (its checksum differs); {remedy}")
+        raise UserError(f"{file}: damaged (its checksum differs); {_REMEDY}")
     if marker.get("format") not in range(1, FORMAT + 1):
         raise UserError(
-            f"{folder / MARKER}: an export of format {marker.get('format')!r}, this program reads up to {FORMAT};"
+            f"{file}: an export of format {marker.get('format')!r}, this program reads up to {FORMAT};"
             f" install a newer jasper-jax"
         )
-    for name, digest in sums.items():
+    return marker
+
+
+def refuse_damaged(folder: Path) -> None:
+    """UserError if a file of an export does not match its checksum in the marker; folders without a marker pass."""
+    if not (folder / MARKER).is_file():
+        return
+    for name, digest in dict(read_marker(folder).get("sha256", {})).items():
         if not (folder / name).is_file() or sha256_file(file_inside(folder / name, folder)) != digest:
-            raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {remedy}")
+            raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {_REMEDY}")

@@ -104,21 +104,21 @@ def _in_torch(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[
         inputs = [_as_json(value, Path(scratch) / f"input-{i}") for i, value in enumerate(sample)]
         content = {"folder": str(folder.resolve()), "inputs": inputs, "dims": list(dims), "out": str(result)}
         job.write_text(json.dumps(content), "utf-8")
-        if error := reload(job, Path(scratch)):
+        if error := run_in_torch("jasper_jax.export.reload_in_torch", job, Path(scratch)):
             raise UserError(f"{folder}: sentence-transformers could not load the export ({error})")
         with np.load(result) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
-def reload(job: Path, scratch: Path) -> str:
-    """Run ``reload_in_torch`` in a separate process, so that this one never imports torch; returns the error, or ""."""
+def run_in_torch(module: str, job: Path, scratch: Path) -> str:
+    """Run ``module`` on ``job`` in a separate process, so that this one never imports torch; the error, or ""."""
     offline = {
         "PYTHONUTF8": "1",
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "HF_MODULES_CACHE": str(scratch / "code"),
     }
-    command = [sys.executable, "-m", "jasper_jax.export.reload_in_torch", str(job)]
+    command = [sys.executable, "-m", module, str(job)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **offline}, check=False)
     tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return f"exit code {done.returncode}: {tail}" if done.returncode else ""

@@ -151,6 +151,17 @@ def _texts(sources: list[TextSource]) -> str:
     return ", ".join(names)
 
 
+def _onnx(trained: TrainedStudent) -> list[str]:
+    if not trained.settings.onnx:
+        return []
+    int8 = "" if trained.settings.onnx_int8_loss is None else "; `onnx/model_quantized.onnx` is its int8 form"
+    return [
+        "",
+        "`onnx/model.onnx` gives these vectors in onnxruntime: `sentence_embedding` of"
+        f" {trained.default} dimensions, `sentence_embedding_{{dim}}` of the others{int8}.",
+    ]
+
+
 def _use(trained: TrainedStudent) -> list[str]:
     """How sentence-transformers loads the folder, and how it selects a dimension."""
     default, smallest = trained.default, min(trained.served)
@@ -169,6 +180,7 @@ def _use(trained: TrainedStudent) -> list[str]:
             _cutting(trained),
             f"`modules.json` names `2_Dense_{default}`. For another dimension write its `2_Dense_{{dim}}` there,"
             " or give Text Embeddings Inference `--dense-path 2_Dense_{dim}`.",
+            *_onnx(trained),
         ]
     return [
         "```python",

@@ -17,16 +17,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.checkpoints.export_marker import (
-    EDITABLE,
     FORMAT,
     MADE_BY,
     MARKER,
+    checksums,
     only_names,
     own_files,
+    read_marker,
     refuse_damaged,
+    write_marker,
 )
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
+from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
@@ -38,15 +41,20 @@ from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
 from jasper_jax.export.model_card import model_card
+from jasper_jax.export.onnx_folder import add_onnx, refuse_without_packages
 from jasper_jax.export.public import public_recipe
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import naming, parse_json, refuse_blocked, sealed, sha256_file
+from jasper_jax.runtime.files import naming, refuse_blocked
 from jasper_jax.student.dimensions import default_dimension, providers
+from jasper_jax.student.ranges import calibration_texts
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.start import make_student, make_tokenizer
+
+MOST_COMPARED = 200
+"""Held-out texts that both ONNX models encode."""
 
 
 def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
@@ -63,6 +71,9 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     if output.is_symlink():
         output = output.resolve()  # replace the target, not the link
     refuse_foreign(output)
+    settings = run.recipe.export
+    if settings.onnx:
+        refuse_without_packages()
     checkpoints = run.checkpoints()
     last = len(run.stages) - 1
     if not checkpoints.has(checkpoints.final(last)):
@@ -71,7 +82,6 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     tokenizer = make_tokenizer(student, source)
     params = checkpoints.load(checkpoints.final(last), abstract(student.shapes()))
     heads = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
-    settings = run.recipe.export
     served = providers(heads, settings.dims)
     default = default_dimension(served, settings.dim)
     trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings)
@@ -83,6 +93,8 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
         partial.mkdir()
         write_folder(partial, run, trained)
         verdict = check_folder(partial, trained)
+        if settings.onnx:
+            verdict += f"; {add_onnx(partial, settings, _held_out(run))}"
         _replace(partial, output)
     except OSError as error:  # a failed write on a full disk names no file
         raise naming(error, Path(error.filename or partial)) from None
@@ -91,11 +103,18 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     return output, verdict
 
 
+def _held_out(run: RunFolder) -> list[str]:
+    """Passages on which int8 is compared with float32: held-out texts; [] if there are too few."""
+    texts = DataStores(run.recipe).text_folder
+    store = TextStore.open(texts) if (texts / "manifest.json").is_file() else None
+    return [record.text for record in calibration_texts(store)][:MOST_COMPARED]
+
+
 def is_exported(run: RunFolder, folder: Path) -> bool:
     """Whether ``folder`` is the undamaged export of ``run``'s recipe."""
     try:
         refuse_damaged(folder)
-        marker = parse_json((folder / MARKER).read_bytes())
+        marker = read_marker(folder)
     except (UserError, OSError, ValueError):
         return False
     return marker.get("recipe") == public_recipe(run.recipe)
@@ -116,13 +135,9 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
         "run": run.recipe.name,
         "dims": {str(dim): provider.head for dim, provider in trained.served.items()},
         "recipe": public_recipe(run.recipe),
-        "sha256": {
-            str(p.relative_to(folder)): sha256_file(p)
-            for p in sorted(folder.rglob("*"))
-            if p.is_file() and p.name not in EDITABLE
-        },
+        "sha256": checksums(folder),
     }
-    write_json(folder / MARKER, sealed(marker))
+    write_marker(folder, marker)
 
 
 def write_model(folder: Path, trained: TrainedStudent) -> None:

@@ -381,6 +381,13 @@ class Export(Section):
     """End the folder with a Normalize module (Stella's has none)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the exported weights."""
+    onnx: bool = False
+    """Also write ``onnx/model.onnx`` and its int8 form; needs the extra onnx."""
+    onnx_opset: Annotated[int, Field(ge=18, le=23)] = 18
+    """The version of ONNX's operators: earlier than 18 torch does not export to, later than 23 neither."""
+    onnx_int8_loss: Annotated[float, Field(ge=0, le=2)] | None = 0.02
+    """Most that the int8 form may lose: 1 - the Spearman correlation of its similarities with those of float32, over
+    pairs of held-out texts. None: no int8 form."""
 
 
 class Recipe(Section):

@@ -11,6 +11,8 @@ from jasper_jax.runtime.remote import CLIENTS
 
 _LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
 
+ONNX_PACKAGES = ("torch", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
+
 
 def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """``(key, extra, package)`` for every optional package that a run of the recipe imports."""
@@ -29,6 +31,8 @@ def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
             yield f"teachers.{teacher.name}.backend", "export", "sentence_transformers"
     for logger in recipe.training.loggers:
         yield "training.loggers", logger, _LOGGERS[logger]
+    if recipe.export.onnx:
+        yield from (("export.onnx", "onnx", package) for package in ONNX_PACKAGES)
     protocol = (recipe.mirror or "").partition("://")[0]
     if protocol in CLIENTS:
         yield ("mirror", *CLIENTS[protocol])

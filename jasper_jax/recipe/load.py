@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from jasper_jax.recipe.checks import check_recipe
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Export, Recipe
 from jasper_jax.recipe.references import resolve_references
 from jasper_jax.recipe.yaml_text import dump_yaml, parse_yaml
 from jasper_jax.runtime.errors import UserError, first_line, nearest
@@ -37,6 +37,28 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _apply(tree, override)
     return parse_recipe(resolve_references(tree, str(path)), where=str(path))
+
+
+def load_export(overrides: Sequence[str]) -> Export:
+    """The settings of ``export.onnx*`` for an exported folder: the defaults with ``overrides``.
+
+    Raises:
+      UserError: an override of another key, or a value that is not allowed.
+    """
+    tree: dict[Any, Any] = {}
+    keys = [f"export.{key}" for key in Export.model_fields if key.startswith("onnx_")]
+    for override in overrides:
+        if override.partition("=")[0].strip() not in keys:
+            raise UserError(f"override {override!r}: of an exported folder only {' and '.join(keys)} can be set")
+        _apply(tree, override)
+    try:
+        return _ExportOnly.model_validate(tree).export
+    except ValidationError as error:
+        raise UserError(describe(error, "--onnx")) from None
+
+
+class _ExportOnly(BaseModel):
+    export: Export = Export()
 
 
 def parse_recipe(plain: Any, where: str) -> Recipe:

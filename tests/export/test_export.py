@@ -14,7 +14,7 @@ import pytest
 from jasper_jax.commands import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import from_json
-from jasper_jax.export import check, model_card
+from jasper_jax.export import check, model_card, sentence_transformers
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
@@ -136,6 +136,27 @@ def test_half_precision_and_no_normalize(run: Run, tmp_path: Path) -> None:
     assert modules[2]["path"] == "2_Dense_12"
     assert promised(folder) is None
     assert "were not trained to be cut" in (folder / "README.md").read_text()
+
+
+def test_onnx_files_come_with_the_recipe(run: Run, tmp_path: Path, monkeypatch) -> None:
+    def add(folder: Path, settings, texts) -> str:
+        assert settings.onnx
+        (folder / "onnx").mkdir()
+        (folder / "onnx" / "model.onnx").write_bytes(b"")
+        return f"compared on {len(texts)} texts"
+
+    monkeypatch.setattr(sentence_transformers, "refuse_without_packages", lambda: None)
+    monkeypatch.setattr(sentence_transformers, "add_onnx", add)
+    monkeypatch.setattr(check.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("jasper_jax.student.ranges.LEAST_TEXTS", 30)
+    settings = run.recipe.export.model_copy(update={"onnx": True})
+    with_onnx = Run(run.recipe.model_copy(update={"export": settings}), progress=False)
+    for _ in range(2):  # the second replaces the first
+        folder, verdict = export(with_onnx, tmp_path / "out")
+        assert verdict.endswith("; compared on 32 texts")
+    assert (
+        "`sentence_embedding_{dim}` of the others; `onnx/model_quantized.onnx` is" in (folder / "README.md").read_text()
+    )
 
 
 def test_without_torch_the_files_are_read_back_and_it_says_so(run: Run, tmp_path: Path, monkeypatch) -> None:

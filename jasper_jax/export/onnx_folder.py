@@ -1,0 +1,148 @@
+"""The ``onnx/`` folder of an export: one graph from tokens to vectors, in float32 and in int8.
+
+``onnx/model.onnx`` is where optimum (sentence-transformers' ``backend="onnx"``), transformers.js and fastembed look,
+``onnx/model_quantized.onnx`` what transformers.js takes for ``q8`` and infinity prefers on processors. Both are made in
+a temporary folder from an exported folder alone, compared there, and only then moved in.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jasper_jax.checkpoints.export_marker import checksums, read_marker, refuse_damaged, write_marker
+from jasper_jax.embedder import Embedder
+from jasper_jax.encoders.dense import dense
+from jasper_jax.encoders.prompts import KINDS
+from jasper_jax.export.agreement_texts import TEXTS
+from jasper_jax.export.check import SAMPLE, run_in_torch
+from jasper_jax.export.onnx_in_torch import INLINE, output_names
+from jasper_jax.export.onnx_int8 import agreement_lost, quantize_model
+from jasper_jax.export.onnx_session import OnnxModel
+from jasper_jax.recipe.config import Export
+from jasper_jax.recipe.extras import ONNX_PACKAGES
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.vectors import normalize_rows
+
+FOLDER = "onnx"
+MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
+WRITTEN = tuple(f"{name}{suffix}" for name in (MODEL, QUANTIZED) for suffix in ("", "_data"))
+"""Every file that this module writes; others in the folder are left alone."""
+LEAST_COSINE = 0.99999
+"""Of a vector of the float32 graph with the student's."""
+
+
+def refuse_without_packages() -> None:
+    """UserError if a package that makes the ONNX files is missing."""
+    missing = [package for package in ONNX_PACKAGES if importlib.util.find_spec(package) is None]
+    if missing:
+        raise UserError(
+            f"export.onnx: needs {', '.join(missing)}, not installed; pip install 'jasper-jax[onnx]', or leave ONNX out"
+        )
+
+
+def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
+    """Write ``onnx/`` into the export ``folder`` and its files into the marker; a line on how they were checked.
+
+    ``texts``: on which int8 is compared with float32, by default a few dozen sentences that come with the program.
+
+    Raises:
+      UserError: a package is missing; not an undamaged export of texts; the graph cannot be made, or its vectors differ
+        from the student's; int8 loses more than ``settings.onnx_int8_loss``. The folder is then as it was.
+    """
+    refuse_without_packages()
+    marker = read_marker(folder)
+    refuse_damaged(folder)
+    if (folder / "sentence_jasper_vl.py").is_file():
+        raise UserError(
+            f"{folder}: a model of texts and images, which is not written as ONNX; only models of texts are"
+        )
+    embedder = Embedder.load(folder)
+    partial = folder.with_name(f".{folder.name}.onnx.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        verdict = _write(partial, folder, embedder, settings, list(texts) or list(TEXTS))
+        _move_in(partial, folder, marker)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return verdict
+
+
+def _move_in(partial: Path, folder: Path, marker: dict[str, Any]) -> None:
+    """Replace the ONNX files of ``folder`` by those in ``partial``; the marker never names a missing file."""
+    added = {f"{FOLDER}/{name}": digest for name, digest in checksums(partial).items()}
+    kept = {name: digest for name, digest in marker.get("sha256", {}).items() if not name.startswith(f"{FOLDER}/")}
+    write_marker(folder, {**marker, "sha256": kept})
+    (folder / FOLDER).mkdir(exist_ok=True)
+    for name in WRITTEN:
+        (folder / FOLDER / name).unlink(missing_ok=True)
+    for file in sorted(partial.iterdir()):
+        file.rename(folder / FOLDER / file.name)
+    write_marker(folder, {**marker, "sha256": {**kept, **added}})
+
+
+def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, texts: Sequence[str]) -> str:
+    """Write and compare both files in ``place``."""
+    dims = [embedder.default_dim, *(dim for dim in reversed(embedder.dims) if dim != embedder.default_dim)]
+    outputs = dict(zip(output_names(dims)[1:], dims, strict=True))
+    _make_graph(folder, place / MODEL, dims, settings.onnx_opset)
+    floats = OnnxModel(place / MODEL, embedder.tokenizer)
+    worst = _refuse_wrong(floats, embedder, outputs, folder)
+    said = f"ONNX gives the student's vectors (worst cosine {worst:.7f})"
+    if settings.onnx_int8_loss is None:
+        return said
+    quantize_model(place / MODEL, place / QUANTIZED, (place / f"{MODEL}_data").is_file())
+    codes = OnnxModel(place / QUANTIZED, embedder.tokenizer)
+    passages = [embedder.prompt("passage") + text for text in texts]
+    lost = agreement_lost(*(model.vectors(passages, list(outputs)) for model in (floats, codes)))
+    if not lost <= settings.onnx_int8_loss:
+        raise UserError(
+            f"{folder}: the int8 model orders pairs of texts otherwise than the float32 one (1 - Spearman {lost:.4f} on"
+            f" {len(texts)} texts, export.onnx_int8_loss allows {settings.onnx_int8_loss:g}); raise it, or leave int8"
+            " out with export.onnx_int8_loss=null"
+        )
+    return f"{said}; its int8 form agrees at {1 - lost:.4f} (Spearman, {len(texts)} texts)"
+
+
+def _make_graph(folder: Path, out: Path, dims: Sequence[int], opset: int) -> None:
+    """Have torch write the graph, in a separate process."""
+    with tempfile.TemporaryDirectory() as scratch:
+        job = Path(scratch) / "job.json"
+        content = {"folder": str(folder.resolve()), "out": str(out.resolve()), "dims": list(dims), "opset": opset}
+        job.write_text(json.dumps({**content, "inline": INLINE}), "utf-8")
+        if error := run_in_torch("jasper_jax.export.onnx_in_torch", job, Path(scratch)):
+            raise UserError(f"{folder}: torch could not write it as ONNX of opset {opset} ({error})")
+
+
+def _refuse_wrong(model: OnnxModel, embedder: Embedder, outputs: dict[str, int], folder: Path) -> float:
+    """The worst cosine with the student over odd and long texts, of both kinds, alone and as one padded batch.
+
+    Raises:
+      UserError: it is below ``LEAST_COSINE``.
+    """
+    worst, where = 1.0, ""
+    for kind in KINDS:
+        pooled = embedder.pooled(list(SAMPLE), kind)
+        texts = [embedder.prompt(kind) + text for text in SAMPLE]
+        made = {"alone": model.vectors(texts, list(outputs), 1), "in a batch": model.run(texts, list(outputs))}
+        for i, dim in enumerate(outputs.values()):
+            expected = normalize_rows(np.asarray(dense(pooled, *embedder.output(dim)))).astype(np.float64)
+            for how, vectors in ((how, found[i]) for how, found in made.items()):
+                same = vectors.shape == expected.shape
+                cosine = float((vectors * expected).sum(axis=1).min()) if same else -1.0
+                if not cosine >= worst:
+                    worst, where = cosine, f"{kind}, {dim} dimensions, {how}"
+    if not worst >= LEAST_COSINE:
+        raise UserError(
+            f"{folder}: the ONNX model's vectors differ from the student's ({where}: cosine {worst:.6f}); it was"
+            " discarded; please report this defect"
+        )
+    return worst
