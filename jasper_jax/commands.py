@@ -278,7 +278,7 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
     from jasper_jax.export.sentence_transformers import export
 
     with timings.phase("export"):
-        folder, check = export(run.run_folder, run.student, run.teacher_dim, output or run.folder / "export")
+        folder, check = export(run.run_folder, run.student, run.vectors, output or run.folder / "export")
     OUT.print(bold(str(folder), f": {check}"))
 
 

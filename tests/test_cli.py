@@ -124,7 +124,7 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
 def test_a_folder_of_every_dimension(call, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     made: dict[str, int | None] = {}
 
-    def export(run, source, teacher_dim, output):
+    def export(run, source, teachers, output):
         made[output.relative_to(tmp_path).as_posix()] = run.recipe.export.dim
         return output, "checked"
 

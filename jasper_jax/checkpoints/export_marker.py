@@ -23,6 +23,7 @@ EDITABLE = frozenset({MARKER, "modules.json", "README.md"})
 NAMES = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json"
+    r"|asymmetric/((query|document)_\d+_\w+/[^/]+|(modules|router_config|config_sentence_transformers)\.json|README\.md)"
     r"|preprocessor_config\.json|(configuration|modeling|sentence)_jasper_vl\.py"
     r"|special_tokens_map\.json|vocab\.txt|added_tokens\.json|" + re.escape(RANGES)  # written by earlier versions
 )

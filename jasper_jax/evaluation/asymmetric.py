@@ -49,11 +49,14 @@ def asymmetric_rows(
 
 def share_kept(evaluation: Evaluation) -> list[str]:
     """A line for each test and asymmetric row: how much of the teacher's own nDCG@10 the student's queries keep."""
-    own = {row.provider: row for row in evaluation.rows}
+    rows = {row.provider: row for row in evaluation.rows}
     lines = []
     for row in evaluation.rows:
-        for test in retrieval_tests(evaluation) if row.documents in own else ():
-            score, whole = ndcg10(row, [test]), ndcg10(own[row.documents], [test])
+        own = rows.get(row.documents or "")
+        if own is None:
+            continue
+        for test in retrieval_tests(evaluation):
+            score, whole = ndcg10(row, [test]), ndcg10(own, [test])
             if score is not None and whole:
                 lines.append(
                     f"{test} nDCG@10, the student's queries among the documents of {row.documents} ({row.dim}"

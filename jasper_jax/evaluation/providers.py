@@ -73,9 +73,8 @@ def evaluate(
         path = checkpoints.final(stages - 1) if stages else checkpoints.start()
         params = checkpoints.load(path, shapes)
         rows += scores.rows(params, stages)
-        if stages == done[-1] and teachers.needed:
-            dims = {teacher.name: teacher.dim for teacher in teachers.teachers}
-            rows += scores.asymmetric(params, stages, dims, taught_by)
+        if stages == done[-1]:
+            rows += scores.asymmetric(params, stages, teachers.dims, taught_by)
         if run.recipe.evaluation.precisions and stages == len(run.stages):
             precisions = scores.precisions(params)
     if images and sheet:

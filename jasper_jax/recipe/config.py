@@ -381,6 +381,9 @@ class Export(Section):
     """End the folder with a Normalize module (Stella's has none)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the exported weights."""
+    asymmetric: bool | Name = False
+    """Also write ``asymmetric/``, a sentence-transformers Router: queries go to the student, documents to the teacher
+    (of several, to the one named here)."""
 
 
 class Recipe(Section):
