@@ -7,7 +7,8 @@ Each model (a folder, or the name of an asset) is served by infinity-emb, https:
 asked over HTTP for vectors of odd, long and ordinary texts, alone and together, at its default dimension and at every
 dimension that its config.json promises (`dimensions` of a request), then for single questions by 1, 4 and 16 clients at
 once, and for 32 texts a request. The tables are Markdown, for docs/results/serving.md. Latencies are of the whole
-request, on this machine; memory is the peak of the server's process.
+request, on this machine; the processor time of the server for a text depends less on what else runs there; memory is
+the peak of the server's process.
 """
 
 from __future__ import annotations
@@ -100,13 +101,14 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-def parity(client: Client, model: Embedder, texts: Sequence[str], dims: Sequence[int]) -> list[dict[str, Any]]:
+def parity(port: int, name: str, model: Embedder, texts: Sequence[str], dims: Sequence[int]) -> list[dict[str, Any]]:
     """For each dimension the worst cosine between what the server gives, normalised again, and the student's vectors;
     texts in one request and each in its own. The first dimension is the default."""
     prompt, rows = model.prompt("query"), []
     asked = [prompt + text for text in texts]
     for dim in dims:
         expected = model.encode(list(texts), "query", dim=dim)
+        client = Client(port, name)  # the server closes connections that are idle for some seconds
         together = client.embed(asked, dim if dim != dims[0] else 0)
         alone = np.concatenate([client.embed([text], dim if dim != dims[0] else 0) for text in asked])
         worst = [float((unit(found) * expected).sum(axis=1).min()) for found in (together, alone)]
@@ -140,6 +142,12 @@ def load(port: int, name: str, texts: Sequence[str], clients: int, size: int, se
     return {"median": float(median), "late": float(late), "rate": len(taken) * size / wall, "requests": len(taken)}
 
 
+def processor_seconds(process: subprocess.Popen) -> float:
+    """Of all threads of the process, so far (Linux)."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_memory(process: subprocess.Popen) -> int:
     """Bytes: the largest resident size so far (Linux)."""
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
@@ -171,23 +179,24 @@ def main() -> None:
         folder = resolve_model(given)
         model = Embedder.load(folder)
         with served(options.server, folder) as (port, name, process):
-            client = Client(port, name)
-            for row in parity(client, model, [*SAMPLE, *questions[:16], *passages], dimensions(folder, model)):
+            for row in parity(port, name, model, [*SAMPLE, *questions[:16], *passages], dimensions(folder, model)):
                 low, high = row["length"]
                 checked.append(
                     f"| {given} | {row['dim']} | {row['together']:.7f} | {row['alone']:.7f} | {low:.3f} to {high:.3f} |"
                 )
             for clients, size in [*((n, 1) for n in options.clients), (1, 32)]:
                 load(port, name, questions, clients, size, 2.0)  # the first requests of a kind are slower
+                before = processor_seconds(process)
                 found = load(port, name, questions, clients, size, options.seconds)
+                spent = 1e3 * (processor_seconds(process) - before) / (found["requests"] * size)
                 loads.append(
                     f"| {given} | {clients} | {size} | {1e3 * found['median']:.1f} | {1e3 * found['late']:.1f} |"
-                    f" {found['rate']:.1f} | {peak_memory(process) / 2**20:,.0f} |"
+                    f" {found['rate']:.1f} | {spent:.1f} | {peak_memory(process) / 2**20:,.0f} |"
                 )
     print("| model | dimensions | worst cosine, one request | worst cosine, alone | length as served |")
     print("| --- | ---: | ---: | ---: | --- |", *checked, sep="\n")
-    print("\n| model | clients | texts a request | median ms | 95% ms | texts/s | peak MiB |")
-    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: |", *loads, sep="\n")
+    print("\n| model | clients | texts a request | median ms | 95% ms | texts/s | processor ms a text | peak MiB |")
+    print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |", *loads, sep="\n")
 
 
 if __name__ == "__main__":
