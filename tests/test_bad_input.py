@@ -43,6 +43,10 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("heads.fc1.nested=[30]", "heads.fc1.nested: 30 is not smaller than the head's dimension 24"),
         ("heads.fc3.dim=8", "export.dims: fc2 and fc3 both provide 8 dimensions; choose: {8: fc2}"),
         ("heads.pooled={dim: 3}", "heads.pooled: 'pooled' is a reserved target; give the head another name"),
+        (
+            "export.asymmetric=true",
+            "export.asymmetric: documents need one model, the recipe has the teachers a, b; name",
+        ),
         ("export.dim=7", "export.dim: no trained head provides 7; dimensions are 24, 12, 8, 6, 4"),
         (
             "texts.augment.language=klingon",

@@ -79,7 +79,8 @@ def documents_of(
 def write_asymmetric(export: Path, trained: TrainedStudent, documents: Documents, name: str) -> None:
     """Write the Router into ``export``, whose student is written; ``name``: of the run."""
     folder = export / FOLDER
-    routes = {"query": _queries(export, folder, trained, documents.space), "document": _documents(folder, documents)}
+    queries = _queries(export, folder, trained, documents.space)
+    routes = {"query": queries, "document": copy_documents(folder, documents.teacher)}
     types = module_types(trained.student.encoder)
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": types["Router"]}])
     write_json(
@@ -116,23 +117,22 @@ def _queries(export: Path, folder: Path, trained: TrainedStudent, space: Space) 
     return {f"query_{i}_{kind}": types[kind] for i, kind in enumerate(kinds)}
 
 
-def _documents(folder: Path, documents: Documents) -> dict[str, str]:
-    """Copy the teacher's modules; names -> types."""
-    teacher, types = documents.teacher, {}
-    path, dim = teacher.path, teacher.settings.dim
-    for i, (source, kind) in enumerate(_modules(path, dim)):
+def copy_documents(folder: Path, teacher: TeacherModel) -> dict[str, str]:
+    """Copy the teacher's modules into ``folder``, as ``document_0_Transformer`` and so on; names -> types."""
+    path, types = teacher.path, {}
+    for i, (source, kind) in enumerate(_modules(path, teacher.settings.dim)):
         short = kind.rpartition(".")[2]
         target = folder / f"document_{i}_{short}"
         _copy(path / source, target, _TRANSFORMER if short == "Transformer" else None)
         types[target.name] = kind
-    transformer, pooling = next(iter(types)), folder / "document_1_Pooling" / "config.json"
+    transformer = next(iter(types))
     if teacher.settings.max_length is not None:
         settings = {**read_settings(folder / transformer), "max_seq_length": teacher.settings.max_length}
         write_json(folder / transformer / "sentence_bert_config.json", settings)
-    if not pooling.is_file():  # a folder of transformers, without modules.json
-        assert isinstance(teacher.source, ModelFolder)
-        modes = {key: mode in teacher.source.pooling.modes for key, mode in POOLING_KEYS.items()}
-        write_json(pooling, {"word_embedding_dimension": teacher.dim, **modes})
+    if not (path / "modules.json").is_file():  # a folder of transformers; torch teachers have its mean pooling
+        names = teacher.source.pooling.modes if isinstance(teacher.source, ModelFolder) else ("mean",)
+        modes = {key: mode in names for key, mode in POOLING_KEYS.items()}
+        write_json(folder / "document_1_Pooling" / "config.json", {"word_embedding_dimension": teacher.dim, **modes})
     if not any(name.endswith("_Normalize") for name in types):
         name = f"document_{len(types)}_Normalize"
         write_json(folder / name / "config.json", {})
@@ -144,7 +144,7 @@ def _modules(path: Path, dim: int | None) -> list[tuple[str, str]]:
     """Folder and type of each module of a model, with its ``2_Dense_{dim}`` where ``dim`` is set."""
     file = path / "modules.json"
     if not file.is_file():
-        return [(kind, f"sentence_transformers.models.{kind[2:] or 'Transformer'}") for kind in ("", "1_Pooling")]
+        return [("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling")]
     modules = [(str(module.get("path") or ""), str(module["type"])) for module in read_json(file)]
     for i, (source, kind) in enumerate(modules):
         if Path(source).is_absolute() or ".." in Path(source).parts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from jasper_jax.commands import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.dense import dense
 from jasper_jax.export import check
-from jasper_jax.export.asymmetric import FOLDER, documents_of, query_encoder_section
+from jasper_jax.export.asymmetric import FOLDER, copy_documents, documents_of, query_encoder_section
 from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.recipe.config import Export, Teacher
 from jasper_jax.run import Run
@@ -20,7 +21,8 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.spaces import Space
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.vectors import normalize_rows
-from tests.tiny import recipe, sentences
+from tests.st_folders import write_dense_folder
+from tests.tiny import recipe, sentences, write_model
 from tests.training.runs import export
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -92,6 +94,32 @@ def test_a_teacher_whose_folder_gives_other_vectors_is_refused(run: Run, tmp_pat
     (run.folder / "export" / FOLDER / "notes.txt").write_text("years of work")
     with pytest.raises(UserError, match="notes.txt: no export wrote this"):
         refuse_foreign(run.folder / "export")
+
+
+@pytest.mark.parametrize("layout", ["of transformers alone", "with Dense steps, without Normalize"])
+def test_every_layout_of_a_teacher_s_folder(layout: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    folder = write_model(tmp_path / "teacher", hidden=8)
+    types = "sentence_transformers.models"
+    if "Dense" in layout:
+        for dim in (6, 4):
+            write_dense_folder(folder / f"2_Dense_{dim}", 8, dim, seed=dim)
+        steps = [("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Dense_6", "Dense")]
+        modules = [{"idx": i, "name": str(i), "path": p, "type": f"{types}.{k}"} for i, (p, k) in enumerate(steps)]
+        (folder / "modules.json").write_text(json.dumps(modules))
+        teacher = TeacherModel(Teacher(name="a", model=str(folder), dim=4))
+    else:
+        (folder / "modules.json").unlink()
+        shutil.rmtree(folder / "1_Pooling")
+        teacher = TeacherModel(Teacher(name="a", model=str(folder)))
+    (folder / "pytorch_model.bin").write_bytes(b"not copied")
+    modules = copy_documents(tmp_path / "out", teacher)
+    assert not list((tmp_path / "out").rglob("*.bin"))
+    listed = [{"idx": i, "name": str(i), "path": p, "type": kind} for i, (p, kind) in enumerate(modules.items())]
+    (tmp_path / "out" / "modules.json").write_text(json.dumps(listed))
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(sentences(4))
+    np.testing.assert_allclose(found, teacher.encoder()(sentences(4), ["passage"] * 4), atol=1e-5)
 
 
 def teachers(*models: str | None) -> list[TeacherModel]:
