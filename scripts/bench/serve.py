@@ -34,6 +34,7 @@ from jasper_jax import Embedder
 from jasper_jax.assets.corpora import retrieval_test
 from jasper_jax.assets.models import resolve_model
 from jasper_jax.export.check import SAMPLE
+from jasper_jax.runtime.progress import say
 
 OFF = dict.fromkeys(("INFINITY_BETTERTRANSFORMER", "INFINITY_COMPILE", "INFINITY_MODEL_WARMUP"), "false")
 """What the server would do for GPUs; the words of its command line for this differ between its versions."""
@@ -184,6 +185,7 @@ def main() -> None:
                 checked.append(
                     f"| {given} | {row['dim']} | {row['together']:.7f} | {row['alone']:.7f} | {low:.3f} to {high:.3f} |"
                 )
+                say(checked[-1])
             for clients, size in [*((n, 1) for n in options.clients), (1, 32)]:
                 load(port, name, questions, clients, size, 2.0)  # the first requests of a kind are slower
                 before = processor_seconds(process)
@@ -193,6 +195,7 @@ def main() -> None:
                     f"| {given} | {clients} | {size} | {1e3 * found['median']:.1f} | {1e3 * found['late']:.1f} |"
                     f" {found['rate']:.1f} | {spent:.1f} | {peak_memory(process) / 2**20:,.0f} |"
                 )
+                say(loads[-1])
     print("| model | dimensions | worst cosine, one request | worst cosine, alone | length as served |")
     print("| --- | ---: | ---: | ---: | --- |", *checked, sep="\n")
     print("\n| model | clients | texts a request | median ms | 95% ms | texts/s | processor ms a text | peak MiB |")
