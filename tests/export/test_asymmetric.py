@@ -73,7 +73,7 @@ def test_the_folder_and_its_card_name_no_place_of_this_machine(run: Run) -> None
     for file in (*(folder / FOLDER).rglob("*.json"), folder / FOLDER / "README.md"):
         assert str(run.folder.parent) not in file.read_text(), file
     card = (folder / "README.md").read_text()
-    assert "components 16 to 23 are in the space of teacher-b" in card
+    assert "components 16 to 23 are in the space of `teacher-b`" in card
     assert f"path/to/this/folder/{FOLDER}" in card
     assert (
         f"{FOLDER}/document_0_Transformer/model.safetensors"
@@ -156,5 +156,5 @@ def test_the_space_of_the_teacher_that_is_asked_for() -> None:
 def test_the_card_says_in_which_space_of_imported_vectors_queries_answer(tmp_path: Path) -> None:
     chosen = recipe(tmp_path, teachers=[{"name": "paid-api", "dim": 8}])
     said = "\n".join(query_encoder_section(chosen, [Space("fc1", ("paid-api",), 0, 8)], None))
-    assert "Vectors of 8 dimensions are in the space of paid-api (imported vectors)" in said
+    assert "Vectors of 8 dimensions are in the space of `paid-api` (imported vectors)" in said
     assert FOLDER not in said
