@@ -21,6 +21,7 @@ from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.evaluation.precisions import refuse_impossible
 from jasper_jax.evaluation.text_tests import check_judged, check_test
+from jasper_jax.export.asymmetric import documents_of
 from jasper_jax.export.onnx_folder import refuse_without_packages
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
@@ -36,6 +37,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.tables import print_table
 from jasper_jax.student.dimensions import cut_dimensions, default_dimension, providers
 from jasper_jax.student.heads import HeadShape
+from jasper_jax.student.spaces import teacher_spaces
 from jasper_jax.student.start import check_start, make_student, make_tokenizer
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.needed import needed_draws
@@ -119,7 +121,10 @@ def validate(run: Run) -> tuple[Student, int | None]:
     for stage in run.stages:
         make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
     _refuse_untrained(run, student, params)
-    default_dimension(providers(_trained(run, student), recipe.export.dims), recipe.export.dim)
+    trained = _trained(run, student)
+    default_dimension(providers(trained, recipe.export.dims), recipe.export.dim)
+    spaces = teacher_spaces(recipe, trained, run.vectors.dims)
+    documents_of(recipe.export, spaces, run.teachers, images=student.vision_model is not None)
     return student, teacher_dim
 
 

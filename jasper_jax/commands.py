@@ -208,6 +208,7 @@ def evaluate_run(recipe: Recipe) -> None:
 
 def _evaluate(run: Run, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
+    from jasper_jax.evaluation.asymmetric import share_kept
     from jasper_jax.evaluation.precisions import precision_table
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import (
@@ -231,7 +232,7 @@ def _evaluate(run: Run, timings: Timings) -> None:
             _plot(run.folder, evaluation, path.with_suffix(".png"))
         else:
             say("No plots: pip install 'jasper-jax[plot]'")
-    for line in beside_teachers(evaluation):
+    for line in (*beside_teachers(evaluation), *share_kept(evaluation)):
         say(line)
     print_table(console_table(evaluation), OUT)
     if evaluation.precisions:
@@ -277,7 +278,7 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
     from jasper_jax.export.sentence_transformers import export
 
     with timings.phase("export"):
-        folder, check = export(run.run_folder, run.student, run.teacher_dim, output or run.folder / "export")
+        folder, check = export(run.run_folder, run.student, run.vectors, output or run.folder / "export")
     OUT.print(bold(str(folder), f": {check}"))
 
 

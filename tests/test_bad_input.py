@@ -44,6 +44,10 @@ NOTHING_YET = ("run", "run/recipe.yaml")
         ("heads.fc3.dim=8", "export.dims: fc2 and fc3 both provide 8 dimensions; choose: {8: fc2}"),
         ("heads.pooled={dim: 3}", "heads.pooled: 'pooled' is a reserved target; give the head another name"),
         ("export.onnx_opset=11", "export.onnx_opset: 11 is not allowed: input should be greater than or equal to 18"),
+        (
+            "export.asymmetric=true",
+            "export.asymmetric: documents need one model, the recipe has the teachers a, b; name",
+        ),
         ("export.dim=7", "export.dim: no trained head provides 7; dimensions are 24, 12, 8, 6, 4"),
         (
             "texts.augment.language=klingon",

@@ -117,14 +117,14 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
     run = Run(load_recipe(recipe, changes), progress=False)
     texts = run.data.texts()
     tests = TextTests(run.recipe.evaluation, texts)
-    [row, *_], _ = teacher_rows(run.vectors, tmp_path / "run" / "evaluation", texts, tests, [])
+    [row, *_] = teacher_rows(run.vectors, tmp_path / "run" / "evaluation", texts, tests, []).rows
     assert (row.provider, row.retrieval["own"].queries, row.retrieval["own"].passages) == ("teacher outside", 1, 1)
 
 
 def test_a_folder_of_every_dimension(call, recipe: Path, tmp_path: Path, monkeypatch) -> None:
     made: dict[str, int | None] = {}
 
-    def export(run, source, teacher_dim, output):
+    def export(run, source, teachers, output):
         made[output.relative_to(tmp_path).as_posix()] = run.recipe.export.dim
         return output, "checked"
 

@@ -25,6 +25,7 @@ EDITABLE = frozenset({MARKER, "modules.json", "README.md"})
 NAMES = re.compile(
     r"(1_Pooling|2_Dense_\d+|3_Normalize)/(config\.json|model\.safetensors)|README\.md|model\.safetensors"
     r"|(jasper|modules|config|sentence_bert_config|config_sentence_transformers|tokenizer|tokenizer_config)\.json"
+    r"|asymmetric/((query|document)_\d+_\w+/[^/]+|(modules|router_config|config_sentence_transformers)\.json|README\.md)"
     r"|onnx/model(_quantized)?\.onnx(_data)?|preprocessor_config\.json|(configuration|modeling|sentence)_jasper_vl\.py"
     r"|special_tokens_map\.json|vocab\.txt|added_tokens\.json|" + re.escape(RANGES)  # written by earlier versions
 )
@@ -54,7 +55,7 @@ def checksums(folder: Path) -> dict[str, str]:
     return {
         p.relative_to(folder).as_posix(): sha256_file(p)
         for p in sorted(folder.rglob("*"))
-        if p.is_file() and p.name not in EDITABLE
+        if p.is_file() and p.relative_to(folder).as_posix() not in EDITABLE
     }
 
 

@@ -1,5 +1,5 @@
 """The providers of vectors that are scored: each teacher, all teachers concatenated, both shortened without training,
-and the student before training and after each stage.
+the student before training and after each stage, and its queries among a teacher's documents.
 
 A model encodes the texts of every test once (``text_tests``); the vectors of the student's heads and nested dimensions
 are projections of its pooled vectors.
@@ -20,12 +20,13 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.evaluation.asymmetric import asymmetric_rows
 from jasper_jax.evaluation.image_tests import ImageTests
 from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
-from jasper_jax.evaluation.teachers import teacher_rows
+from jasper_jax.evaluation.teachers import TeacherScores, teacher_rows
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import needs
@@ -35,6 +36,7 @@ from jasper_jax.runtime.progress import say
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import nested_head, project_rows
 from jasper_jax.student.source import StudentSource
+from jasper_jax.student.spaces import teacher_spaces
 from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
@@ -57,18 +59,22 @@ def evaluate(
     refuse_impossible(run.recipe, tests.held_out)
     student = make_student(run.recipe, teachers.dim, source)
     dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
-    rows, reference = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests, dims)
+    taught_by = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests, dims)
+    rows = taught_by.rows
 
     tokenizer, shapes = make_tokenizer(student, source), abstract(student.shapes())
     with_images = needs(run.stages, "images") and run.recipe.evaluation.images
     images = ImageTests(data.pairs(), progress=data.progress) if with_images else None
-    scores = StudentScores(run, student, tokenizer, tests, reference, images, taught=teachers.needed)
+    scores = StudentScores(run, student, tokenizer, tests, taught_by.reference, images, taught=teachers.needed)
     precisions: list[PrecisionRow] = []
-    for stages in _stages_done(run, checkpoints, taught=teachers.needed):
+    done = _stages_done(run, checkpoints, taught=teachers.needed)
+    for stages in done:
         say(f"Evaluating the student {_when(run, stages)}")
         path = checkpoints.final(stages - 1) if stages else checkpoints.start()
         params = checkpoints.load(path, shapes)
         rows += scores.rows(params, stages)
+        if stages == done[-1]:
+            rows += scores.asymmetric(params, stages, teachers.dims, taught_by)
         if run.recipe.evaluation.precisions and stages == len(run.stages):
             precisions = scores.precisions(params)
     if images and sheet:
@@ -124,6 +130,20 @@ class StudentScores:
                     )
                 )
         return rows
+
+    def asymmetric(
+        self, params: Mapping[str, Any], stages: int, dims: Mapping[str, int], teachers: TeacherScores
+    ) -> list[EvaluationRow]:
+        """The rows of its queries among the teachers' documents, of the student whose ``rows`` were made last.
+        ``dims``: the teachers' dimensions."""
+        spaces = teacher_spaces(self.run.recipe, self._heads(stages, False), dims) if stages else []
+        if not spaces:
+            return []
+        head = spaces[0].head
+        vectors = {name: project_rows(params["heads"][head], pooled) for name, pooled in self._pooled.items()}
+        weights = self.student.encoder.weights_per_token
+        rows = asymmetric_rows(vectors, spaces, teachers.vectors, self.tests, weights=weights, head=head, stage=stages)
+        return list(rows)
 
     def precisions(self, params: Mapping[str, Any]) -> list[PrecisionRow]:
         """The rows in fewer bits, at each exported dimension, of the final student, whose ``rows`` were made last."""

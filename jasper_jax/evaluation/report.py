@@ -1,8 +1,8 @@
 """The evaluation of a run: a row for each provider of vectors, written as JSON and shown as tables.
 
 A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (a teacher's vectors shortened without training),
-``student``, whose stage is 0 before training, or ``model``: a folder that no run made. Scores may be absent; a column
-without any score is not shown.
+``student``, whose stage is 0 before training, ``asymmetric`` (a student's queries, a teacher's documents), or
+``model``: a folder that no run made. Scores may be absent; a column without any score is not shown.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from jasper_jax.runtime.markdown import markdown_text
 
 ABSENT = "–"
 _Cell = TypeVar("_Cell")
-_ROLES = ("teacher", "teachers", "baseline", "student", "model")
+_ROLES = ("teacher", "teachers", "baseline", "student", "asymmetric", "model")
+_STUDENTS = ("student", "asymmetric")
 
 
 class _Record(BaseModel):
@@ -44,13 +45,15 @@ class EvaluationRow(_Record):
 
     provider: str
     """Its name in the tables, e.g. "teacher mpnet", "student before training", "after stage 2"."""
-    role: Literal["teacher", "teachers", "baseline", "student", "model"]
+    role: Literal["teacher", "teachers", "baseline", "student", "asymmetric", "model"]
     dim: Annotated[int, Field(ge=1)]
     weights: Annotated[int, Field(ge=0)] | None = None
     """Numbers that every token is multiplied with: the cost of a vector, whatever the machine."""
     head: str | None = None
     stage: Annotated[int, Field(ge=0)] | None = None
     """The student's last finished stage, 0 before training; None for teachers."""
+    documents: str | None = None
+    """The provider of the passages' vectors, if it is another than that of the queries'."""
     retrieval: dict[str, RetrievalScore] = {}
     """By the test's name in the recipe."""
     pairs: RetrievalScore | None = None
@@ -157,7 +160,9 @@ def beside_teachers(evaluation: Evaluation) -> list[str]:
     }
     lines = []
     for title, score in scores.items():
-        taught = [(value, row.provider) for row in evaluation.rows if row.role != "student" and (value := score(row))]
+        taught = [
+            (value, row.provider) for row in evaluation.rows if row.role not in _STUDENTS and (value := score(row))
+        ]
         for row in final_rows(evaluation) if taught else ():
             if (value := score(row)) is None:
                 continue
@@ -224,7 +229,7 @@ def console_table(evaluation: Evaluation, test: str | None = None) -> Table:
     for title in ("dim", *(column.title for column in columns)):
         table.add_column(title, justify="right", overflow="fold")
     best = [column.best(rows) for column in columns]
-    for _, group in groupby(rows, key=lambda row: (row.role == "student", row.stage)):
+    for _, group in groupby(rows, key=lambda row: (row.role in _STUDENTS and row.role, row.stage)):
         table.add_section()
         previous = None
         for row in group:

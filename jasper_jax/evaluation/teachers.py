@@ -23,21 +23,31 @@ from jasper_jax.teachers.vector_import import vectors_of
 from jasper_jax.teachers.vectors import concatenate
 
 
+class TeacherScores(NamedTuple):
+    rows: list[EvaluationRow]
+    reference: np.ndarray | None
+    """The concatenated teachers' vectors ``[held_out, T]`` of held-out texts, with which students are compared; None
+    without teachers or held-out texts."""
+    vectors: dict[tuple[str, ...], tuple[str, dict[str, np.ndarray]]]
+    """Of each teacher, and of all concatenated: names of teachers -> the provider's name in ``rows``, and its vectors
+    of the tests by list."""
+
+
 def teacher_rows(
     teachers: TeacherVectors, folder: Path, texts: TextStore | None, tests: TextTests, dims: Sequence[int]
-) -> tuple[list[EvaluationRow], np.ndarray | None]:
-    """The rows of the teachers that have a model, and the concatenated teachers' vectors ``[held_out, T]`` of held-out
-    texts, the reference for students; None without teachers or held-out texts. ``folder``: the cache of vectors;
+) -> TeacherScores:
+    """The scores of the teachers that have a model or imported vectors of the tests. ``folder``: the cache of vectors;
     ``dims``: the student's dimensions, to which the teachers' vectors are shortened for comparison."""
     view = None if texts is None else teachers.view(texts)
     if view is None:
-        return [], None
+        return TeacherScores([], None, {})
     assert texts is not None
     drawn = teachers.drawn(texts)
     held_out = np.arange(tests.held_out)
     reference = view.read("held_out", held_out) if tests.held_out else None
     rows: list[EvaluationRow] = []
     providers: list[_Provider] = []
+    named: dict[tuple[str, ...], _Provider] = {}
     for teacher, store in zip(teachers.teachers, view.stores):
         vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
         if vectors is None:
@@ -50,16 +60,19 @@ def teacher_rows(
             vectors[HELD_OUT] = store.read("held_out", held_out)
         no_sample = store.is_online or not len(drawn)
         sampled = None if no_sample else store.read("train", drawn[sample(len(drawn))])
-        providers.append(_Provider(f"teacher {teacher.name}", vectors, sampled, teacher.weights))
+        provider = _Provider(f"teacher {teacher.name}", vectors, sampled, teacher.weights)
+        providers.append(provider)
+        named[teacher.name,] = provider
     for provider in providers:
         rows.append(provider.row("teacher", tests, reference))
     if len(providers) == len(teachers.teachers) > 1:
         joined = _joined(providers)
         rows.append(joined.row("teachers", tests, reference))
         providers.append(joined)
+        named[tuple(teacher.name for teacher in teachers.teachers)] = joined
     for provider in providers:
         rows += provider.shortened(dims, tests, reference)
-    return rows, reference
+    return TeacherScores(rows, reference, {names: (p.name, p.vectors) for names, p in named.items()})
 
 
 class _Provider(NamedTuple):

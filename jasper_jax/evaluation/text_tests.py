@@ -132,18 +132,23 @@ class TextTests:
         """The scores of one provider's ``vectors``, by list, as fields of an ``EvaluationRow``.
 
         ``reference [held_out, T]``: the vectors with which those of held-out texts are compared."""
+        scores = self.score_retrieval(vectors)
+        scores["similarity"] = {
+            **{name: score_similarity(vectors[name], human) for name, human in self.human.items()},
+            **{name: score_judged_pairs(vectors[name], judged) for name, judged in self.judged.items()},
+        }
+        if self.agreement and reference is not None and HELD_OUT in vectors:
+            scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)
+        return scores
+
+    def score_retrieval(self, vectors: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """The scores of retrieval alone, as :meth:`score` has them; queries and passages may be of two providers."""
         scores: dict[str, Any] = {
             "retrieval": {
                 name: score_retrieval(vectors[f"{name}/queries"], vectors[f"{name}/passages"], test)
                 for name, test in self.retrieval.items()
-            },
-            "similarity": {
-                **{name: score_similarity(vectors[name], human) for name, human in self.human.items()},
-                **{name: score_judged_pairs(vectors[name], judged) for name, judged in self.judged.items()},
-            },
+            }
         }
         if self.pairs is not None:
             scores["pairs"] = score_retrieval(vectors[f"{PAIRS}/queries"], vectors[f"{PAIRS}/passages"], self.pairs)
-        if self.agreement and reference is not None and HELD_OUT in vectors:
-            scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)
         return scores

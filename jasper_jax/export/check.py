@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.prompts import KINDS
+from jasper_jax.export.asymmetric import FOLDER, Documents
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import project_rows
@@ -56,11 +57,40 @@ def check_folder(folder: Path, trained: TrainedStudent) -> str:
     sample, dims = sample_of(trained.student), list(trained.served)
     pooled = {kind: embedder.pooled(sample, kind) for kind in KINDS}
     expected = {f"{k}/{dim}": project_rows(trained.head(dim), x) for k, x in pooled.items() for dim in dims}
-    if importlib.util.find_spec("torch") and importlib.util.find_spec("sentence_transformers"):
+    if _has_torch():
         actual, how = _in_torch(folder, sample, dims), "sentence-transformers loads it"
     else:
         actual = _in_jax(folder, sample, dims)
         how = "read back without torch (install the extra 'export' to have sentence-transformers load it)"
+    worst = _worst(expected, actual, folder, trained)
+    return f"{how}; vectors agree at {', '.join(map(str, dims))} dimensions (worst cosine {worst:.7f})"
+
+
+def check_asymmetric(folder: Path, trained: TrainedStudent, documents: Documents) -> str:
+    """Compare what the Router in an export ``folder`` makes with the student's queries and the teacher's documents.
+
+    Raises:
+      UserError: a vector differs by more than the tolerance, or sentence-transformers cannot load the Router.
+    """
+    from jasper_jax.student.start import student_embedder
+
+    router = folder / FOLDER
+    if not _has_torch():
+        return f"{FOLDER}/ was not loaded, which needs the extra 'export'"
+    embedder, space = student_embedder(trained.student, trained.params, trained.tokenizer), documents.space
+    queries = project_rows(space.of_head(trained.params["heads"][space.head]), embedder.pooled(list(SAMPLE), "query"))
+    passages = documents.teacher.encoder()(list(SAMPLE), ["passage"] * len(SAMPLE))
+    expected = {f"{kind}/{space.dim}": x for kind, x in (("query", queries), ("passage", passages))}
+    worst = _worst(expected, _in_torch(router, SAMPLE, [space.dim]), router, trained)
+    return (
+        f"{FOLDER}/ embeds queries as the student and documents as {documents.teacher.name} (worst cosine {worst:.7f})"
+    )
+
+
+def _worst(
+    expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], folder: Path, trained: TrainedStudent
+) -> float:
+    """The least cosine of rows with equal names; UserError where it is less than the tolerance allows."""
     worst, where = 1.0, ""
     for name, vectors in expected.items():
         a, b = (normalize_rows(x).astype(np.float64) for x in (vectors, actual[name]))
@@ -72,7 +102,11 @@ def check_folder(folder: Path, trained: TrainedStudent) -> str:
             f"{folder}: the exported folder's vectors differ from the student's ({where}: cosine {worst:.6f});"
             f" the export was discarded; please report this defect"
         )
-    return f"{how}; vectors agree at {', '.join(map(str, dims))} dimensions (worst cosine {worst:.7f})"
+    return worst
+
+
+def _has_torch() -> bool:
+    return bool(importlib.util.find_spec("torch") and importlib.util.find_spec("sentence_transformers"))
 
 
 def sample_of(student: Student) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.recipe.config import Export
 from jasper_jax.student.dimensions import Provider
 from jasper_jax.student.heads import nested_head
+from jasper_jax.student.spaces import Space
 from jasper_jax.student.student import Student
 
 
@@ -32,6 +34,8 @@ class TrainedStudent:
     default: int
     """The dimension of a folder loaded without naming one."""
     settings: Export
+    spaces: Sequence[Space] = ()
+    """The teachers' spaces that the vectors of a trained head are in."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -52,3 +56,22 @@ def write_json(path: Path, content: Any) -> None:
     """Write ``content`` indented, with a newline at the end; creates the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:
+    """Write a Dense module, the linear map ``head``, into the new ``folder``."""
+    kernel = np.asarray(jnp.asarray(head["kernel"], dtype))
+    tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
+    if "bias" in head:
+        tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"], dtype))
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", tensors)
+    write_json(
+        folder / "config.json",
+        {
+            "in_features": kernel.shape[0],
+            "out_features": kernel.shape[1],
+            "bias": "bias" in head,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        },
+    )

@@ -9,6 +9,7 @@ from huggingface_hub import ModelCardData
 
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.export.asymmetric import Documents, query_encoder_section
 from jasper_jax.export.dimensions import dimensions_note
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import is_hub_id, public_name
@@ -19,7 +20,9 @@ from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.markdown import code_span, markdown_text
 
 
-def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None) -> str:
+def model_card(
+    recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None, documents: Documents | None = None
+) -> str:
     """The README.md of an exported folder: no dates and no paths, and what others chose stands in code spans."""
     student, served = trained.student, trained.served
     teachers = ", ".join(_teacher(t) for t in recipe.teachers) or "the model itself"
@@ -66,6 +69,7 @@ def model_card(recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation |
         "",
         _prompts(student.prompts),
         "",
+        *(query_encoder_section(recipe, trained.spaces, documents) if trained.spaces else []),
         "## Training",
         "",
         f"- Student: {start}{layers}; {_pooling(student.pooling)}.",

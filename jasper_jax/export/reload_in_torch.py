@@ -9,6 +9,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,27 @@ def main(job_file: str) -> None:
 
     job = json.loads(Path(job_file).read_text("utf-8"))
     source = Path(job["folder"])
-    if (source / "sentence_jasper_vl.py").is_file():
+    router = (source / "router_config.json").is_file()
+    if router:
+        models = _by_router(source, job["dims"])
+    elif (source / "sentence_jasper_vl.py").is_file():
         models = _with_images(source, job["dims"], Path(job_file).parent)
     else:
         models = _texts(source, job["dims"])
     vectors: dict[str, Any] = {}
     for dim, model in models:
+        encoders = {"query": model.encode_query, "passage": model.encode_document} if router else {}
         for kind in KINDS:
-            vectors[f"{kind}/{dim}"] = model.encode(job["inputs"], prompt_name=kind, show_progress_bar=False)
+            encode = encoders.get(kind, partial(model.encode, prompt_name=kind))
+            vectors[f"{kind}/{dim}"] = encode(job["inputs"], show_progress_bar=False)
     np.savez(job["out"], allow_pickle=False, **vectors)
+
+
+def _by_router(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
+    from sentence_transformers import SentenceTransformer
+
+    (dim,) = dims
+    yield dim, SentenceTransformer(str(source), device="cpu").float()
 
 
 def _with_images(source: Path, dims: list[int], image_root: Path) -> Iterator[tuple[int, Any]]:

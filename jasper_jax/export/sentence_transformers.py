@@ -8,9 +8,7 @@ reloaded and compared with the trained student, and only then renamed.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,35 +31,36 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
-from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
-from jasper_jax.export.check import check_folder
+from jasper_jax.export.asymmetric import Documents, documents_of, write_asymmetric
+from jasper_jax.export.check import check_asymmetric, check_folder
 from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import write_jasper_vl
-from jasper_jax.export.model import TrainedStudent, exported_prompts, write_json
+from jasper_jax.export.model import TrainedStudent, exported_prompts, write_dense, write_json
 from jasper_jax.export.model_card import model_card
 from jasper_jax.export.onnx_folder import add_onnx, refuse_without_packages
 from jasper_jax.export.public import public_recipe
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
-from jasper_jax.export.versions import NEW_TYPES, OLD_TYPES, refused_before_5_2, requirements, with_old_names
+from jasper_jax.export.versions import module_types, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, refuse_blocked
 from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.ranges import calibration_texts
 from jasper_jax.student.source import StudentSource
+from jasper_jax.student.spaces import teacher_spaces
 from jasper_jax.student.start import make_student, make_tokenizer
+from jasper_jax.teachers.stores import TeacherVectors
 
 MOST_COMPARED = 200
 """Held-out texts that both ONNX models encode."""
 
 
-def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, output: Path) -> tuple[Path, str]:
+def export(run: RunFolder, source: StudentSource, teachers: TeacherVectors, output: Path) -> tuple[Path, str]:
     """Write the trained student of ``run`` to ``output``; returns the folder and one line on how it was checked.
 
-    ``source``: the folders the student started from, whose weights are not read. ``teacher_dim``: of the concatenated
-    teachers, None without teachers.
+    ``source``: the folders the student started from, whose weights are not read.
 
     Raises:
       UserError: training is not finished; ``output`` has other content; the reloaded folder's vectors differ.
@@ -78,21 +77,25 @@ def export(run: RunFolder, source: StudentSource, teacher_dim: int | None, outpu
     last = len(run.stages) - 1
     if not checkpoints.has(checkpoints.final(last)):
         raise UserError(f"{run.path}: {run.stages[last].name} is not finished; run jasper train first")
-    student = make_student(run.recipe, teacher_dim, source)
+    student = make_student(run.recipe, teachers.dim, source)
     tokenizer = make_tokenizer(student, source)
     params = checkpoints.load(checkpoints.final(last), abstract(student.shapes()))
     heads = {name: head for name, head in student.heads.items() if any(name in s.heads for s in run.stages)}
     served = providers(heads, settings.dims)
     default = default_dimension(served, settings.dim)
-    trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings)
+    spaces = teacher_spaces(run.recipe, heads, teachers.dims)
+    documents = documents_of(settings, spaces, teachers.teachers, images=student.vision_model is not None)
+    trained = TrainedStudent(student, params, tokenizer, source.tokenizer_path, served, default, settings, spaces)
 
     output.parent.mkdir(parents=True, exist_ok=True)
     partial, _ = _beside(output)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
-        write_folder(partial, run, trained)
+        write_folder(partial, run, trained, documents)
         verdict = check_folder(partial, trained)
+        if documents is not None:
+            verdict += f"; {check_asymmetric(partial, trained, documents)}"
         if settings.onnx:
             verdict += f"; {add_onnx(partial, settings, _held_out(run))}"
         _replace(partial, output)
@@ -120,15 +123,17 @@ def is_exported(run: RunFolder, folder: Path) -> bool:
     return marker.get("recipe") == public_recipe(run.recipe)
 
 
-def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent) -> None:
+def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent, documents: Documents | None) -> None:
     """Write every file of the export. Nothing in it depends on time or place, so equal runs give equal bytes."""
     write = write_model if trained.student.vision_model is None else write_jasper_vl
     write(folder, trained)
+    if documents is not None:
+        write_asymmetric(folder, trained, documents, run.recipe.name)
     declare_dimensions(folder, promised_dimensions(trained, run.stages))
     write_ranges(folder, trained, DataStores(run.recipe).text_folder)
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
-    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation), "utf-8")
+    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation, documents), "utf-8")
     marker = {
         "format": FORMAT,
         "made_by": MADE_BY,
@@ -152,18 +157,15 @@ def write_model(folder: Path, trained: TrainedStudent) -> None:
     name = "TokenizersBackend" if needs else ""
     write_tokenizer(folder, trained.tokenizer, trained.source, encoder.family.model_type, name=name)
     for dim in trained.served:
-        _write_dense(folder / f"2_Dense_{dim}", trained.head(dim), trained.dtype)
+        write_dense(folder / f"2_Dense_{dim}", trained.head(dim), trained.dtype)
     modules = [("", "Transformer"), ("1_Pooling", "Pooling"), (f"2_Dense_{trained.default}", "Dense")]
-    types = NEW_TYPES if needs else OLD_TYPES
+    types = module_types(encoder)
     if trained.settings.normalize:
         modules.append(("3_Normalize", "Normalize"))
         write_json(folder / "3_Normalize" / "config.json", {})
     write_json(
         folder / "modules.json",
-        [
-            {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.{types[kind]}.{kind}"}
-            for i, (path, kind) in enumerate(modules)
-        ],
+        [{"idx": i, "name": str(i), "path": path, "type": types[kind]} for i, (path, kind) in enumerate(modules)],
     )
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length, "do_lower_case": False})
     modes = {key: mode in student.pooling.modes for key, mode in POOLING_KEYS.items()}
@@ -187,24 +189,6 @@ def _unused_pooler(encoder: Encoder, dtype: np.dtype) -> dict[str, np.ndarray]:
         return {}
     D = encoder.hidden_size
     return {"pooler.dense.weight": np.zeros((D, D), dtype), "pooler.dense.bias": np.zeros(D, dtype)}
-
-
-def _write_dense(folder: Path, head: Mapping[str, Any], dtype: Any) -> None:
-    kernel = np.asarray(jnp.asarray(head["kernel"], dtype))
-    tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
-    if "bias" in head:
-        tensors["linear.bias"] = np.ascontiguousarray(jnp.asarray(head["bias"], dtype))
-    folder.mkdir()
-    write_safetensors(folder / "model.safetensors", tensors)
-    write_json(
-        folder / "config.json",
-        {
-            "in_features": kernel.shape[0],
-            "out_features": kernel.shape[1],
-            "bias": "bias" in head,
-            "activation_function": "torch.nn.modules.linear.Identity",
-        },
-    )
 
 
 def refuse_foreign(output: Path) -> None:

@@ -14,10 +14,10 @@ from typing import Any
 
 from jasper_jax.encoders.encoder import Encoder
 
-OLD_TYPES: dict[str, str] = dict.fromkeys(("Transformer", "Pooling", "Dense", "Normalize"), "models")
+OLD_TYPES: dict[str, str] = dict.fromkeys(("Transformer", "Pooling", "Dense", "Normalize", "Router"), "models")
 """Kind of module -> its package within sentence_transformers, as all versions import it."""
 _BASE, _OWN = "base.modules", "sentence_transformer.modules"
-NEW_TYPES: dict[str, str] = {"Transformer": _BASE, "Pooling": _OWN, "Dense": _BASE, "Normalize": _BASE}
+NEW_TYPES: dict[str, str] = {**dict.fromkeys(OLD_TYPES, _BASE), "Pooling": _OWN}
 """As sentence-transformers imports it from 5.4 on."""
 _REASON = "earlier versions run this bidirectional model causally"
 
@@ -27,6 +27,12 @@ def requirements(encoder: Encoder) -> dict[str, Any]:
     if encoder.family.has_causal and not encoder.config.causal:
         return {"transformers": {"specifier": ">=5.2", "reason": _REASON}}
     return {}
+
+
+def module_types(encoder: Encoder) -> dict[str, str]:
+    """Kind of module -> its type in the modules.json of an export of ``encoder``."""
+    types = NEW_TYPES if requirements(encoder) else OLD_TYPES
+    return {kind: f"sentence_transformers.{package}.{kind}" for kind, package in types.items()}
 
 
 def least_versions(encoder: Encoder) -> dict[str, str]:

@@ -388,6 +388,9 @@ class Export(Section):
     onnx_int8_loss: Annotated[float, Field(ge=0, le=2)] | None = 0.02
     """Most that the int8 form may lose: 1 - the Spearman correlation of its similarities with those of float32, over
     pairs of held-out texts. None: no int8 form."""
+    asymmetric: bool | Name = False
+    """Also write ``asymmetric/``, a sentence-transformers Router: queries go to the student, documents to the teacher
+    (of several, to the one named here)."""
 
 
 class Recipe(Section):

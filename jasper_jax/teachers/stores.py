@@ -36,7 +36,12 @@ class TeacherVectors:
     @property
     def dim(self) -> int | None:
         """Dimension of the concatenated teachers; None where no stage learns from them."""
-        return sum(teacher.dim for teacher in self.teachers) if self.needed else None
+        return sum(self.dims.values()) if self.needed else None
+
+    @property
+    def dims(self) -> dict[str, int]:
+        """The dimension of each teacher, by name; empty where no stage learns from them."""
+        return {teacher.name: teacher.dim for teacher in self.teachers} if self.needed else {}
 
     def folder(self, teacher: TeacherModel) -> Path:
         """Folder of the teacher's store."""

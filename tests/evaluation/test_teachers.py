@@ -92,3 +92,9 @@ def test_the_pooled_vector_is_as_wide_as_all_its_poolings(rows: list[EvaluationR
 def test_a_teacher_is_also_scored_in_the_student_s_dimensions_without_training(rows: list[EvaluationRow]) -> None:
     shorter = [(row.provider, row.dim) for row in rows if row.role == "baseline"]
     assert shorter == [("teacher t, cut", 4), ("teacher t, SVD", 4)]
+
+
+def test_the_final_student_is_scored_as_its_teacher_s_query_encoder(rows: list[EvaluationRow]) -> None:
+    (row,) = [row for row in rows if row.role == "asymmetric"]
+    assert (row.provider, row.documents, row.dim) == ("queries, documents: teacher t", "teacher t", 16)
+    assert (row.head, row.stage, row.retrieval["small"].queries) == ("fc1", 1, 4)

@@ -47,7 +47,7 @@ def evaluate(run: Run) -> Evaluation:
 
 
 def export(run: Run, output: Path) -> tuple[Path, str]:
-    return sentence_transformers.export(run.run_folder, run.student, run.teacher_dim, output)
+    return sentence_transformers.export(run.run_folder, run.student, run.vectors, output)
 
 
 def parameters(run: Run, stage: int) -> dict[str, np.ndarray]:
