@@ -209,6 +209,49 @@ def evaluate(
 
 
 @app.command()
+def mteb(
+    model: Annotated[
+        str, typer.Argument(help="A model folder, an asset's name, a hub id; or a finished run's recipe.")
+    ],
+    benchmark: Annotated[
+        str | None, typer.Option(help="'MTEB(eng, classic)' (the paper's 56 tasks), 'MTEB(eng, v2)' or another.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="A task, or several with commas between; of the benchmark if one is given.")
+    ] = None,
+    dim: Annotated[list[int] | None, typer.Option(help="The dimensions; default: the model's own.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A YAML or JSON file of prompts by task, type of task, query or document; e.g. STS: '...'"),
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch of all devices.", min=1)] = None,
+    backend: Annotated[str, typer.Option(help="jax or sentence-transformers.")] = "jax",
+    name: Annotated[str | None, typer.Option(help="ORGANISATION/NAME in the results; default: the hub's.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; what is finished there is not run again.")
+    ] = Path("mteb-results"),
+) -> None:
+    """Score a model by tasks of MTEB (extra `mteb`), into MTEB's own folders; resumes where it stopped.
+
+    Example: `jasper mteb runs/quickstart/export --benchmark "MTEB(eng, classic)" --dim 256`
+    """
+    from jasper_jax.text_commands import benchmark_model
+
+    names = [part.strip() for given in tasks or [] for part in given.split(",") if part.strip()]
+    benchmark_model(
+        model,
+        benchmark,
+        names,
+        dim or [],
+        user_path(output),
+        name=name,
+        prompts=_path(prompts),
+        backend=backend,
+        batch_tokens=batch_tokens,
+    )
+
+
+@app.command()
 def export(
     recipe: RecipeFile,
     overrides: Overrides = None,

@@ -1,18 +1,19 @@
-"""The commands on texts, vectors and models: encode a file, score models, export the texts, import and verify teachers'
-vectors."""
+"""The commands on texts, vectors and models: encode a file, score models by labels or by MTEB, export the texts, import
+and verify teachers' vectors."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_export, stores_dir
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
@@ -94,6 +95,69 @@ def export_onnx(folder: Path, overrides: list[str], *, onnx: bool, elsewhere: bo
     settings = load_export(overrides)
     with stop_flag() as stop, stop.immediately():
         OUT.print(f"[bold]{folder}[/]: {add_onnx(folder, settings)}", highlight=False)
+
+
+def benchmark_model(
+    model: str,
+    benchmark: str | None,
+    tasks: Sequence[str],
+    dims: Sequence[int],
+    output: Path,
+    *,
+    name: str | None,
+    prompts: Path | None,
+    backend: str,
+    batch_tokens: int | None,
+) -> None:
+    """``jasper mteb``: a table of all models whose results are in ``output``; UserError if a task has no score."""
+    if missing := [package for package in ("mteb", "sentence_transformers") if find_spec(package) is None]:
+        raise UserError(f"jasper mteb needs {' and '.join(missing)}: pip install 'jasper-jax[mteb]'")
+    refuse_blocked(output, "give another folder")
+    from jasper_jax.assets.models import resolve_model
+    from jasper_jax.benchmarks.model_meta import model_name
+    from jasper_jax.benchmarks.prompts import read_prompts_file
+    from jasper_jax.benchmarks.run import run_benchmark
+    from jasper_jax.benchmarks.tasks import select_tasks
+    from jasper_jax.checkpoints.export_marker import refuse_damaged
+    from jasper_jax.run import cache_programs
+
+    source = _export_of(model)
+    chosen = select_tasks(benchmark, tasks)
+    folder = resolve_model(source)
+    refuse_damaged(folder)
+    cache_programs()
+    with stop_flag() as stop, stop.immediately():
+        done = run_benchmark(
+            folder,
+            model_name(source, name),
+            chosen,
+            output,
+            dims=dims,
+            prompts=None if prompts is None else read_prompts_file(prompts),
+            backend=backend,
+            batch_tokens=batch_tokens,
+        )
+    if done.table is not None:
+        print_table(done.table, OUT)
+        places = f"{output / 'results'}: the results; {done.meta}: the model's ModelMeta"
+        OUT.print(places, markup=False, highlight=False)
+    if done.failed:
+        reasons = first_three([f"{task}: {reason}" for task, reason in done.failed.items()])
+        raise UserError(
+            f"{len(done.failed)} of {len(chosen)} tasks have no score: {reasons}; the same command tries them again"
+        )
+
+
+def _export_of(model: str) -> str:
+    """The folder of a run's export if ``model`` is a recipe, else ``model`` itself."""
+    if Path(model).suffix not in (".yaml", ".yml"):
+        return model
+    from jasper_jax.recipe.load import load_recipe, run_dir
+
+    folder = run_dir(load_recipe(model)) / "export"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; run jasper export {model} first")
+    return str(folder)
 
 
 def _refuse_output(output: Path, source: Path) -> None:

@@ -27,6 +27,7 @@ ROOMS = [
     "training",
     "evaluation",
     "export",
+    "benchmarks",
     "run",
     "check",
     "text_commands",

@@ -1,0 +1,1 @@
+"""Models judged by MTEB, the Massive Text Embedding Benchmark; needs the extra ``mteb``."""

@@ -1,0 +1,88 @@
+"""``jasper mteb``: a model at its dimensions on tasks of MTEB; results, summary and ModelMeta in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mteb import ResultCache  # pyright: ignore[reportMissingImports]
+from rich.table import Table
+
+from jasper_jax.benchmarks.encoder import BACKENDS, Model, MtebEncoder, jax_model, torch_model
+from jasper_jax.benchmarks.model_meta import as_module, at_dimension, model_meta
+from jasper_jax.benchmarks.scoring import quiet, score_tasks
+from jasper_jax.benchmarks.summary import read_scores, summary_table
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import write_atomic
+
+if TYPE_CHECKING:
+    from mteb.abstasks.abstask import AbsTask  # pyright: ignore[reportMissingImports]
+
+
+@dataclass(frozen=True)
+class Benchmarked:
+    table: Table | None
+    """All models whose results are in the folder, beside each other; None if there is no result."""
+    meta: Path
+    """The file with the model's ModelMeta."""
+    failed: Mapping[str, str]
+    """Tasks without a score, and why."""
+
+
+def run_benchmark(
+    folder: Path,
+    name: str,
+    tasks: Sequence[AbsTask],
+    output: Path,
+    *,
+    dims: Sequence[int] = (),
+    prompts: Mapping[str, str] | None = None,
+    backend: str = "jax",
+    batch_tokens: int | None = None,
+) -> Benchmarked:
+    """Score the model of ``folder`` by ``tasks``, into ``output/results`` as MTEB lays it out.
+
+    Args:
+      name: ``organisation/name`` of the model in the results.
+      dims: dimensions; none: the model's own. One that it has no head for is cut from its own vectors. Other
+        dimensions than the model's own, other prompts and another backend are experiments in MTEB's sense, in folders
+        of their own.
+      prompts: prompts by names of tasks, types of tasks, ``query`` and ``document``, in place of the folder's.
+      backend: ``jax``, or ``sentence-transformers`` in PyTorch, which has only the folder's default dimension to cut.
+
+    Raises:
+      UserError: a wrong dimension or backend, a model that cannot be read, vectors that are not finite.
+    """
+    if backend not in BACKENDS:
+        raise UserError(f"--backend {backend}: allowed are {' and '.join(BACKENDS)}")
+    if backend != "jax" and batch_tokens is not None:
+        raise UserError("--batch-tokens is for --backend jax; sentence-transformers makes batches of its own")
+    prompts = dict(prompts or {})
+    with quiet():
+        model = jax_model(folder, prompts, batch_tokens) if backend == "jax" else torch_model(folder, prompts)
+        if wrong := [dim for dim in dims if not 1 <= dim <= max(model.default_dim, *model.dims)]:
+            raise UserError(f"--dim {wrong[0]}: {folder} has {', '.join(map(str, model.dims))} dimensions")
+        meta = model_meta(name, folder, model)
+        cache = ResultCache(output)
+        meta_file = output / f"{meta.model_name_as_path()}.py"
+        write_atomic(meta_file, as_module(meta))
+        encoders = [
+            MtebEncoder(model, dim, at_dimension(meta, dim, _experiment(model, dim, prompts, backend)))
+            for dim in dict.fromkeys(dims) or [model.default_dim]
+        ]
+        failed = score_tasks(encoders, tasks, cache)
+        scored = read_scores(cache, tasks)
+    return Benchmarked(summary_table(scored, tasks) if scored else None, meta_file, failed)
+
+
+def _experiment(model: Model, dim: int, prompts: Mapping[str, str], backend: str) -> dict[str, Any]:
+    """What makes vectors of one dimension differ from the model's own."""
+    digest = hashlib.sha256(repr(sorted(prompts.items())).encode()).hexdigest()[:8]
+    return {
+        **({"vectors": "cut"} if dim not in model.dims else {}),
+        **({"prompts": digest} if prompts else {}),
+        **({"backend": backend} if backend != "jax" else {}),
+    }
