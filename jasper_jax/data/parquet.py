@@ -81,7 +81,8 @@ def _bytes_of_lists(array: pa.Array) -> int:
         leaf = leaf.flatten()
     if leaf is array or not pa.types.is_dictionary(leaf.type):
         return 0
-    return pc.sum(pc.take(pc.binary_length(leaf.dictionary), leaf.indices)).as_py() or 0
+    lengths = pc.call_function("binary_length", [leaf.dictionary])
+    return pc.call_function("sum", [lengths.take(leaf.indices)]).as_py() or 0
 
 
 def _is_text(leaf: Any) -> bool:

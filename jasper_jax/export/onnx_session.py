@@ -36,7 +36,7 @@ class OnnxModel:
 
     def run(self, texts: Sequence[str], outputs: Sequence[str]) -> list[np.ndarray]:
         """Each of ``outputs`` of ``texts`` as one padded batch."""
-        return self.session.run(list(outputs), self.inputs(texts))
+        return [np.asarray(array) for array in self.session.run(list(outputs), self.inputs(texts))]
 
     def vectors(self, texts: Sequence[str], outputs: Sequence[str], batch_size: int = 16) -> list[np.ndarray]:
         """Each of ``outputs`` ``[len(texts), E]``, in batches of texts of similar length."""

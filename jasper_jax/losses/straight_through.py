@@ -24,7 +24,8 @@ def straight_through(vectors: Float[Arrays, "B E"], precision: str) -> Float[jax
     Raises:
       ValueError: another precision.
     """
-    fixed = jax.lax.stop_gradient(jnp.asarray(vectors))
+    vectors = jnp.asarray(vectors)
+    fixed = jax.lax.stop_gradient(vectors)
     if precision == "int8":
         step = jnp.maximum(jnp.abs(fixed).max(), 1e-12) / 126
         rounded = jnp.round(fixed / step) * step
