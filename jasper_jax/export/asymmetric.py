@@ -21,6 +21,7 @@ from jasper_jax.export.public import public_name
 from jasper_jax.export.versions import module_types, requirements
 from jasper_jax.recipe.config import Export, Recipe, Teacher
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import file_inside, folder_inside
 from jasper_jax.runtime.markdown import code_span
 from jasper_jax.student.spaces import Space
 from jasper_jax.teachers.models import TeacherModel
@@ -31,6 +32,7 @@ _TRANSFORMER = re.compile(
     r"|(vocab|merges)\.txt|.*\.model|.*\.jinja|model.*\.safetensors|model\.safetensors\.index\.json"
 )
 """Files of a Transformer module, whose folder often is that of the whole model."""
+_OWN_TYPE = re.compile(r"sentence_transformers(\.\w+)+")
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,16 @@ def _queries(export: Path, folder: Path, trained: TrainedStudent, space: Space) 
 
 
 def copy_documents(folder: Path, teacher: TeacherModel) -> dict[str, str]:
-    """Copy the teacher's modules into ``folder``, as ``document_0_Transformer`` and so on; names -> types."""
+    """Copy the teacher's modules into ``folder``, as ``document_0_Transformer`` and so on; names -> types.
+
+    Raises:
+      UserError: a module or a file to be copied is outside the teacher's folder, or a module is code by name.
+    """
     path, types = teacher.path, {}
     for i, (source, kind) in enumerate(_modules(path, teacher.settings.dim)):
         short = kind.rpartition(".")[2]
         target = folder / f"document_{i}_{short}"
-        _copy(path / source, target, _TRANSFORMER if short == "Transformer" else None)
+        _copy(path / source, target, _TRANSFORMER if short == "Transformer" else None, root=path)
         types[target.name] = kind
     transformer = next(iter(types))
     if teacher.settings.max_length is not None:
@@ -147,20 +153,25 @@ def _modules(path: Path, dim: int | None) -> list[tuple[str, str]]:
         return [("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling")]
     modules = [(str(module.get("path") or ""), str(module["type"])) for module in read_json(file)]
     for i, (source, kind) in enumerate(modules):
-        if Path(source).is_absolute() or ".." in Path(source).parts:
-            raise UserError(f"{file}: module {kind} has path {source!r}; expected a folder inside {path}")
+        if not _OWN_TYPE.fullmatch(kind):
+            raise UserError(
+                f"{file}: module {kind!r} is not of sentence_transformers, and code in a model folder is never run;"
+                f" leave out export.asymmetric"
+            )
         prefix = re.match(r"\d+_Dense", source)
         if dim is not None and prefix and (path / f"{prefix[0]}_{dim}").is_dir():
             modules[i] = (f"{prefix[0]}_{dim}", kind)
+        folder_inside(path, modules[i][0], file)
     return modules
 
 
-def _copy(source: Path, target: Path, names: re.Pattern[str] | None = None) -> None:
-    """Copy the files of a module's folder, those with one of ``names`` alone."""
+def _copy(source: Path, target: Path, names: re.Pattern[str] | None = None, root: Path | None = None) -> None:
+    """Copy the files of a module's folder, those with one of ``names`` alone; links lead only to files in ``root``, the
+    model's folder."""
     target.mkdir(parents=True)
     for file in sorted(source.iterdir()) if source.is_dir() else ():
         if file.is_file() and (names is None or names.fullmatch(file.name)):
-            shutil.copyfile(file, target / file.name)
+            shutil.copyfile(file_inside(file, root), target / file.name)
     if not any(target.iterdir()):  # Normalize has no file in older folders
         write_json(target / "config.json", {})
 

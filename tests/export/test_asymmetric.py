@@ -122,6 +122,40 @@ def test_every_layout_of_a_teacher_s_folder(layout: str, tmp_path: Path) -> None
     np.testing.assert_allclose(found, teacher.encoder()(sentences(4), ["passage"] * 4), atol=1e-5)
 
 
+PRIVATE = "BEGIN PRIVATE KEY"
+PLANTED = [
+    lambda model, private: (model / "vocab.txt").symlink_to(private / "key"),
+    lambda model, private: (model / "1_Pooling" / "notes").symlink_to(private / "key"),
+    lambda model, private: (shutil.rmtree(model / "1_Pooling"), (model / "1_Pooling").symlink_to(private)),
+    lambda model, private: (model / "2_Dense_8").symlink_to(private),  # in the place of the listed 2_Dense
+    lambda model, private: list_module(model, "sentence_transformers.models.Dense", "../private"),
+    lambda model, private: list_module(model, "sentence_transformers.models.Dense", str(private)),
+    lambda model, private: list_module(model, "subprocess.Popen", ""),
+]
+
+
+def list_module(model: Path, kind: str, path: str) -> None:
+    modules = json.loads((model / "modules.json").read_text())
+    (model / "modules.json").write_text(json.dumps([*modules, {"idx": 9, "name": "9", "path": path, "type": kind}]))
+
+
+@pytest.mark.parametrize("plant", PLANTED)
+def test_of_a_teacher_s_folder_only_its_own_files_are_copied(plant, tmp_path: Path) -> None:
+    """``backend: torch``: nothing else reads such a folder before it is copied."""
+    folder = write_model(tmp_path / "teacher", hidden=8)
+    list_module(folder, "sentence_transformers.models.Dense", "2_Dense")
+    private = tmp_path / "private"
+    private.mkdir()
+    (private / "key").write_text(PRIVATE)
+    (folder / "vocab.txt").unlink(missing_ok=True)
+    plant(folder, private)
+    teacher = TeacherModel(Teacher(name="a", model=str(folder), backend="torch", dim=8))
+    with pytest.raises(UserError, match="outside its folder|is not a folder inside|is not of sentence_transformers"):
+        copy_documents(tmp_path / "out", teacher)
+    copied = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert not [path for path in copied if PRIVATE in path.read_text("utf-8", errors="replace")]
+
+
 def teachers(*models: str | None) -> list[TeacherModel]:
     return [TeacherModel(Teacher(name=name, model=model, dim=8)) for name, model in zip("ab", models)]
 
