@@ -16,6 +16,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata  # pyright: ignore[reportMissingImports]
@@ -68,12 +69,16 @@ def torch_model(folder: Path, prompts: Mapping[str, str]) -> Model:
     """The same by sentence-transformers, which knows only the folder's default dimension and cuts it.
 
     Raises:
-      UserError: sentence-transformers cannot load the folder, or not without running code from it.
+      UserError: sentence-transformers cannot load the folder, or not without running code from it, or would read links
+        out of it or pickles.
     """
+    refuse_harmful_files("--backend sentence-transformers", folder)
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(str(folder), local_files_only=True, trust_remote_code=False)
+        model = SentenceTransformer(
+            str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
     except Exception as error:
         raise UserError(f"{folder}: sentence-transformers cannot load it ({first_line(error)})") from error
     names = with_prompts({name: text for name, text in model.prompts.items() if text is not None}, prompts)

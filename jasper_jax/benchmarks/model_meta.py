@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from pathlib import Path
 from typing import Any, get_args
 
-from huggingface_hub import ModelCard
+import yaml
 from mteb.models.model_meta import ModelMeta, ScoringFunction  # pyright: ignore[reportMissingImports]
 from mteb.models.sentence_transformer_wrapper import (  # pyright: ignore[reportMissingImports]
     SentenceTransformerEncoderWrapper,
@@ -16,10 +18,15 @@ from mteb.types import Licenses  # pyright: ignore[reportMissingImports]
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import HUB_ID
 from jasper_jax.benchmarks.encoder import Model
+from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
+from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.text_files import text_of
 
 _LOCAL = "local/"  # the organisation of models that are on no hub
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
 _IMPORTS = """\
 \"\"\"For mteb/models/model_implementations; complete what is None.\"\"\"
 
@@ -36,6 +43,7 @@ def model_meta(name: str, folder: Path, model: Model) -> ModelMeta:
     """
     card = _card(folder)
     licence, base = card.get("license"), card.get("base_model")
+    base = base[0] if isinstance(base, list) and base else base
     return ModelMeta(
         loader=SentenceTransformerEncoderWrapper,
         name=name,
@@ -56,7 +64,7 @@ def model_meta(name: str, folder: Path, model: Model) -> ModelMeta:
         similarity_fn_name=ScoringFunction.COSINE,
         use_instructions=any(model.prompts.values()),
         training_datasets=None,
-        adapted_from=base[0] if isinstance(base, list) and base else base if isinstance(base, str) else None,
+        adapted_from=base if isinstance(base, str) and HUB_ID.fullmatch(base) else None,
     )
 
 
@@ -80,7 +88,7 @@ def model_name(model: str, given: str | None) -> str:
         return given
     if model in CATALOGUE:
         return CATALOGUE[model].hub or f"{_LOCAL}{model}"
-    path = Path(model).absolute()
+    path = Path(os.path.abspath(user_path(model, "model")))
     if not path.is_dir():
         return model
     return f"{_LOCAL}{path.parent.name if path.name == 'export' else path.name}"
@@ -90,13 +98,16 @@ def revision(folder: Path) -> str:
     """The commit of a hub snapshot; else 12 hexadecimal digits of the sha256 of weights, tokenizer and settings.
 
     So the results of another export are never taken for this one's.
+
+    Raises:
+      UserError: one of these files is a link out of the folder.
     """
     if folder.parent.name == "snapshots":
         return folder.name
     digest = hashlib.sha256()
     for file in sorted(folder.rglob("*")):
-        if file.suffix in (".json", ".safetensors", ".model") or file.name == "vocab.txt":
-            digest.update(f"{file.relative_to(folder).as_posix()} {sha256_file(file)}\n".encode())
+        if (file.suffix in (".json", ".safetensors", ".model") or file.name == "vocab.txt") and file.is_file():
+            digest.update(f"{file.relative_to(folder).as_posix()} {sha256_file(file_inside(file, folder))}\n".encode())
     return digest.hexdigest()[:12]
 
 
@@ -105,11 +116,18 @@ def as_module(meta: ModelMeta) -> str:
     return _IMPORTS + meta.to_python() + "\n"
 
 
-def _card(folder: Path) -> dict[str, Any]:
-    """The front matter of the folder's model card; empty without one."""
+def _card(folder: Path) -> dict[Any, Any]:
+    """The front matter of the folder's model card; empty without one, or if it cannot be read.
+
+    Raises:
+      UserError: README.md is a link out of the folder.
+    """
     if not (folder / "README.md").is_file():
         return {}
+    file = file_inside(folder / "README.md")
     try:
-        return ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.to_dict()
-    except (ValueError, OSError):
+        found = _FRONT_MATTER.match(text_of(file))
+        card = parse_yaml(found[1]) if found else None
+    except (UserError, yaml.YAMLError, ValueError, RecursionError):
         return {}
+    return card if isinstance(card, dict) else {}

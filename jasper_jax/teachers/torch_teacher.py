@@ -26,14 +26,16 @@ def refuse_without_torch(teacher: Teacher) -> None:
         )
 
 
-def refuse_harmful_files(teacher: Teacher, folder: Path) -> None:
-    """UserError: sentence-transformers would unpickle weights of the folder, which ``model_identity`` does not hash and
-    which may hold code; or a tokenizer.json of it is harmful."""
+def refuse_harmful_files(where: str, folder: Path) -> None:
+    """UserError, which names ``where`` the folder is asked for: sentence-transformers would follow a link out of it, or
+    unpickle weights of it, which ``model_identity`` does not hash and which may hold code; or a tokenizer.json of it is
+    harmful."""
+    refuse_links(folder)
     for pickle in sorted(folder.rglob("*.bin")):
         stem = next((stem for name, stem in _PICKLES.items() if pickle.name.startswith(name)), None)
         if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json")):
             raise UserError(
-                f"teachers.{teacher.name}: {pickle} has no {stem}.safetensors beside it, and pickled weights are never"
+                f"{where}: {pickle} has no {stem}.safetensors beside it, and pickled weights are never"
                 f" loaded; save the model once as safetensors where you trust it"
             )
     for path in sorted(folder.rglob("tokenizer.json")):
@@ -70,8 +72,7 @@ class TorchEncoder:
     @functools.cached_property
     def _model(self) -> Any:
         refuse_without_torch(self.teacher)
-        refuse_links(self.folder)
-        refuse_harmful_files(self.teacher, self.folder)
+        refuse_harmful_files(f"teachers.{self.teacher.name}", self.folder)
         import jax
         import torch
         from sentence_transformers import SentenceTransformer

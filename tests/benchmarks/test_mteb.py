@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from mteb.get_tasks import _TASKS_REGISTRY
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
-from jasper_jax.benchmarks.model_meta import as_module, model_name, revision
+from jasper_jax.benchmarks.encoder import Model, torch_model
+from jasper_jax.benchmarks.model_meta import as_module, model_meta, model_name, revision
 from jasper_jax.benchmarks.prompts import prompt_kind, with_prompts
 from jasper_jax.benchmarks.run import run_benchmark
 from jasper_jax.benchmarks.summary import read_scores
@@ -277,3 +280,75 @@ def test_a_local_model_is_called_by_its_folder_or_its_run(tmp_path: Path) -> Non
     assert model_name(str(tmp_path / "mine"), "me/mine") == "me/mine"
     with pytest.raises(UserError, match="expected ORGANISATION/NAME"):
         model_name(str(tmp_path / "mine"), "mine")
+
+
+DESCRIBED = Model(lambda *given: np.zeros((1, 16), np.float32), {}, [16], 16, 32, 100, 10)
+BREAKS_OUT = 'x")\nimport os\n("'
+
+
+def stranger(folder: Path, base: str) -> Path:
+    """A folder of somebody else's with ``base`` as the base model of its card."""
+    folder.mkdir()
+    (folder / "README.md").write_text(f"---\nlicense: mit\nbase_model: {base}\n---\n", "utf-8")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("org/model", "org/model"),
+        ("[org/model, org/other]", "org/model"),
+        (json.dumps(BREAKS_OUT), None),
+        ("/home/somebody/model", None),
+        ('"\\e[2J/x"', None),
+        ("[{a: b}]", None),
+        ("[", None),
+        ("!!python/object/apply:os.system [true]", None),
+        ("[" * 3000, None),
+        ("&a [*a]", None),
+        ("x\n1: 2", None),
+    ],
+)
+def test_a_card_says_at_most_which_model_of_the_hub_is_the_base(base: str, said: str | None, tmp_path: Path) -> None:
+    folder = stranger(tmp_path / BREAKS_OUT, base)
+    meta = model_meta(model_name(str(folder), None), folder, DESCRIBED)
+    assert meta.adapted_from == said
+    module = ast.parse(as_module(meta))
+    assert [type(item).__name__ for item in module.body] == ["Expr", "ImportFrom", "ImportFrom", "Assign"]
+
+
+def test_a_name_is_no_path_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "private" / "student").mkdir(parents=True)
+    monkeypatch.setenv("HOME", str(tmp_path / "private"))
+    for given in ("~/student", "$HOME/student", f"{tmp_path}/private/student/../student/."):
+        assert model_name(given, None) == "local/student"
+
+
+def test_a_revision_is_of_files_in_the_folder(tmp_path: Path) -> None:
+    folder = stranger(tmp_path / "model", "org/model")
+    before = revision(folder)
+    os.mkfifo(folder / "waits.json")
+    (folder / "endless.json").symlink_to("/dev/zero")
+    (folder / "dangling.json").symlink_to("nowhere")
+    assert revision(folder) == before
+    (tmp_path / "private.json").write_text("{}")
+    (folder / "private.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(UserError, match="private.json: is a link to a file outside its folder"):
+        revision(folder)
+    (folder / "README.md").rename(tmp_path / "private.md")
+    (folder / "README.md").symlink_to(tmp_path / "private.md")
+    (folder / "private.json").unlink()
+    with pytest.raises(UserError, match="README.md: is a link to a file outside its folder"):
+        model_meta("local/model", folder, DESCRIBED)
+
+
+def test_sentence_transformers_is_given_neither_links_nor_pickles(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    (folder / "model.safetensors").rename(tmp_path / "private.safetensors")
+    (folder / "model.safetensors").symlink_to(tmp_path / "private.safetensors")
+    with pytest.raises(UserError, match="model.safetensors: is a link to a file outside its folder"):
+        torch_model(folder, {})
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(UserError, match=r"has no model.safetensors beside it, and pickled weights are never loaded"):
+        torch_model(folder, {})
