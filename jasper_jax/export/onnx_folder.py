@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,8 @@ FOLDER = "onnx"
 MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
 WRITTEN = tuple(f"{name}{suffix}" for name in (MODEL, QUANTIZED) for suffix in ("", "_data"))
 """Every file that this module writes; others in the folder are left alone."""
+_MADE = re.compile(r"model[\w-]*\.onnx[\w.]*")
+"""What a killed command can leave beside the export; onnxruntime's quantiser has files of its own."""
 LEAST_COSINE = 0.99999
 """Of a vector of the float32 graph with the student's."""
 
@@ -54,7 +58,8 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     ``texts``: on which int8 is compared with float32, by default a few dozen sentences that come with the program.
 
     Raises:
-      UserError: a package is missing; not an undamaged export of texts; the graph cannot be made, or its vectors differ
+      UserError: a package is missing; not an undamaged export of texts; a file that its marker does not name is where
+        one would be written; the graph cannot be made, or its vectors differ
         from the student's; int8 loses more than ``settings.onnx_int8_loss``. The folder is then as it was.
     """
     refuse_without_packages()
@@ -66,6 +71,7 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
         )
     embedder = Embedder.load(folder)
     partial = folder.with_name(f".{folder.name}.onnx.partial")
+    _refuse_foreign(folder, partial, marker)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
@@ -76,6 +82,25 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     return verdict
 
 
+def _refuse_foreign(folder: Path, partial: Path, marker: Mapping[str, Any]) -> None:
+    """UserError if a file would be replaced that the marker does not name, or written through a link.
+
+    ``partial`` is there only after a killed command, which had found nothing foreign and may have moved files in.
+    """
+    remedy = "move it away, or delete it if it is not needed"
+    place, named = folder / FOLDER, marker.get("sha256", {})
+    for path in (place, partial):
+        if path.is_symlink() or (path.exists() and not path.is_dir()):
+            raise UserError(f"{path}: is a link or a file where a folder is written; {remedy}")
+    if partial.is_dir():
+        foreign = [path for path in sorted(partial.iterdir()) if path.is_dir() or not _MADE.fullmatch(path.name)]
+    else:
+        files = (place / name for name in WRITTEN if f"{FOLDER}/{name}" not in named)
+        foreign = [path for path in files if os.path.lexists(path)]
+    for path in foreign[:1]:
+        raise UserError(f"{path}: no export wrote this, and the ONNX files would replace it; {remedy}")
+
+
 def _move_in(partial: Path, folder: Path, marker: dict[str, Any]) -> None:
     """Replace the ONNX files of ``folder`` by those in ``partial``; the marker never names a missing file."""
     added = {f"{FOLDER}/{name}": digest for name, digest in checksums(partial).items()}
@@ -84,9 +109,14 @@ def _move_in(partial: Path, folder: Path, marker: dict[str, Any]) -> None:
     (folder / FOLDER).mkdir(exist_ok=True)
     for name in WRITTEN:
         (folder / FOLDER / name).unlink(missing_ok=True)
-    for file in sorted(partial.iterdir()):
-        file.rename(folder / FOLDER / file.name)
-    write_marker(folder, {**marker, "sha256": {**kept, **added}})
+    try:
+        for file in sorted(partial.iterdir()):
+            file.rename(folder / FOLDER / file.name)
+        write_marker(folder, {**marker, "sha256": {**kept, **added}})
+    except BaseException:  # what no marker names would be taken for somebody's own
+        for name in added:
+            (folder / name).unlink(missing_ok=True)
+        raise
 
 
 def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, texts: Sequence[str]) -> str:

@@ -218,3 +218,69 @@ def test_a_folder_that_cannot_have_onnx_files(refused, tmp_path: Path, monkeypat
     refused("model: a model of texts and images, which is not written as ONNX", "export", folder, "--onnx")
     (folder / "config.json").write_text("{}")
     refused("config.json: missing, or not as it was exported (sha256 differs)", "export", folder, "--onnx")
+
+
+def place_link(folder: Path, mine: Path) -> None:
+    (folder / "onnx").symlink_to(mine.parent)
+
+
+def place_named(name: str):
+    def place(folder: Path, mine: Path) -> None:
+        (folder / name).parent.mkdir(exist_ok=True)
+        mine.rename(folder / name)
+
+    return place
+
+
+OTHERS = [
+    place_named("onnx/model.onnx"),
+    place_named("onnx/model_quantized.onnx_data"),
+    place_named("../.model.onnx.partial/notes.txt"),
+    place_named("../.model.onnx.partial"),
+    place_named("onnx"),
+    place_link,
+    lambda folder, mine: (folder.parent / ".model.onnx.partial").symlink_to(mine.parent),
+]
+
+
+@pytest.fixture
+def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An export, for which the graph is made at once, without any package."""
+    monkeypatch.setattr(onnx_folder, "refuse_without_packages", lambda: None)
+    monkeypatch.setattr(onnx_folder, "_write", lambda place, *_: str((place / "model.onnx").write_bytes(b"new")))
+    return exported(tmp_path / "model")
+
+
+@pytest.mark.parametrize("place", OTHERS)
+def test_files_of_others_are_neither_replaced_nor_deleted(place, ready: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.onnx").write_text("years of work")
+    place(ready, tmp_path / "mine" / "model.onnx")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="no export wrote this|is a link or a file where a folder is written"):
+        add_onnx(ready, Export())
+    assert files(tmp_path) == before
+    assert b"years of work" in before.values()
+
+
+def test_what_a_killed_command_left_is_replaced(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    partial = ready.parent / ".model.onnx.partial"
+    for place in (partial, ready / "onnx"):
+        place.mkdir()
+        (place / "model.onnx").write_text("half")
+    (partial / "model-inferred.onnx").write_text("half")
+    add_onnx(ready, Export())
+    assert (ready / "onnx" / "model.onnx").read_bytes() == b"new"
+    refuse_damaged(ready)
+    add_onnx(ready, Export())  # and again, what is its own
+
+    def fail(folder: Path, marker: dict) -> None:
+        write_marker(folder, marker)
+        if (folder / "onnx" / "model.onnx").exists() and "onnx/model.onnx" in marker["sha256"]:
+            raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_folder, "write_marker", fail)
+        with pytest.raises(OSError, match="disk full"):
+            add_onnx(ready, Export())
+    assert list((ready / "onnx").iterdir()) == []
