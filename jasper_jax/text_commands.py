@@ -94,7 +94,7 @@ def export_onnx(folder: Path, overrides: list[str], *, onnx: bool, elsewhere: bo
         )
     settings = load_export(overrides)
     with stop_flag() as stop, stop.immediately():
-        OUT.print(f"[bold]{folder}[/]: {add_onnx(folder, settings)}", highlight=False)
+        OUT.print(bold(str(folder), f": {add_onnx(folder, settings)}"))
 
 
 def benchmark_model(

@@ -68,7 +68,8 @@ def run_benchmark(
         meta = model_meta(name, folder, model)
         cache = ResultCache(output)
         meta_file = output / f"{meta.model_name_as_path()}.py"
-        write_atomic(meta_file, as_module(meta))
+        if not meta_file.is_file():  # people complete it
+            write_atomic(meta_file, as_module(meta))
         encoders = [
             MtebEncoder(model, dim, at_dimension(meta, dim, _experiment(model, dim, prompts, backend)))
             for dim in dict.fromkeys(dims) or [model.default_dim]
