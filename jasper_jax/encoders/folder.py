@@ -37,6 +37,8 @@ DENSE_ACTIVATIONS = {
 }
 """``activation_function`` in the config of a Dense step -> its name here."""
 PICKLE = "pytorch_model.bin"
+_LARGEST_CUT = 1 << 28
+"""Numbers of the matrix that cuts a vector to ``truncate_dim``; it is made before the weights are compared."""
 
 
 def read_model_folder(path: str | Path | ModelFolder, *, causal: bool | None = None) -> ModelFolder:
@@ -155,6 +157,8 @@ def _read_pooling(file: Path) -> tuple[Pooling, int | None]:
     ]
     if unknown:
         raise UserError(f"{file}: pooling mode {unknown[0]!r} is not implemented; {', '.join(MODES)} are")
+    if repeated := [mode for mode in MODES if modes.count(mode) > 1]:
+        raise UserError(f"{file}: pooling_mode names {repeated[0]!r} more than once; name each mode once")
     width = config.get("embedding_dimension", config.get("word_embedding_dimension"))
     pooling = Pooling(modes, include_prompt=bool(config.get("include_prompt", True)))
     if width is None:
@@ -208,6 +212,9 @@ def _cut(
         raise UserError(f"{file}: truncate_dim is {dim!r}; expected a whole number of 1 to {whole}")
     if dim >= whole:
         return outputs, default
+    if whole * dim > _LARGEST_CUT:
+        file = path / MODEL_CONFIG
+        raise UserError(f"{file}: truncate_dim is {dim} of {whole} dimensions, more than a model has; copy it again")
     chain = outputs[whole] if default else ()
     first = Dense(np.eye(whole, dim, dtype=np.float32), None, "identity")
     return {

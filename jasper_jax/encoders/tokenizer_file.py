@@ -30,6 +30,8 @@ from jasper_jax.runtime.user_cache import private_cache
 
 LARGEST = 1 << 28
 """Bytes; those of models with 256,000 tokens have an eighth."""
+HIGHEST_ID = (1 << 24) - 1
+"""Of a token; vocabularies have up to a few hundred thousand."""
 _WALL = 300
 """Seconds until a trial is given up, which says nothing of the file."""
 PLAIN = frozenset(
@@ -81,15 +83,26 @@ def refuse_harmful(data: bytes, path: Path) -> None:
     """UserError: a tokenizer.json whose trial ended badly."""
     try:
         tree = parse_json(data)
-    except ValueError:
-        return  # which the library says better
+    except ValueError as error:  # the library may still accept it: it skips what it does not know
+        refuse_pointer(path)
+        raise UserError(f"{path}: not a tokenizer file ({error}); copy it again") from None
     if not isinstance(tree, Mapping):
         return
+    if (highest := _highest_id(tree)) > HIGHEST_ID:
+        raise UserError(f"{path}: has the token id {highest}, at most {HIGHEST_ID} is read; use another tokenizer")
     steps = [tree.get(key) for key in ("normalizer", "pre_tokenizer", "post_processor")]
     if _is_plain(steps):
         return
     if fault := _growth(tree.get("normalizer")) or verdict(data):
         raise UserError(f"{path}: {fault}; use another tokenizer")
+
+
+def _highest_id(tree: Mapping[str, Any]) -> int:
+    """The highest id of the vocabulary; the library lists all ids up to it that have no token."""
+    model = tree.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, Mapping) else None
+    ids = vocabulary.values() if isinstance(vocabulary, Mapping) else ()
+    return max((number for number in ids if isinstance(number, int)), default=0)
 
 
 def _is_plain(steps: Any) -> bool:

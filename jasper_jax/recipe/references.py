@@ -40,9 +40,9 @@ class _References:
 
     def value(self, node: Any) -> Any:
         if isinstance(node, dict):
-            return {key: self.value(item) for key, item in node.items()}
+            return {key: self.value(item) for key, item in self._counted(node).items()}
         if isinstance(node, list):
-            return [self.value(item) for item in node]
+            return [self.value(item) for item in self._counted(node)]
         return self._string(node) if isinstance(node, str) and "${" in node else self._counted(node)
 
     def _string(self, text: str) -> Any:
@@ -79,6 +79,7 @@ class _References:
         return value
 
     def _counted(self, value: Any) -> Any:
+        """``value``, a scalar or a collection whose items are counted beside it. UserError: too much was made."""
         if self._open:
             self._made += 1 + (len(value) if isinstance(value, str) else 0)
             if self._made > MOST:

@@ -10,6 +10,8 @@ from yaml.constructor import ConstructorError
 
 MOST_NODES = 20_000
 """Values and keys of a document, those of an alias counted wherever it stands ("billion laughs")."""
+_LONGEST_INTEGER = 100
+"""Characters of a whole number; Python does not print those of more than 4,300 digits."""
 _TAG = "tag:yaml.org,2002:"
 _TAGS = frozenset(f"{_TAG}{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map", "merge"))
 _FLOAT = re.compile(
@@ -54,8 +56,9 @@ def parse_yaml(text: str | bytes) -> Any:
     """The tree that ``text`` means: dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-      yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a key twice or a tag, refers to itself, or has
-        more than ``MOST_NODES`` nodes with its aliases written out.
+      yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a key twice or a tag, refers to itself, has a
+        whole number of more than ``_LONGEST_INTEGER`` characters, or more than ``MOST_NODES`` nodes with its aliases
+        written out.
     """
     return _unshared(yaml.load(text, Loader=_Loader))
 
@@ -81,6 +84,8 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int], above: set[yaml.Node])
         raise _refused("an alias refers to what contains it", node)
     if node.tag not in _TAGS:
         raise _refused(f"the tag {node.tag.replace(_TAG, '!!')} is not allowed", node)
+    if node.tag == f"{_TAG}int" and len(node.value) > _LONGEST_INTEGER:
+        raise _refused(f"a whole number of {len(node.value):,} characters; at most {_LONGEST_INTEGER}", node)
     children: list[yaml.Node] = []
     if isinstance(node, yaml.MappingNode):
         _refuse_duplicates(node)

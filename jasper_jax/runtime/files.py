@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from jasper_jax.runtime.errors import UserError
 
 _DIGEST = hashlib.sha256().digest_size
+_MOST_DIGITS = 300
+"""Of a whole number in JSON; float64 holds 308."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -146,10 +148,17 @@ def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"a whole number of {len(digits):,} digits; at most {_MOST_DIGITS}")
+    return int(digits)
+
+
 def parse_json(text: str | bytes) -> Any:
-    """``json.loads``, but JSON that is nested too deeply raises ValueError as well."""
+    """``json.loads``, but JSON that is nested too deeply, or has a whole number that no float can hold, raises
+    ValueError as well."""
     try:
-        return json.loads(text)
+        return json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

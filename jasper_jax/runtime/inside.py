@@ -34,10 +34,10 @@ def folder_inside(root: Path, name: str, where: Path | None = None) -> Path:
     """``root / name``, a folder that is in ``root`` with links followed, or does not exist; ``where`` names it.
 
     Raises:
-      UserError: ``name`` is absolute, has ``..`` or leads elsewhere by a link.
+      UserError: ``name`` is absolute, has ``..``, leads elsewhere by a link, or no file can have it.
     """
     path = root / name
-    if "\0" in name or ".." in Path(name).parts or not _inside(path, root):
+    if ".." in Path(name).parts or not _can_be_opened(path) or not _inside(path, root):
         raise UserError(
             f"{where or root}: {name!r} is not a folder inside {root}; put the folder itself there (cp -rL)"
         )
@@ -52,6 +52,17 @@ def refuse_links(folder: Path) -> None:
             folder_inside(Path(place), name)
         for name in files:
             file_inside(Path(place) / name)
+
+
+def _can_be_opened(path: Path) -> bool:
+    """False for what is no name of a file: too long, a NUL character, half a surrogate pair, links in a circle."""
+    try:
+        path.stat()
+    except (FileNotFoundError, PermissionError):
+        return True
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _inside(path: Path, root: Path) -> bool:

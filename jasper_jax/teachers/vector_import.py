@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -29,6 +30,18 @@ from jasper_jax.teachers.embedding import fill_store
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
 _ROWS = 1024
+_NO_NPY = (
+    ValueError,
+    OSError,
+    EOFError,
+    TypeError,
+    OverflowError,
+    SyntaxError,
+    MemoryError,
+    RecursionError,
+    TokenError,
+)
+"""What ``numpy`` raises for a file that is no .npy: it parses the header as Python."""
 
 
 class Imported(NamedTuple):
@@ -88,10 +101,15 @@ def _parquet(path: Path, text_column: str, vector_column: str) -> Iterator[_Batc
                         f"{path}: no column {name!r}; there are {', '.join(names)}: rename the text's column to"
                         f" {text_column}, the vector's to {vector_column}"
                     )
+            if twice := [name for name in (text_column, vector_column, "kind") if names.count(name) > 1]:
+                raise UserError(f"{path}: has the column {twice[0]!r} more than once; leave one of them")
         columns = [text_column, vector_column, *(["kind"] if "kind" in names else [])]
         for start, batch in batches(path, columns, _ROWS):
             vectors = _rectangle(path, start, batch.column(vector_column), vector_column)
             texts = batch.column(text_column).to_pylist()
+            if not all(isinstance(text, str | None) for text in texts):
+                kind = batch.column(text_column).type
+                raise UserError(f"{path}: column {text_column!r} is {kind}; expected strings")
             kinds = batch.column("kind").to_pylist() if "kind" in names else [None] * len(texts)
             yield _Batch(path, start, texts, kinds, vectors)
     except DAMAGED as e:
@@ -121,9 +139,9 @@ def _npy(path: Path, text_file: Path | None) -> Iterator[_Batch]:
     if text_path is None:
         raise UserError(f"{path}: no file with its texts; expected {' or '.join(map(str, beside))}")
     try:
-        vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError) as e:
-        raise UserError(f"{path}: cannot be read as .npy ({e})") from None
+        vectors = np.lib.format.open_memmap(path, mode="r")  # np.load would also read archives
+    except _NO_NPY as e:
+        raise UserError(f"{path}: cannot be read as .npy ({first_line(e)})") from None
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise UserError(f"{path}: {vectors.dtype} of shape {list(vectors.shape)}; expected floats of shape [n, T]")
     rows = _read_texts(text_path)

@@ -180,3 +180,25 @@ def test_a_variable_stays_a_name_wherever_the_recipe_goes(recipe_file, monkeypat
     assert parse_recipe(parse_yaml(dump_recipe(recipe)), "dump") == recipe
     assert Store(recipe.mirror).where("x") == "gs://bucket/$MY_SECRET/x"
     assert str(user_path("gs://bucket/$MY_SECRET")) == "gs:/bucket/$MY_SECRET"
+
+
+@pytest.mark.parametrize("number", ["0x" + "F" * 6000, "0" + "7" * 6000, "0b" + "1" * 60_000, "1" + ":59" * 5000])
+@pytest.mark.parametrize(
+    "where", ["seed: {}", "name: {}", "mesh: {}", "training: {{save_every: {}}}", "zz: {}\nname: a${{zz}}"]
+)
+def test_whole_numbers_that_python_does_not_print(where: str, number: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(where.format(number), "utf-8")
+    with pytest.raises(
+        UserError, match=r"recipe\.yaml:\d: not valid YAML: a whole number of [\d,]+ characters; at most 100"
+    ):
+        load_recipe(path)
+
+
+@pytest.mark.parametrize("least", ["[]", "{}", "''"])
+def test_references_to_what_is_empty_are_counted(least: str, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    doubled = "".join(f"a{i + 1}: ['${{a{i}}}', '${{a{i}}}']\n" for i in range(40))
+    path.write_text(f"a0: {least}\n{doubled}", "utf-8")
+    with pytest.raises(UserError, match=r"the references \$\{key\} make more than 200,000"):
+        load_recipe(path)

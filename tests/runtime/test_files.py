@@ -77,6 +77,13 @@ def test_json_that_is_nested_too_deeply_is_a_value_error():
         files.parse_json("[" * 100_000)
 
 
+@pytest.mark.parametrize("digits", [301, 5000])
+def test_whole_numbers_of_json_fit_a_float(digits):
+    assert float(files.parse_json("1" * 300)) == float("1" * 300)
+    with pytest.raises(ValueError, match=rf"a whole number of {digits:,} digits; at most 300"):
+        files.parse_json("[-" + "1" * (digits - 1) + "]")
+
+
 def test_a_path_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: is a file, not a folder; take another"):

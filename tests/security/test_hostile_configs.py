@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import tracemalloc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.jasper_vl import _vision
 from jasper_jax.encoders.registry import FAMILIES, encoder_from_config
 from jasper_jax.encoders.weights import check_params, save
@@ -96,3 +100,49 @@ def test_counts_are_compared_with_the_tensors(folders: dict[str, Path], family: 
         config["hidden_size"] = 2**30
     with pytest.raises(UserError, match=r"config\.json|missing"):
         check_params(folder, encoder_from_config(config))
+
+
+def sentence_model(folder: Path, source: Path, modules: Sequence[tuple[str, str]], **files: Any) -> Path:
+    """A copy of the model in ``source`` with these steps and files."""
+    shutil.copytree(source, folder)
+    steps = [{"type": f"sentence_transformers.models.{kind}", "path": path} for kind, path in modules]
+    for name, tree in {"modules": steps, **files}.items():
+        path = folder / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(tree))
+    return folder
+
+
+STEPS = (("Transformer", ""), ("Pooling", "1_Pooling"))
+
+
+def test_a_cut_of_a_width_that_no_tensor_has(folders: dict[str, Path], tmp_path: Path) -> None:
+    wide = {"model_type": "bert", **SIZES, **OWN["bert"], "hidden_size": 2**20}
+    files = {"config": wide, "1_Pooling/config": {}, "config_sentence_transformers": {"truncate_dim": 2**19}}
+    folder = sentence_model(tmp_path / "model", folders["bert"], STEPS, **files)
+    with pytest.raises(UserError, match=r"truncate_dim is 524288 of 1048576 dimensions, more than a model has"):
+        read_model_folder(folder)
+
+
+def test_a_pooling_mode_named_often(folders: dict[str, Path], tmp_path: Path) -> None:
+    files = {"1_Pooling/config": {"pooling_mode": ["cls"] + ["mean"] * 100_000}}
+    folder = sentence_model(tmp_path / "model", folders["bert"], STEPS, **files)
+    with pytest.raises(UserError, match=r"1_Pooling/config\.json: pooling_mode names 'mean' more than once"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a/" * 9000, "a" * 300, "a\0"], ids=["surrogate", "long", "name", "nul"])
+@pytest.mark.parametrize("at", [0, 1])
+def test_modules_in_folders_that_cannot_be(folders: dict[str, Path], tmp_path: Path, name: str, at: int) -> None:
+    steps = [(kind, name if i == at else path) for i, (kind, path) in enumerate(STEPS)]
+    folder = sentence_model(tmp_path / "model", folders["bert"], steps, **{"1_Pooling/config": {}})
+    with pytest.raises(UserError, match=r"modules\.json: .* is not a folder inside"):
+        read_model_folder(folder)
+
+
+@pytest.mark.parametrize("key", ["layer_norm_eps", "rope_theta", "initializer_range"])
+def test_numbers_that_no_float_holds(folders: dict[str, Path], tmp_path: Path, key: str) -> None:
+    config = {"model_type": "gte", **SIZES, key: 10**400}
+    folder = sentence_model(tmp_path / "model", folders["bert"], STEPS, config=config, **{"1_Pooling/config": {}})
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON \(a whole number of 401 digits"):
+        read_model_folder(folder)

@@ -171,3 +171,24 @@ def test_only_regular_files_are_read(tmp_path: Path, kind: str) -> None:
     made[kind]()
     with pytest.raises(UserError, match=r"tokenizer\.json: (cannot be read|no such file)"):
         Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("number", [2**24, 2**30, 2**32 - 1])
+def test_ids_far_beyond_the_vocabulary(tmp_path: Path, number: int) -> None:
+    """The library makes a list of the ids without a token, 4 bytes each."""
+    folder = write(
+        tmp_path / "model", model={"type": "WordLevel", "vocab": {"[UNK]": 0, "a": number}, "unk_token": "[UNK]"}
+    )
+    with pytest.raises(UserError, match=rf"tokenizer\.json: has the token id {number}, at most 16777215 is read"):
+        Tokenizer.load(folder)
+
+
+@pytest.mark.parametrize("skipped", [b"1" * 5000, b'"\xff"'])
+def test_what_the_library_skips_does_not_hide_the_rest(tmp_path: Path, skipped: bytes) -> None:
+    """Python refuses to parse it, the library does not look at it: without a tree there would be no trial."""
+    chain = {"type": "Sequence", "normalizers": [REPLACE] * 9}
+    truncation = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0, "x": 12345}
+    path = write(tmp_path / "model", normalizer=chain, truncation=truncation) / "tokenizer.json"
+    path.write_bytes(path.read_bytes().replace(b"12345", skipped))
+    with pytest.raises(UserError, match=r"tokenizer\.json: not a tokenizer file"):
+        Tokenizer.load(path.parent)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +17,7 @@ from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.vector_check import verify_store
-from jasper_jax.teachers.vector_import import import_vectors
+from jasper_jax.teachers.vector_import import import_vectors, vectors_of
 from tests.data.store_helpers import contents, encode, expected, lines, recipe, spec, vector
 
 FLOAT = pa.float32()
@@ -205,3 +207,58 @@ def test_the_advice_about_columns_and_dimension(texts, tmp_path):
     with pytest.raises(UserError, match="vectors of dimension 24, the teacher's is 7; set the teacher's dim to 24"):
         import_vectors([file], texts, tmp_path / "v", replace(spec(), dim=7), progress=False)
     check(import_vectors([file], texts, tmp_path / "v", replace(spec(), dim=24), progress=False).store, texts)
+
+
+def npy(header, body=bytes(64)):
+    return b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode() + body
+
+
+def archive():
+    out = io.BytesIO()
+    np.savez(out, a=np.ones((2, 8), np.float32))
+    return out.getvalue()
+
+
+SHAPED = "{{'descr': '<f4', 'fortran_order': False, 'shape': {}, }}\n"
+HOSTILE = {
+    "empty": b"",
+    "archive": archive(),
+    "no archive": b"PK\3\4xxxx",
+    "pickle": pickle.dumps([1]),
+    "wide": npy(SHAPED.format((2**63, 8))),
+    "wider": npy(SHAPED.format((10**30, 8))),
+    "short": npy(SHAPED.format((2**40, 8))),
+    "bool": npy(SHAPED.format((True, 8))),
+    "negative": npy(SHAPED.format((-1, 8))),
+    "open": npy("{'descr': (\n"),
+    "deep": npy("-" * 9000 + "1\n"),
+    "unhashable": npy("{[]: 1}\n"),
+    "mixed": npy("{1: 1, 'a': 2, 'descr': 3}\n"),
+    "objects": npy("{'descr': '|O', 'fortran_order': False, 'shape': (2, 8), }\n"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_files_that_are_no_npy(name, tmp_path):
+    path = tmp_path / "v.npy"
+    path.write_bytes(HOSTILE[name])
+    path.with_suffix(".txt").write_text("a\nb\n")
+    with pytest.raises(UserError, match=r"v\.npy: cannot be read as \.npy \("):
+        vectors_of([path], ["a"], ["query"], spec(dim=8))
+
+
+@pytest.mark.parametrize("texts", [[1], [["a"]], [b"\xff"], [{"x": "a"}], [1.5]], ids=str)
+def test_texts_that_are_no_strings(texts, tmp_path):
+    path = parquet(tmp_path / "v.parquet", texts, np.ones((1, 8), np.float32))
+    with pytest.raises(UserError, match=r"v\.parquet: column 'text' is .*; expected strings"):
+        vectors_of([path], ["a"], ["query"], spec(dim=8))
+
+
+@pytest.mark.parametrize("name", ["text", "embedding", "kind"])
+def test_a_column_that_is_there_twice(name, tmp_path):
+    columns = {"text": pa.array(["a"]), "embedding": pa.array([[1.0] * 8]), "kind": pa.array(["query"])}
+    names = [*columns, name]
+    pq.write_table(pa.Table.from_arrays([columns[n] for n in names], names), tmp_path / "v.parquet")
+    with pytest.raises(UserError, match=rf"v\.parquet: has the column '{name}' more than once"):
+        vectors_of([tmp_path / "v.parquet"], ["a"], ["query"], spec(dim=8))
