@@ -15,7 +15,7 @@ import typer
 
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.compilers import hidden_compilers, missing_platform
-from jasper_jax.runtime.console import new_console
+from jasper_jax.runtime.console import new_console, print_traceback
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE
 from jasper_jax.runtime.paths import user_path
@@ -432,13 +432,13 @@ def _run_command() -> None:
         sys.exit(141)
     except OSError as error:
         if error.errno not in _FILE_ERRORS:
-            sys.excepthook = lambda _, defect, __: _print_traceback(defect)
+            sys.excepthook = lambda _, defect, __: print_traceback(defect)
             processes.end_soon(1)
             raise
         path = error.filename or "a file"
         _fail(f"{path}: {error.strerror}; free space or choose another folder (run_dir=...), then run again", 2, error)
     except Exception as error:
-        sys.excepthook = lambda _, defect, __: _print_traceback(defect)
+        sys.excepthook = lambda _, defect, __: print_traceback(defect)
         if problem := missing_platform():
             _fail(problem, 2, error)
         processes.end_soon(1)
@@ -451,16 +451,9 @@ def _fail(message: str, code: int, error: BaseException) -> None:
     sys.exit(code)
 
 
-def _print_traceback(error: BaseException) -> None:
-    """Also of a defect, whose message may have any text in it."""
-    import traceback
-
-    new_console(sys.stderr).print("".join(traceback.format_exception(error)), end="")
-
-
 def _print_error(message: str, error: BaseException) -> None:
     if os.environ.get("JASPER_DEBUG"):
-        _print_traceback(error)
+        print_traceback(error)
     line = " ".join(message.split())
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

@@ -13,6 +13,7 @@ import numpy as np
 
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_export, stores_dir
+from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
 from jasper_jax.runtime.interrupt import stop_flag

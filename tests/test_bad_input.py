@@ -102,7 +102,7 @@ def jsonl(*texts: str) -> bytes:
         (b'{"text": "caf\xe9", "kind": "query"}\n', "texts.jsonl, line 1: not UTF-8 (byte 0xe9 at position 13)"),
         (jsonl("a") + b'{"text": \n', "texts.jsonl, line 2: not JSON (Expecting value"),
         (jsonl("a") + b"[" * 100_000, "texts.jsonl, line 2: not JSON (nested too deeply)"),
-        (jsonl("a") + b'{"text": %s}' % (b"9" * 5000), "texts.jsonl, line 2: not JSON (Exceeds the limit"),
+        (jsonl("a") + b'{"text": %s}' % (b"9" * 5000), "texts.jsonl, line 2: not JSON (a whole number of 5,000 digits"),
         (b'{"txt": "a", "kind": "query"}\n', "line 1: no column 'text'; there are txt, kind; did you mean 'txt'?"),
         (b'{"text": "a", "kind": "question"}\n', "line 1: 'kind' is ['question']; expected query or passage"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import mteb  # pyright: ignore[reportMissingImports]
 
 from jasper_jax.benchmarks.encoder import MtebEncoder
 from jasper_jax.benchmarks.tasks import subtasks
+from jasper_jax.runtime.console import print_traceback
 from jasper_jax.runtime.errors import Interrupted, UserError, first_line
 from jasper_jax.runtime.progress import say
 
@@ -67,7 +67,7 @@ def _score(encoder: MtebEncoder, task: AbsTask, cache: ResultCache) -> str | Non
         raise
     except Exception as error:  # noqa: BLE001  (data sets are read by code of their own, which raises anything)
         if os.environ.get("JASPER_DEBUG"):
-            traceback.print_exception(error)
+            print_traceback(error)
         what = "failed" if task.data_loaded else "its data cannot be fetched"
         return f"{what} ({type(error).__name__}: {first_line(error)})"
     finally:

@@ -54,6 +54,8 @@ def batches(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[tu
     number = 1
     with path.open("rb") as raw, pq.ParquetFile(path, read_dictionary=in_lists) as file:
         for group in range(file.num_row_groups):
+            if not file.metadata.row_group(group).num_rows:
+                continue  # without pages
             most = rows
             for i in wanted:
                 chunk = file.metadata.row_group(group).column(i)

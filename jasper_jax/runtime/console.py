@@ -5,6 +5,8 @@ What is bold is made with :func:`bold`.
 
 from __future__ import annotations
 
+import sys
+import traceback
 from typing import IO, Any
 
 from rich.console import Console
@@ -23,6 +25,11 @@ class PlainConsole(Console):
 def new_console(file: IO[str] | None = None, **options: Any) -> PlainConsole:
     """A console on ``file`` (standard output if None) that wraps no lines."""
     return PlainConsole(file=file, soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+
+
+def print_traceback(error: BaseException) -> None:
+    """On standard error. The message may have any text in it."""
+    new_console(sys.stderr).print("".join(traceback.format_exception(error)), end="")
 
 
 def bold(text: str, rest: str = "") -> Text:

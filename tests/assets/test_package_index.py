@@ -145,12 +145,13 @@ def test_a_broken_download_starts_again(server, monkeypatch, tmp_path):
 
 def test_a_wrong_sha256_is_refused_and_nothing_left(server, monkeypatch, tmp_path):
     monkeypatch.setenv("PIP_INDEX_URL", server.url)
-    server.listed["thing-1-py3-none-any.whl"] = archive(b"other").sha256
-    wanted, found = archive(b"other").sha256, archive().sha256
+    other = bytes(reversed(DATA))
+    server.listed["thing-1-py3-none-any.whl"] = archive(other).sha256
+    wanted, found = archive(other).sha256, archive().sha256
     with pytest.raises(
         UserError, match=f"thing-1-.* expected sha256:{wanted} but got {found}.*PIP_INDEX_URL"
     ) as raised:
-        fetch_archives([archive(b"other")], tmp_path, progress=False)
+        fetch_archives([archive(other)], tmp_path, progress=False)
     assert "\n" not in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.checkpoints.export_marker import checksums, refuse_damaged, write_marker
+from jasper_jax.checkpoints.export_marker import MADE_BY, checksums, refuse_damaged, write_marker
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import write_safetensors
 from jasper_jax.export import onnx_folder
@@ -49,7 +49,7 @@ def exported(folder: Path, model_type: str = "bert") -> Path:
     normalize = {**modules[2], "idx": 3, "name": "3"}
     (folder / "modules.json").write_text(json.dumps([*modules[:2], dense, normalize]))
     write_json(folder / "config_sentence_transformers.json", {"prompts": {"query": "what is ", "passage": ""}})
-    write_marker(folder, {"format": 1, "sha256": checksums(folder)})
+    write_marker(folder, {"format": 1, "made_by": MADE_BY, "sha256": checksums(folder)})
     return folder
 
 

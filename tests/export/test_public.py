@@ -94,7 +94,9 @@ def made(tmp_path: Path):
         run = Run(recipe(tmp_path, **changes), progress=False)
         student = make_student(run.recipe, 24, run.student)
         served = providers(student.heads, {})
-        trained = SimpleNamespace(student=student, served=served, default=max(served))
+        trained = SimpleNamespace(
+            student=student, served=served, default=max(served), settings=run.recipe.export, spaces=()
+        )
         return model_card(run.recipe, cast("TrainedStudent", trained), scores)
 
     return card

@@ -65,8 +65,10 @@ def test_an_override_into_a_reference_reads_nothing(recipe_file) -> None:
         load_recipe(recipe_file(mirror="${oc.env:MY_SECRET}"), ["mirror.x=1"])
 
 
-def test_a_key_of_the_recipe_is_read(recipe_file) -> None:
-    path = recipe_file(run_dir="runs/${name}-${seed}", texts={**recipe_tree(Path("."))["texts"], "seed": "${seed}"})
+def test_a_key_of_the_recipe_is_read(recipe_file, tmp_path: Path) -> None:
+    path = recipe_file(
+        run_dir="runs/${name}-${seed}", texts={**recipe_tree(tmp_path / "other")["texts"], "seed": "${seed}"}
+    )
     recipe = load_recipe(path, ["seed=7", "stages.1.steps=${stages[0].steps}", "heads.fc2=${heads.fc1}"])
     assert recipe.run_dir == f"runs/{recipe.name}-7"
     assert recipe.texts.seed == 7

@@ -116,3 +116,8 @@ def test_damaged_files_end_in_a_line(tmp_path: Path) -> None:
                 assert row.where
         except UserError as error:
             assert "\n" not in str(error)
+
+
+def test_a_file_without_rows_is_empty(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    assert list(parquet_rows(tmp_path / "empty.parquet", ["text"])) == []

@@ -72,7 +72,7 @@ def test_the_export_is_the_student_in_pytorch_and_the_next_teacher(trained: Run,
     """``export`` itself compares every dimension with sentence-transformers' vectors, and refuses a difference.
 
     Here in this process, where torch is imported once for all families."""
-    monkeypatch.setattr(check, "reload", lambda job, scratch: reload_in_torch.main(str(job)) or "")
+    monkeypatch.setattr(check, "run_in_torch", lambda module, job, scratch: reload_in_torch.main(str(job)) or "")
     folder, verdict = export(trained, tmp_path / "export")
     assert "sentence-transformers" in verdict
     vectors = Embedder.load(folder).encode(sentences(8), dim=8)
