@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import HUB_ID, resolve_model
 from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, row_shapes, texts_per_row
-from jasper_jax.encoders.dense import ACTIVATIONS
+from jasper_jax.encoders.dense import ACTIVATIONS, dense
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.local_mesh import local_mesh, put_leaf, put_params, put_rows, replicate
@@ -203,6 +203,10 @@ class Embedder:
         """The Dense steps of ``dim``, as ``encoders.dense.dense`` takes them: (kernel, bias or None) of each, and their
         activations."""
         return self._outputs[dim]
+
+    def project(self, pooled: np.ndarray, dim: int) -> np.ndarray:
+        """:meth:`pooled` vectors ``[n, D]`` through the Dense steps of ``dim``: ``[n, dim]``, not normalised."""
+        return np.asarray(dense(pooled, *self.output(dim)))
 
     @property
     def truncated(self) -> int:

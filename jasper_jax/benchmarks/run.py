@@ -15,6 +15,7 @@ from jasper_jax.benchmarks.encoder import BACKENDS, Model, MtebEncoder, jax_mode
 from jasper_jax.benchmarks.model_meta import as_module, at_dimension, model_meta
 from jasper_jax.benchmarks.scoring import quiet, score_tasks
 from jasper_jax.benchmarks.summary import read_scores, summary_table
+from jasper_jax.evaluation.folders import refuse_dims
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
 
@@ -63,8 +64,7 @@ def run_benchmark(
     prompts = dict(prompts or {})
     with quiet():
         model = jax_model(folder, prompts, batch_tokens) if backend == "jax" else torch_model(folder, prompts)
-        if wrong := [dim for dim in dims if not 1 <= dim <= max(model.default_dim, *model.dims)]:
-            raise UserError(f"--dim {wrong[0]}: {folder} has {', '.join(map(str, model.dims))} dimensions")
+        refuse_dims(str(folder), dims, model.dims, model.default_dim)
         meta = model_meta(name, folder, model)
         cache = ResultCache(output)
         meta_file = output / f"{meta.model_name_as_path()}.py"

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from jasper_jax.assets.models import resolve_model
 from jasper_jax.checkpoints.export_marker import refuse_damaged
@@ -15,7 +14,8 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.text_tests import TextTests, check_judged, check_test
-from jasper_jax.recipe import config
+from jasper_jax.recipe import config_evaluation
+from jasper_jax.recipe.load import parse_section
 from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
@@ -25,7 +25,7 @@ from jasper_jax.runtime.text_files import content_suffix
 _KINDS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
-def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str]) -> config.Evaluation:
+def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str]) -> config_evaluation.Evaluation:
     """The tests that files ask for, as a recipe's section ``evaluation`` would.
 
     Args:
@@ -45,23 +45,18 @@ def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str
         taken.add(name)
         return {"name": name, **source}
 
-    try:
-        asked = config.Evaluation.model_validate(
-            {
-                "agreement": False,
-                "retrieval": [
-                    *(named("pairs", given, pairs=_source("--pairs", given)) for given in pairs),
-                    *(named("beir", given, beir=given) for given in beir),
-                ],
-                "similarity": [
-                    named("similarity", given, pairs={"score": "score", **_source("--similarity", given)})
-                    for given in similarity
-                ],
-            }
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from None
+    tree = {
+        "agreement": False,
+        "retrieval": [
+            *(named("pairs", given, pairs=_source("--pairs", given)) for given in pairs),
+            *(named("beir", given, beir=given) for given in beir),
+        ],
+        "similarity": [
+            named("similarity", given, pairs={"score": "score", **_source("--similarity", given)})
+            for given in similarity
+        ],
+    }
+    asked = parse_section(config_evaluation.Evaluation, "evaluation", tree, "--pairs, --beir, --similarity")
     if not asked.retrieval and not asked.similarity:
         raise UserError("nothing to score a model by; give --pairs FILE, --beir FOLDER or --similarity FILE")
     for test in asked.retrieval:
@@ -88,7 +83,14 @@ def _source(option: str, given: str) -> dict[str, Any]:
     return {kind: given}
 
 
-def evaluate_folders(models: Sequence[str], asked: config.Evaluation, dims: Sequence[int]) -> Evaluation:
+def refuse_dims(model: str, dims: Sequence[int], own: Sequence[int], default: int) -> None:
+    """UserError for one of ``dims`` that ``model`` neither has, among its ``own``, nor can cut from its ``default``."""
+    if wrong := [dim for dim in dims if dim not in own and not 1 <= dim <= default]:
+        cut = "" if default == max(own) else f", and cuts others from {default}"
+        raise UserError(f"--dim {wrong[0]}: {model} has {', '.join(map(str, own))} dimensions{cut}")
+
+
+def evaluate_folders(models: Sequence[str], asked: config_evaluation.Evaluation, dims: Sequence[int]) -> Evaluation:
     """A row for each model and dimension.
 
     Args:
@@ -105,15 +107,12 @@ def evaluate_folders(models: Sequence[str], asked: config.Evaluation, dims: Sequ
         folder = resolve_model(model)
         refuse_damaged(folder)
         embedder = Embedder.load(folder)
-        if short := [dim for dim in dims if dim > max(embedder.default_dim, *embedder.dims)]:
-            raise UserError(f"--dim {short[0]}: {model} has {', '.join(map(str, embedder.dims))} dimensions")
+        refuse_dims(model, dims, embedder.dims, embedder.default_dim)
+        say(f"{model}: {', '.join(map(str, dims or [embedder.default_dim]))} dimensions")
+        pooled = {name: embedder.pooled(*texts, show_progress=True) for name, texts in tests.lists.items()}
         for dim in dims or [embedder.default_dim]:
             own = dim in embedder.dims
-            say(f"{model}: {dim} dimensions{'' if own else ', cut'}")
-            vectors = {
-                name: embedder.encode(list(texts), kinds, dim if own else None, show_progress=True)
-                for name, (texts, kinds) in tests.lists.items()
-            }
+            vectors = {name: embedder.project(x, dim if own else embedder.default_dim) for name, x in pooled.items()}
             rows.append(
                 EvaluationRow(
                     provider=model if own else f"{model}, cut",

@@ -9,7 +9,8 @@ from typing import Any
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.source_files import as_it_is, matching, pattern_of
 from jasper_jax.evaluation.report import Evaluation, from_json
-from jasper_jax.recipe.config import Recipe, Retrieval, Similarity
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_evaluation import Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import json_bytes
 from jasper_jax.runtime.paths import user_path

@@ -22,7 +22,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_judged_pairs, score_similarity
-from jasper_jax.recipe.config import Evaluation, Retrieval, Similarity
+from jasper_jax.recipe.config_evaluation import Evaluation, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
 

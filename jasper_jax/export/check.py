@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 
 from jasper_jax.embedder import Embedder
-from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.asymmetric import FOLDER, Documents
 from jasper_jax.export.model import TrainedStudent
@@ -129,7 +128,7 @@ def sample_of(student: Student) -> list[Any]:
 def _in_jax(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:
     embedder = Embedder.load(folder)
     pooled = {kind: embedder.pooled(list(sample), kind) for kind in KINDS}
-    return {f"{kind}/{dim}": np.asarray(dense(x, *embedder.output(dim))) for kind, x in pooled.items() for dim in dims}
+    return {f"{kind}/{dim}": embedder.project(x, dim) for kind, x in pooled.items() for dim in dims}
 
 
 def _in_torch(folder: Path, sample: Sequence[Any], dims: Sequence[int]) -> dict[str, np.ndarray]:

@@ -21,7 +21,6 @@ import numpy as np
 
 from jasper_jax.checkpoints.export_marker import checksums, read_marker, refuse_damaged, write_marker
 from jasper_jax.embedder import Embedder
-from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.agreement_texts import TEXTS
 from jasper_jax.export.check import SAMPLE, run_in_torch
@@ -59,8 +58,8 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
 
     Raises:
       UserError: a package is missing; not an undamaged export of texts; a file that its marker does not name is where
-        one would be written; the graph cannot be made, or its vectors differ
-        from the student's; int8 loses more than ``settings.onnx_int8_loss``. The folder is then as it was.
+        one would be written; the graph cannot be made, or its vectors differ from the student's; int8 loses more than
+        ``settings.onnx_int8_loss``. The folder is then as it was.
     """
     refuse_without_packages()
     marker = read_marker(folder)
@@ -164,7 +163,7 @@ def _refuse_wrong(model: OnnxModel, embedder: Embedder, outputs: dict[str, int],
         texts = [embedder.prompt(kind) + text for text in SAMPLE]
         made = {"alone": model.vectors(texts, list(outputs), 1), "in a batch": model.run(texts, list(outputs))}
         for i, dim in enumerate(outputs.values()):
-            expected = normalize_rows(np.asarray(dense(pooled, *embedder.output(dim)))).astype(np.float64)
+            expected = normalize_rows(embedder.project(pooled, dim)).astype(np.float64)
             for how, vectors in ((how, found[i]) for how, found in made.items()):
                 same = vectors.shape == expected.shape
                 cosine = float((vectors * expected).sum(axis=1).min()) if same else -1.0

@@ -10,7 +10,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -23,6 +23,8 @@ from jasper_jax.runtime.errors import UserError, first_line, nearest
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.remote import is_remote, read_text
 from jasper_jax.runtime.text_files import text_of
+
+S = TypeVar("S", bound=BaseModel)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -51,14 +53,15 @@ def load_export(overrides: Sequence[str]) -> Export:
         if override.partition("=")[0].strip() not in keys:
             raise UserError(f"override {override!r}: of an exported folder only {' and '.join(keys)} can be set")
         _apply(tree, override)
+    return parse_section(Export, "export", tree.get("export", {}), "--onnx")
+
+
+def parse_section(section: type[S], key: str, tree: Any, where: str) -> S:
+    """Validate the plain tree of one ``section``, under ``key`` of a recipe, by itself; ``where`` names its origin."""
     try:
-        return _ExportOnly.model_validate(tree).export
+        return section.model_validate(tree)
     except ValidationError as error:
-        raise UserError(describe(error, "--onnx")) from None
-
-
-class _ExportOnly(BaseModel):
-    export: Export = Export()
+        raise UserError(describe(error, where, (key,))) from None
 
 
 def parse_recipe(plain: Any, where: str) -> Recipe:
@@ -141,9 +144,10 @@ def _index(node: Any, part: str, where: str, override: str) -> Any:
     return index
 
 
-def describe(error: ValidationError, where: str) -> str:
-    """One line with all errors of pydantic."""
-    return f"{where}: {'; '.join(dict.fromkeys(map(_message, error.errors())))}"
+def describe(error: ValidationError, where: str, above: tuple[str, ...] = ()) -> str:
+    """One line with all errors of pydantic; ``above``: the keys of a recipe that lead to what was validated."""
+    items = ({**item, "loc": (*above, *item["loc"])} for item in error.errors())
+    return f"{where}: {'; '.join(dict.fromkeys(map(_message, items)))}"
 
 
 def _message(item: Any) -> str:

@@ -30,7 +30,6 @@ from sentence_transformers import SentenceTransformer
 
 from jasper_jax.assets.corpora import RetrievalTest, retrieval_test, subset
 from jasper_jax.embedder import Embedder
-from jasper_jax.encoders.dense import dense
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.export.onnx_folder import FOLDER, MODEL, QUANTIZED
 from jasper_jax.export.onnx_in_torch import SENTENCE, output_names
@@ -123,7 +122,7 @@ def quality(folder: Path, student: Embedder, test: RetrievalTest, queries, passa
     models = {name: model_of(folder, name, student) for name in worst}
     made = {n: [m.vectors(texts, list(outputs)) for texts in (queries, passages)] for n, m in models.items()}
     for i, dim in enumerate(outputs.values()):
-        own = [normalize_rows(np.asarray(dense(x, *student.output(dim)))) for x in pooled]
+        own = [normalize_rows(student.project(x, dim)) for x in pooled]
         scores["student", dim] = ndcg(test, *own)
         for name in worst:
             found = [vectors[i] for vectors in made[name]]

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 
 from jasper_jax.embedder import Embedder
-from jasper_jax.evaluation.folders import asked_of, evaluate_folders
+from jasper_jax.evaluation.folders import asked_of, evaluate_folders, refuse_dims
 from jasper_jax.evaluation.report import console_table, from_json, to_json
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import sentences, write_model
@@ -65,6 +65,13 @@ def test_a_dimension_without_a_head_is_cut_and_says_so(files: Path, models: list
         evaluate_folders(models[:1], asked_of([str(files / "labels.csv")], [], []), (99,))
 
 
+@pytest.mark.parametrize(("dim", "said"), [(300, r"has 64, 128 dimensions, and cuts others from 64"), (0, "--dim 0")])
+def test_a_dimension_is_cut_from_the_default_alone(dim: int, said: str) -> None:
+    refuse_dims("model", (1, 63, 64, 128), (64, 128), 64)
+    with pytest.raises(UserError, match=said):
+        refuse_dims("model", (dim,), (64, 128), 64)
+
+
 @pytest.mark.parametrize(
     ("pairs", "similarity", "problem"),
     [
@@ -72,7 +79,11 @@ def test_a_dimension_without_a_head_is_cut_and_says_so(files: Path, models: list
         (["absent.csv"], [], "no file matches 'absent.csv'"),
         (["labels.txt"], [], r"labels.txt: expected a name that ends in .jsonl, .csv, .tsv, .parquet"),
         (["{csv"], [], "is not a mapping"),
-        (["{csv: a.csv, colour: red}"], [], "colour: Extra inputs are not permitted"),
+        (
+            ["{csv: a.csv, colour: red}"],
+            [],
+            r"evaluation.retrieval\[0\].pairs.colour: unknown key; keys here: jsonl",
+        ),
         ([], ["{csv: a.csv, score: null}"], "pairs need score"),
         ([], ["faq.jsonl"], "no column"),
     ],
