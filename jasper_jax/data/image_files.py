@@ -14,8 +14,9 @@ from jasper_jax.data.libraries import Row, require
 from jasper_jax.data.source_files import matching
 from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
 from jasper_jax.recipe.config_sources import ImageSource
-from jasper_jax.runtime.bounded import inside, read_regular
+from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import inside
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.text_files import LONGEST, content_suffix
 from jasper_jax.runtime.unpacking import DAMAGED, unpacked

@@ -25,8 +25,9 @@ from jasper_jax.data.libraries import Row, datasets_library, hf_rows, require, t
 from jasper_jax.data.source_files import kind_of, matching
 from jasper_jax.data.sources import strings
 from jasper_jax.recipe.config_sources import Images, ImageSource
-from jasper_jax.runtime.bounded import inside, read_regular
+from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.inside import inside
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.vision.images import MAX_BYTES
 

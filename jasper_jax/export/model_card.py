@@ -9,12 +9,12 @@ from huggingface_hub import ModelCardData
 
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
-from jasper_jax.export.asymmetric import Documents, query_encoder_section
+from jasper_jax.export.asymmetric import Documents, model_name, query_encoder_section
 from jasper_jax.export.dimensions import dimensions_note
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import is_hub_id, public_name
 from jasper_jax.export.versions import least_versions
-from jasper_jax.recipe.config import Recipe, Teacher
+from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.markdown import code_span, markdown_text
@@ -25,7 +25,7 @@ def model_card(
 ) -> str:
     """The README.md of an exported folder: no dates and no paths, and what others chose stands in code spans."""
     student, served = trained.student, trained.served
-    teachers = ", ".join(_teacher(t) for t in recipe.teachers) or "the model itself"
+    teachers = ", ".join(model_name(t) for t in recipe.teachers) or "the model itself"
     model = recipe.student.model
     start = code_span(public_name(model)) if model else f"random {markdown_text(recipe.student.config['model_type'])}"  # type: ignore[index]
     layers = f", layers {', '.join(map(str, recipe.student.layers))}" if recipe.student.layers is not None else ""
@@ -96,12 +96,6 @@ def model_card(
             markdown_table(evaluation),
         ]
     return "\n".join(lines).rstrip() + "\n"
-
-
-def _teacher(teacher: Teacher) -> str:
-    return (
-        code_span(public_name(teacher.model)) if teacher.model else f"{markdown_text(teacher.name)} (imported vectors)"
-    )
 
 
 def _nested_tag(trained: TrainedStudent) -> list[str]:

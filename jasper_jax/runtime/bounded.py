@@ -22,13 +22,3 @@ def read_regular(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
     return data
-
-
-def inside(folder: Path, name: str | os.PathLike[str]) -> Path | None:
-    """The resolved path of ``name``, which may be relative to ``folder``; None if links or dots lead out of it."""
-    try:
-        real = folder.resolve()
-        path = (real / os.fspath(name)).resolve()
-        return path if path.is_relative_to(real) else None
-    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, circular links
-        return None

@@ -13,6 +13,16 @@ from pathlib import Path
 from jasper_jax.runtime.errors import UserError
 
 
+def inside(folder: Path, name: str | os.PathLike[str]) -> Path | None:
+    """The resolved path of ``name``, which may be relative to ``folder``; None if links or dots lead out of it."""
+    try:
+        real = folder.resolve()
+        path = (real / os.fspath(name)).resolve()
+        return path if path.is_relative_to(real) else None
+    except (OSError, ValueError, RuntimeError):  # too long, a NUL character, circular links
+        return None
+
+
 def file_inside(path: Path, root: Path | None = None) -> Path:
     """The file that ``path`` is, with links followed: a regular file in ``root`` (by default, its folder) or below.
 
@@ -37,7 +47,7 @@ def folder_inside(root: Path, name: str, where: Path | None = None) -> Path:
       UserError: ``name`` is absolute, has ``..``, leads elsewhere by a link, or no file can have it.
     """
     path = root / name
-    if ".." in Path(name).parts or not _can_be_opened(path) or not _inside(path, root):
+    if ".." in Path(name).parts or not _can_be_opened(path) or inside(root, path) is None:
         raise UserError(
             f"{where or root}: {name!r} is not a folder inside {root}; put the folder itself there (cp -rL)"
         )
@@ -63,10 +73,6 @@ def _can_be_opened(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-def _inside(path: Path, root: Path) -> bool:
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _blobs(folder: Path) -> list[Path]:

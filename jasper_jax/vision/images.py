@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from jasper_jax.runtime.bounded import inside, read_regular
+from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import inside
 
 if TYPE_CHECKING:
     from PIL import Image
