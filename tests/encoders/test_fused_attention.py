@@ -127,7 +127,13 @@ def tiny(case, implementation):
     return dataclasses.replace(encoder_from_config(hf), attention=implementation)
 
 
-@pytest.mark.parametrize("case", ["bert", "qwen2-causal", "qwen2, upper layers windowed", "modernbert"])
+WINDOWED = "qwen2, upper layers windowed"
+"""Causal, grouped queries, two kinds of layers: what the other cases try apart."""
+
+
+@pytest.mark.parametrize(
+    "case", ["bert", WINDOWED, *(pytest.param(case, marks=pytest.mark.full) for case in ("qwen2-causal", "modernbert"))]
+)
 def test_encoders(case):
     """States and gradients of packed rows through scanned layers: one kind of layer, and two; recomputed, and not.
     The program has no dense mask; the plain one has."""

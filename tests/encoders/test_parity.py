@@ -24,13 +24,21 @@ from tests.families import VARIANTS
 KINDS = ("bert", "mpnet", "qwen2-causal", "modernbert")
 """What attention is given differs in these: a mask, a bias, causal grouped queries, windows."""
 
-
-def attends_alike(family: str, request: pytest.FixtureRequest) -> bool:
-    """Whether this family, in a short run, is left to those of ``KINDS`` with the second form of attention."""
-    return family not in KINDS and not request.config.getoption("--full")
+every_family = pytest.mark.parametrize("family", FAMILIES, scope="module", indirect=True)
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+def every_kind(names: str, *cases: tuple):
+    """Each family with each of ``cases``, values of ``names``: for what attention and the stack of layers do,
+    whosever they are. Families that are not in ``KINDS`` are left to the long campaign."""
+    values = [
+        pytest.param(family, *case, marks=() if family in KINDS else pytest.mark.full)
+        for family in FAMILIES
+        for case in cases or [()]
+    ]
+    return pytest.mark.parametrize(("family", *names.split()), values, scope="module", indirect=["family"])
+
+
+@pytest.fixture(scope="module")
 def family(request):
     return request.param
 
@@ -44,6 +52,7 @@ def pair(family, tmp_path_factory):
     return model, encoder, load_params(folder, encoder)
 
 
+@every_family
 @pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
 @pytest.mark.parametrize("side", ["right", "left", "mixed"])
 def test_states(pair, family, side, implementation):
@@ -74,6 +83,7 @@ def test_variants(variant, tmp_path):
     assert all(np.array_equal(tensors[name], theirs[name]) for name in theirs)
 
 
+@every_family
 def test_every_position(pair, family):
     model, encoder, params = pair
     assert encoder.max_positions == LONGEST
@@ -85,8 +95,17 @@ def test_every_position(pair, family):
         encoder.apply(params, np.ones((1, LONGEST + 1), np.int32), np.ones((1, LONGEST + 1), np.int32))
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
-def test_gradients(pair, family, remat):
+@every_family
+def test_gradients(pair, family):
+    check_gradients(pair, family, "none")
+
+
+@every_kind("remat", ("dots",), ("full",))
+def test_gradients_of_what_is_recomputed(pair, family, remat):
+    check_gradients(pair, family, remat)
+
+
+def check_gradients(pair, family, remat):
     """Of a random linear function of the states, w.r.t. every tensor, through the weight table."""
     model, encoder, params = pair
     ids, mask = ragged(family, "right")
@@ -111,10 +130,9 @@ def test_gradients(pair, family, remat):
         np.testing.assert_allclose(gradient, expected[name], atol=2e-6 * scale, err_msg=name)
 
 
+@every_kind("")
 def test_rows_in_groups(pair, family, monkeypatch):
     """Attention over groups of rows, as for long texts, is attention over all rows."""
-    if family not in KINDS:
-        pytest.skip("attention is given what one of the other families gives it")
     _, encoder, params = pair
     encoder = dataclasses.replace(encoder, attention="heads_first")
     ids, mask = ragged(family, "right", rows=6)
@@ -130,6 +148,7 @@ def test_rows_in_groups(pair, family, monkeypatch):
     np.testing.assert_allclose(run(params), whole, atol=5e-6)  # another order of sums, four layers on
 
 
+@every_family
 def test_padding_and_neighbours_do_not_matter(pair, family):
     _, encoder, params = pair
     ids, mask = ragged(family, "right")
@@ -139,17 +158,9 @@ def test_padding_and_neighbours_do_not_matter(pair, family):
     np.testing.assert_allclose(states[2, :n], alone[0], atol=5e-6)
 
 
-@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
-@pytest.mark.parametrize("mode", MODES)
-def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode, request):
-    """Three texts in a row, two and padding in another, none in the last; rows longer than the longest text."""
-    every = family in ("bert", "mpnet") and request.config.getoption("--full")
-    exercised = ("mean", "heads_first"), *([] if attends_alike(family, request) else [("lasttoken", "dot_product")])
-    if not every and (mode, implementation) not in exercised:
-        pytest.skip("modes and implementations are independent; one or two pairs are enough for a family")
-    _, encoder, params = pair
-    encoder = dataclasses.replace(encoder, attention=implementation)
-    ids, mask = ragged(family, "right", rows=5)
+def pack(family: str, ids: np.ndarray, mask: np.ndarray):
+    """Tokens, lengths and slots of five texts: three in a row, two and padding in another, none in the last; rows
+    longer than the longest text."""
     texts = [row[: n.sum()] for row, n in zip(ids, mask)]
     lengths = np.zeros((3, 4), np.int32)
     packed = np.full((3, LONGEST + 24), pad_id(family), np.int32)
@@ -157,9 +168,44 @@ def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode
     for (row, place), text in zip(slots, texts):
         packed[row, lengths[row].sum() :][: len(text)] = text
         lengths[row, place] = len(text)
-    pooling = Pooling((mode,))
+    return packed, lengths, tuple(np.array(slots).T)
 
-    rows, places = np.array(slots).T
+
+@every_family
+def test_packed_texts_are_what_they_are_alone(pair, family):
+    _, encoder, params = pair
+    ids, mask = ragged(family, "right", rows=5)
+    packed, lengths, slots = pack(family, ids, mask)
+    pooling = Pooling(("mean",))
+    segments = segments_of(jnp.asarray(lengths), packed.shape[1])
+    states = jax.jit(functools.partial(encoder.apply, packed=True))(params, packed, segments)
+    vectors = np.asarray(pooling.packed(states, segments, 4))
+    np.testing.assert_allclose(vectors[slots], pooling(encoder.apply(params, ids, mask), mask), atol=1e-5)
+    empty = vectors[lengths == 0]
+    assert len(empty) == 7
+    assert not empty.any()
+
+
+@every_kind("mode implementation", ("mean", "heads_first"), ("lasttoken", "dot_product"))
+def test_gradients_of_packed_texts(pair, family, mode, implementation):
+    check_packed(pair, family, mode, implementation)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("family", ["bert", "mpnet"], scope="module", indirect=True)
+@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
+@pytest.mark.parametrize("mode", MODES)
+def test_every_way_of_pooling_packed_texts(pair, family, mode, implementation):
+    check_packed(pair, family, mode, implementation)
+
+
+def check_packed(pair, family, mode, implementation):
+    """Vectors and gradients of packed texts are those of the texts alone."""
+    _, encoder, params = pair
+    encoder = dataclasses.replace(encoder, attention=implementation)
+    ids, mask = ragged(family, "right", rows=5)
+    packed, lengths, slots = pack(family, ids, mask)
+    pooling = Pooling((mode,))
     weights = np.random.default_rng(0).normal(size=(5, encoder.hidden_size))
 
     @jax.jit
@@ -167,7 +213,7 @@ def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode
     def together(params):
         segments = segments_of(jnp.asarray(lengths), packed.shape[1])
         vectors = pooling.packed(encoder.apply(params, packed, segments, packed=True), segments, 4)
-        return (vectors[rows, places] * weights).sum(), vectors
+        return (vectors[slots] * weights).sum(), vectors
 
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
@@ -176,19 +222,13 @@ def test_packed_texts_are_what_they_are_alone(pair, family, implementation, mode
         return (vectors * weights).sum(), vectors
 
     (one, vectors), (other, alone) = together(params), apart(params)
-    for (row, place), expected in zip(slots, alone):
-        np.testing.assert_allclose(vectors[row, place], expected, atol=1e-5)
-    empty = np.asarray(vectors)[lengths == 0]
-    assert len(empty) == 7
-    assert not empty.any()
+    np.testing.assert_allclose(vectors[slots], alone, atol=1e-5)
     scale = max(float(np.abs(leaf).max()) for leaf in jax.tree.leaves(other))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * scale), one, other)
 
 
-@pytest.mark.parametrize("implementation", ["heads_first", "dot_product"])
-def test_an_empty_row_is_finite(pair, family, implementation, request):
-    if implementation == "dot_product" and attends_alike(family, request):
-        pytest.skip("attention is given what one of the other families gives it")
+@every_kind("implementation", ("heads_first",), ("dot_product",))
+def test_an_empty_row_is_finite(pair, family, implementation):
     _, encoder, params = pair
     encoder = dataclasses.replace(encoder, attention=implementation)
     ids, mask = ragged(family, "right", rows=3)
@@ -203,6 +243,7 @@ def test_an_empty_row_is_finite(pair, family, implementation, request):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
 
 
+@every_family
 def test_bfloat16_is_near(pair, family):
     _, encoder, params = pair
     ids, mask = ragged(family, "right")
@@ -213,6 +254,7 @@ def test_bfloat16_is_near(pair, family):
     assert 1e-4 < error.mean() < 0.05
 
 
+@every_family
 def test_dropout(pair, family):
     _, encoder, params = pair
     ids, mask = ragged(family, "right")
