@@ -37,8 +37,8 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),
 ]
-Coordinator = Annotated[str | None, typer.Option(help="host:port of process 0, if several processes train together.")]
-Processes = Annotated[int | None, typer.Option(help="How many processes train together.", min=1)]
+Coordinator = Annotated[str | None, typer.Option(help="host:port of process 0, if several processes work together.")]
+Processes = Annotated[int | None, typer.Option(help="How many processes work together.", min=1)]
 Process = Annotated[int | None, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessIndex = Annotated[int, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
@@ -180,6 +180,9 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Of models: a JSON file for the scores.")
     ] = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
 ) -> None:
     """Score the teachers and the student before training and after each finished stage, in every dimension; or any
     models, by labels of your own.
@@ -198,6 +201,7 @@ def evaluate(
     elif dim or output:
         raise UserError("--dim and --output are for models; give --pairs, --beir or --similarity to score them by")
     else:
+        _connect(coordinator, processes, process)
         evaluate_run(_load(recipe, overrides))
 
 

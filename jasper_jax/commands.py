@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
 
     from jasper_jax.data.pairs import PairStore
     from jasper_jax.data.texts import TextStore
+    from jasper_jax.evaluation.providers import Embedded
     from jasper_jax.evaluation.report import Evaluation
     from jasper_jax.run import Run
 
@@ -200,13 +201,28 @@ def _train(
 
 
 def evaluate_run(recipe: Recipe) -> None:
-    """``jasper evaluate``."""
+    """``jasper evaluate``: all processes embed, then the first scores and the others end."""
     run = _run(recipe)
-    with run.run_folder.alone("evaluate"), stop_flag() as stop, stop.immediately():
-        _evaluate(run, Timings(run.folder))
+    timings = Timings(run.folder)
+    with run.run_folder.alone("evaluate"):
+        with stop_flag() as stop:
+            with stop.immediately():
+                embedded = _embed_tests(run, timings)
+            if stop():
+                raise Interrupted
+        if processes.go_on_alone():
+            with stop_flag() as stop, stop.immediately():
+                _evaluate(run, embedded, timings)
 
 
-def _evaluate(run: Run, timings: Timings) -> None:
+def _embed_tests(run: Run, timings: Timings) -> Embedded:
+    from jasper_jax.evaluation.providers import embed_tests
+
+    with timings.phase("evaluation"):
+        return embed_tests(run.run_folder, run.data, run.vectors, run.student)
+
+
+def _evaluate(run: Run, embedded: Embedded, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
     from jasper_jax.evaluation.asymmetric import share_kept
     from jasper_jax.evaluation.precisions import precision_table
@@ -224,7 +240,7 @@ def _evaluate(run: Run, timings: Timings) -> None:
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
         sheet = run.folder / "contact-sheet.png" if plots else None
-        evaluation = evaluate(run.run_folder, run.data, run.vectors, run.student, sheet)
+        evaluation = evaluate(embedded, sheet)
         path = results_path(run.folder, evaluation)
         to_json(evaluation, path)
         to_json(evaluation, run.folder / "evaluation.json")
@@ -283,36 +299,43 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
 
 
 def run_all(recipe: Recipe) -> None:
-    """``jasper run``: texts, vectors, negatives, stages, evaluation, export."""
+    """``jasper run``: texts, vectors, negatives, stages, evaluation, export. What the first process does last, scoring
+    and exporting, it does when the others have ended."""
+    from jasper_jax.evaluation.results import is_evaluated
     from jasper_jax.export.sentence_transformers import refuse_foreign
     from jasper_jax.recipe.stages import mines
 
     run, mesh = _training_run(recipe)
-    with run.run_folder.alone("run"), stop_flag() as stop:
-        refuse_foreign(run.folder / "export")
-        timings = Timings(run.folder)
-        with stop.immediately():
-            texts, pairs = _embed(run, timings, 0, 1, training=True)
-            if mines(recipe) and texts is not None:
-                _mine(run, texts, timings, 0, 1)
-        _train(run, mesh, texts, pairs, timings, stop)
-        if processes.is_first():
-            with stop.immediately(), processes.alone():
-                _finish(run, timings)
+    with run.run_folder.alone("run"):
+        with stop_flag() as stop:
+            refuse_foreign(run.folder / "export")
+            timings = Timings(run.folder)
+            with stop.immediately():
+                texts, pairs = _embed(run, timings, 0, 1, training=True)
+                if mines(recipe) and texts is not None:
+                    _mine(run, texts, timings, 0, 1)
+            _train(run, mesh, texts, pairs, timings, stop)
+            with stop.immediately():
+                known = processes.first_says(lambda: is_evaluated(run.run_folder))
+                embedded = None if known else _embed_tests(run, timings)
+            if stop():
+                raise Interrupted
+        if processes.go_on_alone():
+            with stop_flag() as stop, stop.immediately():
+                _finish(run, embedded, timings)
             print_table(timings.table(), OUT)
 
 
-def _finish(run: Run, timings: Timings) -> None:
-    """Evaluate and export, unless an earlier command did both after the last stage."""
-    from jasper_jax.evaluation.results import is_evaluated
+def _finish(run: Run, embedded: Embedded | None, timings: Timings) -> None:
+    """Evaluate and export, unless an earlier command did both after the last stage. ``embedded``: None if it did the
+    first."""
     from jasper_jax.export.sentence_transformers import is_exported
 
-    known = is_evaluated(run.run_folder)
-    if known:
+    if embedded is None:
         say("evaluation.json is of this recipe and these stages; jasper evaluate makes it again.")
     else:
-        _evaluate(run, timings)
-    if known and is_exported(run.run_folder, run.folder / "export"):
+        _evaluate(run, embedded, timings)
+    if embedded is None and is_exported(run.run_folder, run.folder / "export"):
         say(f"{run.folder / 'export'} is of this recipe; jasper export makes it again.")
     else:
         _export(run, timings, None)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from jasper_jax.embedder import Embedder
-from jasper_jax.evaluation.teachers import teacher_rows
+from jasper_jax.evaluation.teachers import teacher_rows, teacher_vectors
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
@@ -117,7 +117,8 @@ def test_the_texts_that_need_vectors_are_exported_and_a_refused_import_pins_noth
     run = Run(load_recipe(recipe, changes), progress=False)
     texts = run.data.texts()
     tests = TextTests(run.recipe.evaluation, texts)
-    [row, *_] = teacher_rows(run.vectors, tmp_path / "run" / "evaluation", texts, tests, []).rows
+    made = teacher_vectors(run.vectors, tmp_path / "run" / "evaluation", tests)
+    [row, *_] = teacher_rows(run.vectors, made, texts, tests, []).rows
     assert (row.provider, row.retrieval["own"].queries, row.retrieval["own"].passages) == ("teacher outside", 1, 1)
 
 

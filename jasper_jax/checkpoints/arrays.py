@@ -66,11 +66,15 @@ def _detached(leaf: Any) -> Any:
 
 
 def load(path: Path, abstract: Any) -> Any:
-    """Load the tree in ``path`` with the shapes, dtypes and shardings of ``abstract``; UserError if it does not fit."""
+    """Load the tree in ``path`` with the shapes, dtypes and shardings of ``abstract``; UserError if it does not fit.
+
+    Where the shardings are of this process's devices alone, it does not wait for the others.
+    """
+    own = jax.process_count() > 1 and all(leaf.sharding.is_fully_addressable for leaf in jax.tree.leaves(abstract))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*[Ss]harding.*")
         try:
-            with _reading():
+            with _by_itself() if own else contextlib.nullcontext():
                 return ocp.load(str(path.absolute()), abstract)
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: the checkpoint does not fit this recipe: {first_line(error)}") from error
@@ -79,19 +83,16 @@ def load(path: Path, abstract: Any) -> Any:
 def metadata(path: Path) -> dict[str, Any]:
     """The metadata saved with the arrays; UserError if it cannot be read."""
     try:
-        with _reading():
+        with _by_itself() if jax.process_count() > 1 else contextlib.nullcontext():
             saved = ocp.metadata(str(path.absolute())).custom_metadata
     except (ValueError, OSError, KeyError) as error:
         raise UserError(f"{path}: the checkpoint's metadata cannot be read: {error}") from error
     return dict(saved) if isinstance(saved, dict) else {}
 
 
-def _reading() -> contextlib.AbstractContextManager[Any]:
-    """Inside ``processes.alone()``, keep Orbax from waiting for the other processes at a load."""
-    if not processes.is_alone_of_several():
-        return contextlib.nullcontext()
-    context = ocp.Context()
-    own = jax.process_index()
+def _by_itself() -> contextlib.AbstractContextManager[Any]:
+    """Within it Orbax reads in this process without waiting for the others."""
+    context, own = ocp.Context(), jax.process_index()
     context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
     return context
 

@@ -194,6 +194,6 @@ def _located(position: Position, metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def abstract(tree: Any) -> Any:
-    """The shapes and dtypes of ``tree``, all on the first device: what :meth:`Checkpoints.load` needs."""
-    sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """The shapes and dtypes of ``tree``, all on this process's first device: what :meth:`Checkpoints.load` needs."""
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.images import ImageScore, score_images
 from jasper_jax.evaluation.plots import new_figure, save_figure
 from jasper_jax.evaluation.similarity import unit
+from jasper_jax.evaluation.text_tests import Texts, encode_list
+from jasper_jax.runtime.shared_rows import make_rows
 from jasper_jax.student.heads import project_rows
 from jasper_jax.vision.images import open_image
 
@@ -21,39 +23,53 @@ QUERIES, SHOWN, TEXTS = 8, 6, 4
 CORRECT = "#1a7f37"
 
 
+class ImageVectors(NamedTuple):
+    """A student's pooled vectors ``[n, D]`` of the pairs of a split, and their captions."""
+
+    images: np.ndarray
+    captions: np.ndarray
+    texts: list[str]
+
+
 class ImageTests:
     """Scores a student's heads on each split of the pairs that is not empty."""
 
     def __init__(self, pairs: PairStore, *, progress: bool):
         self.pairs, self.progress = pairs, progress
-        self._pooled: dict[str, tuple[np.ndarray, np.ndarray, list[str]]] = {}
+        self._scored: Mapping[str, ImageVectors] = {}
         self._largest: Mapping[str, Any] | None = None
 
-    def encode(self, embedder: Embedder) -> None:
-        """Make this student's pooled vectors of images and captions, which are scored from now on."""
-        self._pooled = {}
-        for split in SPLITS:
-            if size := self.pairs.size(split):
-                rows = self.pairs.read(split, range(size))
-                texts = [row.caption for row in rows]
-                images = embedder.pooled([row.image for row in rows], show_progress=self.progress)
-                self._pooled[split] = images, embedder.pooled(texts, "passage"), texts
+    def encode(self, embedder: Embedder) -> dict[str, ImageVectors]:
+        """A student's vectors by split; all processes make them together."""
+        return {split: self._vectors(split, embedder) for split in SPLITS if self.pairs.size(split)}
 
-    def score(self, head: Mapping[str, Any]) -> dict[str, ImageScore]:
-        """The scores of the head with parameters ``head``, by split."""
+    def _vectors(self, split: str, embedder: Embedder) -> ImageVectors:
+        size = self.pairs.size(split)
+        texts = [row.caption for row in self.pairs.read(split, range(size))]
+
+        def images(rows: range) -> np.ndarray:
+            own = [row.image for row in self.pairs.read(split, rows)]
+            return embedder.pooled(own, show_progress=self.progress)
+
+        captions = encode_list(embedder.pooled, Texts(texts, ["passage"] * size))
+        return ImageVectors(make_rows(images, size), captions, texts)
+
+    def score(self, head: Mapping[str, Any], vectors: Mapping[str, ImageVectors]) -> dict[str, ImageScore]:
+        """The scores of a student's head with parameters ``head``, by split. ``vectors``: of this student."""
+        self._scored = vectors
         if self._largest is None or head["kernel"].shape[1] >= self._largest["kernel"].shape[1]:
             self._largest = head
         return {
-            split: score_images(project_rows(head, images), project_rows(head, captions), texts)
-            for split, (images, captions, texts) in self._pooled.items()
+            split: score_images(project_rows(head, pairs.images), project_rows(head, pairs.captions), pairs.texts)
+            for split, pairs in vectors.items()
         }
 
     def draw(self, path: Path) -> None:
         """Draw the contact sheet of the last student scored, at its largest dimension."""
-        split = next((s for s in SPLITS if s in self._pooled), None)
+        split = next((s for s in SPLITS if s in self._scored), None)
         if split is None or self._largest is None:
             return
-        images, captions, _ = self._pooled[split]
+        images, captions, _ = self._scored[split]
         rows = self.pairs.read(split, range(self.pairs.size(split)))
         dim = self._largest["kernel"].shape[1]
         title = f"{len(rows)} images not trained on, {dim} dimensions; green: the correct one"

@@ -2,51 +2,59 @@
 the student before training and after each stage, and its queries among a teacher's documents.
 
 A model encodes the texts of every test once (``text_tests``); the vectors of the student's heads and nested dimensions
-are projections of its pooled vectors.
+are projections of its pooled vectors. Encoding and scoring are two functions: all processes encode, one scores.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
-from jasper_jax.checkpoints.checkpoint import Checkpoints, abstract
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.data.texts import TextStore
-from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.asymmetric import asymmetric_rows
 from jasper_jax.evaluation.image_tests import ImageTests
 from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
-from jasper_jax.evaluation.teachers import TeacherScores, teacher_rows
+from jasper_jax.evaluation.student_vectors import StudentVectors, student_vectors, when
+from jasper_jax.evaluation.teachers import TeacherScores, TestVectors, teacher_rows, teacher_vectors
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.progress import say
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.heads import nested_head, project_rows
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.spaces import teacher_spaces
-from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
+from jasper_jax.student.start import make_student, make_tokenizer
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 
 
-def evaluate(
-    run: RunFolder, data: DataStores, teachers: TeacherVectors, source: StudentSource, sheet: Path | None = None
-) -> Evaluation:
-    """Score the teachers, and the student before training and after each finished stage. ``sheet``: where to draw the
-    contact sheet of a student of images. ``source``: the student's folders, whose weights are not read.
+class Embedded(NamedTuple):
+    """What scoring a run needs of devices, and whose it is."""
+
+    run: RunFolder
+    teachers: TeacherVectors
+    student: Student
+    texts: TextStore | None
+    tests: TextTests
+    images: ImageTests | None
+    by_teacher: dict[str, TestVectors | None]
+    by_stage: list[StudentVectors]
+
+
+def embed_tests(run: RunFolder, data: DataStores, teachers: TeacherVectors, source: StudentSource) -> Embedded:
+    """Embed the texts and images of the tests with the teachers, and with the student before training and after each
+    finished stage. All processes call it and share the work. ``source``: the student's folders, whose weights are not
+    read.
 
     Raises:
       UserError: nothing is trained yet, or the recipe names a test that does not exist.
@@ -58,25 +66,28 @@ def evaluate(
     tests = TextTests(run.recipe.evaluation, texts)
     refuse_impossible(run.recipe, tests.held_out)
     student = make_student(run.recipe, teachers.dim, source)
-    dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
-    taught_by = teacher_rows(teachers, stores_dir(run.recipe) / "evaluation", texts, tests, dims)
-    rows = taught_by.rows
-
-    tokenizer, shapes = make_tokenizer(student, source), abstract(student.shapes())
+    by_teacher = {} if texts is None else teacher_vectors(teachers, stores_dir(run.recipe) / "evaluation", tests)
     with_images = needs(run.stages, "images") and run.recipe.evaluation.images
     images = ImageTests(data.pairs(), progress=data.progress) if with_images else None
-    scores = StudentScores(run, student, tokenizer, tests, taught_by.reference, images, taught=teachers.needed)
+    tokenizer = make_tokenizer(student, source)
+    by_stage = student_vectors(run, student, tokenizer, tests, images, taught=teachers.needed)
+    return Embedded(run, teachers, student, texts, tests, images, by_teacher, by_stage)
+
+
+def evaluate(embedded: Embedded, sheet: Path | None = None) -> Evaluation:
+    """Score the vectors; a single process does. ``sheet``: where to draw the contact sheet of a student of images."""
+    run, teachers, student, texts, tests, images, by_teacher, by_stage = embedded
+    dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
+    taught_by = teacher_rows(teachers, by_teacher, texts, tests, dims)
+    rows = taught_by.rows
+    scores = StudentScores(run, student, tests, taught_by.reference, images, taught=teachers.needed)
     precisions: list[PrecisionRow] = []
-    done = _stages_done(run, checkpoints, taught=teachers.needed)
-    for stages in done:
-        say(f"Evaluating the student {_when(run, stages)}")
-        path = checkpoints.final(stages - 1) if stages else checkpoints.start()
-        params = checkpoints.load(path, shapes)
-        rows += scores.rows(params, stages)
-        if stages == done[-1]:
-            rows += scores.asymmetric(params, stages, teachers.dims, taught_by)
-        if run.recipe.evaluation.precisions and stages == len(run.stages):
-            precisions = scores.precisions(params)
+    for vectors in by_stage:
+        rows += scores.rows(vectors)
+        if vectors is by_stage[-1]:
+            rows += scores.asymmetric(vectors, teachers.dims, taught_by)
+        if run.recipe.evaluation.precisions and vectors.stages == len(run.stages):
+            precisions = scores.precisions(vectors)
     if images and sheet:
         images.draw(sheet)
     metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
@@ -85,13 +96,12 @@ def evaluate(
 
 
 class StudentScores:
-    """The student's rows. To be called with the numbers of finished stages in ascending order."""
+    """The student's rows. To be called in ascending order of stages."""
 
     def __init__(
         self,
         run: RunFolder,
         student: Student,
-        tokenizer: Tokenizer,
         tests: TextTests,
         reference: np.ndarray | None,
         images: ImageTests | None,
@@ -100,24 +110,21 @@ class StudentScores:
     ):
         """``reference``: the vectors with which those of held-out texts are compared. ``taught``: whether teachers'
         vectors are learned."""
-        self.run, self.student, self.tokenizer, self.tests, self.reference = run, student, tokenizer, tests, reference
+        self.run, self.student, self.tests, self.reference = run, student, tests, reference
         self.images, self.taught = images, taught
-        self._encoder: Any = None
-        self._pooled: dict[str, np.ndarray] = {}
-        """Pooled vectors of the tests' texts by the encoder with parameters ``_encoder``."""
 
-    def rows(self, params: Mapping[str, Any], stages: int) -> list[EvaluationRow]:
-        """The rows of the student with ``params`` after ``stages`` stages; after 0, also of its pooled vectors."""
-        # Images are scored as soon as a stage has learned from them, or the next one will.
-        images = self.images if needs(self.run.stages[: stages + 1], "images") else None
-        self._encode(params, images)
-        rows = [] if stages else [self._pooled_row()]
-        provider = _when(self.run, stages) if stages else "closed-form start"
-        for head in self._heads(stages, images is not None):
-            vectors = {name: project_rows(params["heads"][head], pooled) for name, pooled in self._pooled.items()}
+    def rows(self, vectors: StudentVectors) -> list[EvaluationRow]:
+        """The rows after ``vectors.stages`` stages; after 0, also of its pooled vectors."""
+        stages, pictures = vectors.stages, vectors.images
+        rows = [] if stages else [self._pooled_row(vectors.pooled)]
+        provider = when(self.run, stages) if stages else "closed-form start"
+        for head in self._heads(stages, pictures is not None):
+            params = vectors.heads[head]
+            projected = {name: project_rows(params, pooled) for name, pooled in vectors.pooled.items()}
             for dim in self.student.heads[head].dims:
-                scores = self.tests.score({name: truncate(x, dim) for name, x in vectors.items()}, self.reference)
-                scores["images"] = images.score(nested_head(params["heads"][head], dim)) if images else {}
+                scores = self.tests.score({name: truncate(x, dim) for name, x in projected.items()}, self.reference)
+                unseen = self.images is None or pictures is None
+                scores["images"] = {} if unseen else self.images.score(nested_head(params, dim), pictures)
                 rows.append(
                     EvaluationRow(
                         provider=provider,
@@ -132,44 +139,34 @@ class StudentScores:
         return rows
 
     def asymmetric(
-        self, params: Mapping[str, Any], stages: int, dims: Mapping[str, int], teachers: TeacherScores
+        self, vectors: StudentVectors, dims: Mapping[str, int], teachers: TeacherScores
     ) -> list[EvaluationRow]:
-        """The rows of its queries among the teachers' documents, of the student whose ``rows`` were made last.
-        ``dims``: the teachers' dimensions."""
+        """The rows of its queries among the teachers' documents. ``dims``: the teachers' dimensions."""
+        stages = vectors.stages
         spaces = teacher_spaces(self.run.recipe, self._heads(stages, False), dims) if stages else []
         if not spaces:
             return []
         head = spaces[0].head
-        vectors = {name: project_rows(params["heads"][head], pooled) for name, pooled in self._pooled.items()}
+        projected = {name: project_rows(vectors.heads[head], pooled) for name, pooled in vectors.pooled.items()}
         weights = self.student.encoder.weights_per_token
-        rows = asymmetric_rows(vectors, spaces, teachers.vectors, self.tests, weights=weights, head=head, stage=stages)
-        return list(rows)
+        return list(
+            asymmetric_rows(projected, spaces, teachers.vectors, self.tests, weights=weights, head=head, stage=stages)
+        )
 
-    def precisions(self, params: Mapping[str, Any]) -> list[PrecisionRow]:
-        """The rows in fewer bits, at each exported dimension, of the final student, whose ``rows`` were made last."""
+    def precisions(self, vectors: StudentVectors) -> list[PrecisionRow]:
+        """The rows in fewer bits, at each exported dimension, of the final student."""
         heads = {name: self.student.heads[name] for name in self._heads(len(self.run.stages), False)}
         rows: list[PrecisionRow] = []
         for dim, provider in providers(heads, self.run.recipe.export.dims).items():
-            head = nested_head(params["heads"][provider.head], dim)
-            rows += precision_rows(dim, {name: project_rows(head, x) for name, x in self._pooled.items()}, self.tests)
+            head = nested_head(vectors.heads[provider.head], dim)
+            projected = {name: project_rows(head, x) for name, x in vectors.pooled.items()}
+            rows += precision_rows(dim, projected, self.tests)
         return rows
 
-    def _encode(self, params: Mapping[str, Any], images: ImageTests | None) -> None:
-        """Make the pooled vectors of every test; those of texts again only if the encoder changed (not in stage 1)."""
-        same = self._encoder is not None and _equal(self._encoder, params["encoder"])
-        if same and images is None:
-            return
-        embedder = student_embedder(self.student, params, self.tokenizer)
-        if not same:
-            self._encoder = params["encoder"]
-            self._pooled = {name: embedder.pooled(*texts) for name, texts in self.tests.lists.items()}
-        if images:
-            images.encode(embedder)
-
-    def _pooled_row(self) -> EvaluationRow:
+    def _pooled_row(self, pooled: Mapping[str, np.ndarray]) -> EvaluationRow:
         """The model before training. Without teachers, its vectors are the reference for the trained student."""
         if self.reference is None:
-            self.reference = self._pooled.get(HELD_OUT)
+            self.reference = pooled.get(HELD_OUT)
         return EvaluationRow(
             provider="student before training" if self.taught else "the model itself",
             role="student" if self.taught else "teacher",
@@ -177,7 +174,7 @@ class StudentScores:
             weights=self.student.encoder.weights_per_token,
             head="pooled",
             stage=0 if self.taught else None,
-            **self.tests.score(self._pooled, self.reference),
+            **self.tests.score(pooled, self.reference),
         )
 
     def _heads(self, stages: int, with_images: bool) -> Sequence[str]:
@@ -188,23 +185,3 @@ class StudentScores:
         else:
             heads = [head for head in rest[0].heads if self.run.recipe.heads[head].init == "ridge"]
         return heads or (list(rest[0].heads) if with_images and rest and rest[0].learns_from("images") else [])
-
-
-def _stages_done(run: RunFolder, checkpoints: Checkpoints, *, taught: bool) -> list[int]:
-    """The numbers of finished stages after which the student is scored, as ``evaluation.stages`` says; 0 is before
-    training."""
-    finished = takewhile(lambda number: checkpoints.has(checkpoints.final(number)), range(len(run.stages)))
-    numbers = [0, *(number + 1 for number in finished)]
-    if run.recipe.evaluation.stages == "last" and len(numbers) > 1:
-        # Without teachers the student is compared with the model before training.
-        return [numbers[-1]] if taught else [0, numbers[-1]]
-    return numbers
-
-
-def _when(run: RunFolder, stages: int) -> str:
-    return f"after {run.stages[stages - 1].name}" if stages else "before training"
-
-
-def _equal(one: Any, other: Any) -> bool:
-    """Whether two trees of parameters are equal to the bit."""
-    return all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), one, other)))

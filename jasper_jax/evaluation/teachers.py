@@ -1,11 +1,12 @@
 """The teachers' rows of an evaluation: each teacher, all concatenated, and what of them is had without training: their
-vectors in fewer dimensions. Their vectors of the tests are cached on disk."""
+vectors in fewer dimensions. Their vectors of the tests, which all processes make together, are cached on disk."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,8 @@ import numpy as np
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.report import EvaluationRow
 from jasper_jax.evaluation.shortened import principal_directions, sample, shortened
-from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests
+from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests, encode_list
+from jasper_jax.runtime import processes
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
 from jasper_jax.teachers.models import TeacherModel
@@ -33,11 +35,26 @@ class TeacherScores(NamedTuple):
     of the tests by list."""
 
 
+TestVectors = dict[str, np.ndarray]
+"""``[n, T]`` by list of the tests, without the held-out texts, which a teacher's store has."""
+
+
+def teacher_vectors(teachers: TeacherVectors, folder: Path, tests: TextTests) -> dict[str, TestVectors | None]:
+    """The vectors of the tests by teacher that a stage learns from; None of one that has no model and whose vectors of
+    them were not imported. All processes make them together. ``folder``: the cache of vectors."""
+    named = teachers.teachers if teachers.needed else ()
+    return {teacher.name: _vectors(teacher, folder, tests, progress=teachers.progress) for teacher in named}
+
+
 def teacher_rows(
-    teachers: TeacherVectors, folder: Path, texts: TextStore | None, tests: TextTests, dims: Sequence[int]
+    teachers: TeacherVectors,
+    made: Mapping[str, TestVectors | None],
+    texts: TextStore | None,
+    tests: TextTests,
+    dims: Sequence[int],
 ) -> TeacherScores:
-    """The scores of the teachers that have a model or imported vectors of the tests. ``folder``: the cache of vectors;
-    ``dims``: the student's dimensions, to which the teachers' vectors are shortened for comparison."""
+    """The scores of the teachers with vectors in ``made``, by :func:`teacher_vectors`. ``dims``: the student's
+    dimensions, to which the teachers' vectors are shortened for comparison."""
     view = None if texts is None else teachers.view(texts)
     if view is None:
         return TeacherScores([], None, {})
@@ -49,15 +66,15 @@ def teacher_rows(
     providers: list[_Provider] = []
     named: dict[tuple[str, ...], _Provider] = {}
     for teacher, store in zip(teachers.teachers, view.stores):
-        vectors = _vectors(teacher, folder, tests, progress=teachers.progress)
-        if vectors is None:
+        of_tests = made[teacher.name]
+        if of_tests is None:
             say(
                 f"{teacher.name}: not scored, since vectors of the tests' texts were not imported; jasper texts export"
                 f" writes these texts too"
             )
             continue
-        if tests.held_out:
-            vectors[HELD_OUT] = store.read("held_out", held_out)
+        held = {HELD_OUT: store.read("held_out", held_out)} if tests.held_out else {}
+        vectors = {**of_tests, **held}
         no_sample = store.is_online or not len(drawn)
         sampled = None if no_sample else store.read("train", drawn[sample(len(drawn))])
         provider = _Provider(f"teacher {teacher.name}", vectors, sampled, teacher.weights)
@@ -141,21 +158,22 @@ def _cache_path(teacher: TeacherModel, folder: Path, name: str, texts: Texts) ->
     return folder / f"{teacher.name}-{name.replace('/', '-').replace(' ', '-')}-{key}.npy"
 
 
-def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress: bool) -> dict[str, np.ndarray] | None:
+def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress: bool) -> TestVectors | None:
     """The teacher's vectors of the tests; None if it has no model, and they were not imported."""
-    encoder = teacher.encoder() if teacher.settings.model is not None else None
-    vectors: dict[str, np.ndarray] = {}
+    encoder = teacher.encoder(processes.index()) if teacher.settings.model is not None else None
+    vectors: TestVectors = {}
     for name, listed in tests.lists.items():
         if name == HELD_OUT:  # from the teacher's store
             continue
-        texts, kinds = listed
         path = _cache_path(teacher, folder, name, listed)
-        cached = read_cached_array(path)
-        if cached is None or len(cached) != len(texts):
+        made = read_cached_array(path)
+        lacking = made is None or len(made) != len(listed.texts)
+        if processes.gather(np.array([lacking])).any():  # in any process: all take part, before the first writes
             if encoder is None:
                 return None
-            say(f"Embedding {len(texts):,} texts of {name} with {teacher.name}")
-            cached = encoder(texts, kinds, show_progress=progress)
-            write_cached_array(path, cached)
-        vectors[name] = cached
+            say(f"Embedding {len(listed.texts):,} texts of {name} with {teacher.name}")
+            made = encode_list(partial(encoder, show_progress=progress), listed)
+            processes.first_does(partial(write_cached_array, path, made))
+        assert made is not None
+        vectors[name] = made
     return vectors

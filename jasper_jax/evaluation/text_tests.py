@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +25,7 @@ from jasper_jax.evaluation.similarity import score_judged_pairs, score_similarit
 from jasper_jax.recipe.config_evaluation import Evaluation, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.shared_rows import make_rows
 
 AGREEMENT_TEXTS = 2000
 """The most held-out texts that are compared for agreement."""
@@ -92,6 +93,12 @@ class Texts(NamedTuple):
 
     texts: list[str]
     kinds: list[str]
+
+
+def encode_list(encode: Callable[[list[str], list[str]], np.ndarray], listed: Texts) -> np.ndarray:
+    """``encode(texts, kinds)`` ``[n, D]`` of a list; all processes make it together."""
+    texts, kinds = listed
+    return make_rows(lambda rows: encode([texts[i] for i in rows], [kinds[i] for i in rows]), len(texts))
 
 
 class TextTests:

@@ -63,7 +63,7 @@ class Stop:
     @contextlib.contextmanager
     def immediately(self) -> Iterator[None]:
         """Within the block, which has nothing to save, a request to stop raises :class:`Interrupted` at once; in
-        several processes, where each works by itself (``processes.all_do``, ``first_does``, ``alone``)."""
+        several processes, where each works by itself (``processes.all_do``, ``first_does``)."""
         if self._asked:
             raise Interrupted
         with self._watching() if processes.count() > 1 else contextlib.nullcontext():

@@ -103,7 +103,7 @@ def _initialize(**settings: Any) -> None:
     import jax
 
     try:
-        # At the end all processes wait for process 0, which may evaluate for hours.
+        # At the end all processes wait for the last of them.
         jax.distributed.initialize(**settings, initialization_timeout=_patience(), shutdown_timeout_seconds=7 * 86400)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"several processes: JAX could not join them: {first_line(error)}") from error
@@ -114,6 +114,7 @@ def _initialize(**settings: Any) -> None:
 class _State:
     joined: bool = False
     alone: bool = False
+    """The others have ended."""
     local: bool = False
     """Inside :func:`_local_work`."""
     stopping: bool = False
@@ -124,7 +125,7 @@ _state = _State()
 
 
 def count() -> int:
-    """Number of processes; 1 inside :func:`alone`."""
+    """Number of processes; 1 after :func:`go_on_alone`."""
     if not _state.joined or _state.alone:
         return 1
     import jax
@@ -133,7 +134,7 @@ def count() -> int:
 
 
 def index() -> int:
-    """Index of this process, from 0; 0 inside :func:`alone`."""
+    """Index of this process, from 0."""
     if not _state.joined or _state.alone:
         return 0
     import jax
@@ -146,19 +147,22 @@ def is_first() -> bool:
     return index() == 0
 
 
-@contextlib.contextmanager
-def alone() -> Iterator[None]:
-    """Within the block this process behaves as the only one and uses its own devices."""
+def go_on_alone() -> bool:
+    """All processes call it where only process 0 has something left to do: True there, and from then on it is the only
+    one. The others get False and are to end, with exit code 0, so that their machines are free.
+
+    The memory of devices stays as it is, and computations on this process's own devices go on.
+    """
+    if count() == 1:
+        return True
+    if not is_first():
+        sys.stderr.write(f"Process {index()} of {count()} is done; process 0 finishes alone.\n")
+        return False
+    import jax
+
+    jax.distributed.shutdown()  # returns when the others call it, in :func:`leave`
     _state.alone = True
-    try:
-        yield
-    finally:
-        _state.alone = False
-
-
-def is_alone_of_several() -> bool:
-    """True inside :func:`alone` when other processes exist."""
-    return _state.joined and _state.alone
+    return True
 
 
 def end_soon(code: int) -> None:
@@ -167,7 +171,7 @@ def end_soon(code: int) -> None:
     JAX lets the processes end together. After an error in one of them alone, that one would wait for the others, and
     they for its part of a step. Once it is gone, JAX ends them.
     """
-    if _state.joined:
+    if count() > 1:
         timer = threading.Timer(PATIENCE_AFTER_ERROR, os._exit, [code])
         timer.daemon = True
         timer.start()
@@ -181,11 +185,12 @@ def leave(code: int) -> None:
     and a process that was to end with 75 sometimes ended with a segmentation fault.
     """
     if _state.joined:
-        import jax
-
         sys.stdout.flush()
         sys.stderr.flush()
-        jax.distributed.shutdown()
+        if not _state.alone:
+            import jax
+
+            jax.distributed.shutdown()
         os._exit(code)
 
 
@@ -197,15 +202,21 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def first_does(action: Callable[[], Any]) -> None:
-    """Run ``action`` in process 0 while the others wait. Its failure, whatever it is, ends all of them.
+def first_does(action: Callable[[], T]) -> T | None:
+    """The result of ``action`` in process 0, while the others wait for it and get None. Its failure, whatever it is,
+    ends all of them.
 
     Raises:
       Interrupted: it was asked to stop.
       UserError: ``action`` failed. A ``UserError`` keeps its text; another exception is named with its type and
         message, and stays the cause of the error in its process. A single process raises what ``action`` raised.
     """
-    _together(action, takes_part=is_first())
+    return _together(action, takes_part=is_first())
+
+
+def first_says(question: Callable[[], bool]) -> bool:
+    """Process 0's answer, in every process. Raises as :func:`first_does`."""
+    return bool(from_first(np.array(bool(first_does(question)))))
 
 
 def all_do(action: Callable[[], T]) -> T:
@@ -260,7 +271,7 @@ def interrupt_local_work(stopping: bool = True) -> None:
     """Raise :class:`Interrupted` if this process works by itself, else when it begins to: never where the others
     would wait for its part of an exchange. Call it in the main thread; ``stopping`` False takes the request back."""
     before, _state.stopping = _state.stopping, stopping
-    if stopping and not before and (_state.local or _state.alone):
+    if stopping and not before and _state.local:
         raise Interrupted
 
 

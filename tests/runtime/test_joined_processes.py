@@ -96,15 +96,75 @@ def test_one_process_raises_what_it_raised() -> None:
         processes.first_does(fail)
 
 
-def test_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jax.process_count", lambda: 4)
-    monkeypatch.setattr("jax.process_index", lambda: 3)
-    monkeypatch.setattr(processes._state, "joined", True)
-    assert (processes.count(), processes.index(), processes.is_first()) == (4, 3, False)
-    with processes.alone():
-        assert (processes.count(), processes.index(), processes.is_first()) == (1, 0, True)
-        assert processes.is_alone_of_several()
-    assert not processes.is_alone_of_several()
+ROWS = """
+import numpy as np
+from jasper_jax.runtime import processes, shared_rows
+from jasper_jax.runtime.errors import UserError
+
+processes.connect()
+own = []
+
+def make(rows):
+    own.extend(rows)
+    return np.array([[row, 0.5] for row in rows], np.float32).reshape(len(rows), 2)
+
+shared_rows.GATHERED = 32  # two rows of each process at once
+for count in (0, 1, 2, 11):
+    rows = shared_rows.make_rows(make, count)
+    assert rows.tolist() == [[row, 0.5] for row in range(count)], rows
+print("made", own)
+
+def fail(rows):
+    if processes.index():
+        raise UserError("no memory")
+    return make(rows)
+
+try:
+    shared_rows.make_rows(fail, 4)
+except UserError as error:
+    print("refused:", error)
+print("says", processes.first_says(lambda: True), processes.first_says(lambda: False))
+"""
+
+
+def test_rows_are_made_by_all_and_known_to_all() -> None:
+    made = ["[0, 0, 0, 2, 4, 6, 8, 10]", "[0, 1, 1, 3, 5, 7, 9]"]
+    for (code, output), own in zip(run_together(ROWS), made):
+        assert code == 0, output
+        assert f"made {own}\nrefused: no memory\nsays True False" in output
+
+
+LAST = """
+import fcntl, os, signal, sys, time
+import jax, jax.numpy as jnp, numpy as np
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import Interrupted
+from jasper_jax.runtime.interrupt import stop_flag
+
+processes.connect()
+alive = open(sys.argv[1], "w")
+if processes.index():
+    fcntl.flock(alive, fcntl.LOCK_EX)  # until this process has ended
+processes.barrier("locked")
+if not processes.go_on_alone():
+    processes.leave(0)
+fcntl.flock(alive, fcntl.LOCK_EX)
+print("alone", processes.count(), processes.index(), float(jnp.arange(4.0).sum()), processes.gather(np.ones(2)).shape)
+with stop_flag() as stop:
+    try:
+        with stop.immediately():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+    except Interrupted:
+        processes.leave(75)
+"""
+
+
+def test_the_first_goes_on_when_the_others_have_ended(tmp_path: Path) -> None:
+    (first, output), (other, line) = run_together(LAST, str(tmp_path / "lock"))
+    assert (first, other) == (75, 0), output + line
+    assert "alone 1 0 6.0 (1, 2)" in output
+    assert "Process 1 of 2 is done; process 0 finishes alone." in line
 
 
 def test_joining_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

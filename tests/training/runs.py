@@ -43,7 +43,7 @@ def train_stages(run: Run, texts, view, stop=lambda step: False) -> bool:
 
 
 def evaluate(run: Run) -> Evaluation:
-    return providers.evaluate(run.run_folder, run.data, run.vectors, run.student)
+    return providers.evaluate(providers.embed_tests(run.run_folder, run.data, run.vectors, run.student))
 
 
 def export(run: Run, output: Path) -> tuple[Path, str]:

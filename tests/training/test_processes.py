@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,10 +14,11 @@ import numpy as np
 import pytest
 import yaml
 
+from jasper_jax.evaluation.report import from_json
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events
-from tests.tiny import recipe_tree
+from tests.tiny import recipe_tree, sentences
 from tests.tiny_vision import vision_changes
 from tests.training.processes import free_port, start
 from tests.training.runs import parameters
@@ -40,6 +42,9 @@ def write(place: Path, name: str, steps: int = STEPS, **changes) -> Path:
     tree = recipe_tree(place, run_dir=str(place / name), stores=str(place / "stores"), **changes)
     tree["heads"] = {"fc1": {"dim": "teachers"}, "fc2": {"dim": 8}}
     tree["stages"] = [{"stage": 3, "steps": steps, "batch_size": 32, "learning_rate": 1e-4}]
+    pairs = place / "pairs.csv"
+    pairs.write_text("query,passage\n" + "".join(f'"{q}","{p}"\n' for q, p in zip(sentences(5, 7), sentences(5, 8))))
+    tree["evaluation"] = {"retrieval": [{"name": "own", "pairs": {"csv": str(pairs)}}]}
     tree["training"] |= {"save_every": 4 if steps == STEPS else steps, "evaluate_every": None}
     path = place / f"{name}.yaml"
     path.write_text(yaml.safe_dump(tree))
@@ -80,6 +85,18 @@ def final(recipe: Path) -> dict[str, np.ndarray]:
     return parameters(run, len(run.stages) - 1)
 
 
+def scores(recipe: Path) -> dict[str, float]:
+    """Of every provider that was scored: nDCG@10, and the rank correlation with the teachers in held-out texts."""
+    folder = Path(yaml.safe_load(recipe.read_text())["run_dir"])
+    found = {}
+    for row in from_json(folder / "evaluation.json").rows:
+        name = f"{row.provider} {row.head} {row.dim}"
+        found[f"{name}: retrieval"] = row.retrieval["own"].ndcg10.value
+        if row.agreement:
+            found[f"{name}: agreement"] = row.agreement.spearman
+    return found
+
+
 def alike(recipe: Path, base: Path, loss: float = 1e-5, leaf: float = 1e-4) -> None:
     np.testing.assert_allclose(losses(recipe), losses(base), rtol=loss)
     found = final(recipe)
@@ -97,11 +114,15 @@ def alone(place) -> Path:
 @pytest.mark.parametrize(("processes", "devices"), [(2, 2), pytest.param(4, 1, marks=pytest.mark.full)])
 def test_processes_make_the_same_student(alone, place, processes: int, devices: int) -> None:
     """``auto``: each process is a node with all parameters."""
-    recipe = write(place, f"together-{processes}")
-    assert finish(recipe, together(recipe, processes, devices)) == [0] * processes
+    recipe, expected = write(place, f"together-{processes}"), scores(alone)
+    shutil.rmtree(place / "stores" / "evaluation")  # the teachers' vectors of the tests
+    assert finish(recipe, together(recipe, processes, devices, command="run")) == [0] * processes
     alike(recipe, alone)
     others = [recipe.with_name(f"{recipe.stem}.{i}.log").read_text() for i in range(1, processes)]
     assert not any("stage-3" in text for text in others)  # the first alone speaks
+    assert all("is done; process 0 finishes alone" in text for text in others)
+    assert (place / recipe.stem / "export" / "model.safetensors").is_file()
+    assert scores(recipe) == pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.full
