@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import Interrupted, UserError
+from jasper_jax.runtime.files import write_atomic
 from jasper_jax.runtime.interrupt import stop_flag
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.tables import OUT, print_table
@@ -269,7 +269,7 @@ def _plot(folder: Path, evaluation: Evaluation, kept: Path) -> None:
         plot_training(folder / "metrics.jsonl", folder / "training.png")
     if any(row.retrieval and row.stage for row in evaluation.rows):
         plot_dimensions(evaluation, folder / "dimensions.png")
-        shutil.copyfile(folder / "dimensions.png", kept)
+        write_atomic(kept, (folder / "dimensions.png").read_bytes())
     if evaluation.precisions:
         plot_precisions(evaluation.precisions, folder / "precisions.png")
 

@@ -29,6 +29,7 @@ from jasper_jax.checkpoints.export_marker import MARKER, only_names, own_files
 from jasper_jax.checkpoints.seal import SUMS, sums_path
 from jasper_jax.recipe.changes import yaml_changes
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.load import HEADER
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
 from jasper_jax.runtime.inside import file_inside
@@ -76,14 +77,16 @@ class Mirror:
     def refuse_other_files(self) -> None:
         """UserError if a run would replace or delete a file that no run wrote."""
         self._refuse_foreign_export()
-        if self.store.read("recipe.yaml") is not None:  # a run writes it before all others
+        if (self.store.read("recipe.yaml") or b"").startswith(HEADER.encode()):  # written before all but OWNER
             return
-        small = [name for name in (*SHOWN, *CONTINUED) if self.store.read(name) is not None]
+        small = [name for name in (*SHOWN, *CONTINUED, SENDING) if self.store.read(name) is not None]
+        if (owner := self.store.read(OWNER)) is not None and "token" not in (_json_object(owner) or {}):
+            small.append(OWNER)
         below = [f"{top}/{name}" for top in ("checkpoints", EVALUATIONS, EXPORT) for name in self.store.names(top)]
         for name in [*small, *below][:1]:
             raise UserError(
-                f"{self.store.where(name)}: no run wrote this (there is no recipe.yaml), and a run would replace it;"
-                f" set mirror=... to another folder"
+                f"{self.store.where(name)}: no run wrote this (there is no recipe.yaml that one wrote), and a run would"
+                f" replace it; set mirror=... to another folder"
             )
 
     def attach(self) -> None:

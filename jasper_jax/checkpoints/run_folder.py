@@ -15,14 +15,13 @@ from jasper_jax.checkpoints.checkpoint import Checkpoints
 from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.recipe.changes import recipe_changes, yaml_changes
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.load import dump_recipe, run_dir, stores_dir
+from jasper_jax.recipe.load import HEADER, dump_recipe, run_dir, stores_dir
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
 
-HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
 TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
 """What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
 refuse what they were not made for themselves."""

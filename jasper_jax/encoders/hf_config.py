@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,11 @@ _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
 """The largest size, count or token id: arrays are indexed with 32 bits."""
 MOST_LAYERS = 1024
+_CODE = frozenset({"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"})
+"""Keys that name code, which a loader may fetch and run with ``trust_remote_code``."""
+_PLACES = frozenset({"_name_or_path", "name_or_path", "cache_dir"})
+_ABSOLUTE = re.compile(r"(?:[A-Za-z]:[\\/]|[\\/~])[\w.~ -]+[\\/].*", re.DOTALL)
+"""A path of the machine where the file was written."""
 
 
 def read_json(path: Path) -> Any:
@@ -52,6 +58,17 @@ def read_object(path: Path) -> dict[str, Any]:
 def read_hf_config(folder: str | Path) -> dict[str, Any]:
     """``config.json`` of a model folder."""
     return read_object(Path(folder) / "config.json")
+
+
+def to_publish(config: Any) -> Any:
+    """A config without what must not go on with it: names of code, and places on the machine that wrote it."""
+    if isinstance(config, dict):
+        return {
+            key: to_publish(value)
+            for key, value in config.items()
+            if key not in _CODE | _PLACES and not (isinstance(value, str) and _ABSOLUTE.fullmatch(value))
+        }
+    return [to_publish(value) for value in config] if isinstance(config, list) else config
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jasper_jax.encoders.encoder import Encoder, Family
-from jasper_jax.encoders.hf_config import read_hf_config
+from jasper_jax.encoders.hf_config import read_hf_config, to_publish
 from jasper_jax.encoders.lora import merge_adapter
 from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint, write_safetensors
 from jasper_jax.encoders.table import LAYERS, Weight
@@ -29,7 +29,7 @@ _HEADS = ("classifier.*", "score.*", "qa_outputs.*", "lm_head.*", "cls.predictio
 """Heads of other tasks that transformers puts on any encoder; no vector depends on them."""
 _STORED = ("F32", "F16", "BF16")
 _DROPPED_CONFIG = (
-    *("_name_or_path", "auto_map", "torch_dtype", "transformers_version"),
+    *("torch_dtype", "transformers_version"),
     *("is_matryoshka", "matryoshka_dimensions"),  # of the vectors of the model that the student started from
 )
 
@@ -140,7 +140,7 @@ def save(params: Params, encoder: Tower, folder: str | Path, extra: Mapping[str,
 def config_of(encoder: Tower) -> dict[str, Any]:
     """Its ``config.json``, for transformers."""
     config = {key: value for key, value in encoder.hf_config.items() if key not in _DROPPED_CONFIG}
-    return {**config, "architectures": [encoder.family.architecture]}
+    return {**to_publish(config), "architectures": [encoder.family.architecture]}
 
 
 def _host_array(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jasper_jax.encoders.hf_config import read_json
+from jasper_jax.encoders.hf_config import read_json, to_publish
 from jasper_jax.encoders.model_folder import ModelFolder, read_settings
 from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.export.model import TrainedStudent, write_dense, write_json
@@ -32,6 +32,12 @@ _TRANSFORMER = re.compile(
     r"|(vocab|merges)\.txt|.*\.model|.*\.jinja|model.*\.safetensors|model\.safetensors\.index\.json"
 )
 """Files of a Transformer module, whose folder often is that of the whole model."""
+_OTHERS = re.compile(
+    r"(\w*config|tokenizer|vocab)\.json|vocab\.txt|model.*\.safetensors|model\.safetensors\.index\.json"
+)
+"""Files of any other module, whose folder may be anything in the model's: ``.git`` has addresses with tokens."""
+_REWRITTEN = re.compile(r"\w*config\.json")
+"""Settings, from which names of code and of places are left out."""
 _OWN_TYPE = re.compile(r"sentence_transformers(\.\w+)+")
 
 
@@ -113,7 +119,7 @@ def _queries(export: Path, folder: Path, trained: TrainedStudent, space: Space) 
     kinds = ("Transformer", "Pooling", "Dense", "Normalize")
     types = module_types(trained.student.encoder)
     _copy(export, folder / "query_0_Transformer", _TRANSFORMER)
-    _copy(export / "1_Pooling", folder / "query_1_Pooling")
+    _copy(export / "1_Pooling", folder / "query_1_Pooling", _OTHERS)
     write_dense(folder / "query_2_Dense", space.of_head(trained.params["heads"][space.head]), trained.dtype)
     write_json(folder / "query_3_Normalize" / "config.json", {})
     return {f"query_{i}_{kind}": types[kind] for i, kind in enumerate(kinds)}
@@ -129,7 +135,7 @@ def copy_documents(folder: Path, teacher: TeacherModel) -> dict[str, str]:
     for i, (source, kind) in enumerate(_modules(path, teacher.settings.dim)):
         short = kind.rpartition(".")[2]
         target = folder / f"document_{i}_{short}"
-        _copy(path / source, target, _TRANSFORMER if short == "Transformer" else None, root=path)
+        _copy(path / source, target, _TRANSFORMER if short == "Transformer" else _OTHERS, root=path)
         types[target.name] = kind
     transformer = next(iter(types))
     if teacher.settings.max_length is not None:
@@ -165,13 +171,18 @@ def _modules(path: Path, dim: int | None) -> list[tuple[str, str]]:
     return modules
 
 
-def _copy(source: Path, target: Path, names: re.Pattern[str] | None = None, root: Path | None = None) -> None:
-    """Copy the files of a module's folder, those with one of ``names`` alone; links lead only to files in ``root``, the
-    model's folder."""
+def _copy(source: Path, target: Path, names: re.Pattern[str], root: Path | None = None) -> None:
+    """Copy the files of a module's folder that have one of ``names``; links lead only to files in ``root``, the model's
+    folder."""
     target.mkdir(parents=True)
     for file in sorted(source.iterdir()) if source.is_dir() else ():
-        if file.is_file() and (names is None or names.fullmatch(file.name)):
-            shutil.copyfile(file_inside(file, root), target / file.name)
+        if not file.is_file() or not names.fullmatch(file.name):
+            continue
+        real = file_inside(file, root)
+        if _REWRITTEN.fullmatch(file.name):
+            write_json(target / file.name, to_publish(read_json(real)))
+        else:
+            shutil.copyfile(real, target / file.name)
     if not any(target.iterdir()):  # Normalize has no file in older folders
         write_json(target / "config.json", {})
 

@@ -24,6 +24,8 @@ from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.remote import is_remote, read_text
 from jasper_jax.runtime.text_files import text_of
 
+HEADER = "# The resolved recipe of this run, written by jasper. Change the recipe it came from, not this file.\n"
+"""The first line of a run's recipe.yaml, by which a folder and a mirror are known to be a run's."""
 S = TypeVar("S", bound=BaseModel)
 
 

@@ -18,7 +18,9 @@ import filelock
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import file_inside
 
 _DIGEST = hashlib.sha256().digest_size
 _MOST_DIGITS = 300
@@ -253,6 +255,7 @@ def differences(recorded: Any, asked: Any, key: str) -> list[str]:
 
 AT_WORK = ".at-work"
 """Beside the lock of a folder: the command that holds it."""
+_LONGEST_NOTE = 1000
 
 
 @contextlib.contextmanager
@@ -274,7 +277,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with run_dir=...") from None
     note = folder / AT_WORK
     with contextlib.suppress(OSError):
-        note.write_text(f"jasper {what}, process {os.getpid()} of {socket.gethostname()}", "utf-8")
+        write_atomic(note, f"jasper {what}, process {os.getpid()} of {socket.gethostname()}")  # follows no link
     try:
         yield
     finally:
@@ -285,6 +288,7 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
 
 def _at_work(folder: Path) -> str:
     try:
-        return (folder / AT_WORK).read_text("utf-8", errors="replace") or "starting"
-    except OSError:
+        note = read_regular(file_inside(folder / AT_WORK), _LONGEST_NOTE)
+        return note.decode(errors="replace") or "starting"
+    except (OSError, UserError):  # none; or a link to elsewhere, whose text is nobody's business
         return "starting, or about to end"

@@ -28,7 +28,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.held import holds
-from jasper_jax.teachers.store_writer import StoreWriter
+from jasper_jax.teachers.store_writer import StoreWriter, refuse_foreign
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore
 
 Encode = Callable[[list[str], list[str]], np.ndarray]
@@ -54,8 +54,8 @@ def embed_teacher(
       The finished store, to the last process that finishes; None while shards are missing.
 
     Raises:
-      UserError: ``folder`` holds vectors of another teacher, prompt or text store, or ``encode`` returns vectors that
-        have another dimension, are not finite, or are zero.
+      UserError: ``folder`` holds vectors of another teacher, prompt or text store, or other files; or ``encode``
+        returns vectors that have another dimension, are not finite, or are zero.
     """
 
     def vectors_of(shard: sh.ShardInfo, which: np.ndarray) -> np.ndarray:
@@ -74,6 +74,7 @@ def embed_teacher(
             )
         return vec.normalize_rows(vectors)
 
+    refuse_foreign(Path(folder))
     return fill_store(
         folder,
         texts,

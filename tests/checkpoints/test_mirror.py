@@ -16,6 +16,7 @@ import pytest
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.checkpoints.mirror import Mirror
+from jasper_jax.recipe.load import HEADER
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
@@ -82,7 +83,7 @@ def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
     for name in ("start", FIRST, SECOND):
         write_checkpoint(folder, name)
-    (folder / "recipe.yaml").write_text("name: one\n")
+    (folder / "recipe.yaml").write_text(HEADER + "name: one\n")
     (folder / "metrics.jsonl").write_text('{"step": 4}\n')
     return folder
 
@@ -389,9 +390,20 @@ def test_a_link_out_of_the_run_folder_is_not_sent(name: str, run: Path, tmp_path
     assert not [found for found in mirror.store.names("") if b"a key" in (mirror.store.read(found) or b"")]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluation.json", "checkpoints/mine.txt", "evaluations/mine.json"])
-def test_a_folder_of_somebody_else_is_no_mirror(name: str, run: Path) -> None:
+@pytest.mark.parametrize("with_recipe", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "evaluation.json", "checkpoints/mine.txt", "evaluations/mine.json"),
+        *("owner.json", "export-files.json"),
+    ],
+)
+def test_a_folder_of_somebody_else_is_no_mirror(name: str, with_recipe: bool, run: Path) -> None:
+    """Also not that in which somebody keeps the recipe itself."""
     put(name)
+    if with_recipe:
+        put("recipe.yaml", "name: one\n")
+        name = r"(recipe.yaml|owner.json)"
     with pytest.raises(UserError, match=f"{URL}/{name}: no run wrote this .*set mirror=... to another folder"):
         Mirror(URL, run).refuse_other_files()
 

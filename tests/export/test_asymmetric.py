@@ -125,7 +125,7 @@ def test_every_layout_of_a_teacher_s_folder(layout: str, tmp_path: Path) -> None
 PRIVATE = "BEGIN PRIVATE KEY"
 PLANTED = [
     lambda model, private: (model / "vocab.txt").symlink_to(private / "key"),
-    lambda model, private: (model / "1_Pooling" / "notes").symlink_to(private / "key"),
+    lambda model, private: (model / "1_Pooling" / "some_config.json").symlink_to(private / "key"),
     lambda model, private: (shutil.rmtree(model / "1_Pooling"), (model / "1_Pooling").symlink_to(private)),
     lambda model, private: (model / "2_Dense_8").symlink_to(private),  # in the place of the listed 2_Dense
     lambda model, private: list_module(model, "sentence_transformers.models.Dense", "../private"),
@@ -154,6 +154,33 @@ def test_of_a_teacher_s_folder_only_its_own_files_are_copied(plant, tmp_path: Pa
         copy_documents(tmp_path / "out", teacher)
     copied = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert not [path for path in copied if PRIVATE in path.read_text("utf-8", errors="replace")]
+
+
+def test_of_a_module_s_folder_only_files_of_modules_and_no_names_of_code_or_places(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "teacher", hidden=8)
+    (folder / ".git").mkdir()
+    planted = {".git/config": "url = https://me:hf_token@huggingface.co/a/b", ".env": "TOKEN=hf_token"}
+    planted["1_Pooling/notes.txt"] = planted["1_Pooling/pytorch_model.bin"] = "hf_token"
+    for name, content in planted.items():
+        (folder / name).write_text(content)
+    for path in (".git", "."):
+        list_module(folder, "sentence_transformers.models.Normalize", path)
+    for name in ("config.json", "tokenizer_config.json"):
+        named = {
+            "_name_or_path": "/home/me/hf_token",
+            "auto_map": {"AutoModel": "evil/code--m.M"},
+            "x_file": "/root/x/y",
+        }
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, **named, "nested": [named, {"pad_token": "/"}]}))
+    teacher = TeacherModel(Teacher(name="a", model=str(folder), backend="torch", dim=8))
+    copy_documents(tmp_path / "out", teacher)
+    copied = {path.name: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert not [name for name, data in copied.items() for word in (b"hf_token", b"evil", b"/root") if word in data]
+    assert not {"config", "notes.txt", "pytorch_model.bin"} & set(copied)
+    tokenizer = json.loads(copied["tokenizer_config.json"])
+    assert tokenizer["nested"] == [{}, {"pad_token": "/"}]
+    assert tokenizer["pad_token"] == "[PAD]"
 
 
 def teachers(*models: str | None) -> list[TeacherModel]:

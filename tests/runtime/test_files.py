@@ -135,6 +135,32 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("name", [".lock", files.AT_WORK])
+def test_a_link_where_a_lock_or_its_note_is_written_leads_nowhere(tmp_path, name):
+    """Others may write a shared folder of runs."""
+    (tmp_path / "key").write_text("a key")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "key")
+    try:
+        with files.exclusive(tmp_path / "run", "run"):
+            assert name == files.AT_WORK
+    except UserError as error:
+        assert "symbolic links" in str(error)
+    assert (tmp_path / "key").read_text() == "a key"
+
+
+@pytest.mark.parametrize("link", [True, False])
+def test_what_holds_a_lock_is_told_from_the_folder_itself(tmp_path, link):
+    (tmp_path / "key").write_text("a key")
+    with files.exclusive(tmp_path / "run", "run"):
+        note = tmp_path / "run" / files.AT_WORK
+        note.unlink()
+        note.symlink_to(tmp_path / "key") if link else os.mkfifo(note)
+        with pytest.raises(UserError, match=r"using this run folder \(starting, or about to end\)"):
+            with files.exclusive(tmp_path / "run", "train"):
+                pass
+
+
 def test_only_the_first_content_is_written_once(tmp_path):
     path = tmp_path / "scales.json"
     files.write_once(path, b"first")

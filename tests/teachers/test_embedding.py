@@ -266,6 +266,15 @@ def test_vectors_that_cannot_be_stored(texts, tmp_path, change, message):
     assert not list((tmp_path / "v").glob("vectors-*"))
 
 
+def test_a_folder_of_something_else_is_left_alone(texts, tmp_path):
+    (tmp_path / "done-today.jsonl").write_text('{"my": "list"}')
+    (tmp_path / ".hidden").touch()
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match="not empty and not a vector store"):
+        embed_teacher(tmp_path, texts, spec(), encode, progress=False)
+    assert contents(tmp_path) == before
+
+
 def test_an_unreadable_or_later_spec(texts, tmp_path):
     (tmp_path / "spec.json").write_text("{")
     with pytest.raises(UserError, match=r"spec.json: cannot be read"):
