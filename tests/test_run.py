@@ -29,6 +29,7 @@ from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.student import start
 from jasper_jax.student.start import load_student
 from jasper_jax.training import loop
+from tests.pages import run_group
 from tests.snapshots import snapshot
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
@@ -137,6 +138,21 @@ def test_an_interrupted_call_saves_and_raises_keyboard_interrupt(finished, monke
         distil(place / "recipe.yaml", run_dir=stopped)
     assert signal.getsignal(signal.SIGINT) is handler
     assert [file.name for file in (stopped / "checkpoints").rglob("step-??????")] == ["step-000001"]
+
+
+def test_the_page_of_python_runs_as_it_stands(finished, tmp_path: Path, monkeypatch, capsys) -> None:
+    place, _ = finished
+    (tmp_path / "configs").mkdir()
+    for name in ("mine.yaml", "configs/quickstart.yaml"):
+        shutil.copy(place / "recipe.yaml", tmp_path / name)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(place / "run", tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    names = run_group("notebook")
+    assert names["vectors"].shape == names["targets"].shape == (32, 24)
+    out = capsys.readouterr().out
+    assert "stages[0].stepz: unknown key; did you mean 'steps'?" in out
+    assert "Distilled(folder=" in out
 
 
 def test_importing_the_package_imports_no_jax() -> None:
