@@ -2,7 +2,7 @@
 
 The public names, imported when first used so that ``import jasper_jax`` stays light::
 
-    from jasper_jax import Embedder, load_recipe, run_all
+    from jasper_jax import Embedder, distil
     from jasper_jax.losses import cosine_loss, similarity_loss, relative_loss
 """
 
@@ -12,39 +12,50 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jasper_jax.commands import embed_teachers, evaluate_run, export_run, run_all, train_stages
+    from jasper_jax.commands import embed_teachers, evaluate_run, export_run, train_stages
+    from jasper_jax.distilled import Distilled, distil
     from jasper_jax.embedder import Embedder
     from jasper_jax.losses import cosine_loss, distillation_losses, relative_loss, similarity_loss
     from jasper_jax.recipe.config import Recipe
     from jasper_jax.recipe.load import load_recipe
-    from jasper_jax.runtime.errors import UserError
+    from jasper_jax.run import Run
+    from jasper_jax.runtime.errors import Interrupted, UserError
 
 __version__ = "0.1.0"
 
 _MODULES = {
-    "commands": ("embed_teachers", "evaluate_run", "export_run", "run_all", "train_stages"),
+    "commands": ("embed_teachers", "evaluate_run", "export_run", "train_stages"),
+    "distilled": ("Distilled", "distil"),
     "embedder": ("Embedder",),
     "losses": ("cosine_loss", "distillation_losses", "relative_loss", "similarity_loss"),
     "recipe.config": ("Recipe",),
     "recipe.load": ("load_recipe",),
-    "runtime.errors": ("UserError",),
+    "run": ("Run",),
+    "runtime.errors": ("Interrupted", "UserError"),
 }
 
 __all__ = [
+    "Distilled",
     "Embedder",
+    "Interrupted",
     "Recipe",
+    "Run",
     "UserError",
     "cosine_loss",
+    "distil",
     "distillation_losses",
     "embed_teachers",
     "evaluate_run",
     "export_run",
     "load_recipe",
     "relative_loss",
-    "run_all",
     "similarity_loss",
     "train_stages",
 ]
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
 
 
 def __getattr__(name: str) -> Any:

@@ -288,10 +288,10 @@ def run(
 
     Example: `jasper run configs/quickstart.yaml`
     """
-    from jasper_jax.commands import run_all
+    from jasper_jax.distilled import distil
 
     _connect(coordinator, processes, process)
-    run_all(_load(recipe, overrides))
+    distil(_load(recipe, overrides))
 
 
 @app.command()

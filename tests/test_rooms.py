@@ -32,6 +32,7 @@ ROOMS = [
     "check",
     "text_commands",
     "commands",
+    "distilled",
     "cli",
     "__init__",
 ]

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,8 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax import commands
-from jasper_jax.commands import run_all
+from jasper_jax import Distilled, Embedder, UserError, commands, distil, load_recipe
 from jasper_jax.encoders import folder as folders
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
@@ -25,6 +28,8 @@ from jasper_jax.run import Run
 from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.student import start
 from jasper_jax.student.start import load_student
+from jasper_jax.training import loop
+from tests.pages import run_group
 from tests.snapshots import snapshot
 from tests.tiny import recipe, recipe_tree
 from tests.training.runs import parameters, run_training
@@ -53,12 +58,13 @@ def counted() -> Iterator[Counter[str]]:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
-    """The place of a run that ``jasper run`` has finished, with what that read."""
+    """The place of a run that ``distil`` has finished, with what that read."""
     place = tmp_path_factory.mktemp("finished")
     made = small(place)
     (place / "recipe.yaml").write_text(dump_recipe(made))
     with counted() as read:
-        run_all(made)
+        distilled = distil(made)
+    assert distilled == Distilled(*(place / "run" / name for name in ("", "export", "evaluation.json")), made)
     return place, read
 
 
@@ -75,6 +81,87 @@ def test_a_run_opens_nothing_until_it_is_asked(tmp_path: Path) -> None:
 def test_jasper_run_reads_every_source_folder_once_and_the_students_weights_once(finished) -> None:
     _, read = finished
     assert {name: read[name] for name in (*FOLDERS, "weights")} == dict.fromkeys((*FOLDERS, "weights"), 1)
+
+
+def test_a_call_from_python_takes_a_path_a_mapping_or_a_recipe_and_changes_none_of_them(finished) -> None:
+    place, _ = finished
+    tree = yaml.safe_load((place / "recipe.yaml").read_text())
+    before = json.dumps(tree)
+    made = load_recipe(tree, {"run_dir": place / "elsewhere", "stages[0].steps": np.int64(7), "seed": 2})
+    assert (made.run_dir, made.stages[0].steps, made.seed, json.dumps(tree)) == (str(place / "elsewhere"), 7, 2, before)
+    assert load_recipe(made, {"seed": 3}) == load_recipe(
+        place / "recipe.yaml", [f"run_dir={place}/elsewhere", "stages.0.steps=7", "seed=3"]
+    )
+    result = distil(place / "recipe.yaml")  # complete, so nothing is done again
+    assert json.loads(result.evaluation.read_text())["rows"]
+    vectors = result.embedder(dtype="float32").encode(["a map", "the old river"], kind="query")
+    np.testing.assert_array_equal(
+        vectors, Embedder.load(result.export, dtype="float32").encode(["a map", "the old river"], "query")
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "changes", "message"),
+    [
+        ("none.yaml", {}, "none.yaml: no such file"),
+        ([1], {}, "expected a path, a mapping of keys to values or a Recipe, got a list"),
+        ({"name": "a"}, {}, "the recipe: student: this key is required"),
+        ({"name": object}, {}, "is a type; expected text, paths, numbers"),
+        ({"name": "a"}, {"stages": [{"stepz": 3}]}, "did you mean 'steps'"),
+        (
+            {"stages": []},
+            {"stages.2.steps": 5},
+            "override 'stages.2.steps': stages.2 does not exist; the list is empty",
+        ),
+    ],
+)
+def test_a_wrong_call_is_a_user_error(source: Any, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
+        distil(source, **changes)
+
+
+def test_an_interrupted_call_saves_and_raises_keyboard_interrupt(finished, monkeypatch) -> None:
+    """As the stop button of a notebook: the process and its own handler stay."""
+    place, _ = finished
+    stopped = place / "stopped"
+    shutil.copytree(
+        place / "run", stopped, ignore=lambda *_: {"checkpoints", "metrics.jsonl", "evaluation.json", "export"}
+    )
+    handler, begin = signal.getsignal(signal.SIGINT), loop.StageTrainer.train
+
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return begin(*arguments)
+
+    monkeypatch.setattr(loop.StageTrainer, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="saved; the same call continues"):
+        distil(place / "recipe.yaml", run_dir=stopped)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert [file.name for file in (stopped / "checkpoints").rglob("step-??????")] == ["step-000001"]
+
+
+def test_the_page_of_python_runs_as_it_stands(finished, tmp_path: Path, monkeypatch, capsys) -> None:
+    place, _ = finished
+    (tmp_path / "configs").mkdir()
+    for name in ("mine.yaml", "configs/quickstart.yaml"):
+        shutil.copy(place / "recipe.yaml", tmp_path / name)
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(place / "run", tmp_path / "runs" / "mine")
+    monkeypatch.chdir(tmp_path)
+    names = run_group("notebook")
+    assert names["vectors"].shape == names["targets"].shape == (32, 24)
+    out = capsys.readouterr().out
+    assert "stages[0].stepz: unknown key; did you mean 'steps'?" in out
+    assert "Distilled(folder=" in out
+
+
+def test_importing_the_package_imports_no_jax() -> None:
+    program = (
+        "import sys, jasper_jax; print(*({'jax', 'numpy', 'pydantic', 'rich'} & set(sys.modules)), dir(jasper_jax))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert out.startswith("[")
+    assert "'distil'" in out
 
 
 @pytest.mark.parametrize("command", ["check", "embed", "train", "vectors verify"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,10 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.quantization import RANGES, measure_ranges
 from jasper_jax.evaluation.precisions import rankings
 from jasper_jax.evaluation.retrieval import score_ranking
+from tests.pages import group, run_block
 from tests.tiny import sentences, write_model
 
-PAGE = Path(__file__).parent.parent / "docs" / "serving.md"
 PASSAGES, QUESTIONS = 300, 150
-
-
-def blocks(prefix: str) -> list[tuple[str, str]]:
-    """(name, code) of the page's blocks whose mark begins with ``prefix``."""
-    found = re.findall(r"<!-- run: (.+?) -->\n```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    return [(name, code) for name, code in found if name.startswith(prefix)]
 
 
 def test_indices_find_what_the_table_scores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,17 +38,16 @@ def test_indices_find_what_the_table_scores(tmp_path: Path, monkeypatch: pytest.
         passages=dict(zip(ids, passages)),
         relevant={f"q{i}": {ids[i]: 1} for i in range(QUESTIONS)},
     )
-    (_, start), *searches = blocks("index")
+    start, *searches = group("index")
     names: dict[str, Any] = {}
-    exec(start, names)
+    run_block(start, names)
     table = {name: nearest for name, _, nearest in rankings(names["queries"], names["vectors"], ranges, ids)}
-    assert [name for name, _ in searches] == [
-        f"index {name}" for name in ("float32", "int8", "binary, rescored") for _ in range(2)
-    ]
+    found_names = [block.mark.removeprefix("run: index ") for block in searches]
+    assert found_names == [name for name in ("float32", "int8", "binary, rescored") for _ in range(2)]
     rows: list[tuple[str, float, float, float]] = []
-    for name, code in searches:
-        exec(code, names)
-        expected, nearest = table[name.removeprefix("index ")], np.asarray(names["nearest"])
+    for name, block in zip(found_names, searches, strict=True):
+        run_block(block, names)
+        expected, nearest = table[name], np.asarray(names["nearest"])
         assert nearest.shape == (QUESTIONS, 10)
         # FAISS's inner products of codes, and candidates of equal Hamming distance, may change places.
         same = np.mean([len(np.intersect1d(a, b[:10])) / 10 for a, b in zip(nearest, expected)])

@@ -1,4 +1,4 @@
-"""Read a recipe: YAML, then ``key=value`` overrides, then ``${key}``, then the typed classes of
+"""Read a recipe: YAML or a mapping, then overrides, then ``${key}``, then the typed classes of
 ``jasper_jax.recipe.config``.
 
 Every mistake in a recipe ends in a ``UserError`` of one line with the key, the value and the values allowed.
@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from yaml.representer import RepresenterError
 
 from jasper_jax.recipe.checks import check_recipe
 from jasper_jax.recipe.config import Export, Recipe
@@ -29,18 +30,28 @@ HEADER = "# The resolved recipe of this run, written by jasper. Change the recip
 S = TypeVar("S", bound=BaseModel)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe in ``path`` with ``overrides`` (``"stages.2.steps=50"``), which always win.
+def load_recipe(
+    source: str | Path | Mapping[str, Any] | Recipe, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> Recipe:
+    """The recipe ``source`` with ``overrides``, which always win.
 
-    ``path`` is a file, or an address in object storage such as ``gs://bucket/recipe.yaml``.
+    Args:
+      source: a YAML file, an address in object storage such as ``gs://bucket/recipe.yaml``, the keys of a recipe as a
+        mapping, or a recipe.
+      overrides: ``["stages.2.steps=50"]`` or ``{"stages.2.steps": 50}``.
 
     Raises:
       UserError: the file is missing or not YAML, an override is malformed, a key is unknown, a value is wrong.
     """
-    tree = _read_yaml(path)
-    for override in overrides:
-        _apply(tree, override)
-    return parse_recipe(resolve_references(tree, str(path)), where=str(path))
+    where = str(source) if isinstance(source, str | Path) else "the recipe"
+    tree = _read_yaml(source) if isinstance(source, str | Path) else _plain(source, where)
+    if isinstance(overrides, Mapping):
+        for key, value in _plain(overrides, "the overrides").items():
+            _set(tree, str(key), value, f"override {key!r}")
+    else:
+        for override in overrides:
+            _apply(tree, override)
+    return parse_recipe(resolve_references(tree, where), where=where)
 
 
 def load_export(overrides: Sequence[str]) -> Export:
@@ -113,8 +124,28 @@ def _read_yaml(path: str | Path) -> dict[Any, Any]:
     return tree
 
 
+def _plain(source: Any, where: str) -> dict[Any, Any]:
+    """``source`` as a copy that a YAML file could have given; paths become strings."""
+    if isinstance(source, Recipe):
+        return source.model_dump(mode="json")
+    if not isinstance(source, Mapping):
+        raise UserError(
+            f"{where}: expected a path, a mapping of keys to values or a Recipe, got a {type(source).__name__}"
+        )
+    try:
+        return parse_yaml(dump_yaml(dict(source)))
+    except RepresenterError as error:
+        value = error.args[-1]
+        raise UserError(
+            f"{where}: {str(value)[:80]!r} is a {type(value).__name__}; expected text, paths, numbers, booleans, None,"
+            " and lists and mappings of them"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: a value that no recipe can have: {first_line(error)}") from None
+
+
 def _apply(tree: dict[Any, Any], override: str) -> None:
-    """Set the value of ``key=value`` in ``tree``; sections on the way to it are made."""
+    """Set the value of ``key=value`` in ``tree``."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
@@ -123,26 +154,31 @@ def _apply(tree: dict[Any, Any], override: str) -> None:
         value = parse_yaml(f"value: {text}")["value"] if text.strip() else None
     except (yaml.YAMLError, ValueError, RecursionError):
         raise UserError(f"override {override!r}: {text[:60]!r} is not a YAML value") from None
+    _set(tree, key, value, f"override {override!r}")
+
+
+def _set(tree: dict[Any, Any], key: str, value: Any, where: str) -> None:
+    """Set the value of ``key``, such as ``stages.2.steps``, in ``tree``; sections on the way to it are made."""
     *parents, last = key.replace("[", ".").replace("]", "").split(".")
     node: Any = tree
     for depth, part in enumerate(parents):
-        index = _index(node, part, ".".join(parents[: depth + 1]), override)
+        index = _index(node, part, ".".join(parents[: depth + 1]), where)
         if isinstance(node, dict) and node.get(index) is None:
             node[index] = {}
         node = node[index]
         if not isinstance(node, dict | list):
-            raise UserError(f"override {override!r}: {'.'.join(parents[: depth + 1])} is a value without keys")
-    node[_index(node, last, key, override)] = value
+            raise UserError(f"{where}: {'.'.join(parents[: depth + 1])} is a value without keys")
+    node[_index(node, last, key, where)] = value
 
 
-def _index(node: Any, part: str, where: str, override: str) -> Any:
-    """``part`` of a key as an index of ``node``, a dict or a list."""
+def _index(node: Any, part: str, path: str, where: str) -> Any:
+    """``part`` of the key ``path`` as an index of ``node``, a dict or a list."""
     if isinstance(node, dict):
         return part
     index = int(part) if part.removeprefix("-").isdecimal() and len(part) < 10 else len(node)
     if not -len(node) <= index < len(node):
         allowed = f"allowed: 0 to {len(node) - 1}" if node else "the list is empty"
-        raise UserError(f"override {override!r}: {where} does not exist; {allowed}")
+        raise UserError(f"{where}: {path} does not exist; {allowed}")
     return index
 
 

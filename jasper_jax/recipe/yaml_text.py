@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import yaml
 from yaml.constructor import ConstructorError
 
@@ -44,6 +46,9 @@ def _string(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _string)
+# What a recipe made in Python may have beside plain values.
+_Dumper.add_multi_representer(PurePath, lambda dumper, path: _string(dumper, str(path)))
+_Dumper.add_multi_representer(np.generic, lambda dumper, number: dumper.represent_data(number.item()))
 for _kind in (_Loader, _Dumper):
     _kind.yaml_implicit_resolvers = {
         first: [(tag, pattern) for tag, pattern in rules if tag[len(_TAG) :] not in ("timestamp", "float", "value")]

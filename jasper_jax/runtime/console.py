@@ -23,8 +23,12 @@ class PlainConsole(Console):
 
 
 def new_console(file: IO[str] | None = None, **options: Any) -> PlainConsole:
-    """A console on ``file`` (standard output if None) that wraps no lines."""
-    return PlainConsole(file=file, soft_wrap=True, markup=False, emoji=False, highlight=False, **options)
+    """A console on ``file`` (standard output if None) that wraps no lines. In a notebook it shows HTML in the cell."""
+    options = {"soft_wrap": True, "markup": False, "emoji": False, "highlight": False, **options}
+    console = PlainConsole(file=file, **options)
+    if console.is_jupyter:  # beside the HTML, notebooks keep plain text: without a terminal's codes
+        return PlainConsole(file=file, **{"color_system": None, **options})
+    return console
 
 
 def print_traceback(error: BaseException) -> None:

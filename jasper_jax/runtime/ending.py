@@ -16,7 +16,7 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.compilers import missing_platform
 from jasper_jax.runtime.console import new_console, print_traceback
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
-from jasper_jax.runtime.interrupt import EXIT_CODE
+from jasper_jax.runtime.interrupt import EXIT_CODE, process_of_command
 
 _FILE_ERRORS = (
     *(errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EIO),
@@ -32,7 +32,8 @@ def run_to_end(app: Callable[[], Any]) -> None:
     saved)."""
     _use_utf_8()
     try:
-        _run(app)
+        with process_of_command():
+            _run(app)
     except SystemExit as ending:
         processes.leave(ending.code if isinstance(ending.code, int) else 0)
         raise

@@ -1,5 +1,9 @@
 """Requests to stop: the first SIGTERM or Ctrl-C stops at the next safe point, a second ends the process at once.
 
+That is how a command stops, whose process ends with it (:func:`process_of_command`). Called from Python, in a notebook
+or a user's program, the first Ctrl-C saves and raises KeyboardInterrupt, the second raises it at once; the process goes
+on with its own signal handlers.
+
 Batch systems may deliver one request twice, to the process and through its parent (SLURM signals a job's processes, and
 srun forwards its own signal). So a SIGTERM within ``ECHO`` seconds of another counts as the same request.
 
@@ -34,6 +38,22 @@ ECHO = 5.0
 """Seconds in which a second SIGTERM counts as the first one."""
 WATCH = 0.5
 """Seconds between two looks for a request that reached another process."""
+_CONTINUES = "stopped and saved; the same call continues"
+
+
+_ends_with_command = False
+"""Whether this process is a command's: it ends soon after a request to stop, so handlers need not be restored."""
+
+
+@contextlib.contextmanager
+def process_of_command() -> Iterator[None]:
+    """Within the block, the process is that of one command and ends with it."""
+    global _ends_with_command
+    before, _ends_with_command = _ends_with_command, True
+    try:
+        yield
+    finally:
+        _ends_with_command = before
 
 
 class Stop:
@@ -42,6 +62,7 @@ class Stop:
     def __init__(self) -> None:
         self._calls = 0
         self._asked = self._immediately = self._noticed = False
+        self._signal: int | None = None
         if processes.count() > 1:
             self._asked = self._reached()
 
@@ -106,8 +127,10 @@ class Stop:
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
         if self._asked:
-            return  # the listening thread ends the process
-        self._asked = True
+            if not _ends_with_command and not (signum == self._signal == signal.SIGTERM):
+                raise KeyboardInterrupt("stopped without saving; the steps since the last checkpoint are lost")
+            return  # of a command, the listening thread ends the process
+        self._asked, self._signal = True, signum
         if self._immediately:
             raise Interrupted
         sys.stderr.write("\nStopping after this step and saving; repeat to stop at once.\n")
@@ -116,7 +139,11 @@ class Stop:
 
 @contextlib.contextmanager
 def stop_flag() -> Iterator[Stop]:
-    """Within the block SIGTERM and SIGINT set the yielded :class:`Stop`; the second exits with 128 + its number."""
+    """Within the block SIGTERM and SIGINT set the yielded :class:`Stop`; the second exits with 128 + its number.
+
+    Called from Python, SIGINT becomes a KeyboardInterrupt and the handlers are restored. Outside the main thread none
+    are set, since Python delivers signals to that one alone.
+    """
     stop = Stop()
     if processes.count() > 1:  # JAX handles SIGTERM and notifies the other processes
         before_interrupt = signal.signal(signal.SIGINT, stop._interrupt)
@@ -124,21 +151,50 @@ def stop_flag() -> Iterator[Stop]:
             yield stop
         finally:
             signal.signal(signal.SIGINT, before_interrupt)
-        return
-    before = {s: signal.signal(s, stop._ask) for s in SIGNALS}
+    elif _ends_with_command:
+        with _handled(stop), _listening(stop):
+            yield stop
+    elif threading.current_thread() is not threading.main_thread():
+        yield stop
+    else:
+        with _handled(stop):
+            try:
+                yield stop
+            except Interrupted as request:
+                if stop._signal == signal.SIGINT:
+                    raise KeyboardInterrupt(str(request) or _CONTINUES) from None
+                raise
+
+
+@contextlib.contextmanager
+def _handled(stop: Stop) -> Iterator[None]:
+    """Within the block ``stop`` handles SIGTERM and SIGINT.
+
+    A command that was asked to stop keeps these handlers: a second signal may still cut its cleanup short, and an echo
+    of the first SIGTERM may not.
+    """
+    before = {number: signal.signal(number, stop._ask) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        if not (_ends_with_command and stop()):
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _listening(stop: Stop) -> Iterator[None]:
+    """Within the block, and after it if ``stop`` was requested, a thread ends the process at the second request."""
     hear, tell = os.pipe()
     os.set_blocking(tell, False)
     told_before = signal.set_wakeup_fd(tell, warn_on_full_buffer=False)
     listener = threading.Thread(target=_end_at_the_second, args=(hear,), name="signals", daemon=True)
     listener.start()
     try:
-        yield stop
+        yield
     finally:
-        # After a request to stop the process is about to end: a second signal may still cut its cleanup short.
         if not stop():
             signal.set_wakeup_fd(told_before)
-            for signum, handler in before.items():
-                signal.signal(signum, handler)
             os.close(tell)
             listener.join()
             os.close(hear)

@@ -1,8 +1,10 @@
-"""Progress of long work: a bar with rate and remaining time on a terminal, a line every half minute in a log file."""
+"""Progress of long work: a bar with rate and remaining time on a terminal or in a notebook, a line every half minute in
+a log file."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -34,6 +36,11 @@ class _Rate(ProgressColumn):
         return Text(f"{task.speed:,.1f} {unit}/s" if task.speed else f"- {unit}/s", style="cyan")
 
 
+def _has_widgets(console: Console) -> bool:
+    """Whether this is a notebook in which Rich can draw a bar (it needs ``ipywidgets``)."""
+    return console.is_jupyter and importlib.util.find_spec("ipywidgets") is not None
+
+
 class Bar:
     """A running count of units of work."""
 
@@ -43,7 +50,7 @@ class Bar:
         self._began = self._printed = time.monotonic()
         self._enabled = enabled
         self._live: Progress | None = None
-        if enabled and console.is_terminal:
+        if enabled and (console.is_terminal or _has_widgets(console)):
             self._live = Progress(
                 TextColumn("{task.description}", style="bold", markup=False),
                 BarColumn(),
@@ -87,6 +94,7 @@ def bar(description: str, total: int | None, unit: str, *, start: int = 0, enabl
     if progress._live:
         with progress._live:
             yield progress
+            progress._live.refresh()  # in a notebook Rich draws no last state itself
         return
     yield progress
     if enabled:

@@ -21,6 +21,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.spaces import Space
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.vectors import normalize_rows
+from tests.pages import run_group
 from tests.st_folders import write_dense_folder
 from tests.tiny import recipe, sentences, write_model
 from tests.training.runs import export
@@ -66,6 +67,14 @@ def test_plain_sentence_transformers_embeds_queries_and_documents(run: Run, tmp_
     np.testing.assert_allclose(model.encode_document([stored[i].text for i in passages]), vectors, atol=1e-3)
     with pytest.raises(ValueError, match="Could not determine route"):  # neither model is right for every text
         model.encode(texts)
+
+
+def test_the_page_s_example_runs_as_it_stands(run: Run, tmp_path: Path, monkeypatch, capsys) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "query_encoder").symlink_to(run.folder)
+    monkeypatch.chdir(tmp_path)
+    assert run_group("asymmetric")["queries"].shape == (1, 8)
+    assert "tensor" in capsys.readouterr().out
 
 
 def test_the_folder_and_its_card_name_no_place_of_this_machine(run: Run) -> None:
