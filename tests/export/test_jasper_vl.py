@@ -137,7 +137,8 @@ class Case:
         return np.asarray(self.vision_model.preprocessing.normalise(levels)).transpose(2, 0, 1)
 
 
-@pytest.fixture(scope="module", params=CASES)
+# CLIP's encoder is test_vision_parity's, and its projector is DINOv2's here.
+@pytest.fixture(scope="module", params=[pytest.param(n, marks=[pytest.mark.full] * (n == "clip")) for n in CASES])
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(request.param, tmp_path_factory.mktemp(request.param))
 
