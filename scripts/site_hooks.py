@@ -32,7 +32,7 @@ def on_config(config: MkDocsConfig) -> None:
 
 def mathml(source: str, *_: Any, **__: Any) -> str:
     """An equation in LaTeX as MathML."""
-    return f'<div style="overflow-x: auto">{convert(source.strip(), display="block")}</div>'
+    return f'<div class="math">{convert(source.strip(), display="block")}</div>'
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -60,6 +60,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return match[0] if target is None else posixpath.relpath(target, posixpath.dirname(uri) or ".")
 
     return "".join(part if part.startswith("```") else LINK.sub(moved, part) for part in FENCED.split(markdown))
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Names in docstrings, ``:func:`name```, lose the role before them, which is Sphinx's and not Markdown's."""
+    return re.sub(r":(?:class|func|meth|mod):(?=<code>)", "", html)
 
 
 def links(markdown: str) -> list[str]:
