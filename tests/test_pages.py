@@ -21,6 +21,7 @@ from jasper_jax.recipe.load import load_recipe
 from tests.pages import PAGES, REPOSITORY, blocks, group, run_group
 from tests.tiny import sentences, write_model
 
+pytestmark = pytest.mark.usefixtures("quick_programs")
 GROUPS = {
     "examples": "tests/test_pages.py",
     "loop": "tests/test_pages.py",
