@@ -28,7 +28,8 @@ class WriteFailed(UserError):
 class Interrupted(Exception):
     """The job was asked to stop (SIGTERM, SIGINT) and has saved its state; the same command continues it.
 
-    The command line exits with code 75 (EX_TEMPFAIL: "try again").
+    The command line exits with code 75 (EX_TEMPFAIL: "try again"). Called from Python, a SIGINT becomes a
+    KeyboardInterrupt instead (``runtime.interrupt``).
     """
 
 
