@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from jasper_jax import report_commands
 from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.ending import run_to_end
 from jasper_jax.runtime.errors import UserError
@@ -28,6 +29,7 @@ vectors_app = typer.Typer(help="Teacher vector stores: verify them, import vecto
 app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
 texts_app = typer.Typer(help="The text store: export the texts that an imported teacher needs vectors of.")
 app.add_typer(texts_app, name="texts", no_args_is_help=True)
+app.add_typer(report_commands.app)
 
 RecipeFile = Annotated[
     # Not a Path, which would turn gs:// into gs:/.
@@ -284,7 +286,7 @@ def run(
     processes: Processes = None,
     process: Process = None,
 ) -> None:
-    """Everything: texts, vectors, negatives, stages, evaluation, export; complete parts are skipped.
+    """Everything: texts, vectors, negatives, stages, evaluation, export, report; complete parts are skipped.
 
     Example: `jasper run configs/quickstart.yaml`
     """

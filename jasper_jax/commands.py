@@ -213,6 +213,7 @@ def evaluate_run(recipe: Recipe) -> None:
         if processes.go_on_alone():
             with stop_flag() as stop, stop.immediately():
                 _evaluate(run, embedded, timings)
+                _report(run)
 
 
 def _embed_tests(run: Run, timings: Timings) -> Embedded:
@@ -225,6 +226,7 @@ def _embed_tests(run: Run, timings: Timings) -> Embedded:
 def _evaluate(run: Run, embedded: Embedded, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
     from jasper_jax.evaluation.asymmetric import share_kept
+    from jasper_jax.evaluation.by_text import FILE
     from jasper_jax.evaluation.precisions import precision_table
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import (
@@ -240,7 +242,7 @@ def _evaluate(run: Run, embedded: Embedded, timings: Timings) -> None:
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):
         sheet = run.folder / "contact-sheet.png" if plots else None
-        evaluation = evaluate(embedded, sheet)
+        evaluation = evaluate(embedded, sheet, run.folder / FILE)
         path = results_path(run.folder, evaluation)
         to_json(evaluation, path)
         to_json(evaluation, run.folder / "evaluation.json")
@@ -299,8 +301,8 @@ def _export(run: Run, timings: Timings, output: Path | None) -> None:
 
 
 def run_all(recipe: Recipe) -> None:
-    """``jasper run``: texts, vectors, negatives, stages, evaluation, export. What the first process does last, scoring
-    and exporting, it does when the others have ended."""
+    """``jasper run``: texts, vectors, negatives, stages, evaluation, export, report. What the first process does last,
+    from scoring on, it does when the others have ended."""
     from jasper_jax.evaluation.results import is_evaluated
     from jasper_jax.export.sentence_transformers import refuse_foreign
     from jasper_jax.recipe.stages import mines
@@ -327,18 +329,33 @@ def run_all(recipe: Recipe) -> None:
 
 
 def _finish(run: Run, embedded: Embedded | None, timings: Timings) -> None:
-    """Evaluate and export, unless an earlier command did both after the last stage. ``embedded``: None if it did the
-    first."""
+    """Evaluate, export and report, unless an earlier command did so after the last stage. ``embedded``: None if it did
+    the first."""
     from jasper_jax.export.sentence_transformers import is_exported
+    from jasper_jax.reporting.write import REPORT
 
     if embedded is None:
         say("evaluation.json is of this recipe and these stages; jasper evaluate makes it again.")
     else:
         _evaluate(run, embedded, timings)
-    if embedded is None and is_exported(run.run_folder, run.folder / "export"):
+    exported = embedded is None and is_exported(run.run_folder, run.folder / "export")
+    if exported:
         say(f"{run.folder / 'export'} is of this recipe; jasper export makes it again.")
     else:
         _export(run, timings, None)
+    if not exported or not (run.folder / REPORT).is_file():
+        _report(run)
+
+
+def _report(run: Run) -> None:
+    from jasper_jax.reporting.page import has_packages
+    from jasper_jax.reporting.write import REPORT, write_report
+
+    if not has_packages():
+        say("No report: pip install 'jasper-jax[report]'")
+        return
+    write_report(run.folder, run.folder / REPORT)
+    OUT.print(bold(str(run.folder / REPORT), ": the report, which a browser opens"))
 
 
 def list_assets() -> None:

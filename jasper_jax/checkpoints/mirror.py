@@ -38,7 +38,10 @@ from jasper_jax.runtime.remote import Store
 
 CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id")
 """Small files that a resumed run appends to; they are copied back with the checkpoints."""
-SHOWN = ("recipe.yaml", "evaluation.json", "training.png", "dimensions.png")
+SHOWN = (
+    *("recipe.yaml", "evaluation.json", "evaluation-texts.json"),
+    *("training.png", "dimensions.png", "report.html"),
+)
 """Small files that are written again, or for people."""
 EVALUATIONS = "evaluations"
 """Scores and plots by data set."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 import io
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from jasper_jax.evaluation.curves import one_per_dimension, points, read_metrics, running_median, stage_of
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, retrieval_tests
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json, write_atomic
+from jasper_jax.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _INK, _FAINT = "#222222", "#777777"
 _SMALL: dict[str, Any] = {"fontsize": 8, "color": _FAINT}
-_WINDOW = 16  # the thick line is a running median over 1/16 of a stage
 _LOG = 20  # values that differ by more than this factor get a logarithmic axis
 
 
@@ -69,61 +68,20 @@ def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> Non
     save_figure(figure, out_png)
 
 
-def read_metrics(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
-    """The "step" and the "evaluation" events by global step; of a step logged twice, the later event."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8", errors="replace").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    events: dict[str, dict[tuple[int, int], dict]] = {"step": {}, "evaluation": {}}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            event = parse_json(line)
-        except ValueError as error:
-            if number == len(lines):  # half a line: the run was killed, or is writing it
-                continue
-            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-        if event.get("event") in events:
-            event.setdefault("terms", {})
-            events[event["event"]][event["global_step"], _stage(event)] = event
-    if not events["step"]:
-        raise UserError(f"{path}: no training step is recorded in it")
-    steps, evaluations = ([by_step[key] for key in sorted(by_step)] for by_step in events.values())
-    return steps, evaluations
-
-
 def _curve(axes: Axes, steps: list[dict], evaluations: list[dict], read: Any, colour: str) -> float:
     """Draw one quantity, with a line for each stage; returns the last value of its running median."""
     last = math.nan
-    for stage in sorted({_stage(step) for step in steps}):
-        x, y = _points((step for step in steps if _stage(step) == stage), read)
+    for stage in sorted({stage_of(step) for step in steps}):
+        x, y = points((step for step in steps if stage_of(step) == stage), read)
         if len(x):
-            place, smooth = _running_median(y)
+            place, smooth = running_median(y)
             marker = "o" if len(x) == 1 else None
             axes.plot(x, y, color=colour, alpha=0.25, linewidth=0.7)
             axes.plot(x[place], smooth, color=colour, linewidth=1.7, marker=marker, markersize=3)
             last = float(smooth[-1])
-    x, y = _points(evaluations, read)
+    x, y = points(evaluations, read)
     axes.plot(x, y, "o", color=colour, markeredgecolor="white", markeredgewidth=0.7, markersize=5.5)
     return last
-
-
-def _stage(event: dict) -> int:
-    return event.get("stage_index", 0)
-
-
-def _points(events: Iterable[dict], read: Any) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [(event["global_step"], value) for event in events if (value := read(event)) is not None]
-    return np.array([x for x, _ in pairs], float), np.array([y for _, y in pairs], float)
-
-
-def _running_median(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most 400 positions in ``y``, including the first and the last, and the median around each."""
-    half = len(y) // (2 * _WINDOW)
-    place = np.linspace(0, len(y) - 1, min(len(y), 400)).astype(int)
-    return place, np.array([np.median(y[max(0, k - half) : k + half + 1]) for k in place])
 
 
 def _loss_axes(axes: Axes, steps: list[dict]) -> None:
@@ -146,7 +104,7 @@ def _loss_axes(axes: Axes, steps: list[dict]) -> None:
     _style(axes)
     spans: dict[int, list[dict]] = {}
     for step in steps:
-        spans.setdefault(_stage(step), []).append(step)
+        spans.setdefault(stage_of(step), []).append(step)
     for index, span in sorted(spans.items()):
         start, end = span[0]["global_step"], span[-1]["global_step"]
         if index != min(spans):
@@ -212,11 +170,8 @@ def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: st
 def _student_line(axes: Axes, rows: list[EvaluationRow], test: str) -> None:
     """Draw a line through the dimensions. Where two heads provide one, it takes the head that is shorter at its full
     length; the other's marker is hollow."""
-    longest: dict[str | None, int] = {}
-    for row in rows:
-        longest[row.head] = max(row.dim, longest.get(row.head, 0))
-    rows = sorted(rows, key=lambda row: (row.dim, longest[row.head]))
-    chosen = list({row.dim: row for row in reversed(rows)}.values())[::-1]
+    rows = sorted(rows, key=lambda row: row.dim)
+    chosen = one_per_dimension(rows)
     values = [row.retrieval[test].ndcg10.value for row in chosen]
     axes.plot([row.dim for row in chosen], values, color=COLOURS[0], linewidth=2)
     text: dict[str, Any] = {"textcoords": "offset points", "color": COLOURS[0]}

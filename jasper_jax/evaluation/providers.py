@@ -17,6 +17,9 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.asymmetric import asymmetric_rows
+from jasper_jax.evaluation.by_text import Provider, Vectors
+from jasper_jax.evaluation.by_text import write as write_by_text
+from jasper_jax.evaluation.compare_texts import compare_texts, scored_teachers
 from jasper_jax.evaluation.image_tests import ImageTests
 from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
@@ -29,13 +32,18 @@ from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.student.dimensions import providers
+from jasper_jax.student.dimensions import Provider as HeadProvider
+from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.heads import nested_head, project_rows
 from jasper_jax.student.source import StudentSource
 from jasper_jax.student.spaces import teacher_spaces
 from jasper_jax.student.start import make_student, make_tokenizer
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
+
+
+ITSELF = "the model itself"
+"""The provider of the vectors before training, where no teacher is learned from."""
 
 
 class Embedded(NamedTuple):
@@ -74,8 +82,9 @@ def embed_tests(run: RunFolder, data: DataStores, teachers: TeacherVectors, sour
     return Embedded(run, teachers, student, texts, tests, images, by_teacher, by_stage)
 
 
-def evaluate(embedded: Embedded, sheet: Path | None = None) -> Evaluation:
-    """Score the vectors; a single process does. ``sheet``: where to draw the contact sheet of a student of images."""
+def evaluate(embedded: Embedded, sheet: Path | None = None, by_text: Path | None = None) -> Evaluation:
+    """Score the vectors; a single process does. ``sheet``: where to draw the contact sheet of a student of images.
+    ``by_text``: where to write what is found of single texts, once all stages are finished."""
     run, teachers, student, texts, tests, images, by_teacher, by_stage = embedded
     dims = [dim for head in student.heads.values() for dim in head.dims] if run.recipe.evaluation.baselines else []
     taught_by = teacher_rows(teachers, by_teacher, texts, tests, dims)
@@ -86,8 +95,12 @@ def evaluate(embedded: Embedded, sheet: Path | None = None) -> Evaluation:
         rows += scores.rows(vectors)
         if vectors is by_stage[-1]:
             rows += scores.asymmetric(vectors, teachers.dims, taught_by)
-        if run.recipe.evaluation.precisions and vectors.stages == len(run.stages):
-            precisions = scores.precisions(vectors)
+        if vectors.stages == len(run.stages):
+            if run.recipe.evaluation.precisions:
+                precisions = scores.precisions(vectors)
+            if by_text:
+                references = scored_teachers(taught_by.vectors) or scores.itself(by_stage[0])
+                write_by_text(compare_texts(scores.served(vectors), references, tests, origin(run)), by_text)
     if images and sheet:
         images.draw(sheet)
     metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
@@ -155,20 +168,36 @@ class StudentScores:
 
     def precisions(self, vectors: StudentVectors) -> list[PrecisionRow]:
         """The rows in fewer bits, at each exported dimension, of the final student."""
-        heads = {name: self.student.heads[name] for name in self._heads(len(self.run.stages), False)}
         rows: list[PrecisionRow] = []
-        for dim, provider in providers(heads, self.run.recipe.export.dims).items():
-            head = nested_head(vectors.heads[provider.head], dim)
-            projected = {name: project_rows(head, x) for name, x in vectors.pooled.items()}
-            rows += precision_rows(dim, projected, self.tests)
+        for dim, head in self._served().items():
+            rows += precision_rows(dim, _projected(vectors, head, dim), self.tests)
         return rows
+
+    def served(self, vectors: StudentVectors) -> list[Vectors]:
+        """Those of the final student at its default dimension and the shortest."""
+        served, name = self._served(), when(self.run, len(self.run.stages))
+        default = default_dimension(served, self.run.recipe.export.dim)
+        return [
+            Vectors(Provider(name=name, dim=dim, role="student"), _projected(vectors, served[dim], dim))
+            for dim in dict.fromkeys((default, min(served)))
+        ]
+
+    def itself(self, before: StudentVectors) -> list[Vectors]:
+        """The model before training, where it takes the place of teachers."""
+        if self.taught or before.stages or not before.pooled:
+            return []
+        return [Vectors(Provider(name=ITSELF, dim=self.student.width, role="teacher"), before.pooled)]
+
+    def _served(self) -> dict[int, HeadProvider]:
+        heads = {name: self.student.heads[name] for name in self._heads(len(self.run.stages), False)}
+        return providers(heads, self.run.recipe.export.dims)
 
     def _pooled_row(self, pooled: Mapping[str, np.ndarray]) -> EvaluationRow:
         """The model before training. Without teachers, its vectors are the reference for the trained student."""
         if self.reference is None:
             self.reference = pooled.get(HELD_OUT)
         return EvaluationRow(
-            provider="student before training" if self.taught else "the model itself",
+            provider="student before training" if self.taught else ITSELF,
             role="student" if self.taught else "teacher",
             dim=self.student.width,
             weights=self.student.encoder.weights_per_token,
@@ -185,3 +214,8 @@ class StudentScores:
         else:
             heads = [head for head in rest[0].heads if self.run.recipe.heads[head].init == "ridge"]
         return heads or (list(rest[0].heads) if with_images and rest and rest[0].learns_from("images") else [])
+
+
+def _projected(vectors: StudentVectors, head: HeadProvider, dim: int) -> dict[str, np.ndarray]:
+    nested = nested_head(vectors.heads[head.head], dim)
+    return {name: project_rows(nested, pooled) for name, pooled in vectors.pooled.items()}

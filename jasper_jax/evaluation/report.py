@@ -215,7 +215,7 @@ def console_table(evaluation: Evaluation, test: str | None = None) -> Table:
 
     With one retrieval test, or if ``test`` names one, its four metrics; with several, the nDCG@10 of each and the mean.
     """
-    rows, columns = _ordered(evaluation), _columns(evaluation, test)
+    rows, columns = ordered_rows(evaluation), score_columns(evaluation, test)
     has_heads = any(row.head for row in rows)
     table = Table(
         box=SIMPLE_HEAD,
@@ -243,8 +243,8 @@ def console_table(evaluation: Evaluation, test: str | None = None) -> Table:
 
 def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
     """The main columns as a Markdown table, for a README or a model card; ends with a newline."""
-    rows = _ordered(evaluation)
-    columns = [column for column in _columns(evaluation, test) if column.compact]
+    rows = ordered_rows(evaluation)
+    columns = [column for column in score_columns(evaluation, test) if column.compact]
     best = [column.best(rows) for column in columns]
     several = len({row.head for row in rows if row.head}) > 1
     lines = [
@@ -258,7 +258,7 @@ def markdown_table(evaluation: Evaluation, test: str | None = None) -> str:
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def _ordered(evaluation: Evaluation) -> list[EvaluationRow]:
+def ordered_rows(evaluation: Evaluation) -> list[EvaluationRow]:
     """Teachers, then the student by stage; a provider's rows together, by decreasing dimension."""
     first = {row.provider: i for i, row in reversed(list(enumerate(evaluation.rows)))}
     return sorted(
@@ -267,7 +267,9 @@ def _ordered(evaluation: Evaluation) -> list[EvaluationRow]:
 
 
 @dataclass(frozen=True)
-class _Column:
+class Column:
+    """A column of scores; a ``compact`` one is in Markdown tables too."""
+
     title: str
     value: Callable[[EvaluationRow], float | None]
     half: Callable[[EvaluationRow], float] | None = None
@@ -289,7 +291,8 @@ class _Column:
         return (min if self.lower_is_better else max)(values, default=None)
 
 
-def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
+def score_columns(evaluation: Evaluation, test: str | None = None) -> list[Column]:
+    """The columns of a table that have a score; ``test`` as of :func:`console_table`."""
     names = _names(evaluation, test)
     best = _best(evaluation, "teacher", names)
     columns = [_retrieval(name, "ndcg10", f"{name} nDCG@10", interval=True) for name in names]
@@ -301,39 +304,39 @@ def _columns(evaluation: Evaluation, test: str | None) -> list[_Column]:
             _retrieval(names[0], "mrr10", "MRR@10"),
         ]
     elif names:
-        columns.append(_Column("mean nDCG@10", lambda row: ndcg10(row, names)))
+        columns.append(Column("mean nDCG@10", lambda row: ndcg10(row, names)))
     # Without teachers the student is compared with the model before training, which has a head.
     itself = any(row.role == "teacher" and row.head for row in evaluation.rows)
     title = "of the model itself" if itself else "of better teacher"
-    columns.append(_Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
-    columns.append(_Column("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10.value if row.pairs else None))
+    columns.append(Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
+    columns.append(Column("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10.value if row.pairs else None))
     columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
     columns += [
-        _Column(
+        Column(
             "M weights",
             lambda row: None if row.weights is None else row.weights / 1e6,
             form="{:.1f}",
             lower_is_better=True,
         ),
-        _Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),
-        _Column("neighbours", lambda row: row.agreement.overlap if row.agreement else None, compact=False),
+        Column("agreement", lambda row: row.agreement.spearman if row.agreement else None),
+        Column("neighbours", lambda row: row.agreement.overlap if row.agreement else None, compact=False),
         *(column for split in ("test", "held_out") for column in _image_columns(split)),
     ]
     return [column for column in columns if column.best(evaluation.rows) is not None]
 
 
-def _retrieval(name: str, field: str, title: str, interval: bool = False) -> _Column:
+def _retrieval(name: str, field: str, title: str, interval: bool = False) -> Column:
     def score(row: EvaluationRow) -> Interval:
         return getattr(row.retrieval[name], field)
 
-    return _Column(
+    return Column(
         title,
         lambda row: score(row).value if name in row.retrieval else None,
         (lambda row: score(row).half) if interval else None,
     )
 
 
-def _image_columns(split: str) -> list[_Column]:
+def _image_columns(split: str) -> list[Column]:
     """Recall of images by captions and of captions by images; only the first column for held-out pairs."""
 
     def score(direction: str, field: str) -> Callable[[EvaluationRow], float | None]:
@@ -341,11 +344,11 @@ def _image_columns(split: str) -> list[_Column]:
 
     suffix = "" if split == "test" else " held out"
     columns = [
-        _Column(f"text→image R@10{suffix}", score("text_to_image", "recall10")),
-        _Column(f"R@1{suffix}", score("text_to_image", "recall1"), compact=split == "test"),
-        _Column(f"image→text R@10{suffix}", score("image_to_text", "recall10"), compact=split == "test"),
-        _Column(f"R@1 i→t{suffix}", score("image_to_text", "recall1"), compact=False),
-        _Column(
+        Column(f"text→image R@10{suffix}", score("text_to_image", "recall10")),
+        Column(f"R@1{suffix}", score("text_to_image", "recall1"), compact=split == "test"),
+        Column(f"image→text R@10{suffix}", score("image_to_text", "recall10"), compact=split == "test"),
+        Column(f"R@1 i→t{suffix}", score("image_to_text", "recall1"), compact=False),
+        Column(
             f"median rank{suffix}",
             score("text_to_image", "median_rank"),
             form="{:.0f}",
@@ -356,8 +359,8 @@ def _image_columns(split: str) -> list[_Column]:
     return columns if split == "test" else columns[:1]
 
 
-def _similarity(name: str) -> _Column:
-    return _Column(
+def _similarity(name: str) -> Column:
+    return Column(
         f"{name.capitalize()} Spearman",
         lambda row: row.similarity[name].spearman if name in row.similarity else None,
     )

@@ -83,6 +83,21 @@ def score_retrieval(
 
 def score_ranking(nearest: np.ndarray, test: RetrievalTest, seed: int = 0, resamples: int = 1000) -> RetrievalScore:
     """:func:`score_retrieval` of the positions ``nearest [Q, 11]`` of each query's passages, the nearest first."""
+    ranked = ranked_passages(nearest, test)
+    values = metrics_per_query(ranked, test.relevant)
+    return RetrievalScore(
+        queries=len(ranked),
+        passages=len(test.passages),
+        missing=sum(p not in test.passages for q in ranked for p in test.relevant[q]),
+        **dict(zip(METRICS, bootstrap(values, seed, resamples), strict=True)),
+    )
+
+
+def ranked_passages(nearest: np.ndarray, test: RetrievalTest) -> dict[str, list[str]]:
+    """The ids of the first ten passages of every query, without the query's own, from ``nearest [Q, 11]``.
+
+    UserError: a query has no relevant passage, or there is no query.
+    """
     query_ids, passage_ids = list(test.queries), list(test.passages)
     unanswered = [q for q in query_ids if not test.relevant.get(q)]
     if unanswered or not query_ids:
@@ -91,14 +106,7 @@ def score_ranking(nearest: np.ndarray, test: RetrievalTest, seed: int = 0, resam
 
     own = {q for q in query_ids if q in test.passages and q not in test.relevant[q]}
     named = ([passage_ids[p] for p in row] for row in nearest)
-    ranked = {q: [p for p in row if p != q or q not in own][:DEPTH] for q, row in zip(query_ids, named, strict=True)}
-    values = metrics_per_query(ranked, test.relevant)
-    return RetrievalScore(
-        queries=len(query_ids),
-        passages=len(passage_ids),
-        missing=sum(p not in test.passages for q in query_ids for p in test.relevant[q]),
-        **dict(zip(METRICS, bootstrap(values, seed, resamples), strict=True)),
-    )
+    return {q: [p for p in row if p != q or q not in own][:DEPTH] for q, row in zip(query_ids, named, strict=True)}
 
 
 def rank(

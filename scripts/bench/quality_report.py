@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from jasper_jax.evaluation.plots import read_metrics
+from jasper_jax.evaluation.curves import read_metrics
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json, markdown_table, retained
 
 TERMS = ("cosine", "similarity", "relative")

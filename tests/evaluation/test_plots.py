@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from jasper_jax.evaluation import plots
-from jasper_jax.evaluation.plots import plot_dimensions, plot_training, read_metrics
+from jasper_jax.evaluation.curves import read_metrics, running_median
+from jasper_jax.evaluation.plots import plot_dimensions, plot_training
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.runtime.errors import UserError
@@ -103,23 +104,23 @@ def test_of_a_repeated_step_the_later_counts(tmp_path):
 
 def test_running_median():
     values = np.random.default_rng(0).normal(size=320)
-    place, median = plots._running_median(values)
+    place, median = running_median(values)
     assert place.tolist() == list(range(320))
     assert median[100] == np.median(values[90:111])
     assert median[0] == np.median(values[:11])
-    place, median = plots._running_median(np.arange(50_000.0))
+    place, median = running_median(np.arange(50_000.0))
     assert (len(place), place[0], place[-1]) == (400, 0, 49_999)
     np.testing.assert_array_equal(median[100:300], place[100:300])
 
 
 def test_metrics_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="no training step"):
         read_metrics(tmp_path / "none.jsonl")
     with pytest.raises(UserError, match="no training step"):
         read_metrics(write(tmp_path / "empty.jsonl", [{"event": "start"}], "{"))
     broken = tmp_path / "broken.jsonl"
     broken.write_text('{"event": "ste\n' + json.dumps(step(1, 1, 1.0, {})) + "\n")
-    with pytest.raises(UserError, match="line 1 is not JSON"):
+    with pytest.raises(UserError, match="1: not a JSON line"):
         read_metrics(broken)
 
 
