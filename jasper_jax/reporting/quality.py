@@ -81,11 +81,12 @@ def _traces(evaluation: Evaluation, measure: Measure, size: int) -> list[Trace]:
         trace = score_trace(provider, of_provider, measure, size, "@faint", symbol="circle-open", marker=6)
         trace["line"] |= {"dash": "dot", "width": 1.2}
         traces.append(trace)
-    mixed = [row for row in rows if row.role == "asymmetric"]
-    for row in mixed:
-        traces.append(
-            score_trace(row.provider, [row], measure, size, colour(0), symbol="star", mode="markers", marker=9)
-        )
+    shades = {row.provider: colour(index) for index, row in enumerate(teachers, 1)}
+    for row in rows:
+        if row.role == "asymmetric":
+            shade = shades.get(row.documents or "", "@faint")
+            trace = score_trace(row.provider, [row], measure, size, shade, symbol="star", mode="markers", marker=10)
+            traces.append({**trace, "visible": "legendonly"})
     if students:
         line = one_per_dimension(students)
         traces.append(score_trace("student", line, measure, size, colour(0), symbol="circle", marker=8))

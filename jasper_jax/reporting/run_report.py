@@ -73,7 +73,7 @@ def _quality(run: RunFiles) -> Section:
         return section
     section.text = (
         "Each point is one kind of vector. Bars are 95% bootstrap intervals over queries. Small squares need no"
-        " training: the teachers' vectors through an SVD; in the legend, also cut."
+        " training: the teachers' vectors through an SVD. Choose in the legend what is drawn."
     )
     by_dim, by_bytes = zip(*figures)
     section.charts = [
@@ -125,7 +125,7 @@ def _agreement(run: RunFiles) -> Iterator[Section]:
         assert row.agreement is not None
         a = row.agreement
         shared = as_cell(None if a.overlap is None else 100 * a.overlap, "{:.1f}%")
-        table.add(f"{row.dim} dimensions", row.head or "", scored(a.spearman), shared, a.texts, a.pairs)
+        table.add(f"student ({row.dim})", row.head or "", scored(a.spearman), shared, a.texts, a.pairs)
     section.tables = [table] if rows else []
     if section.charts or section.tables:
         yield section
@@ -147,7 +147,7 @@ def _map(run: RunFiles) -> Iterator[Section]:
     pairs = pairs_of(found.providers)
     students = list(dict.fromkeys(s for s, _ in pairs))
     teachers = list(dict.fromkeys(t for _, t in pairs))
-    names = [f"{provider_label(found.providers[s])}; {found.providers[t].name}" for s in students for t in teachers]
+    names = [f"{provider_label(found.providers[s])}, {found.providers[t].name}" for s in students for t in teachers]
     table = Table(["text", "kind", *names])
     table.caption = f"The {min(_DISAGREE, len(found.map))} texts on which they disagree most"
     for number in _most(found)[:_DISAGREE]:
@@ -260,5 +260,6 @@ def _data(found: ByText | None) -> dict:
         "providers": [provider_label(provider) for provider in found.providers],
         "tests": tests["retrieval"],
         "map": [{"text": text.text, "nearest": text.nearest} for text in found.map],
+        "pairs": pairs_of(found.providers),
         "most": _most(found)[:1],
     }

@@ -31,6 +31,11 @@ class Table:
         """Of each column, whether its cells are numbers."""
         return [any(row[i].value is not None for row in self.rows) for i in range(len(self.columns))]
 
+    @property
+    def long(self) -> list[bool]:
+        """Of each column, whether it has sentences, which need width."""
+        return [any(len(row[i].text) > 40 for row in self.rows) for i in range(len(self.columns))]
+
 
 def as_cell(value: str | float | None, form: str = "{:,}", suffix: str = "") -> Cell:
     """A number in the given form; None as –."""

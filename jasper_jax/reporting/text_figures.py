@@ -12,8 +12,8 @@ _FEWEST = 64
 
 
 def provider_label(provider: Provider) -> str:
-    """Its name in choices and columns: ``student, 256 dimensions``."""
-    return f"{'student' if provider.role == 'student' else provider.name}, {provider.dim} dimensions"
+    """Its name in choices and columns: ``student (256)``."""
+    return f"{'student' if provider.role == 'student' else provider.name} ({provider.dim})"
 
 
 def density_figures(found: ByText) -> list[Figure]:
@@ -42,7 +42,7 @@ def density_figures(found: ByText) -> list[Figure]:
         line["line"] = {"color": "@faint", "width": 1, "dash": "dash"}
         figures.append(
             Figure(
-                f"{provider_label(student)}; {provider_label(teacher)}",
+                f"{provider_label(student)}, {provider_label(teacher)}",
                 [heat, line],
                 {
                     "xaxis": {"title": {"text": plain(f"similarity to {teacher.name}")}, "range": ends},
@@ -84,7 +84,7 @@ def map_figures(found: ByText) -> list[Figure]:
                 },
                 "hovertemplate": "%{text}<br>disagreement %{marker.color:.3f}<extra></extra>",
             }
-            title = f"{provider_label(student)}; {provider_label(teacher)}"
+            title = f"{provider_label(student)}, {provider_label(teacher)}"
             figures.append(Figure(title, [trace], {"xaxis": dict(hidden), "yaxis": dict(hidden)}))
     return figures
 
@@ -97,9 +97,13 @@ def layout(places: np.ndarray) -> np.ndarray:
         flat[:, : places.shape[1]] = places[:, :2]
         return flat
     from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
 
     perplexity = min(30.0, len(places) / 5)
-    return TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=0).fit_transform(places)
+    with threadpool_limits(
+        1
+    ):  # its threads wait for each other: on a busy machine a hundred seconds, and three with one
+        return TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=0).fit_transform(places)
 
 
 def _lines(text: str, width: int = 60, most: int = 4) -> str:

@@ -33,10 +33,11 @@
     const figures = data.charts[place.dataset.chart];
     const figure = figures[Number(place.dataset.shown || 0)];
     const given = figure.layout;
-    const narrow = place.clientWidth < 560;
-    const entries = figure.data.filter((trace) => trace.showlegend !== false && trace.name).length;
-    const legend = given.showlegend !== false && entries > 1;
-    const rows = legend ? Math.ceil(entries / (narrow ? 1 : Math.max(1, Math.floor(place.clientWidth / 230)))) : 0;
+    const entries = figure.data.filter((trace) => trace.showlegend !== false && trace.name);
+    const legend = given.showlegend !== false && entries.length > 1;
+    const widest = 62 + 6.2 * Math.max(...entries.map((trace) => trace.name.length), 0);
+    const rows = legend ? Math.ceil(entries.length / Math.max(1, Math.floor((place.clientWidth - 60) / widest))) : 0;
+    const bare = given.xaxis?.visible === false;
     place.style.height = `${(place.dataset.height ||= parseInt(place.style.height, 10)) * 1 + 21 * rows}px`;
     const layout = {
       ...given,
@@ -44,7 +45,7 @@
       yaxis: { ...axis, ...given.yaxis },
       showlegend: legend,
       legend: { orientation: "h", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 11 } },
-      margin: { l: 46, r: 12, t: 22, b: 46 + 21 * rows },
+      margin: bare ? { l: 0, r: 0, t: 8, b: 8 } : { l: 46, r: 12, t: 22, b: 46 + 21 * rows },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: "@ink", size: 12, family: getComputedStyle(document.body).fontFamily },
@@ -60,9 +61,11 @@
   for (const place of charts) draw(place);
   for (const select of document.querySelectorAll("select[data-for]")) {
     select.addEventListener("change", () => {
-      const place = document.getElementById(`chart-${select.dataset.for}`);
-      place.dataset.shown = select.value;
-      draw(place);
+      for (const other of select.closest(".charts").querySelectorAll("select")) { // by dimension and by bytes: the same
+        const place = document.getElementById(`chart-${other.dataset.for}`);
+        place.dataset.shown = other.value = select.value;
+        draw(place);
+      }
     });
   }
   dark.addEventListener("change", () => charts.forEach(draw));
@@ -139,7 +142,10 @@
     const right = new Set(example.answers);
     const list = element("ol");
     for (const passage of example.first[provider]) {
-      list.append(element("li", { className: right.has(passage) ? "answer" : "" }, test.passages[passage]));
+      const item = element("li", { className: right.has(passage) ? "answer" : "" });
+      item.append(element("span", { className: "clamped" }, test.passages[passage]));
+      item.addEventListener("click", () => item.firstElementChild.classList.toggle("clamped"));
+      list.append(item);
     }
     const name = data.providers[provider];
     const score = element("small", {}, ` nDCG@10 ${example.ndcg10[provider].toFixed(2)}`);
@@ -198,16 +204,22 @@
 
   const neighbours = document.getElementById("neighbours");
   if (neighbours) {
-    const show = (number) => {
-      const text = data.map[number];
-      const sides = text.nearest.map((nearest, provider) => {
-        const list = element("ol", {}, ...nearest.map((other) => element("li", {}, data.map[other].text)));
+    const place = document.getElementById("chart-map");
+    let chosen = data.most[0];
+    const show = () => {
+      const text = data.map[chosen];
+      const sides = data.pairs[Number(place.dataset.shown || 0)].map((provider) => {
+        const list = element("ol", {}, ...text.nearest[provider].map((other) => element("li", {}, data.map[other].text)));
         return element("div", { className: "side" }, element("h3", {}, data.providers[provider]), list);
       });
       const title = element("summary", {}, element("small", {}, "Nearest to: "), element("b", {}, text.text));
       neighbours.replaceChildren(element("details", { open: true }, title, element("div", { className: "sides" }, ...sides)));
     };
-    document.getElementById("chart-map").on("plotly_click", (event) => show(event.points[0].customdata));
-    show(data.most[0]);
+    place.on("plotly_click", (event) => {
+      chosen = event.points[0].customdata;
+      show();
+    });
+    document.querySelector('select[data-for="map"]')?.addEventListener("change", show);
+    show();
   }
 })();
