@@ -30,7 +30,8 @@ def recipe(tmp_path: Path) -> Path:
 
 def test_every_command_has_help_with_an_example(call) -> None:
     for command in (["check"], ["embed"], ["train"], ["run"], ["evaluate"], ["export"], ["encode"], ["assets"],
-                    ["mteb"], ["vectors", "verify"], ["vectors", "import"], ["texts", "export"]):  # fmt: skip
+                    ["mteb"], ["report"], ["compare"], ["vectors", "verify"], ["vectors", "import"],
+                    ["texts", "export"]):  # fmt: skip
         code, out, _ = call(*command, "--help")
         assert code == 0
         assert "Example" in out

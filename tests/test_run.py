@@ -21,9 +21,11 @@ import yaml
 
 from jasper_jax import Distilled, Embedder, UserError, commands, distil, load_recipe
 from jasper_jax.encoders import folder as folders
+from jasper_jax.evaluation import by_text
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import dump_recipe
+from jasper_jax.reporting.page import has_packages
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.student import start
@@ -187,7 +189,7 @@ def test_evaluation_and_export_of_a_trained_run_need_no_starting_weights(call, f
     finally:
         (place / "weights").rename(place / "student" / "model.safetensors")
     after = snapshot(place / "run")
-    drawn = {"timings.json", "training.png", "dimensions.png", "contact-sheet.png"}
+    drawn = {"timings.json", "training.png", "dimensions.png", "contact-sheet.png", "report.html"}
     assert {name for name in before | after if before.get(name) != after.get(name)} <= drawn
 
 
@@ -203,6 +205,21 @@ def test_a_finished_run_does_nothing_twice(call, finished) -> None:
     assert {name for name in before | after if before.get(name) != after.get(name)} <= {"timings.json"}
     again = json.loads((place / "run" / "timings.json").read_text("utf-8"))
     assert {name: again[name] for name in ("evaluation", "export")} == {n: seconds[n] for n in ("evaluation", "export")}
+
+
+def test_a_run_ends_with_its_report(finished) -> None:
+    run = finished[0] / "run"
+    found = by_text.read(run / by_text.FILE)
+    assert found is not None
+    assert [(p.name, p.dim) for p in found.providers] == [
+        ("after stage-3", 24),
+        ("teacher a", 16),
+        ("teacher b", 8),
+        ("teachers concatenated", 24),
+    ]
+    assert (len(found.map), [np.array(d.counts).sum() for d in found.densities]) == (32, [32 * 31 // 2] * 3)
+    if has_packages():
+        assert "tiny" in (run / "report.html").read_text("utf-8")
 
 
 def test_results_are_kept_by_data_set(call, finished, tmp_path: Path) -> None:

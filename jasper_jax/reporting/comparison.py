@@ -28,7 +28,9 @@ def comparison_page(runs: Sequence[RunFiles]) -> Page:
     names = run_names(runs)
     sections = [_overview(runs, names), _quality(runs, names), *_queries(runs, names), *_losses(runs, names)]
     sections += [*_time(runs, names), _recipes(runs, names)]
-    return Page(f"{len(runs)} runs: {', '.join(names)}", lead(runs[0].recipe), sections=sections)
+    return Page(
+        ", ".join(names), f"{len(runs)} runs; {names[0]} is what the others are compared with.", sections=sections
+    )
 
 
 def run_names(runs: Sequence[RunFiles]) -> list[str]:
@@ -40,30 +42,27 @@ def run_names(runs: Sequence[RunFiles]) -> list[str]:
 
 
 def _overview(runs: Sequence[RunFiles], names: list[str]) -> Section:
+    made = Table(["run", "what was distilled from what", "steps", "hours"], caption="Hours: of the whole run")
     table = Table(
-        ["run", "distilled", "dim", "bytes", "mean nDCG@10", "of best teacher", "agreement", "M weights", "hours"],
-        caption="Every dimension of every final student; hours: of the whole run",
+        ["run", "dim", "bytes", "mean nDCG@10", "of best teacher", "agreement", "M weights"],
+        caption="Every dimension of every final student",
     )
     for run, name in zip(runs, names):
         hours = as_cell(sum(run.seconds.values()) / 3600 if run.seconds else None, "{:.2f}")
-        rows = final_rows(run.evaluation) if run.evaluation else []
+        made.add(name, lead(run.recipe), len(run.steps), hours)
         kept = {(k.head, k.dim): k for k in retained(run.evaluation)} if run.evaluation else {}
-        for row in rows:
+        for row in final_rows(run.evaluation) if run.evaluation else ():
             k = kept.get((row.head, row.dim))
             table.add(
                 name,
-                lead(run.recipe),
                 as_cell(row.dim, "{}"),
                 FLOAT32 * row.dim,
                 scored(k.ndcg10 if k else None),
                 as_cell(k.of_teacher if k else None, "{:.1f}%"),
                 scored(row.agreement.spearman if row.agreement else None),
                 as_cell(None if row.weights is None else row.weights / 1e6, "{:.1f}"),
-                hours,
             )
-        if not rows:
-            table.add(name, lead(run.recipe), *[None] * 6, hours)
-    return Section("runs", "Runs", tables=[table])
+    return Section("runs", "Runs", tables=[made, *([table] if table.rows else [])])
 
 
 def _quality(runs: Sequence[RunFiles], names: list[str]) -> Section:

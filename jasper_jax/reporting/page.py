@@ -79,7 +79,7 @@ def render(page: Page) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("jasper_jax.reporting", "page"),
+        loader=PackageLoader("jasper_jax.reporting", "template"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -108,7 +108,7 @@ def plotly_script() -> str:
 
 
 def _file(name: str) -> str:
-    return (resources.files("jasper_jax.reporting") / "page" / name).read_text("utf-8")
+    return (resources.files("jasper_jax.reporting") / "template" / name).read_text("utf-8")
 
 
 def _hash(script: str) -> str:

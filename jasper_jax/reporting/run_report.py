@@ -193,11 +193,26 @@ def _time(run: RunFiles) -> Section:
             steps = [s for s in run.steps if s.get("stage") == stage]
             speed.add(stage, len(steps), *(_median(steps, key, form) for key, form in _SPEEDS))
         section.tables.append(speed)
+    if costs := _costs(run):
+        section.tables.append(costs)
     machine = run.evaluation.metadata.get("environment") if run.evaluation else None
     if isinstance(machine, dict):
         facts = ", ".join(f"{key}: {value}" for key, value in machine.items())
         section.text = f"The evaluation ran on {facts}."
     return section
+
+
+def _costs(run: RunFiles) -> Table | None:
+    """What a vector of each teacher and of the student costs, whatever the machine."""
+    table = Table(["vectors", "dim", "M weights per token", "bytes per vector", "GB per million vectors"])
+    table.caption = "Cost of a vector, in float32"
+    teachers = [row for row in run.evaluation.rows if row.role in ("teacher", "teachers")] if run.evaluation else []
+    for row in (*teachers, *(final_rows(run.evaluation) if run.evaluation else ())):
+        name = "student" if row.stage else row.provider
+        weights = as_cell(None if row.weights is None else row.weights / 1e6, "{:,.1f}")
+        size = FLOAT32 * row.dim
+        table.add(name, as_cell(row.dim, "{}"), weights, size, as_cell(size / 1000, "{:.3f}"))
+    return table if table.rows else None
 
 
 _SPEEDS = (("texts_per_second", "{:,.0f}"), ("tokens_per_second", "{:,.0f}"), ("padding_share", "{:.1%}"))

@@ -34,7 +34,7 @@ class Table:
     @property
     def long(self) -> list[bool]:
         """Of each column, whether it has sentences, which need width."""
-        return [any(len(row[i].text) > 40 for row in self.rows) for i in range(len(self.columns))]
+        return [any(len(row[i].text) > 60 for row in self.rows) for i in range(len(self.columns))]
 
 
 def as_cell(value: str | float | None, form: str = "{:,}", suffix: str = "") -> Cell:
