@@ -8,12 +8,12 @@ Its texts are as they may be printed (``runtime/shown.py``).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from jasper_jax.evaluation.retrieval import Interval
 from jasper_jax.runtime.errors import UserError
@@ -114,6 +114,36 @@ class ByText(_Record):
     retrieval: dict[str, TestTexts] = {}
     densities: list[Density] = []
     map: list[MapText] = []
+
+    @model_validator(mode="after")
+    def _positions(self) -> ByText:
+        """ValueError for a position of nothing: a reader may follow all of them."""
+        people, pairs = len(self.providers), pairs_of(self.providers)
+        students, teachers = len({s for s, _ in pairs}), len({t for _, t in pairs})
+
+        def need(positions: Iterable[int], count: int, what: str) -> None:
+            if any(not 0 <= position < count for position in positions):
+                raise ValueError(f"a position of one of {count} {what} is not of these")
+
+        for test in self.retrieval.values():
+            if len(test.ndcg10) != people or [(c.student, c.teacher) for c in test.comparisons] != pairs:
+                raise ValueError("a test whose comparisons are not those of the providers")
+            for c in test.comparisons:
+                need((*c.most_gained, *c.most_lost), len(test.examples), "examples")
+            for e in test.examples:
+                need((*e.answers, *(p for first in e.first for p in first)), len(test.passages), "passages")
+                if not len(e.ndcg10) == len(e.first) == people:
+                    raise ValueError("an example without every provider")
+        for density in self.densities:
+            need((density.student, density.teacher), people, "providers")
+            if {len(row) for row in density.counts} != {len(density.counts)}:
+                raise ValueError("a density that is no square")
+        for text in self.map:
+            need((n for nearest in text.nearest for n in nearest), len(self.map), "texts")
+            shape = [len(row) for row in text.disagreement], len(text.nearest), len(text.place)
+            if shape != ([teachers] * students, people, len(self.map[0].place)):
+                raise ValueError("a text of the map without every provider")
+        return self
 
 
 class Vectors(NamedTuple):

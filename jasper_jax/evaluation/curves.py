@@ -20,12 +20,17 @@ def read_metrics(path: str | os.PathLike) -> tuple[list[dict], list[dict]]:
     """The "step" and the "evaluation" events by global step; of a step logged twice, the later event.
 
     Raises:
-      UserError: there is no such file, no step in it, or a line before the last is not a JSON object.
+      UserError: there is no such file, no step in it, a line before the last is not a JSON object, or an event has no
+        step.
     """
     events: dict[str, dict[tuple[int, int], dict]] = {"step": {}, "evaluation": {}}
     for event in read_events(Path(path)):
         if event.get("event") in events:
-            event.setdefault("terms", {})
+            terms = event.setdefault("terms", {})
+            if not (isinstance(event.get("global_step"), int) and isinstance(stage_of(event), int)) or not isinstance(
+                terms, dict
+            ):
+                raise UserError(f"{path}: an event {event['event']!r} has no global_step, stage_index or terms")
             events[event["event"]][event["global_step"], stage_of(event)] = event
     if not events["step"]:
         raise UserError(f"{path}: no training step is recorded in it")
@@ -39,8 +44,8 @@ def stage_of(event: dict) -> int:
 
 
 def points(events: Iterable[dict], read: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Global steps and values ``read(event)`` of the events that have one."""
-    pairs = [(event["global_step"], value) for event in events if (value := read(event)) is not None]
+    """Global steps and values ``read(event)`` of the events whose value is a number."""
+    pairs = [(event["global_step"], value) for event in events if isinstance(value := read(event), int | float)]
     return np.array([x for x, _ in pairs], float), np.array([y for _, y in pairs], float)
 
 

@@ -35,6 +35,10 @@ def measures(evaluation: Evaluation) -> list[Measure]:
         Measure("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10 if row.pairs else None),
         *(Measure(f"{name} Spearman", lambda row, name=name: _similarity(row, name)) for name in judged),
         Measure("agreement with the teachers (Spearman)", _agreement),
+        *(
+            Measure(f"{split.replace('_', ' ')} images, text→image R@10", lambda row, split=split: _images(row, split))
+            for split in dict.fromkeys(split for row in evaluation.rows for split in row.images)
+        ),
     ]
     if len(names) > 1:
         found.insert(len(names), Measure("mean nDCG@10", lambda row: _exact(ndcg10(row, names))))
@@ -170,3 +174,7 @@ def _similarity(row: EvaluationRow, name: str) -> Interval | None:
 
 def _agreement(row: EvaluationRow) -> Interval | None:
     return _exact(row.agreement.spearman) if row.agreement else None
+
+
+def _images(row: EvaluationRow, split: str) -> Interval | None:
+    return _exact(row.images[split].text_to_image.recall10) if split in row.images else None

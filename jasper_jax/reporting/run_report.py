@@ -185,12 +185,12 @@ def _time(run: RunFiles) -> Section:
         table.add(phase, as_cell(seconds, "{:,.1f}"), share)
     section.tables = [table]
     section.charts = [Chart("time", "Seconds by phase", [time_figure({"": run.seconds})], height=200)]
-    rates = {s["stage"]: s for s in run.steps if "texts_per_second" in s}
+    rates = dict.fromkeys(str(s.get("stage")) for s in run.steps if "texts_per_second" in s)
     if rates:
         speed = Table(["stage", "steps", "texts per second", "tokens per second", "padding"])
         speed.caption = "Median over the steps of a stage"
         for stage in rates:
-            steps = [s for s in run.steps if s.get("stage") == stage]
+            steps = [s for s in run.steps if str(s.get("stage")) == stage]
             speed.add(stage, len(steps), *(_median(steps, key, form) for key, form in _SPEEDS))
         section.tables.append(speed)
     if costs := _costs(run):

@@ -12,6 +12,7 @@ import pytest
 
 from jasper_jax.evaluation.by_text import FILE
 from jasper_jax.evaluation.report import to_json
+from jasper_jax.runtime.files import sealed
 from tests.reporting.run_folders import HOSTILE, events, scores, write_run
 
 pytest.importorskip("plotly")
@@ -153,6 +154,27 @@ def test_a_missing_part_is_a_sentence(run: Path, file: str, left_out: dict[str, 
     for key, sentence in found.items():
         assert str(run) not in sentence
         assert left_out[key] in sentence or damage == "damaged"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [{"event": "step"}, {"event": "step", "global_step": "1"}, {"event": "step", "global_step": 1, "terms": []}],
+)
+def test_events_that_no_run_wrote_are_a_sentence(run: Path, event: dict[str, Any]) -> None:
+    (run / "metrics.jsonl").write_text(json.dumps(event) + "\n")
+    made(run)
+    assert "Left out: the run/metrics.jsonl" in headings(run)["losses"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [('"most_lost":[', '"most_lost":[4000,'), ('"nearest":[[', '"nearest":[[-1,'), ('"first":[[', '"first":[[900,')],
+)
+def test_positions_of_nothing_are_a_sentence(run: Path, before: str, after: str) -> None:
+    tree = json.loads((run / FILE).read_text("utf-8").replace(before, after, 1))
+    (run / FILE).write_text(json.dumps(sealed(tree)), "utf-8")
+    made(run)
+    assert "is not of these" in headings(run)["queries"]
 
 
 def test_texts_of_another_evaluation_are_left_out(run: Path) -> None:
