@@ -41,7 +41,6 @@ from jasper_jax.student.start import make_student, make_tokenizer
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 
-
 ITSELF = "the model itself"
 """The provider of the vectors before training, where no teacher is learned from."""
 
