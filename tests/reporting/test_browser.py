@@ -85,12 +85,14 @@ def test_a_page_is_drawn_without_an_error_and_without_the_network(
     drawn = run(
         driver,
         """return [...document.querySelectorAll(".chart")].map((chart) => [
-             chart.id, chart.querySelectorAll(".trace, .hm image, .hm path").length, chart.clientWidth])""",
+             chart.id, chart.querySelectorAll(".trace, .hm image, .hm path").length, chart.clientWidth,
+             chart.clientHeight, chart.querySelector(".main-svg").getBoundingClientRect().height])""",
     )
     assert len(drawn) >= 4
-    for chart, traces, across in drawn:
+    for chart, traces, across, place, height in drawn:
         assert traces > 0, chart
         assert across <= width, chart
+        assert height == pytest.approx(place, abs=1), chart
     assert run(driver, "return document.documentElement.scrollWidth") <= width  # a wide table scrolls in its own frame
     assert run(driver, "return typeof window.broken") == "undefined"
     paper, ink = run(

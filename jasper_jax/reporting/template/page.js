@@ -38,9 +38,12 @@
     const widest = 62 + 6.2 * Math.max(...entries.map((trace) => trace.name.length), 0);
     const rows = legend ? Math.ceil(entries.length / Math.max(1, Math.floor((place.clientWidth - 60) / widest))) : 0;
     const bare = given.xaxis?.visible === false;
-    place.style.height = `${(place.dataset.height ||= parseInt(place.style.height, 10)) * 1 + 21 * rows}px`;
+    place.dataset.height ||= parseInt(place.style.height, 10);
+    const height = Number(place.dataset.height) + 21 * rows;
+    place.style.height = `${height}px`;
     const layout = {
       ...given,
+      height,
       xaxis: { ...axis, ...given.xaxis },
       yaxis: { ...axis, ...given.yaxis },
       showlegend: legend,
