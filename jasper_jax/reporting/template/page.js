@@ -36,19 +36,20 @@
     const entries = figure.data.filter((trace) => trace.showlegend !== false && trace.name);
     const legend = given.showlegend !== false && entries.length > 1;
     const widest = 62 + 6.2 * Math.max(...entries.map((trace) => trace.name.length), 0);
-    const rows = legend ? Math.ceil(entries.length / Math.max(1, Math.floor((place.clientWidth - 60) / widest))) : 0;
+    const columns = Math.max(1, Math.floor((place.clientWidth - 60) / widest));
+    const room = legend ? 21 * Math.ceil(entries.length / columns) : 0; // of the legend, at most
     const bare = given.xaxis?.visible === false;
     place.dataset.height ||= parseInt(place.style.height, 10);
-    const height = Number(place.dataset.height) + 21 * rows;
-    place.style.height = `${height}px`;
+    const height = Number(place.dataset.height);
+    place.style.height = `${height + room}px`;
     const layout = {
       ...given,
-      height,
+      height: height + room,
       xaxis: { ...axis, ...given.xaxis },
       yaxis: { ...axis, ...given.yaxis },
       showlegend: legend,
       legend: { orientation: "h", traceorder: "normal", yref: "container", y: 0, yanchor: "bottom", x: 0, font: { size: 11 } },
-      margin: bare ? { l: 0, r: 0, t: 8, b: 8 } : { l: 46, r: 12, t: 22, b: 46 + 21 * rows },
+      margin: bare ? { l: 0, r: 0, t: 8, b: 8 } : { l: 46, r: 12, t: 22, b: 46 + room },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: "@ink", size: 12, family: getComputedStyle(document.body).fontFamily },
@@ -57,7 +58,12 @@
       dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom",
     };
     const options = { responsive: true, displaylogo: false, displayModeBar: false };
-    return Plotly.react(place, themed(figure.data), themed(layout), options);
+    Plotly.react(place, themed(figure.data), themed(layout), options).then(() => {
+      const needed = Math.ceil(place.querySelector(".legend .bg")?.getBoundingClientRect().height ?? 0);
+      if (!legend || needed >= room - 4) return;
+      place.style.height = `${height + needed}px`;
+      Plotly.relayout(place, { height: height + needed, "margin.b": 46 + needed });
+    });
   }
 
   const charts = [...document.querySelectorAll(".chart")];
