@@ -108,7 +108,7 @@ def mapped_array(path: Path) -> np.ndarray:
 def refuse_blocked(path: Path, remedy: str) -> None:
     """UserError if ``path`` cannot be created, because a parent is a file or the name is too long."""
     try:
-        parent = next(p for p in path.absolute().parents if p.exists())
+        parent = next((p for p in path.absolute().parents if p.exists()), path)  # of the root there is none
         path.exists()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {remedy}") from None

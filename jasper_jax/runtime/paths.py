@@ -33,6 +33,12 @@ def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
     return Path(expanded)
 
 
+def real_folder(path: Path) -> Path:
+    """``path`` with a name of its own, beside which another folder can be written: the target of a link, the folder
+    that ``.`` or ``..`` is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
+
+
 def matching_files(pattern: str, key: str = "path") -> list[Path]:
     """The files that a path or glob means, sorted: an existing file of that name before a pattern.
 
