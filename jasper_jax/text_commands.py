@@ -217,15 +217,14 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
             )
 
 
-def export_texts(recipe: Recipe, output: Path, own: Path) -> None:
-    """``jasper texts export``: every text that an imported teacher needs a vector of, as JSONL. ``own``: the recipe's
-    file."""
+def export_texts(recipe: Recipe, output: Path, recipe_file: Path) -> None:
+    """``jasper texts export``: every text that an imported teacher needs a vector of, as JSONL."""
     from jasper_jax.data.text import digest
     from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
     from jasper_jax.recipe.places import files_read
     from jasper_jax.run import Run
 
-    refuse_output(output, "a .jsonl file", [own, *files_read(recipe)])
+    refuse_output(output, "a .jsonl file", [recipe_file, *files_read(recipe)])
     if recipe.texts is None:
         raise UserError("texts: the recipe has none, so there is nothing to export")
     run = Run(recipe)
