@@ -378,7 +378,7 @@ def texts_export(
     """
     from jasper_jax.text_commands import export_texts
 
-    export_texts(_load(recipe, overrides), user_path(output))
+    export_texts(_load(recipe, overrides), user_path(output), user_path(recipe, "the recipe"))
 
 
 def main() -> None:

@@ -100,7 +100,7 @@ class Embedder:
         self.normalize = normalize
         self.dtype = dtype
         self.vision_model = vision_model
-        self.image_root = None if image_root is None else Path(image_root)
+        self.image_root = Path(image_root) if image_root else None  # "" of an unset variable is no folder
         self._vision_params = put_params(vision_params or {}, self.mesh)
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
@@ -368,6 +368,8 @@ class Embedder:
             return [self.prompt(kind)] * len(texts)
         if not isinstance(kind, (Sequence, np.ndarray)):
             raise UserError(f"kind is {kind!r}; expected the name of a prompt, a list of one per text, or None")
+        if wrong := [one for one in kind if one is not None and not isinstance(one, str)]:
+            raise UserError(f"kind has {wrong[0]!r}; expected the name of a prompt or None for each text")
         if len(kind) != len(texts):
             raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one kind for all, or one per text")
         prompts = {text_kind: self.prompt(text_kind) for text_kind in set(kind)}

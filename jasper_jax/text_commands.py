@@ -17,6 +17,8 @@ from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import refuse_blocked, write_array, write_atomic
 from jasper_jax.runtime.interrupt import stop_flag
+from jasper_jax.runtime.outputs import refuse_output
+from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.tables import OUT, print_table
 from jasper_jax.runtime.text_files import content_suffix, lines_of, numbered_lines
@@ -39,7 +41,7 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
         raise UserError(
             f"{source}: no such file; expected a text file with one text per line, JSONL, or - for standard input"
         )
-    _refuse_output(output, source)
+    refuse_output(output, "a .npy file", [] if str(source) == "-" else [source])
     texts, kinds = _read_texts(source, kind)
     if not any(text.strip() for text in texts):
         raise UserError(f"{source}: holds no text; expected one text per line")
@@ -71,11 +73,12 @@ def evaluate_models(
     """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked."""
     from jasper_jax.evaluation.folders import asked_of, evaluate_folders
     from jasper_jax.evaluation.report import console_table, to_json
+    from jasper_jax.recipe.places import files_read
     from jasper_jax.run import cache_programs
 
-    if output is not None:
-        refuse_blocked(output, "give another file")
     asked = asked_of(pairs, beir, similarity)
+    if output is not None:
+        refuse_output(output, "a .json file", [*files_read(asked), *(user_path(model, "model") for model in models)])
     cache_programs()
     evaluation = evaluate_folders(models, asked, dims)
     print_table(console_table(evaluation), OUT)
@@ -161,15 +164,6 @@ def _export_of(model: str) -> str:
     return str(folder)
 
 
-def _refuse_output(output: Path, source: Path) -> None:
-    """UserError if the vectors cannot be written to ``output`` or would overwrite the texts."""
-    refuse_blocked(output, "give another file")
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give the name of a .npy file")
-    if output.exists() and str(source) != "-" and output.samefile(source):
-        raise UserError(f"{output}: is the file of the texts, which the vectors would overwrite; give another")
-
-
 def _read_texts(source: Path, kind: str) -> tuple[list[str], list[str]]:
     """The texts of a file and the kind of each: ``kind``, unless an object of a JSONL file says its own."""
     from jasper_jax.data.sources import jsonl_rows, strings
@@ -223,15 +217,14 @@ def verify_vectors(recipe: Recipe, sample: int) -> None:
             )
 
 
-def export_texts(recipe: Recipe, output: Path) -> None:
+def export_texts(recipe: Recipe, output: Path, recipe_file: Path) -> None:
     """``jasper texts export``: every text that an imported teacher needs a vector of, as JSONL."""
     from jasper_jax.data.text import digest
     from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
+    from jasper_jax.recipe.places import files_read
     from jasper_jax.run import Run
 
-    refuse_blocked(output, "give another file")
-    if output.is_dir():
-        raise UserError(f"{output}: is a folder; give the name of a .jsonl file")
+    refuse_output(output, "a .jsonl file", [recipe_file, *files_read(recipe)])
     if recipe.texts is None:
         raise UserError("texts: the recipe has none, so there is nothing to export")
     run = Run(recipe)

@@ -8,6 +8,8 @@ from jasper_jax.runtime.files import sha256_file
 
 
 def snapshot(folder: Path) -> dict[str, str]:
-    """Relative path -> sha256, or ``folder``; without the empty files that processes lock."""
+    """Relative path -> sha256, or ``folder``, or ``other`` (a pipe, which waits for a writer); without the empty files
+    that processes lock."""
     found = [p for p in sorted(folder.rglob("*")) if p.suffix != ".lock" and p.name != ".lock"]
-    return {str(p.relative_to(folder)): "folder" if p.is_dir() else sha256_file(p) for p in found}
+    kinds = {p: "folder" if p.is_dir() else sha256_file(p) if p.is_file() else "other" for p in found}
+    return {str(p.relative_to(folder)): kind for p, kind in kinds.items()}

@@ -14,6 +14,7 @@ from jasper_jax.checkpoints.export_marker import MARKER
 from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sealed
+from jasper_jax.runtime.paths import real_folder
 from tests.tiny import recipe_tree, write_model
 
 TOO_LONG = "x" * 300
@@ -56,8 +57,9 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
     [
         ("folder.npy", "folder.npy: is a folder; give the name of a .npy file"),
         ("texts.txt/v.npy", "texts.txt: is a file, not a folder; give another file"),
-        ("texts.npy", "texts.npy: is the file of the texts, which the vectors would overwrite"),
-        ("linked.npy", "linked.npy: is the file of the texts, which the vectors would overwrite"),
+        ("texts.npy", "texts.npy: this command reads it, and the result would overwrite it"),
+        ("linked.npy", "linked.npy: this command reads it, and the result would overwrite it"),
+        ("pipe.npy", "pipe.npy: is a pipe or a device, which the result would replace; give the name of a .npy file"),
         (TOO_LONG + ".npy", "File name too long; give another file"),
         ("vectors.txt", "expected a file name that ends in .npy"),
     ],
@@ -68,7 +70,42 @@ def test_files_that_vectors_cannot_go_to(refused, tmp_path: Path, output: str, m
         (tmp_path / name).write_text("a map\n")
     (tmp_path / "folder.npy").mkdir()
     os.link(tmp_path / "texts.npy", tmp_path / "linked.npy")
+    os.mkfifo(tmp_path / "pipe.npy")
     refused(message, "encode", model, tmp_path / "texts.npy", tmp_path / output)
+
+
+@pytest.mark.parametrize("output", ["labels.csv", "sts.jsonl", "beir/qrels/test.tsv", "student/config.json", "linked"])
+def test_scores_do_not_overwrite_what_they_are_of(refused, tmp_path: Path, output: str) -> None:
+    write_model(tmp_path / "student")
+    (tmp_path / "labels.csv").write_text("query,passage\na map,some water\n")
+    (tmp_path / "sts.jsonl").write_text('{"query": "a map", "passage": "some water", "score": 1}\n')
+    (tmp_path / "beir" / "qrels").mkdir(parents=True)
+    (tmp_path / "beir" / "qrels" / "test.tsv").write_text("q\tp\t1\n")
+    for name in ("corpus", "queries"):
+        (tmp_path / "beir" / f"{name}.jsonl").write_text(json.dumps({"_id": name[0], "text": "a map"}) + "\n")
+    (tmp_path / "linked").symlink_to("labels.csv")
+    tests = ["--pairs", tmp_path / "labels.csv", "--similarity", tmp_path / "sts.jsonl", "--beir", tmp_path / "beir"]
+    message = f"{output}: this command reads it, and the result would overwrite it; give another file"
+    refused(message, "evaluate", tmp_path / "student", *tests, "--output", tmp_path / output)
+
+
+@pytest.mark.parametrize(
+    "output", ["texts.jsonl", "recipe.yaml", "teacher-a/tokenizer.json", "pipe", "run/../texts.jsonl"]
+)
+def test_texts_do_not_overwrite_what_they_are_of(refused, tiny: Path, tmp_path: Path, output: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "run").mkdir()
+    message = "is a pipe or a device" if output == "pipe" else "this command reads it"
+    refused(message, "texts", "export", tiny, tmp_path / output)
+
+
+@pytest.mark.parametrize("place", [".", "./", "..", "/", "here/..", "there"])
+def test_an_export_does_not_replace_the_folder_it_is_started_in(place: str, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="this command runs in it"):
+        refuse_foreign(real_folder(Path(place)))
 
 
 def test_vectors_may_replace_vectors_and_go_to_a_new_folder(call, tmp_path: Path) -> None:

@@ -240,6 +240,10 @@ def test_half_precision(folder, dtype):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
 
 
+def test_an_empty_name_is_no_folder_of_images(folder):
+    assert Embedder.load(folder[0], image_root="").image_root is None
+
+
 def test_unknown_dtype(folder):
     with pytest.raises(UserError, match="dtype is 'int8'; expected one of float32"):
         Embedder.load(folder[0], dtype="int8")
@@ -319,6 +323,7 @@ def test_what_is_no_sequence_of_texts(embedder, texts):
     ("arguments", "message"),
     [
         ({"kind": 3}, "kind is 3; expected the name of a prompt"),
+        ({"kind": [["query"], None]}, r"kind has \['query'\]; expected the name of a prompt or None for each text"),
         ({"dim": 8.0}, "dim is 8.0; this model has 8"),
         ({"batch_tokens": 0}, "batch_tokens is 0; expected a whole number of at least 1"),
         ({"batch_tokens": "64"}, "batch_tokens is '64'"),

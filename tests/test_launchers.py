@@ -312,6 +312,34 @@ def wait_for(path: Path) -> None:
 
 # ------------------------------------------------------------------ what is sent
 
+WORDS = ["it's; touch injected #\n", "für", "", "a  b", "$(touch injected)", "`touch injected`", "\\", '"', "*", "&"]
+"""bash's ``${x@Q}`` of the first runs ``touch`` in other shells."""
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_any_words_are_the_same_words_in_any_shell(shell: str, tmp_path: Path) -> None:
+    script = f'. {shlex.quote(str(LAUNCH / SHARED))}; quoted "$@"'
+    environment = {**os.environ, "LC_ALL": "C"}
+    made = subprocess.run(["bash", "-c", script, "x", *WORDS], capture_output=True, env=environment, check=True)
+    line = made.stdout.decode()
+    assert shlex.split(line) == WORDS
+    again = subprocess.run([shell, "-c", f"printf '%s\\0' {line}"], capture_output=True, cwd=tmp_path, check=True)
+    assert again.stdout.decode().split("\0")[:-1] == WORDS
+    assert not list(tmp_path.iterdir())
+
+
+def test_line_ends_go_to_sky_and_not_into_xpk_s_yaml(place: Place) -> None:
+    prompt = "teachers.0.prompts.query=Instruct: find what's asked\nQuery: "
+    assert send_by_sky(place, *COMMAND, prompt).returncode == 0
+    given = (place.record / "sky").read_text().split("\0")
+    [command] = [value.removeprefix("COMMAND=") for value in given if value.startswith("COMMAND=")]
+    assert shlex.split(command) == [*COMMAND, prompt]
+    done = submit(place, *COMMAND, prompt)
+    assert done.returncode == 2
+    assert "an argument has a line end, which xpk's YAML does not keep; write the value into the recipe" in done.stderr
+    assert not [*place.record.glob("xpk*")]
+
+
 SENDERS = {"sky.sh": send_by_sky, "xpk.sh": submit}
 
 

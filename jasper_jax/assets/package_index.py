@@ -15,7 +15,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from requests.utils import get_auth_from_url, urldefragauth
 from urllib3 import HTTPResponse
 
 from jasper_jax.assets.catalogue import Archive, Unavailable
+from jasper_jax.runtime.children import python_module
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
 
@@ -67,7 +67,7 @@ def pip_settings() -> dict[str, str]:
     """pip's settings from ``pip config list`` (if pip is installed) and ``PIP_*`` variables, which win."""
     settings: dict[str, str] = {}
     if importlib.util.find_spec("pip"):
-        command = [sys.executable, "-m", "pip", "config", "list"]
+        command = python_module("pip", "config", "list")
         run = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
         if run.returncode:
             raise UserError(f"pip's configuration cannot be read: {' '.join(run.stderr.split())}")

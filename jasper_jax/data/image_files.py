@@ -71,7 +71,10 @@ def caption_rows(source: ImageSource, path: Path) -> Iterator[Row]:
 def _inside(folder: Path, name: str, where: str) -> Path:
     """``folder / name``. UserError: it is outside the folder."""
     if os.path.isabs(name) or inside(folder, name) is None:
-        raise UserError(f"{where}: {name!r} leads out of the folder {folder}; give a path inside it, relative to it")
+        raise UserError(
+            f"{where}: {name[:80]!r} leads out of the folder {folder}; give a path inside it, relative to it; if it is"
+            " a link, put the files themselves there (cp -rL)"
+        )
     return folder / name
 
 

@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from tokenizers import Tokenizer as Backend
 from jasper_jax.encoders.hf_config import refuse_pointer
 from jasper_jax.encoders.tokenizer_trial import GROWTH, MEMORY, SECONDS, parts_of
 from jasper_jax.runtime.bounded import read_regular
+from jasper_jax.runtime.children import python_module
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import parse_json, write_atomic
 from jasper_jax.runtime.user_cache import private_cache
@@ -153,7 +153,7 @@ def _remembered(data: bytes, name: str) -> str | None:
 
 def _tried(data: bytes) -> tuple[str | None, bool]:
     """What the other process found, and whether it will always find that."""
-    command = [sys.executable, "-m", "jasper_jax.encoders.tokenizer_trial"]
+    command = python_module("jasper_jax.encoders.tokenizer_trial")
     quiet = {"RUST_BACKTRACE": "0", "TOKENIZERS_PARALLELISM": "false"}
     try:
         done = subprocess.run(

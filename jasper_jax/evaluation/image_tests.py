@@ -10,11 +10,12 @@ import numpy as np
 
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.figures import default_style, new_figure, save_figure
 from jasper_jax.evaluation.images import ImageScore, score_images
-from jasper_jax.evaluation.plots import new_figure, save_figure
 from jasper_jax.evaluation.similarity import unit
 from jasper_jax.evaluation.text_tests import Texts, encode_list
 from jasper_jax.runtime.shared_rows import make_rows
+from jasper_jax.runtime.shown import visible
 from jasper_jax.student.heads import project_rows
 from jasper_jax.vision.images import open_image
 
@@ -77,6 +78,7 @@ class ImageTests:
         contact_sheet(images, captions, rows, path, title=title)
 
 
+@default_style()
 def contact_sheet(
     images: np.ndarray, captions: np.ndarray, pairs: Sequence[Any], path: Path, *, title: str, seed: int = 0
 ) -> None:
@@ -116,7 +118,8 @@ def _picture(cell: Any, pair: Any, *, correct: bool) -> None:
 def _write(cell: Any, lines: Sequence[str], correct: Sequence[bool]) -> None:
     cell.set_axis_off()
     for i, (line, is_correct) in enumerate(zip(lines, correct)):
-        short = line if len(line) <= 44 else line[:43] + "…"
+        line = visible(line)
+        short = (line if len(line) <= 44 else line[:43] + "…").replace("$", r"\$")  # no formula
         height = 0.5 if len(lines) == 1 else 0.95 - i * 0.9 / max(len(lines) - 1, 1)
         style = {"color": CORRECT, "fontweight": "bold"} if is_correct else {"color": "black"}
         place = {"va": "center", "wrap": len(lines) == 1, "transform": cell.transAxes}

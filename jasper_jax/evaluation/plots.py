@@ -5,22 +5,20 @@ matplotlib is an optional dependency (extra ``plot``), imported when a plot is d
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jasper_jax.evaluation.curves import one_per_dimension, points, read_metrics, running_median, stage_of
+from jasper_jax.evaluation.figures import default_style, new_figure, save_figure
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, retrieval_tests
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, distinguishable with any colour vision; its yellow is too light for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -32,6 +30,7 @@ _LOG = 20  # values that differ by more than this factor get a logarithmic axis
 # ---------------------------------------------------------------------------------------------- training
 
 
+@default_style()
 def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> None:
     """Total loss and each loss term by global step, from a run's ``metrics.jsonl``.
 
@@ -116,6 +115,7 @@ def _loss_axes(axes: Axes, steps: list[dict]) -> None:
 # -------------------------------------------------------------------------------------------- dimensions
 
 
+@default_style()
 def plot_dimensions(evaluation: Evaluation, out_png: str | os.PathLike, test: str | None = None) -> None:
     """nDCG@10 of the final student by dimension.
 
@@ -191,25 +191,6 @@ def _student_line(axes: Axes, rows: list[EvaluationRow], test: str) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- drawing
-
-
-def new_figure(width: float, height: float, layout: Literal["constrained"] | None = None) -> Figure:
-    """A matplotlib figure of a size in inches; UserError if matplotlib is not installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UserError("plots need matplotlib: pip install 'jasper-jax[plot]'") from error
-    return Figure(figsize=(width, height), layout=layout)
-
-
-def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> None:
-    """Write ``figure`` as PNG, atomically; equal figures give equal bytes."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
-    write_atomic(Path(path), picture.getvalue())
 
 
 def _cycle(count: int, skip: int = 0) -> list[str]:

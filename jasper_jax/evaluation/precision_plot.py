@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from jasper_jax.evaluation.plots import COLOURS, new_figure, save_figure
+from jasper_jax.evaluation.figures import default_style, new_figure, save_figure
+from jasper_jax.evaluation.plots import COLOURS
 from jasper_jax.evaluation.precisions import PrecisionRow
 
 
+@default_style()
 def plot_precisions(rows: Sequence[PrecisionRow], out_png: str | os.PathLike) -> None:
     """Draw the first retrieval test of ``rows``; each point is labelled with its dimension."""
     test = next(iter(rows[0].retrieval))

@@ -11,7 +11,6 @@ import importlib.util
 import json
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.asymmetric import FOLDER, Documents
 from jasper_jax.export.model import TrainedStudent
+from jasper_jax.runtime.children import python_module
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import project_rows
 from jasper_jax.student.student import Student
@@ -151,7 +151,7 @@ def run_in_torch(module: str, job: Path, scratch: Path) -> str:
         "TRANSFORMERS_OFFLINE": "1",
         "HF_MODULES_CACHE": str(scratch / "code"),
     }
-    command = [sys.executable, "-m", module, str(job)]
+    command = python_module(module, str(job))
     done = subprocess.run(command, capture_output=True, encoding="utf-8", env={**os.environ, **offline}, check=False)
     tail = (done.stderr.strip().splitlines() or ["no message"])[-1]
     return f"exit code {done.returncode}: {tail}" if done.returncode else ""

@@ -30,6 +30,7 @@ from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.recipe.config import Export
 from jasper_jax.recipe.extras import ONNX_PACKAGES
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import real_folder
 from jasper_jax.teachers.vectors import normalize_rows
 
 FOLDER = "onnx"
@@ -62,6 +63,7 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
         ``settings.onnx_int8_loss``. The folder is then as it was.
     """
     refuse_without_packages()
+    folder = real_folder(folder)
     marker = read_marker(folder)
     refuse_damaged(folder)
     if (folder / "sentence_jasper_vl.py").is_file():

@@ -7,21 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.assets.models import HUB_ID
+from jasper_jax.encoders.hf_config import to_publish
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.config_sources import FILE_KINDS, PAIR_FILE_KINDS
+from jasper_jax.recipe.places import IDS, PATHS, RUNS
 from jasper_jax.runtime.paths import user_path
-
-_PATHS = frozenset({*FILE_KINDS, *PAIR_FILE_KINDS, "folder", "captions", "webdataset", "beir"})
-"""Keys of the recipe that are paths of this machine."""
-_IDS = frozenset({"model", "tfds", "hf"})
-"""Keys that are an id or a path."""
-_PRIVATE = {"run_dir", "stores", "mirror"}
-"""Keys that say where a run's files are, which nobody else can use."""
 
 
 def public_recipe(recipe: Recipe) -> Any:
-    """The recipe as JSON, without the keys of ``_PRIVATE`` and with each path reduced to its last part."""
-    return _public(recipe.model_dump(mode="json", exclude=_PRIVATE))
+    """The recipe as JSON, without the keys of ``places.RUNS`` and with each path reduced to its last part."""
+    return _public(recipe.model_dump(mode="json", exclude=set(RUNS)))
 
 
 def public_name(name: str) -> str:
@@ -36,14 +30,15 @@ def is_hub_id(name: str) -> bool:
 
 def _public(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
+        value = to_publish(value) if key == "config" else value  # of the student, as Hugging Face has it
         return {name: _public(item, str(name)) for name, item in value.items()}
     if isinstance(value, list):
         return [_public(item, key) for item in value]
     if not isinstance(value, str):
         return value
-    if key in _PATHS:
+    if key in PATHS:
         return _last_part(value)
-    return public_name(value) if key in _IDS else value
+    return public_name(value) if key in IDS else value
 
 
 def _is_path(name: str) -> bool:

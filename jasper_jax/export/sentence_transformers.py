@@ -7,6 +7,7 @@ reloaded and compared with the trained student, and only then renamed.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -46,6 +47,7 @@ from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import module_types, refused_before_5_2, requirements, with_old_names
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, refuse_blocked
+from jasper_jax.runtime.paths import real_folder
 from jasper_jax.student.dimensions import default_dimension, providers
 from jasper_jax.student.ranges import calibration_texts
 from jasper_jax.student.source import StudentSource
@@ -67,8 +69,7 @@ def export(run: RunFolder, source: StudentSource, teachers: TeacherVectors, outp
     """
     from jasper_jax.checkpoints.checkpoint import abstract
 
-    if output.is_symlink():
-        output = output.resolve()  # replace the target, not the link
+    output = real_folder(output)
     refuse_foreign(output)
     settings = run.recipe.export
     if settings.onnx:
@@ -195,6 +196,8 @@ def refuse_foreign(output: Path) -> None:
     """UserError if an export to ``output`` would delete files that its marker does not name, or is impossible."""
     remedy = "choose another with --output"
     refuse_blocked(output, remedy)
+    if Path.cwd().is_relative_to(os.path.realpath(output)):
+        raise UserError(f"{output}: this command runs in it, and an export replaces the whole folder; {remedy}")
     for leftover in _beside(output):  # of a killed export, to be deleted
         for path in _files(leftover):
             if not only_names([path.relative_to(leftover).as_posix().removesuffix(".writing")]):

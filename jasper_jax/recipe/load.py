@@ -21,7 +21,7 @@ from jasper_jax.recipe.config import Export, Recipe
 from jasper_jax.recipe.references import resolve_references
 from jasper_jax.recipe.yaml_text import dump_yaml, parse_yaml
 from jasper_jax.runtime.errors import UserError, first_line, nearest
-from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.paths import folder_to_make, user_path
 from jasper_jax.runtime.remote import is_remote, read_text
 from jasper_jax.runtime.text_files import text_of
 
@@ -94,12 +94,12 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def run_dir(recipe: Recipe) -> Path:
     """The folder of the run."""
-    return user_path(recipe.run_dir, "run_dir") if recipe.run_dir else Path("runs") / recipe.name
+    return folder_to_make(recipe.run_dir, "run_dir") if recipe.run_dir else Path("runs") / recipe.name
 
 
 def stores_dir(recipe: Recipe) -> Path:
     """The folder of the stores of texts, images and teacher vectors: the run's own, or one that runs share."""
-    return user_path(recipe.stores, "stores") if recipe.stores else run_dir(recipe)
+    return folder_to_make(recipe.stores, "stores") if recipe.stores else run_dir(recipe)
 
 
 def _read_yaml(path: str | Path) -> dict[Any, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.children import keep_to_installed_modules
 from jasper_jax.runtime.compilers import missing_platform
 from jasper_jax.runtime.console import new_console, print_traceback
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
@@ -31,6 +32,7 @@ def run_to_end(app: Callable[[], Any]) -> None:
     """Run the command line ``app``: expected failures become one line and an exit code (2: input, 75: stopped and
     saved)."""
     _use_utf_8()
+    keep_to_installed_modules()
     try:
         with process_of_command():
             _run(app)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import io
@@ -32,6 +33,9 @@ def sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
+    except OSError as error:  # some mounts (FUSE, CIFS) cannot flush a folder, and need not
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
     finally:
         os.close(fd)
 
@@ -108,7 +112,7 @@ def mapped_array(path: Path) -> np.ndarray:
 def refuse_blocked(path: Path, remedy: str) -> None:
     """UserError if ``path`` cannot be created, because a parent is a file or the name is too long."""
     try:
-        parent = next(p for p in path.absolute().parents if p.exists())
+        parent = next((p for p in path.absolute().parents if p.exists()), path)  # of the root there is none
         path.exists()
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; {remedy}") from None

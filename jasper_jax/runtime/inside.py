@@ -18,7 +18,7 @@ def inside(folder: Path, name: str | os.PathLike[str]) -> Path | None:
     try:
         real = folder.resolve()
         path = (real / os.fspath(name)).resolve()
-        return path if path.is_relative_to(real) else None
+        return path if path.is_relative_to(real) and _can_be_opened(path) else None
     except (OSError, ValueError, RuntimeError):  # too long, a NUL character, circular links
         return None
 
@@ -47,7 +47,7 @@ def folder_inside(root: Path, name: str, where: Path | None = None) -> Path:
       UserError: ``name`` is absolute, has ``..``, leads elsewhere by a link, or no file can have it.
     """
     path = root / name
-    if ".." in Path(name).parts or not _can_be_opened(path) or inside(root, path) is None:
+    if ".." in Path(name).parts or inside(root, path) is None:
         raise UserError(
             f"{where or root}: {name!r} is not a folder inside {root}; put the folder itself there (cp -rL)"
         )

@@ -33,6 +33,29 @@ def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
     return Path(expanded)
 
 
+def folder_to_make(text: str, key: str) -> Path:
+    """:func:`user_path` of a folder that is made if it does not exist.
+
+    Raises:
+      UserError: as there; or a variable is in the name of a folder that does not exist: a recipe from elsewhere could
+        have a secret of the environment written where others see it.
+    """
+    parts = Path(text).parts
+    named = [number for number, part in enumerate(parts, 1) if "$" in part]
+    if named and not os.path.lexists(text) and not user_path(Path(*parts[: named[-1]]), key).is_dir():
+        raise UserError(
+            f"{key}: {text!r}: no folder is made with a name from the environment; make it first (mkdir -p), up to the"
+            " last variable"
+        )
+    return user_path(text, key)
+
+
+def real_folder(path: Path) -> Path:
+    """``path`` with a name of its own, beside which another folder can be written: the target of a link, the folder
+    that ``.`` or ``..`` is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() or path.name in ("", "..") else path
+
+
 def matching_files(pattern: str, key: str = "path") -> list[Path]:
     """The files that a path or glob means, sorted: an existing file of that name before a pattern.
 

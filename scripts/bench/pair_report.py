@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from jasper_jax.evaluation.plots import COLOURS, new_figure, save_figure
+from jasper_jax.evaluation.figures import new_figure, save_figure
+from jasper_jax.evaluation.plots import COLOURS
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json
 
 Rows = dict[int, list[EvaluationRow]]

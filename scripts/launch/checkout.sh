@@ -17,12 +17,22 @@ read_arguments() {
   command=("$@")
 }
 
+# quoted WORD...: the words as one line that any POSIX shell, and Python's shlex, split into them again. bash's own @Q
+# writes $'...' for a line end, or for an umlaut in the locale C, in which others see the end of the word elsewhere.
+quoted() {
+  local line='' word quote="'" escaped="'\\''"
+  for word in "$@"; do
+    line+=" '${word//$quote/$escaped}'"
+  done
+  printf '%s' "${line# }"
+}
+
 # copy_checkout: copy the tracked files as they are now, committed or not, to $checkout, which is deleted at the end.
 copy_checkout() {
   local copy untracked
   copy="$(mktemp -d)"
   # shellcheck disable=SC2064
-  trap "rm -rf '$copy'" EXIT
+  trap "rm -rf $(quoted "$copy")" EXIT
   checkout="$copy/checkout"
   mkdir "$checkout"
   export GIT_INDEX_FILE="$copy/index" # of its own: the user's stays as it is

@@ -19,4 +19,4 @@ fi
 read_arguments "${@:2}"
 copy_checkout
 cd "$checkout"
-sky jobs launch "scripts/launch/$task.yaml" --env SENT_BY=sky.sh --env COMMAND="${command[*]@Q}" "${options[@]}"
+sky jobs launch "scripts/launch/$task.yaml" --env SENT_BY=sky.sh --env COMMAND="$(quoted "${command[@]}")" "${options[@]}"

@@ -18,9 +18,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . scripts/launch/checkout.sh
 
 read_arguments "$@"
+if [[ "${command[*]}" == *$'\n'* ]]; then
+  echo "xpk.sh: an argument has a line end, which xpk's YAML does not keep; write the value into the recipe" >&2
+  exit 2
+fi
 copy_checkout
 
 # exec: a signal to the pod has to reach jasper.
 xpk workload create --base-docker-image python:3.12 --script-dir "$checkout" --max-restarts 100 \
   --restart-on-exit-codes 75 --termination-grace-period-seconds 120 "${options[@]}" \
-  --command "pip install --quiet --editable '.[tpu,plot,vision,gcs]' && JASPER_DISTRIBUTED=auto exec jasper ${command[*]@Q}"
+  --command "pip install --quiet --editable '.[tpu,plot,vision,gcs]' && JASPER_DISTRIBUTED=auto exec jasper $(quoted "${command[@]}")"

@@ -141,6 +141,7 @@ def test_only_the_first_names_are_kept(tmp_path):
         (['{"image": 3, "caption": "x"}'], r"line 1: column 'image' holds int; expected a path in .*"),
         (['{"image": "0.png", "caption": 3}'], r"line 1: column 'caption' holds int"),
         (['{"image": "\\u0000.png", "caption": "x"}'], r"leads out of the folder"),
+        (['{"image": "%s", "caption": "x"}' % ("x" * 5000)], r"leads out of the folder .*cp -rL"),
         ([], r"gives no pairs$"),
     ],
 )

@@ -245,11 +245,13 @@ def test_placing_leaves(bert):
 def test_an_export_does_not_mention_where_it_came_from(bert):
     folder, _ = bert
     config = json.loads((folder / "config.json").read_text())
-    config |= {"_name_or_path": "secret/place", "auto_map": {"AutoModel": "x.Y"}}
+    code = {"_name_or_path": "secret/place", "auto_map": {"AutoModel": "x.Y"}, "attn_implementation": "evil/kernel"}
+    config |= {**code, "output_dir": "/home/me/secret", "parts": [code, {"log": "C:\\Users\\me\\secret"}]}
     (folder / "config.json").write_text(json.dumps(config))
     encoder, params = read(folder)
     save(params, encoder, folder / "out")
     exported = json.loads((folder / "out" / "config.json").read_text())
     assert exported["architectures"] == ["BertModel"]
-    assert not {"_name_or_path", "auto_map"} & exported.keys()
+    assert not {*code, "output_dir"} & exported.keys()
+    assert exported["parts"] == [{}, {}]
     assert encoder_from_folder(folder / "out").config == encoder.config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from matplotlib.image import imread
 
 from jasper_jax.evaluation import plots
 from jasper_jax.evaluation.curves import read_metrics, running_median
+from jasper_jax.evaluation.image_tests import contact_sheet
 from jasper_jax.evaluation.plots import plot_dimensions, plot_training
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.runtime.errors import UserError
+from tests.data.picture_helpers import picture
 
 
 @pytest.fixture
@@ -186,6 +189,27 @@ def test_the_same_picture_twice_and_no_window_system(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         plot_dimensions(evaluation(), tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_no_setting_of_a_matplotlibrc_counts(tmp_path):
+    """One in the current folder is read when matplotlib is imported; LaTeX reads files and runs programs."""
+    import matplotlib
+
+    with matplotlib.rc_context(
+        {"text.usetex": True, "text.latex.preamble": r"\input{/etc/passwd}", "axes.facecolor": "k"}
+    ):
+        plot_dimensions(evaluation(), tmp_path / "a.png")
+        assert matplotlib.rcParams["text.usetex"], "the user's own plots stay as they are"
+    plot_dimensions(evaluation(), tmp_path / "b.png")
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_captions_are_no_formulas(tmp_path):
+    texts = ["costs $5 or $6", r"$\frac{$", "x_1^2 $$", "\x1b[31m <b>"]
+    pairs = [SimpleNamespace(image=picture(i), caption=text, name="x") for i, text in enumerate(texts)]
+    vectors = np.eye(4, dtype=np.float32)
+    contact_sheet(vectors, vectors, pairs, tmp_path / "sheet.png", title="t")
+    assert (tmp_path / "sheet.png").stat().st_size > 0
 
 
 def test_a_missing_matplotlib_names_the_extra(tmp_path, monkeypatch):

@@ -269,7 +269,8 @@ def test_what_a_killed_command_left_is_replaced(ready: Path, monkeypatch: pytest
         place.mkdir()
         (place / "model.onnx").write_text("half")
     (partial / "model-inferred.onnx").write_text("half")
-    add_onnx(ready, Export())
+    monkeypatch.chdir(ready)
+    add_onnx(Path(), Export())  # of the current folder
     assert (ready / "onnx" / "model.onnx").read_bytes() == b"new"
     refuse_damaged(ready)
     add_onnx(ready, Export())  # and again, what is its own

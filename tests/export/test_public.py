@@ -6,7 +6,7 @@ import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 from hypothesis import given
@@ -17,10 +17,13 @@ from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.model_card import model_card
 from jasper_jax.export.public import is_hub_id, public_name, public_recipe
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.places import IDS, PATHS, RUNS
 from jasper_jax.run import Run
 from jasper_jax.runtime.markdown import code_span, markdown_text
 from jasper_jax.student.dimensions import providers
 from jasper_jax.student.start import make_student
+from tests.recipe.test_keys import sections
 from tests.tiny import recipe
 
 BREAKOUTS = [
@@ -112,6 +115,36 @@ def test_a_card_of_hostile_values(text: str, made, tmp_path: Path) -> None:
     refuse_live(rendered(body))
     assert "base_model" not in front
     assert code_span(json.dumps(text, ensure_ascii=False)) in body, "the prompt is there to be read"
+
+
+TEXTS = {
+    *("name", "split", "config", "column", "kind_column", "query", "passage", "negatives", "score", "image", "caption"),
+    *("group", "asset", "revision", "target", "stage", "train", "heads", "asymmetric", "dims"),
+}
+"""Keys with texts that are no places: names, ids, columns, prompts, patterns."""
+
+
+def test_every_text_of_a_recipe_is_a_place_or_known_to_be_none() -> None:
+    """So that a new key with a path cannot be published by being forgotten."""
+    texts = {
+        name
+        for section in sections(Recipe).values()
+        for name, field in section.model_fields.items()
+        if str in kinds_in(field.annotation)
+    }
+    assert texts == TEXTS | PATHS | IDS | RUNS
+
+
+def kinds_in(annotation: Any) -> set[Any]:
+    return {annotation}.union(*(kinds_in(argument) for argument in get_args(annotation)))
+
+
+def test_the_folder_of_a_random_student_s_tokenizer_is_not_published(tmp_path: Path) -> None:
+    config = {"model_type": "bert", "_name_or_path": "/home/alice/x", "vocab_size": 90}
+    chosen = recipe(tmp_path, student={"config": config, "tokenizer": str(tmp_path / "student")})
+    published = public_recipe(chosen)["student"]
+    assert published["tokenizer"] == "student"
+    assert published["config"] == {"model_type": "bert", "vocab_size": 90}
 
 
 def test_neither_card_nor_marker_has_a_path_or_an_address(made, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -42,6 +43,21 @@ def test_a_failed_write_keeps_the_old_content_and_names_the_file(tmp_path, monke
     assert raised.value.filename == str(path)
     assert path.read_text() == "old"
     assert names(tmp_path) == ["a.json"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.EIO])
+def test_a_mount_that_cannot_flush_folders_can_be_written(tmp_path, monkeypatch, code):
+    fsync = os.fsync
+
+    def files_only(fd):
+        if os.path.isdir(f"/proc/self/fd/{fd}"):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    with pytest.raises(OSError, match="Input/output") if code == errno.EIO else contextlib.nullcontext():
+        files.write_atomic(tmp_path / "a.json", "new")
+    assert (tmp_path / "a.json").read_text() == "new"
 
 
 def test_arrays_and_their_checksums(tmp_path):

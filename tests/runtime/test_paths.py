@@ -8,7 +8,7 @@ import pytest
 
 from jasper_jax.recipe.load import run_dir, stores_dir
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.paths import matching_files, user_path
+from jasper_jax.runtime.paths import folder_to_make, matching_files, user_path
 from tests import tiny
 
 
@@ -34,6 +34,20 @@ def test_what_exists_is_itself(home):
         (home / name).mkdir()
         assert user_path(name) == Path(name)
     assert user_path("plain/x") == Path("plain/x")
+
+
+@pytest.mark.parametrize("text", ["runs/$SECRET", "$SECRET/x", "$DATA/${SECRET}x/y", "runs/a-$SECRET/../x"])
+def test_no_folder_is_made_with_a_name_from_the_environment(home, monkeypatch, text):
+    monkeypatch.setenv("SECRET", "hunter2")
+    (home / "data").mkdir()
+    with pytest.raises(UserError, match="run_dir: .*SECRET.* make it first") as raised:
+        folder_to_make(text, "run_dir")
+    assert "hunter2" not in str(raised.value)
+    assert folder_to_make("$DATA/new/x", "run_dir") == home / "data/new/x"
+    assert folder_to_make("~/new", "run_dir") == home / "home/new"
+    for name in ("runs/hunter2", "hunter2", "data/hunter2x", "runs/a-hunter2"):
+        (home / name).mkdir(parents=True)
+    folder_to_make(text, "run_dir")  # somebody made it, so it is no secret
 
 
 def test_what_cannot_be_replaced_is_named(home):
@@ -69,6 +83,7 @@ def test_patterns_find_files_in_order(home):
 
 
 def test_a_run_in_the_home_folder(home):
+    (home / "data").mkdir()
     recipe = tiny.recipe(home, run_dir="~/x", stores="$DATA/stores")
     assert run_dir(recipe) == home / "home/x"
     assert stores_dir(recipe) == home / "data/stores"

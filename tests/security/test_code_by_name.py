@@ -1,8 +1,11 @@
-"""A data set cannot name code: only TFDS's own types are read, and only its own builders are made."""
+"""A data set cannot name code: only TFDS's own types are read, and only its own builders are made. Nor is a module run
+that lies in the current folder."""
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jasper_jax.assets.package_index import pip_settings
 from jasper_jax.data.libraries import refuse_other_types, tfds_rows
+from jasper_jax.encoders import tokenizer_file
+from jasper_jax.export.check import run_in_torch
+from jasper_jax.runtime.children import keep_to_installed_modules
 from jasper_jax.runtime.errors import UserError
 
 EVIL = "evil_module_of_a_test.X"
@@ -105,3 +112,25 @@ def test_damaged_features_are_a_line(folder: Path) -> None:
         (folder / "features.json").write_text(content)
         with pytest.raises(UserError, match=r"features\.json: cannot be read"):
             refuse_other_types(folder, "texts.sources")
+
+
+CHILDREN = {
+    "export": lambda place: run_in_torch("jasper_jax.runtime.shown", place / "job.json", place),
+    "tokenizer": lambda place: tokenizer_file._tried(b"{}"),
+    "pip": lambda place: pip_settings(),
+    "of a library": lambda place: subprocess.run([sys.executable, "-c", "import json"], check=True),
+}
+
+
+@pytest.mark.parametrize("child", CHILDREN)
+def test_no_module_of_the_current_folder_is_run(child: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("jasper_jax", "pip", "json", "tokenizers"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONSAFEPATH", "")
+    if child == "of a library":
+        monkeypatch.setattr(sys, "orig_argv", [sys.executable, "/usr/bin/jasper", "check"])
+        keep_to_installed_modules()
+        assert os.environ["PYTHONSAFEPATH"] == "1"
+    CHILDREN[child](tmp_path)
+    assert not (tmp_path / "ran").exists()

@@ -94,7 +94,7 @@ class JasperVLModule(InputModule):
 
     def __init__(self, model, tokenizer, processor, max_seq_length=None, image_root=None):
         super().__init__()
-        self.image_root = None if image_root is None else Path(image_root)
+        self.image_root = Path(image_root) if image_root else None  # "" of an unset variable is no folder
         self.model = model
         self.tokenizer = tokenizer
         self.processor = processor
