@@ -123,8 +123,11 @@ class StudentScores:
             projected = {name: project_rows(params, pooled) for name, pooled in vectors.pooled.items()}
             for dim in self.student.heads[head].dims:
                 scores = self.tests.score({name: truncate(x, dim) for name, x in projected.items()}, self.reference)
-                unseen = self.images is None or pictures is None
-                scores["images"] = {} if unseen else self.images.score(nested_head(params, dim), pictures)
+                scores["images"] = (
+                    {}
+                    if self.images is None or pictures is None
+                    else self.images.score(nested_head(params, dim), pictures)
+                )
                 rows.append(
                     EvaluationRow(
                         provider=provider,
