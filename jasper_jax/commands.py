@@ -31,12 +31,13 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
 
 def _run(recipe: Recipe) -> Run:
     """The run of ``recipe``, which all processes share."""
-    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.run import Run
     from jasper_jax.runtime.agreement import refuse_unlike, refuse_unshared
+    from jasper_jax.runtime.program_cache import cache_programs
 
+    processes.all_do(cache_programs)
     refuse_unlike(recipe.model_dump(mode="json"))
     refuse_unshared({"stores": stores_dir(recipe), "run_dir": run_dir(recipe)})
-    cache_programs()
     return Run(recipe)
 
 

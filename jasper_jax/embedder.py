@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +43,17 @@ from jasper_jax.vision.vision_model import VisionModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host prepares batches while the device computes
+
+
+class _Prepared(NamedTuple):
+    """Texts ready for the devices."""
+
+    ids: list[np.ndarray]
+    images: list[list[tuple[Any, str]]]
+    """Of each text; [] if none has one."""
+    skip: np.ndarray | None
+    """Tokens of each text's prompt; None if the pooling includes prompts."""
+    batches: Sequence[RowBatch]
 
 
 class Embedder:
@@ -250,9 +261,7 @@ class Embedder:
         Raises:
           UserError: a text that cannot be used, by its index; a wrong ``kind``, ``dim`` or ``precision``.
         """
-        dim = self.default_dim if dim is None else dim
-        if not isinstance(dim, (int, np.integer)) or dim not in self._outputs:
-            raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
+        dim = self._checked_dim(dim)
         quantize = quantizer(precision, dim, self.ranges)
         return quantize(self._run(texts, kind, dim, batch_tokens, show_progress))
 
@@ -267,10 +276,23 @@ class Embedder:
         """float32 ``[len(texts), D]``: the vectors before any Dense step, not normalised."""
         return self._run(texts, kind, None, batch_tokens, show_progress)
 
+    def prepare(
+        self, texts: Sequence[Any], kind: str | None | Sequence[str | None] = None, dim: int | None = None
+    ) -> Callable[[], np.ndarray]:
+        """Tokenise and pack ``texts`` now; the function returned encodes them, as :meth:`encode` would.
+
+        Another thread may prepare texts while one encodes, so that devices need not wait for the host.
+        """
+        dim = self._checked_dim(dim)
+        return partial(self._compute, self._prepare(texts, kind, None), dim, show_progress=False)
+
     def _run(self, texts, kind, dim, batch_tokens, show_progress) -> np.ndarray:
         """Vectors of ``dim``; None: pooled ones."""
         if isinstance(texts, str) or is_image(texts):
             return self._run([texts], kind, dim, batch_tokens, show_progress)[0]
+        return self._compute(self._prepare(texts, kind, batch_tokens), dim, show_progress=show_progress)
+
+    def _prepare(self, texts: Any, kind: Any, batch_tokens: int | None) -> _Prepared:
         if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, Set)) or getattr(texts, "ndim", 1) != 1:
             raise UserError(
                 f"texts is a {type(texts).__name__}; expected a text, or a list or another sequence of texts"
@@ -278,17 +300,13 @@ class Embedder:
         _refuse_count("batch_tokens", batch_tokens)
         texts = list(texts)
         prompts = self._prompts_of(texts, kind)
-        out = np.empty((len(texts), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
         if not texts:
-            return out
+            return _Prepared([], [], None, [])
         inputs = [
             read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt, self.image_root)
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
         ]
         ids = self.tokenizer.encode([mixture.text for mixture in inputs])
-        images = self._images(inputs, ids)
-        self.tokens += sum(map(len, ids))
-        skip = self._prompt_lengths(prompts)
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         shapes = row_shapes(
             self.max_length,
@@ -297,12 +315,17 @@ class Embedder:
             flops_per_token=self._flops_per_token,
             batch_tokens=batch_tokens,
         )
-        batches = plan_batches(lengths, shapes)
+        return _Prepared(ids, self._images(inputs, ids), self._prompt_lengths(prompts), plan_batches(lengths, shapes))
+
+    def _compute(self, prepared: _Prepared, dim: int | None, *, show_progress: bool) -> np.ndarray:
+        ids, images, skip, batches = prepared
+        out = np.empty((len(ids), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
+        self.tokens += sum(map(len, ids))
         output = None if dim is None else (*self.output(dim), self.normalize)
         if not images:
             self._compile({(batch.rows, batch.length) for batch in batches}, dim, output)
         waiting: deque[tuple[RowBatch, jax.Array]] = deque()
-        with bar("embedding", len(texts), "texts", enabled=show_progress) as progress:
+        with bar("embedding", len(ids), "texts", enabled=show_progress and len(ids) > 0) as progress:
 
             def fetch() -> None:
                 batch, vectors = waiting.popleft()
@@ -362,6 +385,12 @@ class Embedder:
             if mixture.images:
                 check_images(tokens.tolist(), mixture, self.vision_model, f"texts[{i}]", self.max_length)
         return [[(image, f"texts[{i}]") for image in mixture.images] for i, mixture in enumerate(inputs)]
+
+    def _checked_dim(self, dim: int | None) -> int:
+        dim = self.default_dim if dim is None else dim
+        if not isinstance(dim, (int, np.integer)) or dim not in self._outputs:
+            raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
+        return dim
 
     def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:
         if kind is None or isinstance(kind, str):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from jasper_jax.checkpoints.run_folder import RunFolder
@@ -51,20 +50,3 @@ class Run:
     def teacher_dim(self) -> int | None:
         """Dimension of the concatenated teachers; None if no stage uses them."""
         return self.vectors.dim
-
-
-def cache_programs() -> None:
-    """Keep compiled programs on disk between runs (``JASPER_CACHE``, else the user's cache folder).
-
-    UserError: others may write there. A program is run as it is found, so its cache is for this user alone.
-
-    The small ones too: a command starts with hundreds of them, and reading one takes a third of compiling it or less.
-    """
-    import jax
-
-    from jasper_jax.runtime.user_cache import cache_folder, private_cache
-
-    with contextlib.suppress(OSError):  # JAX warns when it cannot write one
-        private_cache("compiled")
-    jax.config.update("jax_compilation_cache_dir", str(cache_folder() / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

@@ -31,7 +31,7 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
     from jasper_jax.embedder import Embedder
     from jasper_jax.encoders.prompts import KINDS
     from jasper_jax.encoders.quantization import quantizer
-    from jasper_jax.run import cache_programs
+    from jasper_jax.runtime.program_cache import cache_programs
 
     if kind not in KINDS:
         raise UserError(f"--kind {kind}: allowed are {' and '.join(KINDS)}")
@@ -74,7 +74,7 @@ def evaluate_models(
     from jasper_jax.evaluation.folders import asked_of, evaluate_folders
     from jasper_jax.evaluation.report import console_table, to_json
     from jasper_jax.recipe.places import files_read
-    from jasper_jax.run import cache_programs
+    from jasper_jax.runtime.program_cache import cache_programs
 
     asked = asked_of(pairs, beir, similarity)
     if output is not None:
@@ -123,7 +123,7 @@ def benchmark_model(
     from jasper_jax.benchmarks.run import run_benchmark
     from jasper_jax.benchmarks.tasks import select_tasks
     from jasper_jax.checkpoints.export_marker import refuse_damaged
-    from jasper_jax.run import cache_programs
+    from jasper_jax.runtime.program_cache import cache_programs
 
     source = _export_of(model)
     chosen = select_tasks(benchmark, tasks)
@@ -191,7 +191,8 @@ def _read_texts(source: Path, kind: str) -> tuple[list[str], list[str]]:
 def verify_vectors(recipe: Recipe, sample: int) -> None:
     """``jasper vectors verify``."""
     from jasper_jax.data.texts import TextStore
-    from jasper_jax.run import Run, cache_programs
+    from jasper_jax.run import Run
+    from jasper_jax.runtime.program_cache import cache_programs
     from jasper_jax.teachers.vector_check import dtype_error, verify_store
 
     cache_programs()

@@ -102,6 +102,16 @@ def test_one_text_is_a_vector_and_none_is_empty(folder, embedder):
     assert embedder.pooled("the cat").shape == (DIM,)
 
 
+def test_prepared_texts_are_encoded_later(embedder):
+    texts, before = some_texts(), embedder.tokens
+    encode = embedder.prepare(texts, "query")
+    assert embedder.tokens == before
+    np.testing.assert_array_equal(encode(), embedder.encode(texts, "query"))
+    assert embedder.tokens > before
+    with pytest.raises(UserError, match="dim is 7"):
+        embedder.prepare(texts, "query", 7)
+
+
 def test_pooled_is_what_comes_before_dense(folder, embedder):
     texts = some_texts(12)
     model = folder[1]

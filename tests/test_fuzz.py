@@ -31,7 +31,7 @@ from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.embedding import Steps, fill_store
 from jasper_jax.teachers.vector_import import import_vectors
 from jasper_jax.teachers.vectors import VectorStore
 from jasper_jax.training.metrics import read_events
@@ -153,7 +153,7 @@ def test_a_vector_store_in_the_making(place: Path, tmp_path: Path, file: str) ->
             return np.full((len(rows), 8), 8**-0.5, np.float32)
 
         with read_or_refused():
-            fill_store(tmp_path / "copy", texts, teacher.spec, same, progress=False)
+            fill_store(tmp_path / "copy", texts, teacher.spec, Steps(same), progress=False)
 
     check()
 

@@ -172,5 +172,8 @@ class TeacherEncoder:
         """Tokens encoded so far, padding not counted."""
         return self._embedder.tokens
 
+    def prepare(self, texts: Sequence[str], kinds: Sequence[str]) -> Callable[[], np.ndarray]:
+        return self._embedder.prepare(list(texts), kind=list(kinds))
+
     def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
         return self._embedder.encode(list(texts), kind=list(kinds), show_progress=show_progress)

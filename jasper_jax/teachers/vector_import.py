@@ -26,7 +26,7 @@ from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import parse_json, sync_folder
 from jasper_jax.runtime.text_files import content_suffix, numbered_lines
-from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.embedding import Steps, fill_store
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
 _ROWS = 1024
@@ -315,7 +315,7 @@ def import_vectors(
         for batch in _batches(files, text_column, vector_column):
             spool.add(batch)
         spool.refuse_missing()
-        fill_store(partial, texts, spec, lambda shard, rows: spool.of_shard(shard)[rows], progress=progress)
+        fill_store(partial, texts, spec, Steps(lambda shard, rows: spool.of_shard(shard)[rows]), progress=progress)
         (partial / "spool").unlink()
         os.rename(partial, folder)
     finally:

@@ -21,7 +21,8 @@ from jasper_jax.evaluation.report import EvaluationRow, final_rows, from_json
 from jasper_jax.evaluation.similarity import truncate, unit
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.load import load_recipe
-from jasper_jax.run import Run, cache_programs
+from jasper_jax.run import Run
+from jasper_jax.runtime.program_cache import cache_programs
 from jasper_jax.student.start import load_student, student_embedder
 
 

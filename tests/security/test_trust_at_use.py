@@ -19,8 +19,8 @@ from jasper_jax.assets.cache import asset_folder, download_folder, fetch_asset
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import model_identity, resolve_model
 from jasper_jax.recipe.config import Teacher
-from jasper_jax.run import cache_programs
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.program_cache import cache_programs
 from jasper_jax.runtime.user_cache import private_cache
 from jasper_jax.teachers import torch_teacher
 from jasper_jax.teachers.torch_teacher import refuse_harmful_files

@@ -26,17 +26,20 @@ from jasper_jax.cli import main
 from jasper_jax.runtime import processes
 from jasper_jax.teachers import models
 
-encode, slow = models.TeacherEncoder.__call__, {slow}
+prepare, slow = models.TeacherEncoder.prepare, {slow}
 
-def slowly(self, texts, kinds, **named):
-    vectors = encode(self, texts, kinds, **named)
-    if processes.index() in slow:
-        pathlib.Path(sys.argv[2]).with_name(f"embedding.{{processes.index()}}").touch()
-        for _ in range(6000):
-            time.sleep(0.05)
-    return vectors
+def slowly(self, texts, kinds):
+    encode = prepare(self, texts, kinds)
+    def later():
+        vectors = encode()
+        if processes.index() in slow:
+            pathlib.Path(sys.argv[2]).with_name(f"embedding.{{processes.index()}}").touch()
+            for _ in range(6000):
+                time.sleep(0.05)
+        return vectors
+    return later
 
-models.TeacherEncoder.__call__ = slowly
+models.TeacherEncoder.prepare = slowly
 main()
 """
 
