@@ -5,41 +5,42 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from huggingface_hub import ModelCardData
+from huggingface_hub import ModelCard
 
-from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.evaluation.report import Evaluation, markdown_table
 from jasper_jax.export.asymmetric import Documents, model_name, query_encoder_section
+from jasper_jax.export.card_metadata import card_metadata, nested_dims
+from jasper_jax.export.card_training import History, training_section
 from jasper_jax.export.dimensions import dimensions_note
 from jasper_jax.export.model import TrainedStudent
-from jasper_jax.export.public import is_hub_id, public_name
 from jasper_jax.export.versions import least_versions
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.markdown import code_span, markdown_text
 
+CITATION = """@misc{zhang2025jasperstelladistillationsota,
+  title={Jasper and Stella: distillation of SOTA embedding models},
+  author={Dun Zhang and Jiacheng Li and Ziyang Zeng and Fulong Wang},
+  year={2025},
+  eprint={2412.19048},
+  archivePrefix={arXiv},
+  primaryClass={cs.IR}
+}"""
+
 
 def model_card(
-    recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None, documents: Documents | None = None
+    recipe: Recipe,
+    trained: TrainedStudent,
+    evaluation: Evaluation | None,
+    documents: Documents | None = None,
+    history: History | None = None,
 ) -> str:
     """The README.md of an exported folder: no dates and no paths, and what others chose stands in code spans."""
     student, served = trained.student, trained.served
-    teachers = ", ".join(model_name(t) for t in recipe.teachers) or "the model itself"
-    model = recipe.student.model
-    start = code_span(public_name(model)) if model else f"random {markdown_text(recipe.student.config['model_type'])}"  # type: ignore[index]
-    layers = f", layers {', '.join(map(str, recipe.student.layers))}" if recipe.student.layers is not None else ""
-    data = ModelCardData(
-        library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "distillation", *_nested_tag(trained), "jasper_jax"],
-        base_model=model if model and is_hub_id(model) else None,
-    )
+    history = history or History({}, (), (), ())
+    teachers = ", ".join(map(model_name, recipe.teachers)) or "the model itself"
+    metadata = card_metadata(recipe, trained, evaluation, [record.text for record in history.held_out])
     lines = [
-        "---",
-        data.to_yaml(),
-        "---",
-        "",
         f"# {markdown_text(recipe.name)}",
         "",
         f"{'An embedding model of texts and images,' if student.vision_model else 'A text-embedding model of'}"
@@ -72,17 +73,7 @@ def model_card(
         *(query_encoder_section(recipe, trained.spaces, documents) if trained.spaces else []),
         "## Training",
         "",
-        f"- Student: {start}{layers}; {_pooling(student.pooling)}.",
-        f"- Teachers: {teachers}.",
-        *([f"- Texts: {_texts(recipe.texts.sources)}."] if recipe.texts else []),
-        "",
-        "| stage | trained | heads | steps | batch | learning rate |",
-        "| --- | --- | --- | ---: | ---: | ---: |",
-        *(
-            f"| {markdown_text(s.name)} | {', '.join(map(code_span, s.train))} |"
-            f" {', '.join(map(markdown_text, s.heads))} | {s.steps} | {s.batch_size} | {s.settings.learning_rate:g} |"
-            for s in resolve_stages(recipe)
-        ),
+        *training_section(recipe, trained, history),
         "",
     ]
     if evaluation and evaluation.rows:
@@ -95,22 +86,12 @@ def model_card(
             "",
             markdown_table(evaluation),
         ]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _nested_tag(trained: TrainedStudent) -> list[str]:
-    """``matryoshka``, for the loaders that cut vectors, only where the default vector may be cut."""
-    return ["matryoshka"] if _nested_dims(trained) else []
-
-
-def _nested_dims(trained: TrainedStudent) -> list[int]:
-    """The dimensions to which the default vector may be cut."""
-    head = trained.served[trained.default].head
-    return [dim for dim in trained.student.heads[head].dims if dim < trained.default]
+    lines += ["", "## Citation", "", "```bibtex", CITATION, "```"]
+    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))
 
 
 def _cutting(trained: TrainedStudent) -> str:
-    if dims := _nested_dims(trained):
+    if dims := nested_dims(trained):
         return (
             f"Vectors of {trained.default} dimensions may be cut to the first {', '.join(map(str, dims))} components."
         )
@@ -130,23 +111,9 @@ def _prompts(prompts: Mapping[str, str]) -> str:
     return f"Prompts: {said}."
 
 
-def _pooling(pooling: Pooling) -> str:
-    """``mean pooling``; every mode named."""
-    return f"{' + '.join(pooling.modes)} pooling{'' if pooling.include_prompt else ' without the prompt'}"
-
-
 def _versions(trained: TrainedStudent) -> str:
     least = least_versions(trained.student.encoder)
     return f"Least versions: {', '.join(f'{package} {version}' for package, version in least.items())}."
-
-
-def _texts(sources: list[TextSource]) -> str:
-    names = []
-    for source in sources:
-        kind = next(k for k in ("asset", "hf", "tfds", "parquet", "jsonl", "text") if getattr(source, k))
-        value = getattr(source, kind)
-        names.append(code_span(public_name(value)) if kind in ("asset", "hf", "tfds") else f"a {kind} file")
-    return ", ".join(names)
 
 
 def _onnx(trained: TrainedStudent) -> list[str]:

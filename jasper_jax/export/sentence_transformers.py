@@ -35,6 +35,7 @@ from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.encoders.weights import save
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export.asymmetric import Documents, documents_of, write_asymmetric
+from jasper_jax.export.card_training import History
 from jasper_jax.export.check import check_asymmetric, check_folder
 from jasper_jax.export.dimensions import declare_dimensions, promised_dimensions
 from jasper_jax.export.jasper_vl import write_jasper_vl
@@ -134,7 +135,8 @@ def write_folder(folder: Path, run: RunFolder, trained: TrainedStudent, document
     write_ranges(folder, trained, DataStores(run.recipe).text_folder)
     scores = run.path / "evaluation.json"
     evaluation = from_json(scores) if scores.is_file() else None
-    (folder / "README.md").write_text(model_card(run.recipe, trained, evaluation, documents), "utf-8")
+    card = model_card(run.recipe, trained, evaluation, documents, History.of(run))
+    (folder / "README.md").write_text(card, "utf-8")
     marker = {
         "format": FORMAT,
         "made_by": MADE_BY,
