@@ -15,6 +15,7 @@ from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import is_hub_id
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.runtime.shown import shown
 
 _RETRIEVAL = {"ndcg10": "cosine_ndcg@10", "mrr10": "cosine_mrr@10", "recall1": "cosine_recall@1"} | {
     "recall10": "cosine_recall@10"
@@ -23,17 +24,18 @@ _RETRIEVAL = {"ndcg10": "cosine_ndcg@10", "mrr10": "cosine_mrr@10", "recall1": "
 
 
 def card_metadata(
-    recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None, shown: Sequence[str] = ()
+    recipe: Recipe, trained: TrainedStudent, evaluation: Evaluation | None, texts: Sequence[str] = ()
 ) -> ModelCardData:
     """The metadata; nothing in it is a path or a text that nobody chose to publish.
 
-    ``shown``: held-out texts for the widget, which compares the first with the others.
+    ``texts``: held-out texts for the widget, which compares the first with the others.
     """
     tags = ["sentence-transformers", "sentence-similarity", "feature-extraction", "distillation"]
     scores = list(_scores(evaluation, trained)) if evaluation else []
+    lines = [" ".join(shown(text).split()) for text in texts]
     return ModelCardData(
         language=list(recipe.export.language) or None,
-        license=recipe.export.license or _inherited_licence(recipe),
+        license=recipe.export.license or inherited_licence(recipe),
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity",
         tags=[*tags, *(["matryoshka"] if nested_dims(trained) else []), "jasper_jax"],
@@ -42,7 +44,7 @@ def card_metadata(
         model_name=recipe.name if scores else None,
         eval_results=scores or None,
         # sentence-similarity's form of an example
-        widget=[{"source_sentence": shown[0], "sentences": list(shown[1:])}] if len(shown) > 1 else None,
+        widget=[{"source_sentence": lines[0], "sentences": lines[1:]}] if len(lines) > 1 else None,
     )
 
 
@@ -72,7 +74,7 @@ def final_rows(evaluation: Evaluation, trained: TrainedStudent) -> list[Evaluati
     ]
 
 
-def _inherited_licence(recipe: Recipe) -> str | None:
+def inherited_licence(recipe: Recipe) -> str | None:
     """That of the asset whose weights the student continues; of any other checkpoint nothing is known here."""
     model = recipe.student.model
     return CATALOGUE[model].licence.lower() if model in CATALOGUE else None

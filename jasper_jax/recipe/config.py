@@ -318,9 +318,9 @@ class Export(Section):
     onnx_int8_loss: Annotated[float, Field(ge=0, le=2)] | None = 0.02
     """Most that the int8 form may lose: 1 - the Spearman correlation of its similarities with those of float32, over
     pairs of held-out texts. None: no int8 form."""
-    license: Annotated[str, Field(pattern=r"[a-z0-9][a-z0-9.+-]{0,63}")] | None = None
+    license: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.+-]{0,63}$")] | None = None
     """Of the card, by the hub's name, e.g. apache-2.0; None: that of the asset which the student continues."""
-    language: list[Annotated[str, Field(pattern=r"[a-z]{2,8}(-[A-Za-z0-9]{1,8})?")]] = Field(default_factory=list)
+    language: list[Annotated[str, Field(pattern=r"^[a-z]{2,8}(-[A-Za-z0-9]{1,8})?$")]] = Field(default_factory=list)
     """Of the card, e.g. [en, de]."""
     samples: Annotated[int, Field(ge=0, le=20)] = 0
     """Training texts that the card shows, and as many held-out ones in its widget; 0: no text leaves with the model."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -14,40 +13,13 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
-from jasper_jax.export.model import TrainedStudent
-from jasper_jax.export.model_card import model_card
 from jasper_jax.export.public import is_hub_id, public_name, public_recipe
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.places import IDS, PATHS, RUNS
-from jasper_jax.run import Run
 from jasper_jax.runtime.markdown import code_span, markdown_text
-from jasper_jax.student.dimensions import providers
-from jasper_jax.student.start import make_student
+from tests.export.cards import BREAKOUTS, make_card, refuse_live, rendered
 from tests.recipe.test_keys import sections
 from tests.tiny import recipe
-
-BREAKOUTS = [
-    "`<img src=x onerror=alert(1)>`",
-    "``` \n\n<script>alert(1)</script>\n```",
-    "[click](javascript:alert(1)) ![x](https://evil.example/p.png)",
-    "https://evil.example/x www.evil.example a@evil.example <https://evil.example>",
-    "a | b `|` c |\n| --- |\n# Title\n- item",
-    "\\`x\\` &lt;b&gt; *a* __b__ ~~c~~ [^1] $x$",
-    "\x1b[31m\u202e s3://key:secret@bucket/x?token=t",
-]
-
-
-def rendered(markdown: str) -> str:
-    return MarkdownIt("commonmark", {"html": True}).enable("table").render(markdown)
-
-
-def refuse_live(html: str) -> None:
-    """No tag, link or address outside of code."""
-    rest = re.sub(r"<(code|pre)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
-    assert not re.search(
-        r"<(?!/?(h1|h2|p|ul|li|table|thead|tbody|tr|t[hd]( style=\"text-align:\w+\")?|strong)>)", rest
-    ), rest
-    assert not re.search(r"https?:|www\.|javascript:|\w@\w+\.\w", rest), rest
 
 
 @pytest.mark.parametrize("text", BREAKOUTS)
@@ -91,18 +63,7 @@ def test_a_path_is_its_last_part(name: str, shown: str, tmp_path: Path, monkeypa
 
 @pytest.fixture
 def made(tmp_path: Path):
-    """Calls ``model_card`` for a recipe with changes."""
-
-    def card(scores: Evaluation | None = None, /, **changes: Any) -> str:
-        run = Run(recipe(tmp_path, **changes), progress=False)
-        student = make_student(run.recipe, 24, run.student)
-        served = providers(student.heads, {})
-        trained = SimpleNamespace(
-            student=student, served=served, default=max(served), settings=run.recipe.export, spaces=()
-        )
-        return model_card(run.recipe, cast("TrainedStudent", trained), scores)
-
-    return card
+    return partial(make_card, tmp_path)
 
 
 @pytest.mark.parametrize("text", BREAKOUTS)
@@ -119,7 +80,7 @@ def test_a_card_of_hostile_values(text: str, made, tmp_path: Path) -> None:
 
 TEXTS = {
     *("name", "split", "config", "column", "kind_column", "query", "passage", "negatives", "score", "image", "caption"),
-    *("group", "asset", "revision", "target", "stage", "train", "heads", "asymmetric", "dims"),
+    *("group", "asset", "revision", "target", "stage", "train", "heads", "asymmetric", "dims", "license", "language"),
 }
 """Keys with texts that are no places: names, ids, columns, prompts, patterns."""
 
