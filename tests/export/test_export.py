@@ -16,6 +16,7 @@ from jasper_jax.commands import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.report import from_json
 from jasper_jax.export import check, model_card, sentence_transformers
+from jasper_jax.export.card_metadata import nested_dims
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
@@ -241,20 +242,20 @@ def test_loading_prints_nothing_about_missing_weights(run: Run, caplog: pytest.L
 
 
 @pytest.mark.parametrize(
-    ("default", "dims", "tag", "said"),
+    ("default", "dims", "nested", "said"),
     [
-        (24, (24, 12), ["matryoshka"], "may be cut to the first 12 components"),
+        (24, (24, 12), [12], "may be cut to the first 12 components"),
         (8, (8,), [], "must not be cut"),
         (12, (24, 12), [], "must not be cut"),
     ],
 )
-def test_the_card_says_what_may_be_cut(default: int, dims: tuple[int, ...], tag: list[str], said: str) -> None:
+def test_the_card_says_what_may_be_cut(default: int, dims: tuple[int, ...], nested: list[int], said: str) -> None:
     heads = {"fc": HeadShape(dims[0], dims, bias=True)}
     trained = cast(
         "TrainedStudent",
         SimpleNamespace(default=default, served=providers(heads, {}), student=SimpleNamespace(heads=heads)),
     )
-    assert model_card._nested_tag(trained) == tag
+    assert nested_dims(trained) == nested
     assert said in model_card._cutting(trained)
 
 
