@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from jasper_jax.assets.corpora import text_id
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.config_evaluation import Evaluation
+from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.runtime.errors import UserError
-from tests.tiny import recipe
 
 HEADER = "query,passage,score\n"
 
@@ -71,8 +72,7 @@ MINE = {"name": "mine", "pairs": "labels.csv"}
         ),
     ],
 )
-def test_keys_that_do_not_go_together(
-    evaluation: dict[str, Any], changes: dict[str, Any], problem: str, tmp_path: Path
-) -> None:
+def test_keys_that_do_not_go_together(evaluation: dict[str, Any], changes: dict[str, Any], problem: str) -> None:
+    tree = yaml.safe_load((Path(__file__).parents[2] / "configs" / "quickstart.yaml").read_text("utf-8"))
     with pytest.raises(UserError, match=problem):
-        recipe(tmp_path, evaluation=evaluation, **changes)
+        parse_recipe({**tree, "evaluation": evaluation, **changes}, "quickstart")
