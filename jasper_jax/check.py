@@ -20,7 +20,8 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.weights import check_params
 from jasper_jax.evaluation.precisions import refuse_impossible
-from jasper_jax.evaluation.text_tests import check_judged, check_test
+from jasper_jax.evaluation.text_tests import check_classification, check_judged, check_test
+from jasper_jax.evaluation.wordings import read_wordings
 from jasper_jax.export.asymmetric import documents_of
 from jasper_jax.export.onnx_folder import refuse_without_packages
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
@@ -94,6 +95,9 @@ def validate(run: Run) -> tuple[Student, int | None]:
     for judged in recipe.evaluation.similarity:
         if not isinstance(judged, str):
             check_judged(judged)
+    for labels in recipe.evaluation.classification:
+        check_classification(labels)
+    read_wordings(recipe.evaluation.instructions)
     refuse_impossible(recipe, 0 if recipe.texts is None else recipe.texts.held_out)
     teacher_dim = run.teacher_dim
     for teacher in run.teachers if run.needs_vectors else ():

@@ -178,6 +178,13 @@ def evaluate(
     similarity: Annotated[
         list[str] | None, typer.Option(help="Score models: a file of query, passage and score, any numbers.")
     ] = None,
+    classification: Annotated[
+        list[str] | None, typer.Option(help="Score models: a file of text and label, by a linear probe.")
+    ] = None,
+    instructions: Annotated[
+        str | None,
+        typer.Option(help="Of models: 'default', or a YAML file of wordings of the prompts to repeat retrieval with."),
+    ] = None,
     dim: Annotated[list[int] | None, typer.Option(help="Of models: the dimensions; default: each one's own.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Of models: a JSON file for the scores.")
@@ -196,12 +203,22 @@ def evaluate(
     from jasper_jax.commands import evaluate_run
     from jasper_jax.text_commands import evaluate_models
 
-    if pairs or beir or similarity:
+    if pairs or beir or similarity or classification:
         evaluate_models(
-            [recipe, *(overrides or [])], pairs or [], beir or [], similarity or [], dim or [], _path(output)
+            [recipe, *(overrides or [])],
+            pairs or [],
+            beir or [],
+            similarity or [],
+            classification or [],
+            instructions,
+            dim or [],
+            _path(output),
         )
-    elif dim or output:
-        raise UserError("--dim and --output are for models; give --pairs, --beir or --similarity to score them by")
+    elif dim or output or instructions:
+        raise UserError(
+            "--dim, --output and --instructions are for models; give --pairs, --beir, --similarity or --classification"
+            " to score them by (in a recipe: evaluation.instructions)"
+        )
     else:
         _connect(coordinator, processes, process)
         evaluate_run(_load(recipe, overrides))

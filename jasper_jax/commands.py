@@ -228,6 +228,7 @@ def _evaluate(run: Run, embedded: Embedded, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
     from jasper_jax.evaluation.asymmetric import share_kept
     from jasper_jax.evaluation.by_text import FILE
+    from jasper_jax.evaluation.instructions import instruction_table
     from jasper_jax.evaluation.precisions import precision_table
     from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.report import (
@@ -256,6 +257,8 @@ def _evaluate(run: Run, embedded: Embedded, timings: Timings) -> None:
     print_table(console_table(evaluation), OUT)
     if evaluation.precisions:
         print_table(precision_table(evaluation.precisions), OUT)
+    if evaluation.instructions:
+        print_table(instruction_table(evaluation.instructions), OUT)
     names = retrieval_tests(evaluation)
     for student, free in better_without_training(evaluation):
         say(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from jasper_jax.encoders.local_mesh import local_mesh, put_leaf, put_params, put
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of
+from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of, replace_prompts
 from jasper_jax.encoders.quantization import quantizer, read_ranges
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.encoders.row_programs import compile_shapes, lower_rows, output_vectors, pooled_rows
@@ -236,6 +237,12 @@ class Embedder:
             return prompt_of(self.prompts, kind)
         names = ", ".join(dict.fromkeys((*PROMPT_NAMES, *self.prompts)))
         raise UserError(f"kind is {kind!r}; this model has {names}")
+
+    def with_prompts(self, prompts: Mapping[str, str]) -> Embedder:
+        """The same model, on the same memory, with these prompts by kind in place of its own."""
+        other = copy(self)
+        other.prompts = replace_prompts(self.prompts, prompts)
+        return other
 
     def encode(
         self,

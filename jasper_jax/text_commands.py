@@ -67,21 +67,26 @@ def evaluate_models(
     pairs: Sequence[str],
     beir: Sequence[str],
     similarity: Sequence[str],
+    classification: Sequence[str],
+    instructions: str | None,
     dims: Sequence[int],
     output: Path | None,
 ) -> None:
     """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked."""
     from jasper_jax.evaluation.folders import asked_of, evaluate_folders
+    from jasper_jax.evaluation.instructions import instruction_table
     from jasper_jax.evaluation.report import console_table, to_json
     from jasper_jax.recipe.places import files_read
     from jasper_jax.runtime.program_cache import cache_programs
 
-    asked = asked_of(pairs, beir, similarity)
+    asked = asked_of(pairs, beir, similarity, classification, instructions)
     if output is not None:
         refuse_output(output, "a .json file", [*files_read(asked), *(user_path(model, "model") for model in models)])
     cache_programs()
     evaluation = evaluate_folders(models, asked, dims)
     print_table(console_table(evaluation), OUT)
+    if evaluation.instructions:
+        print_table(instruction_table(evaluation.instructions), OUT)
     if output is not None:
         to_json(evaluation, output)
 

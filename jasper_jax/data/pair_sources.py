@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from jasper_jax.assets.corpora import corpus_splits, read_beir, read_questions
 from jasper_jax.data.libraries import Row, hf_rows, require
-from jasper_jax.data.source_files import matching, pattern_of
-from jasper_jax.data.sources import csv_rows, jsonl_rows, parquet_rows, strings
+from jasper_jax.data.source_files import kind_of, pattern_of
+from jasper_jax.data.sources import strings, table_rows
 from jasper_jax.recipe.config_sources import PairSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
@@ -54,13 +54,7 @@ def _rows(source: PairSource, key: str) -> Iterator[Row]:
     if source.hf is not None:
         yield from hf_rows(source.hf, source.config, _splits(source), key)
         return
-    for path in matching(str(pattern_of(source)), key):
-        if source.jsonl is not None:
-            yield from jsonl_rows(path)
-        elif source.csv is not None:
-            yield from csv_rows(path)
-        else:
-            yield from parquet_rows(path, _columns(source))
+    yield from table_rows(kind_of(source), str(pattern_of(source)), _columns(source), key)
 
 
 def _splits(source: PairSource) -> list[str]:

@@ -58,6 +58,18 @@ def parquet_rows(path: Path, columns: list[str]) -> Iterator[Row]:
         raise UserError(f"{path}: cannot be read as Parquet ({first_line(e)})") from None
 
 
+def table_rows(kind: str, pattern: str, columns: list[str], key: str) -> Iterator[Row]:
+    """The rows of the files that ``pattern``, at ``key`` of the recipe, names; ``kind``: jsonl, csv or parquet. Of a
+    Parquet file only ``columns`` are read."""
+    for path in matching(pattern, key):
+        if kind == "jsonl":
+            yield from jsonl_rows(path)
+        elif kind == "csv":
+            yield from csv_rows(path)
+        else:
+            yield from parquet_rows(path, columns)
+
+
 def _file_rows(source: TextSource, seed: int) -> Iterator[Row]:
     paths = matching(str(pattern_of(source)))
     random.Random(f"{seed}/files").shuffle(paths)

@@ -21,6 +21,12 @@ def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
     return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
 
 
+def replace_prompts(prompts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:
+    """``prompts`` with those ``given`` by kind, empty ones too, instead of what a kind has by any of its names."""
+    replaced = {name for kind in given for name in PROMPT_NAMES[kind]}
+    return {**{name: text for name, text in prompts.items() if name not in replaced}, **given}
+
+
 def read_model_config(path: Path) -> dict[str, Any]:
     """``config_sentence_transformers.json``; absent: no settings."""
     file = path / MODEL_CONFIG

@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from jasper_jax.assets.models import resolve_model
 from jasper_jax.checkpoints.export_marker import refuse_damaged
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
-from jasper_jax.evaluation.text_tests import TextTests, check_judged, check_test
+from jasper_jax.evaluation.text_tests import TextTests, after, check_classification, check_judged, check_test
+from jasper_jax.evaluation.wordings import read_wordings
 from jasper_jax.recipe import config_evaluation
+from jasper_jax.recipe.config_evaluation import file_kind
 from jasper_jax.recipe.load import parse_section
 from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
-from jasper_jax.runtime.text_files import content_suffix
-
-_KINDS = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
-def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str]) -> config_evaluation.Evaluation:
+def asked_of(
+    pairs: Sequence[str],
+    beir: Sequence[str],
+    similarity: Sequence[str],
+    classification: Sequence[str] = (),
+    instructions: str | None = None,
+) -> config_evaluation.Evaluation:
     """The tests that files ask for, as a recipe's section ``evaluation`` would.
 
     Args:
@@ -33,6 +41,8 @@ def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str
         ``{csv: faq.csv, query: question, passage: answer}``.
       beir: folders in BEIR's format.
       similarity: files of pairs of texts with a judgement in the column ``score``, or such a source.
+      classification: files of texts with labels, or such a source of columns ``text`` and ``label`` under ``file``.
+      instructions: a file of wordings, or "default" for the set of :mod:`jasper_jax.evaluation.wordings`.
 
     Raises:
       UserError: no test at all, a file that does not exist, or one without the columns.
@@ -55,32 +65,51 @@ def asked_of(pairs: Sequence[str], beir: Sequence[str], similarity: Sequence[str
             named("similarity", given, pairs={"score": "score", **_source("--similarity", given)})
             for given in similarity
         ],
+        "classification": [
+            named("classification", given, **(_mapping("--classification", given) or {"file": given}))
+            for given in classification
+        ],
+        "instructions": instructions == "default" or instructions or False,
     }
-    asked = parse_section(config_evaluation.Evaluation, "evaluation", tree, "--pairs, --beir, --similarity")
-    if not asked.retrieval and not asked.similarity:
-        raise UserError("nothing to score a model by; give --pairs FILE, --beir FOLDER or --similarity FILE")
+    asked = parse_section(config_evaluation.Evaluation, "evaluation", tree, "the options")
+    if not asked.retrieval and not asked.similarity and not asked.classification:
+        raise UserError(
+            "nothing to score a model by; give --pairs FILE, --beir FOLDER, --similarity FILE or --classification FILE"
+        )
+    if asked.instructions and not asked.retrieval:
+        raise UserError("--instructions: are for retrieval; give --pairs FILE or --beir FOLDER too")
     for test in asked.retrieval:
         check_test(test)
     for judged in asked.similarity:
         assert not isinstance(judged, str)
         check_judged(judged)
+    for labels in asked.classification:
+        check_classification(labels)
+    read_wordings(asked.instructions, "--instructions")
     return asked
 
 
 def _source(option: str, given: str) -> dict[str, Any]:
     """A source of pairs: a mapping in braces, or a file by the kind of its content."""
-    if given.startswith("{"):
-        try:
-            source = parse_yaml(given)
-        except (yaml.YAMLError, ValueError, RecursionError):
-            source = None
-        if not isinstance(source, dict):
-            raise UserError(f"{option}: {given!r} is not a mapping; e.g. '{{csv: faq.csv, query: question}}'")
+    if source := _mapping(option, given):
         return source
-    kind = _KINDS.get(content_suffix(Path(given)))
-    if kind is None:
-        raise UserError(f"{option}: {given}: expected a name that ends in {', '.join(_KINDS)}, compressed or not")
-    return {kind: given}
+    try:
+        return {file_kind(given): given}
+    except ValueError as error:
+        raise UserError(f"{option}: {error}") from None
+
+
+def _mapping(option: str, given: str) -> dict[str, Any] | None:
+    """A mapping in braces; None for a file's name."""
+    if not given.startswith("{"):
+        return None
+    try:
+        source = parse_yaml(given)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        source = None
+    if not isinstance(source, dict):
+        raise UserError(f"{option}: {given!r} is not a mapping; e.g. '{{csv: faq.csv, query: question}}'")
+    return source
 
 
 def refuse_dims(model: str, dims: Sequence[int], own: Sequence[int], default: int) -> None:
@@ -103,6 +132,7 @@ def evaluate_folders(models: Sequence[str], asked: config_evaluation.Evaluation,
     """
     tests = TextTests(asked, None)
     rows: list[EvaluationRow] = []
+    instructions: list[InstructionRow] = []
     for model in models:
         folder = resolve_model(model)
         refuse_damaged(folder)
@@ -110,17 +140,31 @@ def evaluate_folders(models: Sequence[str], asked: config_evaluation.Evaluation,
         refuse_dims(model, dims, embedder.dims, embedder.default_dim)
         say(f"{model}: {', '.join(map(str, dims or [embedder.default_dim]))} dimensions")
         pooled = {name: embedder.pooled(*texts, show_progress=True) for name, texts in tests.lists.items()}
+        for name, again in tests.reworded.items():
+            listed, changed = tests.lists[again.list], embedder.with_prompts(again.prompts)
+            say(f"Embedding {len(listed.texts):,} texts of {again.list}{after(again.prompts)}")
+            pooled[name] = changed.pooled(*listed, show_progress=True)
+        outputs: list[Output] = []
         for dim in dims or [embedder.default_dim]:
             own = dim in embedder.dims
-            vectors = {name: embedder.project(x, dim if own else embedder.default_dim) for name, x in pooled.items()}
+            provider = model if own else f"{model}, cut"
+            of = partial(_vectors, embedder, dim if own else embedder.default_dim, dim)
             rows.append(
                 EvaluationRow(
-                    provider=model if own else f"{model}, cut",
+                    provider=provider,
                     role="model",
                     dim=dim,
                     weights=embedder.encoder.weights_per_token,
-                    **tests.score({name: truncate(x, dim) for name, x in vectors.items()}, None),
+                    **tests.score({name: of(pooled[name]) for name in tests.lists}, None),
                 )
             )
+            outputs.append(Output({"provider": provider, "role": "model", "dim": dim}, of))
+        if tests.reworded:
+            instructions += instruction_rows(tests, pooled, outputs)
     metadata: dict[str, Any] = {"tests": asked.model_dump(mode="json"), "environment": environment()}
-    return Evaluation(rows=rows, metadata=metadata)
+    return Evaluation(rows=rows, instructions=instructions, metadata=metadata)
+
+
+def _vectors(embedder: Embedder, own: int, dim: int, pooled: np.ndarray) -> np.ndarray:
+    """The first ``dim`` components of the vectors of ``own`` dimensions, normalised again."""
+    return truncate(embedder.project(pooled, own), dim)

@@ -8,8 +8,9 @@ are projections of its pooled vectors. Encoding and scoring are two functions: a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,12 +22,19 @@ from jasper_jax.evaluation.by_text import Provider, Vectors
 from jasper_jax.evaluation.by_text import write as write_by_text
 from jasper_jax.evaluation.compare_texts import compare_texts, scored_teachers
 from jasper_jax.evaluation.image_tests import ImageTests
+from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
 from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.student_vectors import StudentVectors, student_vectors, when
-from jasper_jax.evaluation.teachers import TeacherScores, TestVectors, teacher_rows, teacher_vectors
+from jasper_jax.evaluation.teachers import (
+    TeacherScores,
+    TestVectors,
+    teacher_instructions,
+    teacher_rows,
+    teacher_vectors,
+)
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import needs
@@ -90,10 +98,12 @@ def evaluate(embedded: Embedded, sheet: Path | None = None, by_text: Path | None
     rows = taught_by.rows
     scores = StudentScores(run, student, tests, taught_by.reference, images, taught=teachers.needed)
     precisions: list[PrecisionRow] = []
+    instructions = teacher_instructions(taught_by, tests) if tests.reworded else []
     for vectors in by_stage:
         rows += scores.rows(vectors)
         if vectors is by_stage[-1]:
             rows += scores.asymmetric(vectors, teachers.dims, taught_by)
+            instructions += scores.instructions(vectors) if tests.reworded else []
         if vectors.stages == len(run.stages):
             if run.recipe.evaluation.precisions:
                 precisions = scores.precisions(vectors)
@@ -104,7 +114,7 @@ def evaluate(embedded: Embedded, sheet: Path | None = None, by_text: Path | None
         images.draw(sheet)
     metadata = {"recipe": run.recipe.name, "held_out_texts": tests.held_out, "environment": environment()}
     metadata |= origin(run)
-    return Evaluation(rows=rows, precisions=precisions, metadata=metadata)
+    return Evaluation(rows=rows, precisions=precisions, instructions=instructions, metadata=metadata)
 
 
 class StudentScores:
@@ -167,6 +177,19 @@ class StudentScores:
             asymmetric_rows(projected, spaces, teachers.vectors, self.tests, weights=weights, head=head, stage=stages)
         )
 
+    def instructions(self, vectors: StudentVectors) -> list[InstructionRow]:
+        """The rows under other wordings of the prompts, of the last finished stage."""
+        provider = when(self.run, vectors.stages) if vectors.stages else "closed-form start"
+        outputs = [
+            Output(
+                {"provider": provider, "role": "student", "dim": dim, "head": head},
+                partial(_nested, vectors.heads[head], dim),
+            )
+            for head in self._heads(vectors.stages, False)
+            for dim in self.student.heads[head].dims
+        ]
+        return instruction_rows(self.tests, {**vectors.pooled, **vectors.reworded}, outputs)
+
     def precisions(self, vectors: StudentVectors) -> list[PrecisionRow]:
         """The rows in fewer bits, at each exported dimension, of the final student."""
         rows: list[PrecisionRow] = []
@@ -220,3 +243,8 @@ class StudentScores:
 def _projected(vectors: StudentVectors, head: HeadProvider, dim: int) -> dict[str, np.ndarray]:
     nested = nested_head(vectors.heads[head.head], dim)
     return {name: project_rows(nested, pooled) for name, pooled in vectors.pooled.items()}
+
+
+def _nested(head: Mapping[str, Any], dim: int, pooled: np.ndarray) -> np.ndarray:
+    """A head's first ``dim`` components of pooled vectors, normalised."""
+    return truncate(project_rows(head, pooled), dim)

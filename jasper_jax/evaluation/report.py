@@ -21,7 +21,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from jasper_jax.evaluation.agreement import AgreementScore
+from jasper_jax.evaluation.classification import ClassificationScore
 from jasper_jax.evaluation.images import ImageScore
+from jasper_jax.evaluation.instructions import InstructionRow
 from jasper_jax.evaluation.precisions import PrecisionRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
@@ -59,6 +61,7 @@ class EvaluationRow(_Record):
     pairs: RetrievalScore | None = None
     """Retrieval of the held-out labelled pairs' passages by their queries."""
     similarity: dict[str, SimilarityScore] = {}
+    classification: dict[str, ClassificationScore] = {}
     agreement: AgreementScore | None = None
     images: dict[str, ImageScore] = {}
     """By split of the image-caption pairs."""
@@ -69,6 +72,8 @@ class Evaluation(_Record):
     rows: list[EvaluationRow] = []
     precisions: list[PrecisionRow] = []
     """The final student's vectors in fewer bits, if ``evaluation.precisions`` asks for them."""
+    instructions: list[InstructionRow] = []
+    """Retrieval under other wordings of the prompts, if ``evaluation.instructions`` asks for it."""
     metadata: dict[str, JsonValue] = {}
     """The recipe's name, the number of held-out texts, versions and machine."""
 
@@ -311,6 +316,7 @@ def score_columns(evaluation: Evaluation, test: str | None = None) -> list[Colum
     columns.append(Column(title, lambda row: _percent(ndcg10(row, names), best), form="{:.1f}%", compact=False))
     columns.append(Column("held-out pairs nDCG@10", lambda row: row.pairs.ndcg10.value if row.pairs else None))
     columns += [_similarity(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.similarity)]
+    columns += [_accuracy(name) for name in dict.fromkeys(n for row in evaluation.rows for n in row.classification)]
     columns += [
         Column(
             "M weights",
@@ -363,4 +369,11 @@ def _similarity(name: str) -> Column:
     return Column(
         f"{name.capitalize()} Spearman",
         lambda row: row.similarity[name].spearman if name in row.similarity else None,
+    )
+
+
+def _accuracy(name: str) -> Column:
+    return Column(
+        f"{name} accuracy",
+        lambda row: row.classification[name].accuracy if name in row.classification else None,
     )

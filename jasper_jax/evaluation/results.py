@@ -10,7 +10,7 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.source_files import as_it_is, matching, pattern_of
 from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.config_evaluation import Retrieval, Similarity
+from jasper_jax.recipe.config_evaluation import Classification, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import json_bytes
 from jasper_jax.runtime.paths import user_path
@@ -34,12 +34,17 @@ def origin(run: RunFolder) -> dict[str, Any]:
 
 def _files(recipe: Recipe) -> list[Any]:
     judged = [test for test in recipe.evaluation.similarity if not isinstance(test, str)]
-    paths = sorted({path for test in (*recipe.evaluation.retrieval, *judged) for path in _paths(test)})
+    tests = (*recipe.evaluation.retrieval, *judged, *recipe.evaluation.classification)
+    paths = {path for test in tests for path in _paths(test)}
+    if isinstance(recipe.evaluation.instructions, str):
+        paths.add(user_path(recipe.evaluation.instructions, "evaluation.instructions"))
     # The mirror shows them to others: names, not where they are.
-    return [{**as_it_is(path).model_dump(exclude={"sha256"}), "file": path.name} for path in paths]
+    return [{**as_it_is(path).model_dump(exclude={"sha256"}), "file": path.name} for path in sorted(paths)]
 
 
-def _paths(test: Retrieval | Similarity) -> list[Path]:
+def _paths(test: Retrieval | Similarity | Classification) -> list[Path]:
+    if isinstance(test, Classification):
+        return matching(test.file)
     if isinstance(test, Retrieval) and test.beir is not None:
         folder = user_path(test.beir)
         return [path for path in (*folder.glob("*.jsonl*"), *folder.glob("qrels/*")) if path.is_file()]
@@ -54,6 +59,7 @@ def results_path(folder: Path, evaluation: Evaluation) -> Path:
     names = [
         *(test["name"] for test in tests.get("retrieval", ())),
         *(test["name"] if isinstance(test, dict) else test for test in tests.get("similarity", ())),
+        *(test["name"] for test in tests.get("classification", ())),
     ]
     name = "+".join(names)[:100] or "held-out"
     number = 1

@@ -13,7 +13,7 @@ from jasper_jax.checkpoints.checkpoint import Checkpoints, abstract
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.image_tests import ImageTests, ImageVectors
-from jasper_jax.evaluation.text_tests import TextTests, encode_list
+from jasper_jax.evaluation.text_tests import TextTests, after, encode_list
 from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.start import student_embedder
@@ -29,6 +29,8 @@ class StudentVectors(NamedTuple):
     """Parameters by head."""
     pooled: Mapping[str, np.ndarray]
     """``[n, D]`` by list of the tests."""
+    reworded: Mapping[str, np.ndarray]
+    """As ``pooled``, of the tests' ``reworded`` lists; of the last of these stages alone."""
     images: Mapping[str, ImageVectors] | None
     """By split of the image-caption pairs; None where it has not learned from images, nor does next."""
 
@@ -48,21 +50,27 @@ def student_vectors(
     made: list[StudentVectors] = []
     encoder: Any = None
     pooled: dict[str, np.ndarray] = {}
-    for stages in _stages_done(run, checkpoints, taught=taught):
+    done = _stages_done(run, checkpoints, taught=taught)
+    for stages in done:
         say(f"Evaluating the student {when(run, stages)}")
         params = checkpoints.load(checkpoints.final(stages - 1) if stages else checkpoints.start(), shapes)
         # Images are scored as soon as a stage has learned from them, or the next one will.
         sees = images is not None and needs(run.stages[: stages + 1], "images")
         same = encoder is not None and _equal(encoder, params["encoder"])
-        pictures = None
-        if sees or not same:
+        again = tests.reworded if stages == done[-1] else {}
+        pictures, reworded = None, {}
+        if sees or again or not same:
             embedder = student_embedder(student, params, tokenizer)
             if not same:
                 encoder = params["encoder"]
                 pooled = {name: encode_list(embedder.pooled, listed) for name, listed in tests.lists.items()}
             if sees and images is not None:
                 pictures = images.encode(embedder)
-        made.append(StudentVectors(stages, jax.device_get(params["heads"]), pooled, pictures))
+            for name, other in again.items():
+                listed, changed = tests.lists[other.list], embedder.with_prompts(other.prompts)
+                say(f"Embedding {len(listed.texts):,} texts of {other.list}{after(other.prompts)}")
+                reworded[name] = encode_list(changed.pooled, listed)
+        made.append(StudentVectors(stages, jax.device_get(params["heads"]), pooled, reworded, pictures))
     return made
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -13,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
+from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
 from jasper_jax.evaluation.report import EvaluationRow
 from jasper_jax.evaluation.shortened import principal_directions, sample, shortened
-from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests, encode_list
+from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests, after, encode_list
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.files import read_cached_array, write_cached_array
 from jasper_jax.runtime.progress import say
@@ -36,7 +38,8 @@ class TeacherScores(NamedTuple):
 
 
 TestVectors = dict[str, np.ndarray]
-"""``[n, T]`` by list of the tests, without the held-out texts, which a teacher's store has."""
+"""``[n, T]`` by list of the tests, without the held-out texts, which a teacher's store has; of a teacher with a model
+also those of ``TextTests.reworded``."""
 
 
 def teacher_vectors(teachers: TeacherVectors, folder: Path, tests: TextTests) -> dict[str, TestVectors | None]:
@@ -112,7 +115,8 @@ class _Provider(NamedTuple):
 
     def shortened(self, dims: Sequence[int], tests: TextTests, reference: Any) -> Iterator[EvaluationRow]:
         directions = None if self.sampled is None else principal_directions(self.sampled)
-        for how, dim, vectors in shortened(self.vectors, dims, directions, self.cut_above):
+        own = {name: x for name, x in self.vectors.items() if name in tests.lists}
+        for how, dim, vectors in shortened(own, dims, directions, self.cut_above):
             scores = tests.score(vectors, reference)
             yield EvaluationRow(
                 provider=f"{self.name}, {how}", role="baseline", dim=dim, weights=self.weights, **scores
@@ -121,7 +125,8 @@ class _Provider(NamedTuple):
 
 def _joined(providers: Sequence[_Provider]) -> _Provider:
     """All teachers as one; its cost is the sum of theirs. Its first components are the first teacher's."""
-    vectors = {name: concatenate([p.vectors[name] for p in providers]) for name in providers[0].vectors}
+    common = [name for name in providers[0].vectors if all(name in p.vectors for p in providers)]
+    vectors = {name: concatenate([p.vectors[name] for p in providers]) for name in common}
     samples = [p.sampled for p in providers if p.sampled is not None]
     weights = [p.weights for p in providers if p.weights is not None]
     return _Provider(
@@ -152,8 +157,12 @@ def import_test_vectors(files: Sequence[Path], tests: TextTests, teacher: Teache
             yield f"{name}: {missing} texts have no vector, so {teacher.name} is not scored"
 
 
-def _cache_path(teacher: TeacherModel, folder: Path, name: str, texts: Texts) -> Path:
-    content = json.dumps([teacher.spec.as_json(), *texts], sort_keys=True)
+def _cache_path(
+    teacher: TeacherModel, folder: Path, name: str, texts: Texts, prompts: Mapping[str, str] | None = None
+) -> Path:
+    """``prompts``: by kind, in place of the teacher's own."""
+    spec = replace(teacher.spec, prompts={**teacher.spec.prompts, **(prompts or {})})
+    content = json.dumps([spec.as_json(), *texts], sort_keys=True)
     key = hashlib.sha256(content.encode()).hexdigest()[:16]
     return folder / f"{teacher.name}-{name.replace('/', '-').replace(' ', '-')}-{key}.npy"
 
@@ -165,15 +174,53 @@ def _vectors(teacher: TeacherModel, folder: Path, tests: TextTests, *, progress:
     for name, listed in tests.lists.items():
         if name == HELD_OUT:  # from the teacher's store
             continue
-        path = _cache_path(teacher, folder, name, listed)
-        made = read_cached_array(path)
-        lacking = made is None or len(made) != len(listed.texts)
-        if processes.gather(np.array([lacking])).any():  # in any process: all take part, before the first writes
-            if encoder is None:
-                return None
-            say(f"Embedding {len(listed.texts):,} texts of {name} with {teacher.name}")
-            made = encode_list(partial(encoder, show_progress=progress), listed)
-            processes.first_does(partial(write_cached_array, path, made))
+        made = _list_vectors(teacher, encoder, folder, name, listed, progress=progress)
+        if made is None:
+            return None
+        vectors[name] = made
+    for name, again in tests.reworded.items() if encoder is not None else ():
+        listed = tests.lists[again.list]
+        made = _list_vectors(teacher, encoder, folder, again.list, listed, again.prompts, progress=progress)
         assert made is not None
         vectors[name] = made
     return vectors
+
+
+def _list_vectors(
+    teacher: TeacherModel,
+    encoder: Any,
+    folder: Path,
+    name: str,
+    listed: Texts,
+    prompts: Mapping[str, str] | None = None,
+    *,
+    progress: bool,
+) -> np.ndarray | None:
+    """The teacher's vectors of a list, from the cache or by ``encoder``; None without either. ``prompts``: by kind, in
+    place of the teacher's own."""
+    path = _cache_path(teacher, folder, name, listed, prompts)
+    made = read_cached_array(path)
+    lacking = made is None or len(made) != len(listed.texts)
+    if processes.gather(np.array([lacking])).any():  # in any process: all take part, before the first writes
+        if encoder is None:
+            return None
+        say(f"Embedding {len(listed.texts):,} texts of {name} with {teacher.name}{after(prompts)}")
+        made = encode_list(partial(encoder, prompts=prompts, show_progress=progress), listed)
+        processes.first_does(partial(write_cached_array, path, made))
+    return made
+
+
+def teacher_instructions(scored: TeacherScores, tests: TextTests) -> list[InstructionRow]:
+    """The rows under other wordings of the teachers that have a model, and of all of them concatenated."""
+    rows: list[InstructionRow] = []
+    for names, (provider, vectors) in scored.vectors.items():
+        if not tests.reworded.keys() <= vectors.keys():
+            say(f"{provider}: not scored under other wordings, since its vectors are imported")
+            continue
+        fields = {
+            "provider": provider,
+            "role": "teacher" if len(names) == 1 else "teachers",
+            "dim": next(iter(vectors.values())).shape[1],
+        }
+        rows += instruction_rows(tests, vectors, [Output(fields, lambda x: x)])
+    return rows

@@ -16,13 +16,18 @@ from jasper_jax.assets.corpora import (
     retrieval_split,
     retrieval_test,
     subset,
+    text_id,
 )
+from jasper_jax.data.labelled_texts import read_labels
 from jasper_jax.data.pair_sources import check_pairs, read_pairs
 from jasper_jax.data.texts import TextStore
 from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.classification import ClassificationTest, score_classification
+from jasper_jax.evaluation.distractors import draw_distractors
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import score_judged_pairs, score_similarity
-from jasper_jax.recipe.config_evaluation import Evaluation, Retrieval, Similarity
+from jasper_jax.evaluation.wordings import read_wordings
+from jasper_jax.recipe.config_evaluation import Classification, Evaluation, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.shared_rows import make_rows
@@ -31,6 +36,8 @@ AGREEMENT_TEXTS = 2000
 """The most held-out texts that are compared for agreement."""
 HELD_OUT = "held_out"
 """Name of the list of those texts."""
+PARTS = {"query": "queries", "passage": "passages"}
+"""Kind of text -> the last part of the names of a retrieval test's lists."""
 PAIRS = "held-out pairs"
 """Prefix of the lists of the held-out pairs' texts; no test of a recipe can have this name."""
 
@@ -56,17 +63,47 @@ def check_test(spec: Retrieval) -> None:
     elif spec.beir is not None and not beir_file(user_path(spec.beir, f"{key}.beir") / "corpus.jsonl").is_file():
         raise UserError(f"{key}.beir: {spec.beir}: expected a folder with corpus.jsonl, queries.jsonl, qrels/test.tsv")
     elif spec.pairs is not None:
-        check_pairs(spec.pairs, f"{key}.pairs")
+        check_pairs(spec.pairs, f"{key}.pairs", judged=True)
 
 
-def _read(spec: Retrieval) -> RetrievalTest:
+def _read(spec: Retrieval, texts: TextStore | None) -> RetrievalTest:
+    test = _read_labels(spec)
+    smaller = subset(test, spec.passages, spec.queries_per_passage)
+    if spec.distractors is not None:
+        assert texts is not None
+        key = f"evaluation.retrieval.{spec.name}.distractors"
+        more = draw_distractors(texts, spec.distractors, test.passages.values(), key)
+        smaller.passages.update((text_id(text), text) for text in more)
+    return smaller
+
+
+def _read_labels(spec: Retrieval) -> RetrievalTest:
     if spec.asset is not None:
         return retrieval_test(spec.asset, spec.split)
     if spec.beir is not None:
         return read_beir(spec.beir)
     assert spec.pairs is not None
-    pairs = [pair for pair in read_pairs(spec.pairs, f"evaluation.retrieval.{spec.name}.pairs") if pair.score]
-    return as_test(((pair.query, pair.passage) for pair in pairs), (text for pair in pairs for text in pair.negatives))
+    key = f"evaluation.retrieval.{spec.name}.pairs"
+    pairs = list(read_pairs(spec.pairs, key, judged=True))
+    gains = [_gain(pair.score, f"{key}: query {pair.query[:60]!r}") for pair in pairs]
+    others = (text for pair in pairs for text in (pair.passage, *pair.negatives))  # judged not to answer, too
+    test = as_test(((pair.query, pair.passage) for pair, gain in zip(pairs, gains) if gain), others)
+    if not test.queries:
+        raise UserError(f"{key}: {len(pairs):,} pairs, none with a score above 0; a test needs a query with an answer")
+    for pair, gain in zip(pairs, gains):
+        if gain:
+            answers = test.relevant[text_id(pair.query)]
+            answers[text_id(pair.passage)] = max(gain, answers[text_id(pair.passage)])
+    return test
+
+
+def _gain(score: float, where: str) -> int:
+    """The gain in nDCG of a pair with ``score``: none of 0 or less, 1 up to 1, above that the whole number."""
+    if score <= 1:
+        return int(score > 0)
+    if score != int(score):
+        raise UserError(f"{where}: score {score:g}; expected 0, a share up to 1, or a whole number, the gain in nDCG")
+    return int(score)
 
 
 def check_judged(spec: Similarity) -> None:
@@ -88,6 +125,11 @@ def _read_judged(spec: Similarity) -> tuple[list[str], list[tuple[int, int, floa
     return list(place), judged
 
 
+def check_classification(spec: Classification) -> None:
+    """UserError if a test's file or columns do not exist, or its labels cannot be scored; reads the file."""
+    read_labels(spec, f"evaluation.classification.{spec.name}.file")
+
+
 class Texts(NamedTuple):
     """The texts of a list, with the kind of each."""
 
@@ -101,16 +143,34 @@ def encode_list(encode: Callable[[list[str], list[str]], np.ndarray], listed: Te
     return make_rows(lambda rows: encode([texts[i] for i in rows], [kinds[i] for i in rows]), len(texts))
 
 
+def after(prompts: Mapping[str, str] | None) -> str:
+    """For a line of progress: the wordings of ``prompts``."""
+    return "".join(f" after {wording!r}" for wording in (prompts or {}).values())
+
+
+class Reworded(NamedTuple):
+    """A list of texts to encode once more, after another wording of the prompt of its ``kind``."""
+
+    list: str
+    kind: str
+    wording: str
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """By kind, in place of a model's own."""
+        return {self.kind: self.wording}
+
+
 class TextTests:
-    """The tests of a recipe. ``lists``: the texts to encode, by name; ``held_out``: the number of held-out texts."""
+    """The tests of a recipe. ``lists``: the texts to encode, by name; ``reworded``: those to encode once more, by names
+    of their own; ``held_out``: the number of held-out texts."""
 
     def __init__(self, asked: Evaluation, texts: TextStore | None):
         """``asked``: the recipe's section ``evaluation``."""
         self.lists: dict[str, Texts] = {}
-        self.retrieval: dict[str, Any] = {}
+        self.retrieval: dict[str, RetrievalTest] = {}
         for spec in asked.retrieval:
-            test = subset(_read(spec), spec.passages, spec.queries_per_passage)
-            self.retrieval[spec.name] = test
+            self.retrieval[spec.name] = test = _read(spec, texts)
             for name, kind, by_id in (("queries", "query", test.queries), ("passages", "passage", test.passages)):
                 self.lists[f"{spec.name}/{name}"] = Texts(list(by_id.values()), [kind] * len(by_id))
         self.human: dict[str, np.ndarray] = {}
@@ -122,6 +182,11 @@ class TextTests:
                 documents, self.human[spec] = lee_similarities()
             name = spec.name if isinstance(spec, Similarity) else spec
             self.lists[name] = Texts(documents, ["passage"] * len(documents))
+        self.classification: dict[str, ClassificationTest] = {}
+        for spec in asked.classification:
+            labels = read_labels(spec, f"evaluation.classification.{spec.name}.file")
+            self.classification[spec.name] = ClassificationTest(labels)
+            self.lists[f"{spec.name}/texts"] = Texts(list(labels), ["passage"] * len(labels))
         self.pairs: RetrievalTest | None = None
         if asked.pairs and texts is not None and len(texts.pairs["held_out"]):
             self.pairs = test = _held_out_pairs(texts)
@@ -134,6 +199,18 @@ class TextTests:
         if self.held_out and texts is not None:
             rows = texts.read("held_out", range(self.held_out))
             self.lists[HELD_OUT] = Texts([r.text for r in rows], [r.kind for r in rows])
+        self.reworded = {
+            f"{test}/{part}#{number}": Reworded(f"{test}/{part}", kind, wording)
+            for kind, wordings in read_wordings(asked.instructions).items()
+            for part in (PARTS[kind],)
+            for test in self.all_retrieval
+            for number, wording in enumerate(wordings)
+        }
+
+    @property
+    def all_retrieval(self) -> dict[str, RetrievalTest]:
+        """Every retrieval test by the first part of its lists' names, the held-out pairs among them."""
+        return {**self.retrieval, **({PAIRS: self.pairs} if self.pairs is not None else {})}
 
     def score(self, vectors: Mapping[str, np.ndarray], reference: np.ndarray | None) -> dict[str, Any]:
         """The scores of one provider's ``vectors``, by list, as fields of an ``EvaluationRow``.
@@ -143,6 +220,9 @@ class TextTests:
         scores["similarity"] = {
             **{name: score_similarity(vectors[name], human) for name, human in self.human.items()},
             **{name: score_judged_pairs(vectors[name], judged) for name, judged in self.judged.items()},
+        }
+        scores["classification"] = {
+            name: score_classification(vectors[f"{name}/texts"], test) for name, test in self.classification.items()
         }
         if self.agreement and reference is not None and HELD_OUT in vectors:
             scores["agreement"] = score_agreement(vectors[HELD_OUT], reference)

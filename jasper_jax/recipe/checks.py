@@ -19,6 +19,8 @@ def check_recipe(recipe: Recipe) -> None:
     _refuse_duplicates("evaluation.retrieval", [test.name for test in recipe.evaluation.retrieval], "test")
     judged = [test if isinstance(test, str) else test.name for test in recipe.evaluation.similarity]
     _refuse_duplicates("evaluation.similarity", judged, "test")
+    _refuse_duplicates("evaluation.classification", [test.name for test in recipe.evaluation.classification], "test")
+    _check_tests(recipe)
     for name, head in recipe.heads.items():
         _check_head(recipe, name, head)
     stages = resolve_stages(recipe)
@@ -29,6 +31,25 @@ def check_recipe(recipe: Recipe) -> None:
         raise UserError(
             "teachers: the list is empty, but a head's target is teachers; add a teacher or set target: pooled"
         )
+
+
+def _check_tests(recipe: Recipe) -> None:
+    tests, texts = recipe.evaluation, recipe.texts
+    if tests.instructions and not tests.retrieval and not (tests.pairs and texts and texts.pairs):
+        raise UserError(
+            "evaluation.instructions: needs a test in evaluation.retrieval, or texts.pairs; add one, or set it to false"
+        )
+    for test in tests.retrieval:
+        if test.distractors is None:
+            continue
+        key = f"evaluation.retrieval.{test.name}.distractors"
+        if texts is None:
+            raise UserError(f"{key}: they come from the text store, and the recipe has no texts; remove distractors")
+        if texts.count is not None and not texts.pairs and test.distractors > texts.count + texts.held_out:
+            raise UserError(
+                f"{key}: {test.distractors:,} passages, but the text store has at most"
+                f" {texts.count + texts.held_out:,} texts (texts.count and texts.held_out); ask for fewer"
+            )
 
 
 def _check_folders(recipe: Recipe) -> None:

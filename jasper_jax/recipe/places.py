@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from jasper_jax.recipe.config_sources import FILE_KINDS, PAIR_FILE_KINDS
 from jasper_jax.runtime.paths import matching_files, user_path
 
-PATHS = frozenset({*FILE_KINDS, *PAIR_FILE_KINDS, "folder", "captions", "webdataset", "beir"})
+PATHS = frozenset({*FILE_KINDS, *PAIR_FILE_KINDS, "folder", "captions", "webdataset", "beir", "file", "instructions"})
 """Keys that are paths of this machine."""
 IDS = frozenset({"model", "tokenizer", "tfds", "hf"})
 """Keys that are an id or a path."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -175,5 +175,14 @@ class TeacherEncoder:
     def prepare(self, texts: Sequence[str], kinds: Sequence[str]) -> Callable[[], np.ndarray]:
         return self._embedder.prepare(list(texts), kind=list(kinds))
 
-    def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
-        return self._embedder.encode(list(texts), kind=list(kinds), show_progress=show_progress)
+    def __call__(
+        self,
+        texts: Sequence[str],
+        kinds: Sequence[str],
+        prompts: Mapping[str, str] | None = None,
+        *,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """``prompts``: by kind, in place of the teacher's own."""
+        embedder = self._embedder.with_prompts(prompts) if prompts else self._embedder
+        return embedder.encode(list(texts), kind=list(kinds), show_progress=show_progress)

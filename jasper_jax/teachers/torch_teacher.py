@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.encoders.prompts import prompt_of, read_prompts
+from jasper_jax.encoders.prompts import prompt_of, read_prompts, replace_prompts
 from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
@@ -96,12 +96,21 @@ class TorchEncoder:
             model.max_seq_length = self.teacher.max_length
         return model
 
-    def __call__(self, texts: Sequence[str], kinds: Sequence[str], *, show_progress: bool = False) -> np.ndarray:
+    def __call__(
+        self,
+        texts: Sequence[str],
+        kinds: Sequence[str],
+        prompts: Mapping[str, str] | None = None,
+        *,
+        show_progress: bool = False,
+    ) -> np.ndarray:
+        """``prompts``: by kind, in place of the teacher's own."""
+        prompts = replace_prompts(self._prompts, prompts or {})
         out = np.empty((0, self.teacher.dim or 0), np.float32)
         for kind in sorted(set(kinds)):
             rows = [i for i, row_kind in enumerate(kinds) if row_kind == kind]
             # Always pass a prompt: without one, sentence-transformers adds the model's default prompt.
-            prompt = prompt_of(self._prompts, kind)
+            prompt = prompt_of(prompts, kind)
             vectors = self._model.encode([texts[i] for i in rows], prompt=prompt, show_progress_bar=show_progress)
             if not len(out):
                 out = np.empty((len(texts), vectors.shape[1]), np.float32)

@@ -9,9 +9,14 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
+from jasper_jax.assets.corpora import as_test
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.classification import ClassificationTest, score_classification
 from jasper_jax.evaluation.folders import asked_of, evaluate_folders, refuse_dims
+from jasper_jax.evaluation.instructions import instruction_table
 from jasper_jax.evaluation.report import console_table, from_json, to_json
+from jasper_jax.evaluation.retrieval import score_retrieval
+from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import sentences, write_model
 
@@ -58,6 +63,39 @@ def test_similarity_is_the_rank_correlation_of_cosines_with_judgements(files: Pa
     assert row.similarity["labels"].pairs == 6
 
 
+def test_labels_are_scored_by_a_linear_probe_and_queries_under_other_wordings(
+    files: Path, models: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = sentences(40)
+    (files / "kinds.csv").write_text("text,label\n" + "".join(f"{t},{i % 2}\n" for i, t in enumerate(texts)))
+    (files / "wordings.yaml").write_text("query: ['x: ', 'what is ']\n")
+    encoded: list[str] = []
+    pooled = Embedder.pooled
+    monkeypatch.setattr(
+        Embedder, "pooled", lambda self, texts, kinds, **named: (encoded.extend(kinds), pooled(self, texts, kinds))[1]
+    )
+    asked = asked_of([str(files / "labels.csv")], [], [], [str(files / "kinds.csv")], str(files / "wordings.yaml"))
+    evaluation = evaluate_folders(models[:1], asked, (16, 8))
+    assert (encoded.count("query"), encoded.count("passage")) == (6 + 2 * 6, 6 + 40)  # no passage again
+
+    embedder, labels = Embedder.load(models[0]), ClassificationTest({t: str(i % 2) for i, t in enumerate(texts)})
+    whole, cut = evaluation.rows
+    assert whole.classification["kinds"] == score_classification(embedder.encode(texts), labels)
+    assert cut.classification["kinds"] == score_classification(truncate(embedder.encode(texts), 8), labels)
+    assert "kinds accuracy" in [column.header for column in console_table(evaluation).columns]
+
+    test = as_test((texts[i], texts[i + 6]) for i in range(6))
+    passages = embedder.encode(texts[6:12])
+    for row, scored, dim in zip(evaluation.instructions, (whole, cut), (16, 8), strict=True):
+        assert (row.provider, row.test, row.kind, row.dim) == (scored.provider, "labels", "query", dim)
+        for wording, found in row.wordings.items():
+            queries = embedder.encode([wording + text for text in texts[:6]])
+            expected = score_retrieval(truncate(queries, dim), truncate(passages, dim), test).ndcg10.value
+            assert found == pytest.approx(expected)
+        assert row.plain == pytest.approx(scored.retrieval["labels"].ndcg10.value)
+    assert instruction_table(evaluation.instructions).row_count == 2
+
+
 def test_a_dimension_without_a_head_is_cut_and_says_so(files: Path, models: list[str]) -> None:
     evaluation = evaluate_folders(models[:1], asked_of([str(files / "labels.csv")], [], []), (4, 8))
     assert [(row.provider, row.dim) for row in evaluation.rows] == [(f"{models[0]}, cut", 4), (f"{models[0]}, cut", 8)]
@@ -94,6 +132,11 @@ def test_what_cannot_be_scored(
     monkeypatch.chdir(files)
     with pytest.raises(UserError, match=problem):
         asked_of(pairs, [], similarity)
+
+
+def test_wordings_are_for_retrieval(files: Path) -> None:
+    with pytest.raises(UserError, match="--instructions: are for retrieval; give --pairs FILE or --beir"):
+        asked_of([], [], [str(files / "labels.csv")], (), "default")
 
 
 def test_judgements_are_numbers_that_differ(tmp_path: Path, models: list[str]) -> None:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jasper_jax.checkpoints.checkpoint import abstract
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.agreement import score_agreement
+from jasper_jax.evaluation.distractors import draw_distractors
 from jasper_jax.evaluation.similarity import truncate
+from jasper_jax.recipe.config_evaluation import Evaluation
 from jasper_jax.run import Run
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import project_rows
 from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
-from tests.tiny import recipe
+from jasper_jax.teachers.models import TeacherEncoder
+from tests.tiny import recipe, sentences
 from tests.training.runs import evaluate, fill, run_training
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -74,3 +80,49 @@ def test_baselines(run: Run) -> None:
     evaluation = run.recipe.evaluation.model_copy(update={"stages": "last", "baselines": False})
     without = evaluate(Run(run.recipe.model_copy(update={"evaluation": evaluation}), progress=False)).rows
     assert without == [row for row in rows if row.role != "baseline"]
+
+
+def test_other_wordings_of_teachers_and_student(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = sentences(12)
+    (tmp_path / "labels.csv").write_text("query,passage\n" + "".join(f"{texts[i]},{texts[i + 6]}\n" for i in range(6)))
+    (tmp_path / "wordings.yaml").write_text("query: ['what is ', 'x: ']\npassage: ['y: ']\n")
+    tests = {
+        "retrieval": [{"name": "mine", "pairs": str(tmp_path / "labels.csv"), "distractors": 9}],
+        "instructions": str(tmp_path / "wordings.yaml"),
+        "baselines": False,
+        "stages": "last",
+    }
+    asked = Evaluation.model_validate(tests)
+    other = Run(run.recipe.model_copy(update={"evaluation": asked}), progress=False)
+    evaluation = evaluate(other)
+    scored = {(row.provider, row.head, row.dim): row.retrieval["mine"] for row in evaluation.rows}
+    assert {score.passages for score in scored.values()} == {6 + 9}
+    rows = {(row.provider, row.head, row.dim, row.kind): row for row in evaluation.instructions}
+    final = {(row.provider, row.head, row.dim) for row in evaluation.rows if row.role == "student"}
+    teachers = {("teacher a", None, 16), ("teacher b", None, 8), ("teachers concatenated", None, 24)}
+    assert set(rows) == {(*who, kind) for who in final | teachers for kind in ("query", "passage")}
+    for (*who, _), row in rows.items():
+        assert row.plain == pytest.approx(scored[tuple(who)].ndcg10.value)
+        assert (row.mean, row.worst) == (np.mean(list(row.wordings.values())), min(row.wordings.values()))
+        assert row.wordings[row.worst_wording] == row.worst
+    # That is the prompt of this teacher for queries already.
+    own = rows["teacher b", None, 8, "query"]
+    assert own.wordings["what is "] == pytest.approx(own.plain)
+    assert len({row.plain for row in rows.values()} | {x for row in rows.values() for x in row.wordings.values()}) > 5
+
+    monkeypatch.setattr(TeacherEncoder, "__call__", lambda *_, **__: pytest.fail("vectors are not made twice"))
+    assert evaluate(other).instructions == evaluation.instructions
+
+
+def test_more_distractors_than_the_store_has(run: Run, tmp_path: Path) -> None:
+    store = run.data.texts()
+    passages = {row.text for shard in store.shards for row in store.read_shard(shard) if row.kind == "passage"}
+    own = sorted(passages)[:3]
+    others = len(passages) - 3
+    drawn = draw_distractors(store, others, [f" {text.replace(' ', '  ')}" for text in own], "key")
+    assert sorted([*drawn, *own]) == sorted(passages)
+    assert draw_distractors(store, 5, own, "key") == drawn[:5]
+    with pytest.raises(
+        UserError, match=rf"key: {others + 1} passages, but .* has {others} that are not the test's own"
+    ):
+        draw_distractors(store, others + 1, own, "key")
