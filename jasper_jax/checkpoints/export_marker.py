@@ -74,8 +74,10 @@ def read_marker(folder: Path) -> dict[str, Any]:
         )
     try:
         marker = parse_json(file_inside(file).read_bytes())
-        dict(marker.get("sha256", {}))
-    except (ValueError, AttributeError, TypeError) as error:
+        sums = marker.get("sha256", {})
+        if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
+            raise ValueError("sha256 is no mapping of names to checksums")
+    except (ValueError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); delete the folder, then {_REMEDY}") from None
     if not is_whole(marker):
         raise UserError(f"{file}: damaged (its checksum differs); {_REMEDY}")
@@ -91,6 +93,10 @@ def refuse_damaged(folder: Path) -> None:
     """UserError if a file of an export does not match its checksum in the marker; folders without a marker pass."""
     if not (folder / MARKER).is_file():
         return
-    for name, digest in dict(read_marker(folder).get("sha256", {})).items():
-        if not (folder / name).is_file() or sha256_file(file_inside(folder / name, folder)) != digest:
+    for name, digest in read_marker(folder).get("sha256", {}).items():
+        try:
+            actual = sha256_file(file_inside(folder / name, folder))
+        except FileNotFoundError:
+            actual = None
+        if actual != digest:
             raise UserError(f"{folder / name}: missing, or not as it was exported (sha256 differs); {_REMEDY}")

@@ -241,12 +241,12 @@ def _json_object(data: bytes) -> dict[str, Any] | None:
 
 
 def _files(sums: bytes) -> dict[str, str] | None:
-    """The files of a checkpoint and their sha256; None for other content, and for files outside the checkpoint."""
+    """The files of a checkpoint and their sha256; None for other content, and for names that no file in it has."""
     files = _json_object(sums)
     if files is None or not all(isinstance(digest, str) for digest in files.values()):
         return None
-    inside = all(not Path(name).is_absolute() and ".." not in Path(name).parts for name in files)
-    return files if inside else None
+    parts = [part for name in files for part in name.split("/")]
+    return files if all(part not in ("", ".", "..") and part.isprintable() for part in parts) else None
 
 
 def _named(files: Iterable[str]) -> list[str]:

@@ -10,9 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jasper_jax.data.hf_files import SAVED, refuse_other_files, refuse_saved_elsewhere
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.inside import refuse_links
 from jasper_jax.runtime.paths import user_path
 
 _LARGEST_METADATA = 1 << 24
@@ -45,7 +47,16 @@ def _pick_splits(splits: Sequence[str], existing: list[str], where: str, key: st
 
 
 def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
-    return (Row(f"{where}, row {number}", values) for number, values in enumerate(rows))
+    """UserError for whatever a library raises while it reads a row."""
+    waiting = enumerate(rows)
+    while True:
+        try:
+            number, values = next(waiting)
+        except StopIteration:
+            return
+        except Exception as e:  # noqa: BLE001  (of Arrow, ArrayRecord, the network; there is no common class)
+            raise UserError(f"{where}: the next row cannot be read ({_first_line(e)})") from None
+        yield Row(f"{where}, row {number}", values)
 
 
 def _first_line(e: Exception) -> str:
@@ -62,6 +73,7 @@ def tfds_rows(
     where = f"TFDS data set {name}"
     try:
         if (folder := user_path(name, key)).is_dir():
+            refuse_links(folder)
             refuse_other_types(folder, key)
             builder: Any = tfds.builder_from_directory(str(folder))
         else:
@@ -92,20 +104,29 @@ def tfds_rows(
 
 
 _OWN_TYPE = re.compile(r"tensorflow_datasets\.core\.features\.\w+(\.\w+)*", re.ASCII)
+_TEMPLATE_KEYS = ("filepathTemplate", "filepath_template")
 _TYPE_KEYS = ("type", "pythonClassName", "python_class_name")
 
 
 def refuse_other_types(folder: Path, key: str) -> None:
-    """UserError: ``features.json`` names a type that is not TFDS's own; TFDS would import its module, which is code."""
+    """UserError: ``features.json`` names a type that is not TFDS's own (its module would be imported and run), or
+    ``dataset_info.json`` names files that are not in the folder."""
     path = folder / "dataset_info.json"
     try:
-        read_regular(path, _LARGEST_METADATA)
+        info = parse_json(read_regular(path, _LARGEST_METADATA))
         path = folder / "features.json"
         waiting = [parse_json(read_regular(path, _LARGEST_METADATA))]
     except FileNotFoundError:
         return  # which TFDS says
     except (OSError, ValueError) as e:
         raise UserError(f"{key}: {path}: cannot be read ({_first_line(e)}); prepare the data set again") from None
+    for split in info.get("splits") or [] if isinstance(info, dict) else []:
+        for name in (split.get(k) for k in _TEMPLATE_KEYS if isinstance(split, dict)):
+            if isinstance(name, str) and {"/", "\\"} & set(name):
+                raise UserError(
+                    f"{key}: {folder / 'dataset_info.json'}: the files {name!r} are not in the data set's folder;"
+                    " prepare the data set again"
+                )
     while waiting:
         value = waiting.pop()
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # TFDS parses some strings again
@@ -138,14 +159,21 @@ def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, imag
     """The rows of a data set on the hub (streamed) or in a folder; column ``image`` is not decoded."""
     datasets = datasets_library(key)
     where = f"Hugging Face data set {name}"
+    folder = user_path(name, key)
+    saved = any((folder / file).exists() for file in SAVED)
     try:
-        folder = user_path(name, key)
-        name = str(folder) if folder.is_dir() else name
-        if any((folder / f).exists() for f in ("dataset_dict.json", "state.json")):
-            data = datasets.load_from_disk(name)
+        if folder.is_dir():
+            refuse_links(folder)
+        if saved:
+            refuse_saved_elsewhere(folder, key)
+            data: Any = datasets.load_from_disk(str(folder))
         else:
-            data = datasets.load_dataset(name, name=config, streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as e:
+            builder = datasets.load_dataset_builder(str(folder) if folder.is_dir() else name, name=config)
+            refuse_other_files(builder.config.data_files or {}, folder, name, key)
+            data = builder.as_streaming_dataset()
+    except UserError:
+        raise
+    except Exception as e:  # noqa: BLE001  (the library parses files of others; errors of YAML, Arrow and types too)
         raise UserError(f"{key}: {where} cannot be read ({_first_line(e)})") from None
     existing: Any = data if isinstance(data, dict) else {str(data.split or "train"): data}
     splits = _pick_splits(splits, list(existing), where, key)
@@ -154,8 +182,9 @@ def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, imag
             raise UserError(f"{key}: {where}: a slice ({split}) cannot be streamed; use limit instead")
     for split in splits:
         rows = existing[split]
-        if image is not None and rows.features is not None:
-            require([image], list(rows.features), f"{key}: {where}")
-            if isinstance(rows.features[image], datasets.Image):
-                rows = rows.cast_column(image, datasets.Image(decode=False))
+        if rows.features is not None:
+            require([image] if image else [], list(rows.features), f"{key}: {where}")
+            if isinstance(rows, datasets.Dataset):
+                rows = rows.to_iterable_dataset()
+            rows = rows.decode(False)  # images are decoded here within bounds, and other media not at all
         yield from _numbered(f"{where}, split {split}", rows)

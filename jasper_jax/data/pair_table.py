@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from jasper_jax.data.shards import SPLITS
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import write_atomic
+from jasper_jax.runtime.unpacking import DAMAGED
 
 NAME = "pairs.npz"
 
@@ -105,6 +107,12 @@ def read_tables(folder: Path, sha256: str, remedy: str) -> dict[str, PairTable]:
         raise UserError(f"{path}: {error.strerror}; {remedy}") from None
     if hashlib.sha256(data).hexdigest() != sha256:
         raise UserError(f"{path}: damaged (its sha256 is not the manifest's); {remedy}")
-    with np.load(io.BytesIO(data)) as arrays:
-        columns = [field.name for field in dataclasses.fields(PairTable)]
-        return {split: PairTable(**{name: arrays[f"{split}/{name}"] for name in columns}) for split in SPLITS}
+    columns = [field.name for field in dataclasses.fields(PairTable)]
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(member.file_size for member in archive.infolist()) > len(data):
+                raise ValueError("it unpacks to more than its size")
+        with np.load(io.BytesIO(data)) as arrays:
+            return {split: PairTable(**{name: arrays[f"{split}/{name}"] for name in columns}) for split in SPLITS}
+    except (*DAMAGED, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: not a table of pairs ({first_line(error)}); {remedy}") from None

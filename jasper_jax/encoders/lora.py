@@ -79,7 +79,10 @@ def merge_adapter(folder: Path, tensors: Mapping[str, TensorFile]) -> Mapping[st
         match = _NAME.fullmatch(stored)
         if match is None:
             raise UserError(f"{adapter.path}: {stored} is not implemented; lora_A and lora_B of linear layers are")
-        pairs.setdefault(match["layer"], {})[match["side"]] = adapter[stored].astype(np.float32)
+        sides = pairs.setdefault(match["layer"], {})
+        if match["side"] in sides:
+            raise UserError(f"{adapter.path}: {stored} is there under another name too; copy the file again")
+        sides[match["side"]] = adapter[stored].astype(np.float32)
     merged = dict(tensors)
     for layer, sides in pairs.items():
         name = _stored_name(f"{layer}.weight", tensors, adapter.path)
@@ -116,7 +119,7 @@ def _scale(file: Path) -> float:
     if config.get("peft_type") != "LORA":
         raise UserError(f"{file}: peft_type is {config.get('peft_type')!r}; only 'LORA' is implemented: {remedy}")
     for key, value in _OFF.items():
-        if (config.get(key) or None) != (value or None):
+        if (config.get(key) or value or None) != (value or None):
             raise UserError(f"{file}: {key} is {config[key]!r}, which is not implemented: {remedy}")
     start = config.get("init_lora_weights", True)
     if not isinstance(start, bool) and start not in ("gaussian", "eva", "orthogonal"):

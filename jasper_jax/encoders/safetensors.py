@@ -18,6 +18,8 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
 
 READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
+MOST_TENSORS = 100_000
+"""In a file. A header of 100 MB, the most that the library reads, could name millions."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
@@ -38,7 +40,10 @@ class TensorFile(Mapping[str, np.ndarray]):
         except SafetensorError as error:
             refuse_pointer(path)
             raise self._broken(error) from None
-        self._slices = {name: self._file.get_slice(name) for name in self._file.keys()}  # noqa: SIM118  no mapping
+        names = self._file.keys()
+        if len(names) > MOST_TENSORS:
+            raise UserError(f"{path}: has {len(names):,} tensors; at most {MOST_TENSORS:,} are read from a file")
+        self._slices = {name: self._file.get_slice(name) for name in names}
         for name, entry in self._slices.items():
             if entry.get_dtype() not in READABLE:
                 raise UserError(f"{path}: {name} is stored as {entry.get_dtype()}; {', '.join(READABLE)} can be read")

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
@@ -43,8 +43,11 @@ def new_figure(width: float, height: float, layout: Literal["constrained"] | Non
 def save_figure(figure: Figure, path: str | os.PathLike, dpi: int = 150) -> None:
     """Write ``figure`` as PNG, atomically; equal figures give equal bytes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     FigureCanvasAgg(figure)
+    for text in figure.findobj(Text):  # names of somebody else: $ is no formula
+        cast("Text", text).set_parse_math(False)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=dpi, metadata={"Software": None})
     write_atomic(Path(path), picture.getvalue())

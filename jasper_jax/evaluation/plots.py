@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _INK, _FAINT = "#222222", "#777777"
 _SMALL: dict[str, Any] = {"fontsize": 8, "color": _FAINT}
+_MOST_PANELS = 60
 _LOG = 20  # values that differ by more than this factor get a logarithmic axis
 
 
@@ -46,6 +47,8 @@ def plot_training(metrics: str | os.PathLike, out_png: str | os.PathLike) -> Non
         terms.setdefault(name.rpartition("/")[2], {})[name.rpartition("/")[0]] = name
 
     count = 1 + len(terms)
+    if count > _MOST_PANELS:
+        raise UserError(f"{metrics}: has {count - 1:,} loss terms; at most {_MOST_PANELS - 1} are drawn")
     figure = new_figure(10, 2.9 * math.ceil(count / 2), "constrained")
     panels = list(figure.subplots(math.ceil(count / 2), min(2, count), squeeze=False).flat)
     for axes in panels[count:]:

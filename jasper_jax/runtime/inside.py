@@ -29,9 +29,11 @@ def file_inside(path: Path, root: Path | None = None) -> Path:
     The links of the Hugging Face hub's cache are followed too: from ``snapshots/<revision>`` to ``blobs`` beside it.
 
     Raises:
-      UserError: a link to elsewhere, or no regular file (a FIFO, a device).
-      OSError: there is no such file.
+      UserError: a link to elsewhere, no regular file (a FIFO, a device), or a name that no file can have.
+      OSError: there is no such file, or it may not be read.
     """
+    if not _can_be_opened(path):
+        raise UserError(f"{path}: no file can have this name, or its links lead in a circle; put a regular file there")
     real, folder = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(root or path.parent))
     if not stat.S_ISREG(real.stat().st_mode):
         raise UserError(f"{path}: is not a regular file; put one there")

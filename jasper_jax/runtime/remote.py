@@ -14,6 +14,7 @@ from typing import Any
 
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.text_files import LONGEST
 
 CLIENTS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
 """Scheme -> the extra and the package that it needs."""
@@ -62,13 +63,25 @@ class Store:
         """The full address of ``name``, for messages."""
         return f"{self.url}/{name}" if name else self.url
 
-    def read(self, name: str = "") -> bytes | None:
-        """The bytes of an object, of ``url`` itself for the empty name; None if there is none."""
+    def read(self, name: str = "", most: int | None = None) -> bytes | None:
+        """The bytes of an object, of ``url`` itself for the empty name; None if there is none.
+
+        UserError: it has more than ``most`` bytes, or, where that is given, is a local file that is not regular.
+        """
         with self._reaching(name):
             try:
+                if most is not None:
+                    self._refuse_larger(name, most)
                 return self._files.cat_file(self._at(name))
             except FileNotFoundError:
                 return None
+
+    def _refuse_larger(self, name: str, most: int) -> None:
+        about = self._files.info(self._at(name))
+        if about["type"] != "file":
+            raise UserError(f"{self.where(name)}: is not a file; give the address of one")
+        if about["size"] > most:
+            raise UserError(f"{self.where(name)}: has more than {most:,} bytes; is it the right address?")
 
     def write(self, name: str, data: bytes) -> None:
         """Write an object atomically: a reader sees the old bytes or the new."""
@@ -154,9 +167,9 @@ def read_text(url: str) -> str:
     """The text at an address.
 
     Raises:
-      UserError: nothing is there, it is not UTF-8, or it cannot be reached.
+      UserError: nothing is there, it is too long or not UTF-8, or it cannot be reached.
     """
-    data = Store(url, "the recipe").read()
+    data = Store(url, "the recipe").read(most=LONGEST)
     if data is None:
         raise UserError(f"{url}: nothing is there")
     try:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from jasper_jax.encoders.lora import CONFIG, refuse_adapter_alone
 from jasper_jax.encoders.prompts import prompt_of, read_prompts, replace_prompts
 from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
@@ -38,6 +39,8 @@ def refuse_harmful_files(where: str, folder: Path) -> None:
                 f"{where}: {pickle} has no {stem}.safetensors beside it, and pickled weights are never"
                 f" loaded; save the model once as safetensors where you trust it"
             )
+    for path in sorted(folder.rglob(CONFIG)):
+        refuse_adapter_alone(path.parent)  # peft would load the model that it names, from wherever that is
     for path in sorted(folder.rglob("tokenizer.json")):
         load_backend(path)
 

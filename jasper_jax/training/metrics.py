@@ -15,7 +15,8 @@ from typing import IO, Any, Protocol
 
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import naming, parse_json, write_atomic, write_once
+from jasper_jax.runtime.files import naming, write_atomic, write_once
+from jasper_jax.training.events import read_events
 from jasper_jax.training.utilisation import Goodput
 
 WANDB_ID = "wandb_id"
@@ -77,28 +78,6 @@ class Metrics:
                 self._file.close()
         for sink in self.sinks:
             sink.close()
-
-
-def read_events(path: Path) -> list[dict[str, Any]]:
-    """The events of a metrics file, without a last line that a kill cut short.
-
-    Raises:
-      UserError: a line before the last is not a JSON object.
-    """
-    if not path.is_file():
-        return []
-    events = []
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
-        try:
-            event = parse_json(line)
-            if not isinstance(event, dict):
-                raise ValueError
-            events.append(event)
-        except ValueError:
-            if number < len(lines):
-                raise UserError(f"{path}:{number}: not a JSON line; the file is damaged, move it away") from None
-    return events
 
 
 def _is_before(event: Mapping[str, Any], position: tuple[int, int]) -> bool:

@@ -16,8 +16,9 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
 from jasper_jax.runtime.progress import Bar, say
+from jasper_jax.training.events import read_events
 from jasper_jax.training.hooks import Moment
-from jasper_jax.training.metrics import Metrics, read_events
+from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.stage_kind import StageBatches
 from jasper_jax.training.step import CompiledPrograms
 from jasper_jax.training.utilisation import Utilisation, device_peak_bytes
@@ -111,7 +112,9 @@ class StageLog:
     def held_out_losses(self) -> list[float]:
         """The stage's losses on held-out data so far, those of earlier commands among them."""
         events = read_events(self.metrics.path)
-        return [e["loss"] for e in events if e["event"] == "evaluation" and e["stage_index"] == self.stage.index]
+        return [
+            e["loss"] for e in events if e.get("event") == "evaluation" and e.get("stage_index") == self.stage.index
+        ]
 
     def summary(self, seconds: float) -> None:
         """One line at the end of the stage, on the steps of this command, and one more where the stage made the student

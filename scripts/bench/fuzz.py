@@ -1,6 +1,6 @@
-"""Hostile model folders, tokenizers, archives, images, recipes and data sets: each is read, or refused in one line.
+"""Hostile model folders, archives, images, recipes, data sets and records: each is read, or refused in one line.
 
-    python scripts/bench/fuzz.py [models|tokenizers|archives|images|recipes|data_sets|all] [--minutes 30] [--first 0]
+    python scripts/bench/fuzz.py [KIND|all] [--minutes 30] [--first 0]
 
 No network; cost: the minutes, one core. A case is a number (``tests/security/fuzz_cases.py``), so a finding can be
 repeated, and is kept in ``tests/security/test_fuzz_seeds.py``. The exit code is 1 when there is one.
@@ -19,7 +19,8 @@ from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-KINDS = ("models", "tokenizers", "archives", "images", "recipes", "data_sets")
+KINDS = ("models", "tokenizers", "archives", "images", "recipes", "data_sets")  # tests/security/fuzz_cases.py
+RECORDS = ("overrides", "pairs", "weights", "adapters", "records", "vectors")  # tests/security/fuzz_records.py
 BATCH = 50
 """Cases of a process."""
 MEMORY = 16 << 30
@@ -50,11 +51,11 @@ def batch(kind: str, first: int, place: Path) -> tuple[int, str | None]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("kind", nargs="?", default="all", choices=[*KINDS, "all"])
+    parser.add_argument("kind", nargs="?", default="all", choices=[*KINDS, *RECORDS, "all"])
     parser.add_argument("--minutes", type=float, default=30, help="altogether; each kind has the same share")
     parser.add_argument("--first", type=int, default=0, help="the number of the first case")
     options = parser.parse_args()
-    kinds = KINDS if options.kind == "all" else (options.kind,)
+    kinds = (*KINDS, *RECORDS) if options.kind == "all" else (options.kind,)
     findings: list[str] = []
     cases: Counter[str] = Counter()
     for kind in kinds:

@@ -65,6 +65,15 @@ def test_the_merged_weights_are_loaded(folder: Path, prefix: str, changes: dict,
     np.testing.assert_allclose(jax.device_get(loaded), np.stack(expected).transpose(0, 2, 1), rtol=1e-5, atol=1e-5)
 
 
+def test_settings_that_are_absent_are_those_of_peft(folder: Path) -> None:
+    write_adapter(folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(
+        json.dumps({key: config[key] for key in ("peft_type", "r", "lora_alpha")})
+    )
+    check_params(folder, encoder_from_folder(folder))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -93,6 +102,10 @@ def test_other_adapters_are_refused_by_headers_alone(folder: Path, changes: dict
             r"A \[3, 9\] and B \[16, 3\], which do not make the weight's \[16, 16\]",
         ),
         ({f"{QUERY.format(0)}.lora_magnitude_vector": (16,)}, "lora_magnitude_vector is not implemented"),
+        (
+            {f"{start}{QUERY.format(0)}.lora_A.weight": (3, 16) for start in ("", "base_model.model.")},
+            "is there under another name too",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_fit(folder: Path, tensors: dict, message: str) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -150,3 +151,18 @@ def test_what_people_send_is_read(reader: str, kind: str) -> None:
     data = picture(kind)
     for source in (data, Image.open(io.BytesIO(data)), Image.new("RGB", (6, 4))):
         assert DECODERS[reader](source).size == (6, 4)
+
+
+def test_the_exported_code_holds_one_decoded_image_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch of small files may be gigabytes of pixels."""
+    events: list[str] = []
+    module = EXPORTED.JasperVLModule.__new__(EXPORTED.JasperVLModule)
+    module.image_root, module.processor = None, lambda **_: events.append("scaled") or {"pixel_values": 0}
+    module.tokenizer = type("T", (), {"pad_token_id": 0})()
+    module.model = type("M", (), {"config": type("C", (), {"img_token_id": 1})()})()
+    module.read = lambda *_: ([[1]], [[b"a", b"b", b"c"]])
+    monkeypatch.setattr(EXPORTED, "opened", lambda *_: events.append("opened"))
+    for name in ("tensor", "cat"):
+        monkeypatch.setattr(EXPORTED.torch, name, lambda value: np.array(value), raising=False)
+    module.preprocess(["an input"])
+    assert events == ["opened", "scaled"] * 3

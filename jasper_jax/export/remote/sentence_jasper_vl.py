@@ -188,13 +188,18 @@ class JasperVLModule(InputModule):
             "input_ids": torch.tensor([row + [padding] * (length - len(row)) for row in rows]),
             "attention_mask": torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows]),
         }
-        short = getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None
-        picture = functools.partial(opened, root=self.image_root)
-        if pictures := [middle(picture(image)) if short else picture(image) for own in images for image in own]:
+        if pixels := [self.pixels(image) for own in images for image in own]:
             with_images = torch.tensor([bool(own) for own in images])[:, None]
             features["image_mask"] = (features["input_ids"] == self.model.config.img_token_id) & with_images
-            features["pixel_values"] = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+            features["pixel_values"] = torch.cat(pixels)
         return features
+
+    def pixels(self, image):
+        """``[1, 3, S, S]`` of an image that is not opened yet: one at a time, since it may be as large as allowed."""
+        picture = opened(image, self.image_root)
+        if getattr(getattr(self.processor, "size", None), "shortest_edge", None) is not None:
+            picture = middle(picture)
+        return self.processor(images=[picture], return_tensors="pt")["pixel_values"]
 
     def forward(self, features, **kwargs):
         names = ("input_ids", "attention_mask", "pixel_values", "image_mask")

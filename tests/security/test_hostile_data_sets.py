@@ -1,0 +1,133 @@
+"""A data set of a stranger is made of its own files: its README, manifest and links name no file of this machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jasper_jax.data.hf_files import refuse_other_files
+from jasper_jax.data.libraries import hf_rows, refuse_other_types, tfds_rows
+from jasper_jax.runtime.errors import UserError
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A data set of one text; beside it a private file."""
+    (tmp_path / "private.txt").write_text("a secret\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("a text\n")
+    return tmp_path / "data"
+
+
+def texts(folder: Path) -> list[str]:
+    return [row.values["text"] for row in hf_rows(str(folder), None, [], "texts.sources")]
+
+
+def readme(folder: Path, line: str) -> None:
+    (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {line}\n---\n")
+
+
+NAMED: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "absolute": (
+        lambda folder: readme(folder, f"data_files: {folder.parent}/private.txt"),
+        "private.txt, which is not",
+    ),
+    "relative": (
+        lambda folder: readme(folder, "data_files: ../private.txt"),
+        "private.txt, which is not a file of its",
+    ),
+    "folder": (lambda folder: readme(folder, f"data_dir: {folder.parent}"), "which is not a file of its own"),
+    "link": (
+        lambda folder: (folder / "b.txt").symlink_to(folder.parent / "private.txt"),
+        "is a link to a file outside",
+    ),
+}
+
+
+@pytest.mark.parametrize(("plant", "message"), NAMED.values(), ids=NAMED)
+def test_no_file_of_the_machine_becomes_a_text(folder: Path, plant: Callable, message: str) -> None:
+    readme(folder, "data_files: a.txt")
+    assert texts(folder) == ["a text"]
+    plant(folder)
+    with pytest.raises(UserError, match=message):
+        texts(folder)
+
+
+@pytest.mark.parametrize(
+    ("file", "own"),
+    [
+        ("hf://datasets/org/set@0123/a.parquet", True),
+        *((file, False) for file in ("/home/me/.ssh/id_rsa", "hf://datasets/me/private@0/a", "https://x.y/a")),
+        *((file, False) for file in ("zip://a::hf://datasets/org/set@0/a.zip", "hf://org/set@0/a", "a.txt")),
+    ],
+)
+def test_a_data_set_of_the_hub_lists_its_own_files(file: str, own: bool, tmp_path: Path) -> None:
+    files = {"train": ["hf://datasets/org/set@0123/b.parquet", file]}
+    if own:
+        refuse_other_files(files, tmp_path / "org" / "set", "org/set", "k")
+    else:
+        with pytest.raises(UserError, match="k: the data set org/set lists .*, which is not a file of its own"):
+            refuse_other_files(files, tmp_path / "org" / "set", "org/set", "k")
+
+
+@pytest.mark.parametrize("name", ["../../private.arrow", "/etc/passwd", "..", 5, None, ["a"]])
+def test_a_saved_data_set_names_its_own_files(folder: Path, name: Any) -> None:
+    datasets.Dataset.from_dict({"text": ["a text"]}).save_to_disk(folder / "saved")
+    assert texts(folder / "saved") == ["a text"]
+    state = json.loads((folder / "saved" / "state.json").read_text())
+    for changed in ({**state, "_data_files": [{"filename": name}]}, {**state, "_indices_data_files": [name]}):
+        (folder / "saved" / "state.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=r"state\.json names .*, which is not in its folder"):
+            texts(folder / "saved")
+    (folder / "saved" / "dataset_dict.json").write_text(json.dumps({"splits": [name]}))
+    with pytest.raises(UserError, match=r"dataset_dict\.json names .*, which is not in its folder"):
+        texts(folder / "saved")
+
+
+@pytest.mark.parametrize(
+    "content", ["---\nconfigs: [[[\n---\n", "---\nconfigs: 5\n---\n", "---\ndataset_info: 5\n---\n"]
+)
+def test_a_readme_that_is_damaged_is_a_line_or_nothing(folder: Path, content: str) -> None:
+    (folder / "README.md").write_text(content)
+    try:
+        assert texts(folder) == ["a text"]
+    except UserError as error:
+        assert "cannot be read" in str(error)
+
+
+def test_a_damaged_row_is_a_line(folder: Path) -> None:
+    (folder / "a.txt").rename(folder / "a.jsonl")
+    with pytest.raises(UserError, match="the next row cannot be read"):
+        texts(folder)
+
+
+def test_images_are_not_decoded_by_the_library(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow would hand an EPS to another program, and the path of a row may be any file."""
+    rows = {"image": [{"bytes": b"%!PS-Adobe-3.0 EPSF-3.0", "path": None}], "text": ["a"]}
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(folder / "saved")
+    monkeypatch.setattr(datasets.Image, "decode_example", lambda *_, **__: pytest.fail("it was decoded"))
+    (row,) = hf_rows(str(folder / "saved"), None, [], "k")
+    assert row.values["image"]["bytes"] == rows["image"][0]["bytes"]
+
+
+@pytest.mark.parametrize("template", ["../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "/srv/{DATASET}", "..\\x"])
+def test_tfds_reads_the_folders_own_shards(folder: Path, template: str) -> None:
+    (folder / "features.json").write_text("{}")
+    info = {"name": "data", "version": "1.0.0", "splits": [{"name": "train", "filepathTemplate": template}]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    with pytest.raises(UserError, match="are not in the data set's folder"):
+        refuse_other_types(folder, "texts.sources")
+
+
+def test_tfds_follows_no_link(folder: Path) -> None:
+    (folder / "features.json").write_text("{}")
+    (folder / "dataset_info.json").symlink_to(folder.parent / "private.txt")
+    with pytest.raises(UserError, match="is a link to a file outside"):
+        next(tfds_rows(str(folder), None, [], ["text"], "texts.sources"))
