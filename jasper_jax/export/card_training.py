@@ -18,7 +18,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import PAIR_SOURCE_KINDS, SOURCE_KINDS, PairSource, TextSource
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.markdown import code_span, markdown_text
-from jasper_jax.training.metrics import read_events
+from jasper_jax.training.events import read_events
 
 MOST_ROWS = 40
 """Of the training log: of a longer one every n-th row, the best and the last."""
