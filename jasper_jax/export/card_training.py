@@ -24,6 +24,8 @@ MOST_ROWS = 40
 """Of the training log: of a longer one every n-th row, the best and the last."""
 MOST_CHARACTERS = 200
 """Of a sample."""
+_LOGGED = {"stage", "stage_index", "step", "loss"}
+"""Keys of an event that the log shows."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,17 @@ class History:
     counts: Mapping[str, int]
     """The number of texts or pairs of each use."""
     samples: Sequence[TextRecord]
-    """Training texts that the recipe allows to be shown, and as many held-out ones."""
+    """Training texts that the recipe allows to be shown."""
     held_out: Sequence[TextRecord]
+    """As many held-out ones."""
     evaluations: Sequence[Mapping[str, Any]]
     """The events of ``metrics.jsonl`` with losses of held-out texts."""
 
     @classmethod
     def of(cls, run: RunFolder) -> History:
         """Of a run that may have lost its texts, as one continued from a mirror has."""
-        events = [event for event in read_events(run.path / "metrics.jsonl") if event["event"] == "evaluation"]
+        logged = read_events(run.path / "metrics.jsonl")
+        events = [e for e in logged if e.get("event") == "evaluation" and e.keys() >= _LOGGED]
         folder = DataStores(run.recipe).text_folder
         if not (folder / "manifest.json").is_file():
             return cls({}, (), (), events)
@@ -124,7 +128,9 @@ def _log(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
         least = event["loss"] == best[event["stage_index"]]
         if number % step == 0 or least or number == len(events) - 1:
             loss = f"{event['loss']:.4f}"
-            lines.append(f"| {markdown_text(event['stage'])} | {event['step']} | {f'**{loss}**' if least else loss} |")
+            lines.append(
+                f"| {markdown_text(str(event['stage']))} | {event['step']} | {f'**{loss}**' if least else loss} |"
+            )
     return lines
 
 
