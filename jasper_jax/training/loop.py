@@ -33,6 +33,7 @@ from jasper_jax.training.stage_log import StageLog
 from jasper_jax.training.stage_state import StageState
 from jasper_jax.training.step import CompiledPrograms, make_program
 from jasper_jax.training.teaching import Teaching
+from jasper_jax.training.time_left import TimeLeft
 from jasper_jax.training.utilisation import Utilisation, with_wait
 from jasper_jax.training.watchdog import Watchdog
 
@@ -85,7 +86,8 @@ def train(
         params = checkpoints.load(before, abstract_params(student.shapes(), mesh))
         for kind in kinds[position.stage :]:
             first_step = position.step if kind.stage.index == position.stage else 0
-            trainer = StageTrainer(kind, stages, inputs, checkpoints, metrics, metadata)
+            time_left = TimeLeft(kinds[kind.stage.index :])
+            trainer = StageTrainer(kind, stages, inputs, checkpoints, metrics, metadata, time_left)
             trained = trainer.train(params, first_step, timings, stop)
             if trained is None:
                 return False
@@ -120,8 +122,10 @@ class StageTrainer:
         checkpoints: Checkpoints,
         metrics: Metrics,
         metadata: Mapping[str, Any],
+        time_left: TimeLeft,
     ):
         """``metadata``: kept with every checkpoint."""
+        self.time_left = time_left
         self.kind, self.stage, self.settings = kind, kind.stage, kind.recipe.training
         self.earlier, self.is_final = stages[: kind.stage.index], kind.stage.index == len(stages) - 1
         self.inputs, self.checkpoints, self.metrics, self.metadata = inputs, checkpoints, metrics, metadata
@@ -141,7 +145,8 @@ class StageTrainer:
         with bar(stage.name, stage.steps, "steps", start=step, enabled=self.inputs.progress) as progress:
             flops = step_flops(self.kind.stage, self.kind.student, state.trained, state.frozen)
             utilisation = Utilisation(flops, self.inputs.mesh)
-            log = StageLog(stage, programs, self.metrics, batches, self.inputs.folder, progress, utilisation)
+            folder = self.inputs.folder
+            log = StageLog(stage, programs, self.metrics, batches, folder, progress, utilisation, self.time_left)
             hooks = self._hooks(state, programs, batches, log, first_step)
             with Watchdog(stage.name, step) as watchdog, hooks as call_hooks:
                 if not step:

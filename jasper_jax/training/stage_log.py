@@ -21,7 +21,8 @@ from jasper_jax.training.hooks import Moment
 from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.stage_kind import StageBatches
 from jasper_jax.training.step import CompiledPrograms
-from jasper_jax.training.utilisation import Utilisation, device_peak_bytes
+from jasper_jax.training.time_left import TimeLeft, duration
+from jasper_jax.training.utilisation import Utilisation, device_peak_bytes, peak_bytes
 
 
 class StageLog:
@@ -36,11 +37,13 @@ class StageLog:
         folder: Path,
         bar: Bar,
         utilisation: Utilisation,
+        time_left: TimeLeft,
     ):
         """``folder``: where a batch with a bad loss is written. ``bar``: advances with the steps."""
+        self._time_left, self._seconds = time_left, 0.0
         self._utilisation = utilisation
         self.stage, self.programs, self.metrics, self.batches, self.folder = stage, programs, metrics, batches, folder
-        self._bar, self._note = bar, ""
+        self._bar, self._note, self._held_out = bar, "", ""
         self.first_loss = self.last_loss = math.nan
         self._pending: Moment | None = None
         self._steps = self._tokens = self._slots = 0
@@ -80,12 +83,14 @@ class StageLog:
         self.metrics.goodput.add(seconds)
         self._input_wait += moment.input_wait
         self._steps += 1
+        self._seconds += seconds
         self._tokens += batch.tokens
         self._slots += batch.slots
         loss = numbers.pop("loss")
         self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
         self.last_loss = loss
-        self._note = f"loss {loss:.4g}" + ("" if mfu is None else f", MFU {mfu:.0%}")
+        self._note = f"loss {loss:.4g}{self._held_out}{self._outlook(moment.step)}"
+        self._note += "" if mfu is None else f", MFU {mfu:.0%}"
         self._write(
             "step",
             moment,
@@ -106,6 +111,7 @@ class StageLog:
 
     def evaluation(self, moment: Moment, losses: dict[str, float]) -> None:
         """Log losses on the held-out data."""
+        self._held_out = f", held out {losses['loss']:.4g}"
         self._write("evaluation", moment, loss=losses.pop("loss"), terms=losses)
         self.restart_clock()
 
@@ -139,6 +145,12 @@ class StageLog:
                 f"{self.stage.name}: the loss on held-out data is higher after this stage than before it; lower"
                 f" {where}.learning_rate, raise {where}.warmup_steps, or leave the stage out"
             )
+
+    def _outlook(self, step: int) -> str:
+        """The time until the last stage is trained, and the most memory so far."""
+        tokens = self._tokens / (self._steps * self.stage.width)
+        left = self._time_left.seconds(step, self._seconds / self._steps, tokens)
+        return f", all stages {duration(left)} left, {peak_bytes() / 2**30:.1f} GiB"
 
     def _write(self, event: str, moment: Moment, **values: Any) -> None:
         position = {"step": moment.step, "global_step": moment.global_step}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import resource
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -34,6 +36,15 @@ def device_peak_bytes() -> int | None:
     """The most memory that one of this process's devices has had in use; None where the backend does not count it."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     return max((peak for peak in peaks if peak is not None), default=None)
+
+
+def peak_bytes() -> int:
+    """:func:`device_peak_bytes`; where the backend does not count, the most memory of this process."""
+    peak = device_peak_bytes()
+    if peak is not None:
+        return peak
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 
 
 def with_wait(batches: Iterable[LoadedBatch]) -> Iterator[tuple[LoadedBatch, float]]:
