@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -115,7 +116,7 @@ def _samples(samples: Sequence[TextRecord]) -> list[str]:
 
 def _log(evaluations: Sequence[Mapping[str, Any]]) -> list[str]:
     """Losses of held-out texts; bold: the least of each stage, whose losses are not those of another."""
-    events = [event for event in evaluations if isinstance(event.get("loss"), float)]
+    events = [event for event in evaluations if event["loss"] is not None and math.isfinite(event["loss"])]
     if not events:
         return []
     best: dict[int, float] = {}

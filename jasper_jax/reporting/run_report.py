@@ -18,15 +18,15 @@ from jasper_jax.reporting.run_files import RunFiles, model_label
 from jasper_jax.reporting.score_table import score_table
 from jasper_jax.reporting.tables import Table, as_cell, scored
 from jasper_jax.reporting.text_figures import density_figures, map_figures, provider_label
+from jasper_jax.runtime.timings import duration
 
 _DISAGREE = 25
 """Texts in the table of those on which student and teachers disagree most."""
-_MINUTE = 60.0
 
 
 def run_page(run: RunFiles) -> Page:
     """The page of ``run``; what the folder lacks is a sentence in its section."""
-    sections = [_quality(run), _queries(run), *_agreement(run), *_map(run)]
+    sections = [_quality(run), _queries(run), *_instructions(run), *_agreement(run), *_map(run)]
     sections += [losses_section(run), _time(run), _scores(run), made_from(run)]
     return Page(run.recipe.name, lead(run.recipe), _cards(run), sections, _data(run.by_text))
 
@@ -37,13 +37,6 @@ def lead(recipe: Recipe) -> str:
     teachers = [model_label(teacher.model, teacher.name) for teacher in recipe.teachers]
     source = " and ".join(teachers) or "the model itself"
     return f"{student}, distilled from {source} in {len(resolve_stages(recipe))} stages."
-
-
-def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.4 h``."""
-    if seconds < _MINUTE:
-        return f"{seconds:.0f} s"
-    return f"{seconds / _MINUTE:.0f} min" if seconds < 90 * _MINUTE else f"{seconds / 3600:.1f} h"
 
 
 def _cards(run: RunFiles) -> list[Card]:
@@ -107,6 +100,22 @@ def _queries(run: RunFiles) -> Section:
     )
     section.tables, section.browser = [table], True
     return section
+
+
+def _instructions(run: RunFiles) -> Iterator[Section]:
+    """Nothing if the recipe asks for no other wordings."""
+    rows = run.evaluation.instructions if run.evaluation else []
+    if not rows:
+        return
+    section = Section("instructions", "Other instructions")
+    section.text = "nDCG@10 with the model's own prompts and with other wordings of them, which users may send."
+    columns = ["test", "vectors", "dim", "prompt of", "own prompt", "mean", "spread", "worst", "worst wording"]
+    table = Table(columns, caption="Spread: standard deviation over the wordings")
+    for row in rows:
+        scores = [as_cell(x, "{:.3f}") for x in (row.plain, row.mean, row.spread, row.worst)]
+        table.add(row.test, row.provider, as_cell(row.dim, "{}"), row.kind, *scores, row.worst_wording)
+    section.tables = [table]
+    yield section
 
 
 def _agreement(run: RunFiles) -> Iterator[Section]:

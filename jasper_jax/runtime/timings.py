@@ -15,6 +15,13 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, write_atomic
 
 
+def duration(seconds: float) -> str:
+    """``80 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
 class Timings:
     """Seconds by phase, kept in ``timings.json`` of the run folder; of several processes the first writes its own."""
 

@@ -16,12 +16,13 @@ from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
 from jasper_jax.runtime.progress import Bar, say
+from jasper_jax.runtime.timings import duration
 from jasper_jax.training.events import read_events
 from jasper_jax.training.hooks import Moment
 from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.stage_kind import StageBatches
 from jasper_jax.training.step import CompiledPrograms
-from jasper_jax.training.time_left import TimeLeft, duration
+from jasper_jax.training.time_left import TimeLeft
 from jasper_jax.training.utilisation import Utilisation, device_peak_bytes, peak_bytes
 
 

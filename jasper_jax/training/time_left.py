@@ -31,13 +31,6 @@ class TimeLeft:
         return per_step * (self._stages[0].steps - step + later / costs[0])
 
 
-def duration(seconds: float) -> str:
-    """``80 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
-
-
 def _step_flops(kind: StageKind) -> StepFlops:
     active = kind.active(kind.student.shapes())
     partition = make_partition(kind.stage.train, active, f"stages[{kind.stage.index}].train")

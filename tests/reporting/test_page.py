@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from jasper_jax.evaluation.by_text import FILE
+from jasper_jax.evaluation.instructions import InstructionRow
 from jasper_jax.evaluation.report import to_json
 from jasper_jax.runtime.files import sealed
 from tests.reporting.run_folders import HOSTILE, events, scores, write_run
@@ -93,6 +94,27 @@ def test_a_finished_run_has_every_section(run: Path) -> None:
     assert student["error_y"]["array"] == pytest.approx([s.high - s.value for s in expected], rel=1e-4)
     student = next(trace for trace in charts["bytes"][0]["data"] if trace["name"] == "student")
     assert student["x"] == [32, 96]
+
+
+def test_other_wordings_of_a_prompt_have_a_section(run: Path) -> None:
+    row = InstructionRow(
+        provider="after stage 2",
+        role="student",
+        dim=24,
+        test="forum <i>",
+        kind="query",
+        plain=0.5,
+        mean=0.25,
+        spread=0.125,
+        worst=0.0625,
+        worst_wording=HOSTILE,
+        wordings={HOSTILE: 0.0625, "find: ": 0.4375},
+    )
+    to_json(scores().model_copy(update={"instructions": [row]}), run / "evaluation.json")
+    reader = made(run)
+    assert list(headings(run))[2] == "instructions"
+    assert all(cell in reader.text for cell in ("0.500", "0.250", "0.125", "0.062", "{{ 7 * 7 }}"))
+    assert reader.elements.count("script") == 3
 
 
 def test_the_same_run_gives_the_same_page(run: Path) -> None:

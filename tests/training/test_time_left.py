@@ -8,9 +8,10 @@ import pytest
 
 from jasper_jax.run import Run
 from jasper_jax.runtime import progress
+from jasper_jax.runtime.timings import duration
 from jasper_jax.student.start import make_student
 from jasper_jax.training.stage_kind import make_kind
-from jasper_jax.training.time_left import TimeLeft, duration
+from jasper_jax.training.time_left import TimeLeft
 from tests.tiny import recipe
 from tests.training.runs import run_training
 
