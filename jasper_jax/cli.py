@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jasper_jax import report_commands
+from jasper_jax import push_command, report_commands
 from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.ending import run_to_end
 from jasper_jax.runtime.errors import UserError
@@ -30,6 +30,7 @@ app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
 texts_app = typer.Typer(help="The text store: export the texts that an imported teacher needs vectors of.")
 app.add_typer(texts_app, name="texts", no_args_is_help=True)
 app.add_typer(report_commands.app)
+app.add_typer(push_command.app)
 
 RecipeFile = Annotated[
     # Not a Path, which would turn gs:// into gs:/.

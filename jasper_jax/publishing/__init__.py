@@ -1,0 +1,1 @@
+"""Exports and stores on the Hugging Face hub."""

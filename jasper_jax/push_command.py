@@ -1,0 +1,39 @@
+"""The command that publishes finished work: ``jasper push``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jasper_jax.runtime.paths import user_path
+
+app = typer.Typer()
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="An exported folder, such as runs/quickstart/export.")],
+    name: Annotated[str, typer.Argument(help="USER/NAME on the hub.")],
+    private: Annotated[bool, typer.Option("--private", help="Seen by its owner alone, if it is new.")] = False,
+    with_vectors: Annotated[
+        bool,
+        typer.Option("--with-vectors", help="Also the run's texts and teacher vectors, as the data set NAME-texts."),
+    ] = False,
+) -> None:
+    """Upload an export to the Hugging Face hub, complete or not at all; the same command continues after a kill.
+
+    Example: `jasper push runs/quickstart/export alice/my-student --private`
+    """
+    from jasper_jax.publishing.push import push_export
+    from jasper_jax.runtime.tables import OUT
+
+    export = user_path(folder)
+    if with_vectors:
+        from jasper_jax.publishing.text_data import push_texts
+        from jasper_jax.recipe.load import load_recipe
+
+        recipe = load_recipe(export.parent / "recipe.yaml", {"run_dir": export.parent})
+        OUT.print(push_texts(recipe, f"{name}-texts", private=private), markup=False, highlight=False)
+    OUT.print(push_export(export, name, private=private), markup=False, highlight=False)

@@ -1,0 +1,156 @@
+"""An export and its run's texts on a hub: complete or not at all, continued after a break, others' files untouched."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub import DatasetCard, constants
+
+from jasper_jax.checkpoints.export_marker import MARKER, checksums, write_marker
+from jasper_jax.publishing import repository
+from jasper_jax.run import Run
+from tests.publishing.hub_server import Hub, running
+from tests.tiny import recipe, recipe_tree
+from tests.training.runs import fill
+
+pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub's own
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with running() as server:
+        monkeypatch.setenv("HF_TOKEN", "hf_good")
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        api = huggingface_hub.HfApi(endpoint=server.address)
+        monkeypatch.setattr(repository, "HfApi", lambda: api)
+        monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)  # between its attempts
+        yield server
+
+
+@pytest.fixture
+def export(tmp_path: Path) -> Path:
+    return write_export(tmp_path / "run" / "export")
+
+
+def write_export(folder: Path, weights: bytes = b"weights", dims: tuple[int, ...] = (8, 4)) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.safetensors").write_bytes(weights)
+    for dim in dims:
+        (folder / f"2_Dense_{dim}").mkdir(exist_ok=True)
+        (folder / f"2_Dense_{dim}" / "config.json").write_text("{}")
+        (folder / f"2_Dense_{dim}" / "model.safetensors").write_bytes(bytes([dim]) * 64)
+    (folder / "config.json").write_text("{}")
+    (folder / "modules.json").write_text("[]")
+    (folder / "README.md").write_text("# Card\n")
+    write_marker(folder, {"format": 1, "made_by": "jasper_jax", "sha256": checksums(folder)})
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_an_export_is_there_as_it_is_here_and_nothing_else(hub: Hub, export: Path, call) -> None:
+    expected = contents(export)
+    (export / "notes.txt").write_text("of somebody")
+    code, out, err = call("push", export, "alice/student", "--private")
+    assert code == 0, err
+    assert "alice/student" in out
+    there = hub.files["alice/student"]
+    assert there.pop(".gitattributes") == b""
+    assert there == expected
+    assert hub.private["alice/student"]
+
+
+def test_a_break_in_the_middle_changes_nothing_and_the_same_command_sends_the_rest(
+    hub: Hub, export: Path, call
+) -> None:
+    hub.breaks_after = 2
+    code, _, err = call("push", export, "alice/student")
+    assert code == 2, err
+    assert "run the same command again" in err
+    assert set(hub.files["alice/student"]) == {".gitattributes"}
+    assert len(hub.received) == 2
+    hub.breaks_after = None
+    assert call("push", export, "alice/student")[0] == 0
+    assert len(hub.received) == len(set(hub.received)) == 3, "no object is sent twice"
+    assert hub.files["alice/student"].keys() == {".gitattributes", *contents(export)}
+
+
+def test_a_later_export_replaces_the_files_of_the_earlier_one_alone(hub: Hub, export: Path, call, tmp_path) -> None:
+    assert call("push", export, "alice/student")[0] == 0
+    hub.files["alice/student"]["figure.png"] = b"added on the hub"
+    later = write_export(tmp_path / "later" / "export", b"other", dims=(8,))
+    assert call("push", later, "alice/student")[0] == 0
+    there = hub.files["alice/student"]
+    assert there.keys() == {".gitattributes", "figure.png", *contents(later)}
+    assert there["model.safetensors"] == b"other"
+
+
+def test_a_repository_with_other_content_is_refused(hub: Hub, export: Path, refused) -> None:
+    hub.files["alice/student"] = {".gitattributes": b"", "pytorch_model.bin": b"of somebody"}
+    hub.private["alice/student"] = False
+    refused("has 1 files that no `jasper push` sent (pytorch_model.bin, ...)", "push", export, "alice/student")
+    assert hub.files["alice/student"]["pytorch_model.bin"] == b"of somebody"
+    assert not hub.received
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("student", "is no name of a repository"), ("a/b/c", "is no name"), ("../x", "is no name")]
+)
+def test_names(hub: Hub, export: Path, name: str, message: str, refused) -> None:
+    refused(message, "push", export, name)
+
+
+def test_what_cannot_be_sent_is_one_line(hub: Hub, export: Path, refused, monkeypatch, tmp_path: Path) -> None:
+    refused("not an exported folder", "push", tmp_path / "run", "alice/student")
+    (export / "config.json").write_text("changed")
+    refused("config.json: missing, or not as it was exported", "push", export, "alice/student")
+    write_export(export)
+    (export / "README.md").unlink()
+    (export / "README.md").symlink_to("/etc/hostname")
+    refused("README.md", "push", export, "alice/student")
+    (export / "README.md").unlink()
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    refused("the hub refused", "push", export, "alice/student")
+    monkeypatch.setattr(repository, "get_token", lambda: None)
+    refused("run `hf auth login`, or set HF_TOKEN", "push", export, "alice/student")
+    assert not hub.files
+
+
+def test_the_texts_and_vectors_of_a_run_are_a_data_set(hub: Hub, tmp_path: Path, call) -> None:
+    import pyarrow.parquet as pq
+
+    run = Run(recipe(tmp_path), progress=False)
+    run.run_folder.claim()
+    texts, view = fill(run)
+    export = write_export(tmp_path / "run" / "export")
+    code, out, err = call("push", export, "alice/student", "--with-vectors", "--private")
+    assert code == 0, err
+    assert "alice/student-texts" in out
+    there = hub.files["datasets/alice/student-texts"]
+    assert hub.private["datasets/alice/student-texts"]
+    for store in view.stores:
+        name = f"{store.name}/train-00000.parquet"
+        (tmp_path / "one.parquet").write_bytes(there[name])
+        table = pq.read_table(tmp_path / "one.parquet")
+        rows = store.rows("train")
+        assert table["text"].to_pylist() == [record.text for record in texts.read("train", rows.tolist())]
+        vectors = np.array(table["embedding"].to_pylist(), np.float32)
+        np.testing.assert_array_equal(vectors, store.read("train", rows))
+    data = DatasetCard(there["README.md"].decode()).data
+    assert [config["config_name"] for config in data.configs] == ["texts", "a", "b"]  # pyright: ignore[reportAttributeAccessIssue]
+    assert str(tmp_path) not in there["README.md"].decode() + there["jasper-texts.json"].decode()
+    assert set(json.loads(there["jasper-texts.json"])["files"]) == {n for n in there if n.endswith(".parquet")}
+    assert recipe_tree(tmp_path)["name"] in there["README.md"].decode()
+    assert MARKER in hub.files["alice/student"]
+    sent = len(hub.received)
+    assert call("push", export, "alice/student", "--with-vectors")[0] == 0
+    assert len(hub.received) == sent, "the same command again sends no object"
