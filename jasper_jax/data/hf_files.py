@@ -18,8 +18,8 @@ STATE, SPLITS = "state.json", "dataset_dict.json"
 SAVED = (SPLITS, STATE)
 """Files of a folder that ``save_to_disk`` wrote."""
 FORMATS = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset", "xml")
-"""Readers of the library that are used. Of the others, that of pickles runs code (in datasets 4.0), and an HDF5 file can
-name another as its content."""
+"""Readers of the library that are used. Of the others, that of pickles runs code (in datasets 4.0), and an HDF5 file
+can name another as its content."""
 _HUB = "hf://datasets/"
 
 
