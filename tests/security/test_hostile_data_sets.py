@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jasper_jax.assets.corpora import read_beir
 from jasper_jax.data.hf_files import refuse_other_files
 from jasper_jax.data.libraries import hf_rows, refuse_other_types, skip_images, tfds_rows
 from jasper_jax.runtime.errors import UserError
@@ -173,3 +174,17 @@ def test_no_image_of_a_tfds_row_is_decoded(monkeypatch: pytest.MonkeyPatch) -> N
     assert [*found["images"], *found["list"]["image"]] == [eps, eps]
     assert next(iter(found["rows"]))["image"] == eps
     assert skip_images(f.FeaturesDict({"text": f.Text()})) is None
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "queries.jsonl.gz", "qrels/train.tsv", "qrels"])
+def test_a_folder_of_beir_is_made_of_its_own_files(tmp_path: Path, name: str) -> None:
+    folder, private = tmp_path / "beir", tmp_path / "private"
+    (folder / "qrels").mkdir(parents=True)
+    for file in ("corpus.jsonl", "queries.jsonl"):
+        (folder / file).write_text('{"_id": "a", "text": "a text"}\n')
+    (folder / "qrels" / "train.tsv").write_text("a\ta\t1\n")
+    assert read_beir(folder, "train").passages == {"a": "a text"}
+    (folder / name.removesuffix(".gz")).rename(private)
+    (folder / name).symlink_to(private)
+    with pytest.raises(UserError, match="is a link to a file outside its folder"):
+        read_beir(folder, "train")

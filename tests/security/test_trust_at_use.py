@@ -167,6 +167,20 @@ def test_a_download_ends_where_the_catalogue_says(server: IndexServer, monkeypat
     assert list(download_folder(CATALOGUE["texts"]).iterdir()) == []
 
 
+@pytest.mark.parametrize("revision", ["../../../../ref", "{}/ref", "a/../../ref", "..", "a\nb", "", "a:b"])
+def test_a_revision_leads_to_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    """The hub's library read the file in place of a branch, and took the folder that it named for the model."""
+    monkeypatch.setattr(hub, "snapshot", lambda *_, **__: pytest.fail("it was asked for"))
+    with pytest.raises(UserError, match="revision .* is none; expected a commit, a branch or a tag"):
+        resolve_model("org/name", revision.format(tmp_path))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "c0ffee", "v1.0.2", "refs/pr/1", "a_b-c+d@2.0"])
+def test_revisions_of_the_hub_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    monkeypatch.setattr(hub, "snapshot", lambda _, asked, **__: tmp_path / str(asked))
+    assert resolve_model("org/name", revision) == tmp_path / str(revision)
+
+
 # ------------------------------------------------------------------------------------ teachers of PyTorch
 
 
