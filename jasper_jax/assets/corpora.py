@@ -18,6 +18,7 @@ import numpy as np
 from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.text_files import SUFFIXES, numbered_lines
@@ -190,15 +191,15 @@ def read_beir(folder: str | Path, split: str = "test") -> RetrievalTest:
     names an unknown query is skipped.
 
     Raises:
-      UserError: with file and line.
+      UserError: with file and line, or a file is a link out of the folder.
     """
     folder = user_path(folder, "beir")
-    passages = _texts(folder / "corpus.jsonl", titled=True)
-    queries = _texts(folder / "queries.jsonl", titled=False)
+    passages = _texts(folder / "corpus.jsonl", folder, titled=True)
+    queries = _texts(folder / "queries.jsonl", folder, titled=False)
     path = folder / "qrels" / f"{split}.tsv"
     relevant: dict[str, dict[str, int]] = {}
     unknown: list[str] = []
-    for number, line in _numbered(path):
+    for number, line in _numbered(path, folder):
         where, fields = f"{path}:{number}", line.split("\t")
         if number == 1 and fields[-1].strip() == "score":
             continue
@@ -232,19 +233,21 @@ def beir_file(path: Path) -> Path:
     return path if path.exists() else next((file for file in packed if file.exists()), path)
 
 
-def _numbered(path: Path) -> Iterator[tuple[int, str]]:
-    """The non-blank lines with their numbers, from 1."""
+def _numbered(path: Path, folder: Path) -> Iterator[tuple[int, str]]:
+    """The non-blank lines with their numbers, from 1. UserError: the file is not one of ``folder``, whose links a
+    stranger may have made."""
     try:
-        yield from ((number, line) for number, line in numbered_lines(beir_file(path)) if line.strip())
+        file_inside(file := beir_file(path), folder)
+        yield from ((number, line) for number, line in numbered_lines(file) if line.strip())
     except OSError as error:
         raise UserError(
             f"{path}: {error.strerror}; a BEIR folder has corpus.jsonl, queries.jsonl and qrels/test.tsv"
         ) from None
 
 
-def _texts(path: Path, *, titled: bool) -> dict[str, str]:
+def _texts(path: Path, folder: Path, *, titled: bool) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for number, line in _numbered(path):
+    for number, line in _numbered(path, folder):
         where = f"{path}:{number}"
         try:
             row: Any = parse_json(line)

@@ -17,6 +17,9 @@ from jasper_jax.runtime.paths import user_path
 
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "vocab.txt", "vocab.json")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_REVISION = re.compile(r"(?!.*\.\.)[^/\\\s\x00-\x1f~^:?*\[][^\\\s\x00-\x1f~^:?*\[]*")
+"""A commit, or what git allows as a name. The hub's library takes any other for a path, to a file that names the folder
+of the model."""
 
 
 def resolve_model(name_or_path: str, revision: str | None = None, *, progress: bool = True) -> Path:
@@ -46,6 +49,8 @@ def resolve_model(name_or_path: str, revision: str | None = None, *, progress: b
             f"model {name!r} is not a folder, a hub id (org/name) or an asset{nearest(name, _models())}; "
             f"the assets are {', '.join(_models())}"
         )
+    if revision is not None and not _REVISION.fullmatch(revision):
+        raise UserError(f"model {name!r}: revision {revision!r} is none; expected a commit, a branch or a tag")
     try:
         return hub.snapshot(name, revision, progress=progress)
     except Unavailable as error:

@@ -1,4 +1,4 @@
-"""Which files a Hugging Face data set may be made of: its own.
+"""Which files a Hugging Face data set may be made of: its own, of formats without code and without links.
 
 A data set's ``README.md`` lists its files, and may name any address or path: a private key of this machine would become
 a training text. So do ``state.json`` and ``dataset_dict.json`` of one that ``save_to_disk`` wrote.
@@ -17,7 +17,19 @@ from jasper_jax.runtime.inside import inside
 STATE, SPLITS = "state.json", "dataset_dict.json"
 SAVED = (SPLITS, STATE)
 """Files of a folder that ``save_to_disk`` wrote."""
+FORMATS = ("arrow", "csv", "imagefolder", "json", "parquet", "text", "webdataset", "xml")
+"""Readers of the library that are used. Of the others, that of pickles runs code (in datasets 4.0), and an HDF5 file
+can name another as its content."""
 _HUB = "hf://datasets/"
+
+
+def refuse_other_formats(builder: Any, where: str, key: str) -> None:
+    """UserError: ``builder`` reads none of ``FORMATS``."""
+    package, _, name = type(builder).__module__.rpartition(".")[0].rpartition(".")
+    if package != "datasets.packaged_modules" or name not in FORMATS:
+        raise UserError(
+            f"{key}: {where} has the format {name}; {', '.join(FORMATS)} are read; save it as one of them, e.g. Parquet"
+        )
 
 
 def refuse_other_files(files: Mapping[Any, Iterable[Any]], folder: Path, name: str, key: str) -> None:

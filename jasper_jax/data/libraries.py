@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jasper_jax.data.hf_files import SAVED, refuse_other_files, refuse_saved_elsewhere
+from jasper_jax.data.hf_files import SAVED, refuse_other_files, refuse_other_formats, refuse_saved_elsewhere
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, nearest
 from jasper_jax.runtime.files import parse_json
@@ -66,7 +66,7 @@ def _first_line(e: Exception) -> str:
 def tfds_rows(
     name: str, config: str | None, splits: Sequence[str], columns: Sequence[str], key: str, image: str | None = None
 ) -> Iterator[Row]:
-    """The rows of a TFDS data set, read without TensorFlow; column ``image`` as encoded bytes."""
+    """The rows of a TFDS data set, read without TensorFlow; images, among them column ``image``, as encoded bytes."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import naming
 
@@ -77,17 +77,23 @@ def tfds_rows(
             refuse_other_types(folder, key)
             builder: Any = tfds.builder_from_directory(str(folder))
         else:
-            if naming.parse_builder_name_kwargs(name)[0].namespace:
+            asked = f"{name}/{config}" if config else name
+            builder_name, arguments = naming.parse_builder_name_kwargs(asked)
+            if builder_name.namespace:
                 raise UserError(
                     f"{key}: {where} is not one of TFDS itself, and its code would be fetched and run; prepare it"
                     " elsewhere and give its folder, or use hf"
                 )
-            builder = tfds.builder(f"{name}/{config}" if config else name)
+            if others := sorted(set(arguments) - {"config", "version"}):
+                raise UserError(
+                    f"{key}: {where} sets {', '.join(others)} of its builder, which may name any folder; give"
+                    " name/config:version, or the folder of a prepared data set"
+                )
+            builder = tfds.builder(asked)
             builder.download_and_prepare(file_format="array_record")
         features = builder.info.features
         require(columns, list(features), where)
-        encoded = image is not None and isinstance(features[image], tfds.features.Image)
-        decoders = {image: tfds.decode.SkipDecoding()} if encoded else None
+        decoders = skip_images(features)
         splits = _pick_splits(splits, list(builder.info.splits), where, key)
         sources = {split: builder.as_data_source(split=split, decoders=decoders) for split in splits}
     except tfds.core.DatasetNotFoundError:
@@ -101,6 +107,23 @@ def tfds_rows(
         ) from None
     for split, rows in sources.items():
         yield from _numbered(f"{where}, split {split}", rows)
+
+
+def skip_images(feature: Any) -> Any:
+    """Decoders, nested as ``feature``, that leave each image of it encoded; None: it has none. TFDS would decode those
+    of all columns without bounds, an EPS by another program."""
+    from tensorflow_datasets import decode, features
+
+    if isinstance(feature, features.FeaturesDict):
+        nested = {name: skip_images(part) for name, part in feature.items()}
+        return {name: decoders for name, decoders in nested.items() if decoders is not None} or None
+    if isinstance(feature, features.Sequence | features.Dataset):
+        return skip_images(feature.feature)
+    if not isinstance(feature, features.Image):
+        return None
+    skip: Any = decode.SkipDecoding()
+    skip.decode_batch_example_np = skip.decode_ragged_example_np = skip.decode_example_np  # of lists, which it lacks
+    return skip
 
 
 _OWN_TYPE = re.compile(r"tensorflow_datasets\.core\.features\.\w+(\.\w+)*", re.ASCII)
@@ -168,7 +191,10 @@ def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, imag
             refuse_saved_elsewhere(folder, key)
             data: Any = datasets.load_from_disk(str(folder))
         else:
-            builder = datasets.load_dataset_builder(str(folder) if folder.is_dir() else name, name=config)
+            # By its full path: the library takes "pandas" for its reader of pickles, and "csv" for the current folder.
+            own = str(folder.resolve()) if folder.is_dir() else name
+            builder = datasets.load_dataset_builder(own, name=config)
+            refuse_other_formats(builder, where, key)
             refuse_other_files(builder.config.data_files or {}, folder, name, key)
             data = builder.as_streaming_dataset()
     except UserError:

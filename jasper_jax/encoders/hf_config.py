@@ -17,9 +17,15 @@ _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
 """The largest size, count or token id: arrays are indexed with 32 bits."""
 MOST_LAYERS = 1024
-_CODE = frozenset({"auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation"})
-"""Keys that name code, which a loader may fetch and run with ``trust_remote_code``."""
-_PLACES = frozenset({"_name_or_path", "name_or_path", "cache_dir"})
+_CODE = frozenset(
+    ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation")
+    + ("allow_all_kernels", "use_kernels", "kernel_config")
+)
+"""Keys that name code, or let a loader fetch and run it."""
+_PLACES = frozenset(
+    ("_name_or_path", "name_or_path", "cache_dir", "tokenizer_name_or_path")
+    + ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "gguf_file")
+)
 _ABSOLUTE = re.compile(r"(?:[A-Za-z]:[\\/]|[\\/~])[\w.~ -]+[\\/].*", re.DOTALL)
 """A path of the machine where the file was written."""
 

@@ -31,6 +31,7 @@ from jasper_jax.recipe.config import Export
 from jasper_jax.recipe.extras import ONNX_PACKAGES
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import real_folder
+from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 from jasper_jax.teachers.vectors import normalize_rows
 
 FOLDER = "onnx"
@@ -73,6 +74,7 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     embedder = Embedder.load(folder)
     partial = folder.with_name(f".{folder.name}.onnx.partial")
     _refuse_foreign(folder, partial, marker)
+    refuse_harmful_files("--onnx", folder)  # torch loads it, and it may be somebody else's
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()

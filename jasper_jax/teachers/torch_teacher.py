@@ -17,6 +17,7 @@ from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import refuse_links
+from jasper_jax.teachers.torch_settings import refuse_settings
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
@@ -28,10 +29,11 @@ def refuse_without_torch(teacher: Teacher) -> None:
 
 
 def refuse_harmful_files(where: str, folder: Path) -> None:
-    """UserError, which names ``where`` the folder is asked for: sentence-transformers would follow a link out of it, or
-    unpickle weights of it, which ``model_identity`` does not hash and which may hold code; or a tokenizer.json of it is
-    harmful."""
+    """UserError, which names ``where`` the folder is asked for: sentence-transformers would follow a link or a setting
+    out of it, or unpickle weights of it, which ``model_identity`` does not hash and which may hold code; or a
+    tokenizer.json of it is harmful."""
     refuse_links(folder)
+    refuse_settings(where, folder)
     for pickle in sorted(folder.rglob("*.bin")):
         stem = next((stem for name, stem in _PICKLES.items() if pickle.name.startswith(name)), None)
         if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json")):

@@ -18,6 +18,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, write_atomic, write_once
 from jasper_jax.training.events import read_events
 from jasper_jax.training.utilisation import Goodput
+from jasper_jax.training.wandb_settings import refuse_wandb_settings
 
 WANDB_ID = "wandb_id"
 """File of the run folder with the id of its Weights & Biases run, which a resumed run continues."""
@@ -121,6 +122,7 @@ class _WeightsAndBiases:
             import wandb  # type: ignore[import-not-found]
         except ImportError:
             raise UserError("training.loggers: wandb needs the extra: pip install 'jasper-jax[wandb]'") from None
+        refuse_wandb_settings(folder)
         path = folder / WANDB_ID
         write_once(path, uuid.uuid4().hex.encode())
         run_id = path.read_text("utf-8").strip()

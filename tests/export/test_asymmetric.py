@@ -179,6 +179,8 @@ def test_of_a_module_s_folder_only_files_of_modules_and_no_names_of_code_or_plac
             "_name_or_path": "/home/me/hf_token",
             "auto_map": {"AutoModel": "evil/code--m.M"},
             "x_file": "/root/x/y",
+            "vocab": "../hf_token",
+            "allow_all_kernels": True,
         }
         content = json.loads((folder / name).read_text())
         (folder / name).write_text(json.dumps({**content, **named, "nested": [named, {"pad_token": "/"}]}))

@@ -107,6 +107,21 @@ def test_builders_of_others_are_not_fetched(name: str, monkeypatch: pytest.Monke
         list(tfds_rows(name, None, [], ["text"], "texts.sources"))
 
 
+@pytest.mark.parametrize(("name", "config"), [("data/data_dir={}", None), ("data", "a:1.0.0/data_dir={}")])
+def test_a_builders_name_leads_to_no_folder(folder: Path, name: str, config: str | None) -> None:
+    """Whose ``features.json`` would be read unchecked, and where the data set would be prepared."""
+    (folder / "1.0.0").mkdir()
+    for file, content in (("features.json", legacy(EVIL)), ("dataset_info.json", {"name": "data", "version": "1.0.0"})):
+        (folder / "1.0.0" / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"texts\.sources: TFDS data set data.* sets data_dir of its builder"):
+        list(
+            tfds_rows(
+                name.format(folder.parent), config and config.format(folder.parent), [], ["text"], "texts.sources"
+            )
+        )
+    assert not (folder.parent / "imported").exists()
+
+
 def test_damaged_features_are_a_line(folder: Path) -> None:
     for content in ("{", "[" * 100_000):
         (folder / "features.json").write_text(content)

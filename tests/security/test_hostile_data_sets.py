@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from jasper_jax.assets.corpora import read_beir
 from jasper_jax.data.hf_files import refuse_other_files
-from jasper_jax.data.libraries import hf_rows, refuse_other_types, tfds_rows
+from jasper_jax.data.libraries import hf_rows, refuse_other_types, skip_images, tfds_rows
 from jasper_jax.runtime.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -131,3 +133,58 @@ def test_tfds_follows_no_link(folder: Path) -> None:
     (folder / "dataset_info.json").symlink_to(folder.parent / "private.txt")
     with pytest.raises(UserError, match="is a link to a file outside"):
         next(tfds_rows(str(folder), None, [], ["text"], "texts.sources"))
+
+
+@pytest.mark.parametrize("name", ["pandas", "csv", "text"])
+def test_a_folder_is_not_taken_for_a_reader_of_the_library(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``pandas`` is the reader of pickles, which in datasets 4.0 unpickled the files of the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "train.jsonl").write_text('{"text": "a text"}\n')
+    assert texts(Path(name)) == ["a text"]
+
+
+@pytest.mark.parametrize("suffix", ["wav", "mp4"])
+def test_other_formats_of_the_library_are_not_read(folder: Path, suffix: str) -> None:
+    (folder / "a.txt").rename(folder / f"a.{suffix}")
+    with pytest.raises(UserError, match=r"texts\.sources: .* has the format \w+folder; arrow, csv, .* are read"):
+        texts(folder)
+
+
+def test_no_image_of_a_tfds_row_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of no column: Pillow would hand an EPS to Ghostscript."""
+    import tensorflow_datasets as tfds
+
+    f, eps = tfds.features, b"%!PS-Adobe-3.0 EPSF-3.0"
+    features = {"text": f.Text(), "image": f.Image(), "inner": {"image": f.Image()}, "images": f.Sequence(f.Image())}
+    lists = {"list": f.Sequence({"image": f.Image(), "text": f.Text()}), "rows": f.Dataset({"image": f.Image()})}
+    form = f.FeaturesDict({**features, **lists})
+
+    def image() -> Any:
+        return io.BytesIO(eps)  # TFDS takes bytes for a path
+
+    row = {"text": "a text", "image": image(), "inner": {"image": image()}, "images": [image()]}
+    row |= {"list": {"image": [image()], "text": ["a"]}, "rows": [{"image": image()}]}
+    record = form.serialize_example(row)
+    monkeypatch.setattr(f.Image, "decode_example_np", lambda *_: pytest.fail("it was decoded"))
+    found = form.deserialize_example_np(record, decoders=skip_images(form))
+    assert (found["text"], found["image"], found["inner"]["image"]) == (b"a text", eps, eps)
+    assert [*found["images"], *found["list"]["image"]] == [eps, eps]
+    assert next(iter(found["rows"]))["image"] == eps
+    assert skip_images(f.FeaturesDict({"text": f.Text()})) is None
+
+
+@pytest.mark.parametrize("name", ["corpus.jsonl", "queries.jsonl", "queries.jsonl.gz", "qrels/train.tsv", "qrels"])
+def test_a_folder_of_beir_is_made_of_its_own_files(tmp_path: Path, name: str) -> None:
+    folder, private = tmp_path / "beir", tmp_path / "private"
+    (folder / "qrels").mkdir(parents=True)
+    for file in ("corpus.jsonl", "queries.jsonl"):
+        (folder / file).write_text('{"_id": "a", "text": "a text"}\n')
+    (folder / "qrels" / "train.tsv").write_text("a\ta\t1\n")
+    assert read_beir(folder, "train").passages == {"a": "a text"}
+    (folder / name.removesuffix(".gz")).rename(private)
+    (folder / name).symlink_to(private)
+    with pytest.raises(UserError, match="is a link to a file outside its folder"):
+        read_beir(folder, "train")

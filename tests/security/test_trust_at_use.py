@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -166,6 +167,20 @@ def test_a_download_ends_where_the_catalogue_says(server: IndexServer, monkeypat
     assert list(download_folder(CATALOGUE["texts"]).iterdir()) == []
 
 
+@pytest.mark.parametrize("revision", ["../../../../ref", "{}/ref", "a/../../ref", "..", "a\nb", "", "a:b"])
+def test_a_revision_leads_to_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    """The hub's library read the file in place of a branch, and took the folder that it named for the model."""
+    monkeypatch.setattr(hub, "snapshot", lambda *_, **__: pytest.fail("it was asked for"))
+    with pytest.raises(UserError, match="revision .* is none; expected a commit, a branch or a tag"):
+        resolve_model("org/name", revision.format(tmp_path))
+
+
+@pytest.mark.parametrize("revision", [None, "main", "c0ffee", "v1.0.2", "refs/pr/1", "a_b-c+d@2.0"])
+def test_revisions_of_the_hub_are_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, revision: str) -> None:
+    monkeypatch.setattr(hub, "snapshot", lambda _, asked, **__: tmp_path / str(asked))
+    assert resolve_model("org/name", revision) == tmp_path / str(revision)
+
+
 # ------------------------------------------------------------------------------------ teachers of PyTorch
 
 
@@ -184,6 +199,60 @@ def test_a_teacher_of_pytorch_loads_no_pickles(tmp_path: Path, name: str, place:
             refuse_harmful_files("teachers.t", tmp_path)
     (tmp_path / place / f"{stem}.safetensors").write_text("")
     refuse_harmful_files("teachers.t", tmp_path)
+
+
+SETTINGS = {
+    "vocabulary": ("tokenizer_config.json", {"vocab": "/etc/hostname"}, "vocab"),
+    "gguf": ("tokenizer_config.json", {"gguf_file": "../a.gguf"}, "gguf_file"),
+    "existing file": ("tokenizer_config.json", {"vocab_file": __file__}, "vocab_file"),
+    "argument": (
+        "sentence_bert_config.json",
+        {"processor_kwargs": {"vocab_file": "a"}},
+        r"processor_kwargs\.vocab_file",
+    ),
+    "old argument": ("sentence_roberta_config.json", {"tokenizer_args": {"vocab": "a"}}, r"tokenizer_args\.vocab"),
+    "kernel": (
+        "sentence_bert_config.json",
+        {"model_kwargs": {"attn_implementation": "org/kernel", "allow_all_kernels": True}},
+        r"model_kwargs\.attn_implementation",
+    ),
+    "all kernels": ("sentence_bert_config.json", {"model_kwargs": {"allow_all_kernels": True}}, "allow_all_kernels"),
+    "other tokenizer": ("sentence_bert_config.json", {"tokenizer_name_or_path": "/home/me"}, "tokenizer_name_or_path"),
+    "no arguments": ("sentence_bert_config.json", {"config_kwargs": ["vocab"]}, "config_kwargs"),
+}
+
+
+@pytest.mark.parametrize("place", ["", "0_Transformer"])
+@pytest.mark.parametrize(("file", "content", "key"), SETTINGS.values(), ids=SETTINGS)
+def test_a_teacher_of_pytorch_names_nothing_elsewhere(
+    tmp_path: Path, file: str, content: dict[str, Any], key: str, place: str
+) -> None:
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / file).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"teachers\.t: .*{file}: .*{key}.* may name a file, a repository or code"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
+def test_settings_that_folders_have_are_fine(tmp_path: Path) -> None:
+    plain = {"model_args": {"torch_dtype": "float16", "attn_implementation": "sdpa"}, "tokenizer_args": {}}
+    plain |= {"max_seq_length": 512, "config_args": {"trust_remote_code": True}, "model_kwargs": None}
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps(plain))
+    files = {"vocab_file": None, "merges_file": "/no/such/machine/merges.txt", "tokenizer_file": __file__}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(files))
+    refuse_harmful_files("teachers.t", tmp_path)
+
+
+def test_the_vocabulary_of_a_setting_is_what_transformers_reads(tmp_path: Path) -> None:
+    """So that the attack above is one."""
+    from transformers import BertTokenizer
+
+    (tmp_path / "private").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na-secret\n")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "vocab.txt").write_text("[PAD]\n[UNK]\n")
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps({"vocab": str(tmp_path / "private")}))
+    assert "a-secret" in BertTokenizer.from_pretrained(tmp_path / "model").get_vocab()
+    with pytest.raises(UserError, match="vocab may name a file"):
+        refuse_harmful_files("teachers.t", tmp_path / "model")
 
 
 def test_sentence_transformers_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
