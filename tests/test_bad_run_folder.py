@@ -100,6 +100,10 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
 
 
+def garble(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-50] + b"\n{")
+
+
 def test_the_copied_run_is_whole(call, mine: Path) -> None:
     """So that what is refused below is refused for what was done to it."""
     before = snapshot(mine.parent)
@@ -145,7 +149,7 @@ def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
         ("train", change_json(TEXTS, lambda m: m.update(format=9)), "format version 9"),
         ("train", change_json(TEXTS, lambda m: m["shards"][0].update(file="../x")), "shards.0.file: "),
         ("embed", lambda run: (run / "recipe.yaml").write_bytes(b"# The"), "not empty and not a run folder"),
-        ("train", lambda run: cut(run / "recipe.yaml"), "recipe.yaml"),
+        ("train", lambda run: garble(run / "recipe.yaml"), "run/recipe.yaml"),
         ("export", lambda run: (run / f"{FINAL}.sha256.json").unlink(), "stage-1 is not finished; run jasper train"),
         ("export", lambda run: (run / f"{FINAL}.sha256.json").write_bytes(b"\xff"), "expected a list of checksums"),
         ("export", lambda run: (run / FINAL / "_CHECKPOINT_METADATA").unlink(), "_METADATA: the checkpoint is"),

@@ -46,7 +46,7 @@ def test_only_dimensions_below_the_teachers_and_no_svd_without_directions() -> N
 
 def test_concatenated_teachers_are_not_cut_to_the_first_of_them() -> None:
     first, second = (_Provider(name, {"x": vectors(20)}, vectors(30), 1) for name in "ab")
-    tests = SimpleNamespace(score=lambda lists, reference: {})
+    tests = SimpleNamespace(score=lambda lists, reference: {}, lists={"x": None})
     rows = list(_joined([first, second]).shortened([20, 12, 8], tests, None))  # pyright: ignore[reportArgumentType]
     assert [(row.provider.removeprefix("teachers concatenated, "), row.dim) for row in rows] == [
         ("cut", 20),

@@ -79,8 +79,21 @@ def test_a_card_of_hostile_values(text: str, made, tmp_path: Path) -> None:
 
 
 TEXTS = {
-    *("name", "split", "config", "column", "kind_column", "query", "passage", "negatives", "score", "image", "caption"),
-    *("group", "asset", "revision", "target", "stage", "train", "heads", "asymmetric", "dims", "license", "language"),
+    *("name", "split", "config", "column", "kind_column", "query", "passage", "negatives", "score", "label", "image"),
+    *(
+        "group",
+        "caption",
+        "asset",
+        "revision",
+        "target",
+        "stage",
+        "train",
+        "heads",
+        "asymmetric",
+        "dims",
+        "license",
+        "language",
+    ),
 }
 """Keys with texts that are no places: names, ids, columns, prompts, patterns."""
 
