@@ -26,13 +26,14 @@ def report(
 
     Example: `jasper report runs/quickstart`
     """
+    from jasper_jax.reporting.run_files import READ
     from jasper_jax.reporting.write import REPORT, write_report
-    from jasper_jax.runtime.files import refuse_blocked
+    from jasper_jax.runtime.outputs import refuse_output
     from jasper_jax.runtime.tables import OUT
 
     folder = _folder(run, overrides or [])
     path = folder / REPORT if output is None else user_path(output)
-    refuse_blocked(path, "give another file")
+    refuse_output(path, "an .html file", [folder / name for name in READ])
     write_report(folder, path)
     OUT.print(str(path), markup=False, highlight=False)
 
@@ -46,15 +47,17 @@ def compare(
 
     Example: `jasper compare runs/quickstart runs/quickstart_pairs -o compare.html`
     """
+    from jasper_jax.reporting.run_files import READ
     from jasper_jax.reporting.write import write_comparison
-    from jasper_jax.runtime.files import refuse_blocked
+    from jasper_jax.runtime.outputs import refuse_output
     from jasper_jax.runtime.tables import OUT
 
     if len(runs) < 2:
         raise UserError(f"compare: expected at least two runs, got {len(runs)}; jasper report writes a page of one")
     path = user_path(output)
-    refuse_blocked(path, "give another file")
-    write_comparison([_folder(run, []) for run in runs], path)
+    folders = [_folder(run, []) for run in runs]
+    refuse_output(path, "an .html file", [folder / name for folder in folders for name in READ])
+    write_comparison(folders, path)
     OUT.print(str(path), markup=False, highlight=False)
 
 

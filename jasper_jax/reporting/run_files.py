@@ -17,6 +17,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.timings import Timings
 
 T = TypeVar("T")
@@ -40,6 +41,10 @@ class RunFiles:
     """Part -> the sentence that stands in its place."""
 
 
+READ = ("recipe.yaml", "evaluation.json", by_text.FILE, "metrics.jsonl", "timings.json", "checkpoints", "texts")
+"""Files and folders of a run that a report is made of; ``-o`` replaces none of them."""
+
+
 def read_run(folder: Path) -> RunFiles:
     """Read the files of a run. One that is damaged is missing, with its error as the sentence.
 
@@ -53,6 +58,9 @@ def read_run(folder: Path) -> RunFiles:
         is_run = False
     if not is_run:
         raise UserError(f"{folder}: no run folder (no recipe.yaml that a run wrote); give a run's folder or its recipe")
+    for name in READ:
+        if (folder / name).is_file():
+            file_inside(folder / name, folder)  # the folder may be somebody else's
     run = RunFiles(folder, load_recipe(path))
 
     def part(name: str, read: Callable[[], T | None], otherwise: T, absent: str) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -264,3 +265,21 @@ def test_what_is_no_run_is_refused(refused, tmp_path: Path, run: Path, monkeypat
     monkeypatch.setattr(page, "PACKAGES", ("jinja2", "nowhere"))
     for command in (("report", run), ("compare", run, run, "-o", tmp_path / "x.html")):
         refused("a report needs nowhere: pip install 'jasper-jax[report]'", *command)
+
+
+@pytest.mark.parametrize("name", ["recipe.yaml", "evaluation.json", "metrics.jsonl", "timings.json"])
+def test_no_page_replaces_what_it_is_made_of(refused, run: Path, name: str) -> None:
+    refused("this command reads it", "report", run, "-o", run / name)
+    refused("this command reads it", "compare", run, run, "-o", run / name)
+
+
+def test_no_page_replaces_a_pipe(refused, run: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    refused("is a pipe or a device", "report", run, "-o", tmp_path / "pipe")
+
+
+def test_links_in_a_run_folder_of_others_are_not_read(refused, run: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.json").write_text('{"password": "x"}')
+    (run / "timings.json").unlink()
+    (run / "timings.json").symlink_to(tmp_path / "private.json")
+    refused("timings.json", "report", run)
