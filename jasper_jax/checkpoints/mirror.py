@@ -36,7 +36,7 @@ from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.remote import Store
 
-CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id")
+CONTINUED = ("metrics.jsonl", "timings.json", "wandb_id", "mlflow_id", "trackio_id")
 """Small files that a resumed run appends to; they are copied back with the checkpoints."""
 SHOWN = (
     *("recipe.yaml", "evaluation.json", "evaluation-texts.json"),

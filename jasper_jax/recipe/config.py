@@ -268,7 +268,7 @@ class Training(Section):
     """Texts for heads with ``init: ridge``."""
     ridge_penalty: PositiveFloat = 1e-3
     """Ridge penalty relative to the mean eigenvalue of the pooled vectors' covariance."""
-    loggers: list[Literal["tensorboard", "wandb"]] = Field(default_factory=list)
+    loggers: list[Literal["tensorboard", "wandb", "mlflow", "trackio"]] = Field(default_factory=list)
     """Where metrics go besides ``metrics.jsonl``; each needs the extra of its name."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that prepare batches; 0: threads of the training process."""

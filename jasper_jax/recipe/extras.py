@@ -9,7 +9,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import needs, resolve_stages
 from jasper_jax.runtime.remote import CLIENTS
 
-_LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+_LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 ONNX_PACKAGES = ("torch", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
 

@@ -24,8 +24,9 @@ from jasper_jax.student.start import make_student, make_tokenizer, starting_para
 from jasper_jax.teachers.negatives import Negatives
 from jasper_jax.teachers.vectors import TeacherView
 from jasper_jax.training.hooks import Evaluate, Hook, Moment, Profile, Save
+from jasper_jax.training.loggers import make_sinks
 from jasper_jax.training.mesh import abstract_params, put_params
-from jasper_jax.training.metrics import Metrics, make_sinks
+from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.model_flops import step_flops
 from jasper_jax.training.partition import Partition, make_partition
 from jasper_jax.training.stage_kind import Inputs, Params, StageBatches, StageKind, make_kind
@@ -76,7 +77,8 @@ def train(
         checkpoints.metadata(before)
     if position.step:
         checkpoints.metadata(checkpoints.step(position.stage, position.step))
-    sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name)
+    begin = sum(stage.steps for stage in stages[: position.stage]) + position.step
+    sinks = make_sinks(list(recipe.training.loggers), run_folder.path, recipe.name, begin)
     metrics = Metrics(run_folder.path / "metrics.jsonl", sinks, keep_before=(position.stage, position.step))
     metrics.write({"event": "start", "time": time.time()})
     metadata = {"recipe": recipe.model_dump(mode="json"), "environment": environment()}

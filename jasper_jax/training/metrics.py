@@ -1,4 +1,4 @@
-"""Metrics of a run as JSON lines, one object per event; TensorBoard and Weights & Biases are optional sinks.
+"""Metrics of a run as JSON lines, one object per event; the sinks of ``loggers.py`` are optional.
 
 On resume the file is truncated to the checkpoint's step, so that no step is in it twice. Of several processes the
 first alone writes the file and opens the sinks.
@@ -8,30 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any
 
 from jasper_jax.runtime import processes
-from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import naming, write_atomic, write_once
+from jasper_jax.runtime.files import naming, write_atomic
 from jasper_jax.training.events import read_events
+from jasper_jax.training.loggers import Sink
 from jasper_jax.training.utilisation import Goodput
-from jasper_jax.training.wandb_settings import refuse_wandb_settings
-
-WANDB_ID = "wandb_id"
-"""File of the run folder with the id of its Weights & Biases run, which a resumed run continues."""
-
-
-class Sink(Protocol):
-    """Another destination of the metrics' numbers."""
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Record ``values`` by name at ``step``, counted over all stages."""
-
-    def close(self) -> None:
-        """Send what is buffered and release the destination."""
 
 
 class Metrics:
@@ -84,52 +69,3 @@ class Metrics:
 def _is_before(event: Mapping[str, Any], position: tuple[int, int]) -> bool:
     at = event.get("stage_index", -1), event.get("step", 0)
     return at < position or (at == position and position[1] > 0)
-
-
-def make_sinks(names: list[str], folder: Path, run_name: str) -> list[Sink]:
-    """The sinks of ``training.loggers``, opened in the first process; none in the others.
-
-    Raises:
-      UserError: a logger's package is not installed in the first process, or its server refuses; in every process.
-    """
-    kinds = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases}
-    sinks: list[Sink] = []
-    processes.first_does(lambda: sinks.extend(kinds[name](folder, run_name) for name in names))
-    return sinks
-
-
-class _TensorBoard:
-    def __init__(self, folder: Path, run_name: str):
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError:
-            raise UserError(
-                "training.loggers: tensorboard needs the extra: pip install 'jasper-jax[tensorboard]'"
-            ) from None
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class _WeightsAndBiases:
-    def __init__(self, folder: Path, run_name: str):
-        try:
-            import wandb  # type: ignore[import-not-found]
-        except ImportError:
-            raise UserError("training.loggers: wandb needs the extra: pip install 'jasper-jax[wandb]'") from None
-        refuse_wandb_settings(folder)
-        path = folder / WANDB_ID
-        write_once(path, uuid.uuid4().hex.encode())
-        run_id = path.read_text("utf-8").strip()
-        self._run = wandb.init(project="jasper-jax", name=run_name, dir=str(folder), id=run_id, resume="allow")
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._run.log(dict(values), step=step)
-
-    def close(self) -> None:
-        self._run.finish()

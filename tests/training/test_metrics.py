@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.training.metrics import Metrics, make_sinks, read_events
+from jasper_jax.training.loggers import make_sinks
+from jasper_jax.training.metrics import Metrics, read_events
 from tests.training.processes import run_together
 
 WANDB = """
@@ -94,7 +95,12 @@ def test_metrics_are_cut_back_to_the_checkpoint_and_survive_a_torn_line(tmp_path
 
 
 def test_a_logger_that_is_not_installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, package in (("tensorboard", "tensorboardX"), ("wandb", "wandb")):
+    for name, package in (
+        ("tensorboard", "tensorboardX"),
+        ("wandb", "wandb"),
+        ("mlflow", "mlflow"),
+        ("trackio", "trackio"),
+    ):
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=rf"training.loggers: {name} .*pip install 'jasper-jax\[{name}\]'"):
             make_sinks([name], tmp_path, "tiny")
@@ -105,7 +111,8 @@ import json
 import sys
 from pathlib import Path
 from jasper_jax.runtime import processes
-from jasper_jax.training.metrics import Metrics, make_sinks
+from jasper_jax.training.loggers import make_sinks
+from jasper_jax.training.metrics import Metrics
 processes.connect()
 folder = Path(sys.argv[1])
 metrics = Metrics(folder / "metrics.jsonl", make_sinks(["tensorboard", "wandb"], folder, "tiny"), keep_before=(0, 0))

@@ -1,0 +1,163 @@
+"""Where the numbers of a run go besides ``metrics.jsonl``: TensorBoard, Weights & Biases, MLflow, Trackio.
+
+A run that was killed makes the steps after its last checkpoint again. None of them is kept twice: TensorBoard drops
+what it has of them, Weights & Biases takes no step before its last one, and what MLflow and Trackio have recorded is
+not sent again, for the numbers are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from jasper_jax.runtime import processes
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.files import write_once
+from jasper_jax.training.wandb_settings import refuse_wandb_settings
+
+PROJECT = "jasper-jax"
+
+
+class Sink(Protocol):
+    """Another destination of the metrics' numbers."""
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Record ``values`` by name (``step/loss``, ``evaluation/loss``) at ``step``, counted over all stages."""
+
+    def close(self) -> None:
+        """Send what is buffered and release the destination."""
+
+
+def make_sinks(names: list[str], folder: Path, run_name: str, begin: int = 0) -> list[Sink]:
+    """The sinks of ``training.loggers``, opened in the first process; none in the others.
+
+    ``begin``: steps of all stages that the checkpoint to continue from has; later ones are made again.
+
+    Raises:
+      UserError: a logger's package is not installed in the first process, or its server refuses; in every process.
+    """
+    sinks: list[Sink] = []
+
+    def open_sinks() -> None:
+        for name in names:
+            try:
+                sinks.append(LOGGERS[name](folder, run_name, begin))
+            except ImportError:
+                raise UserError(f"training.loggers: {name} needs the extra: pip install 'jasper-jax[{name}]'") from None
+
+    processes.first_does(open_sinks)
+    return sinks
+
+
+def run_id(folder: Path, name: str) -> str:
+    """The id of the folder's run in another program, kept in the file ``name``, so that a resumed run continues it."""
+    path = folder / name
+    write_once(path, uuid.uuid4().hex.encode())
+    return path.read_text("utf-8").strip()
+
+
+class TensorBoard:
+    def __init__(self, folder: Path, run_name: str, begin: int):
+        from tensorboardX import SummaryWriter
+
+        place, purge_step = str(folder / "tensorboard"), begin + 1 if begin else None
+        # The suffix: files of two commands in one second would have one name.
+        self._writer = SummaryWriter(place, purge_step=purge_step, filename_suffix=f".{begin}")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WeightsAndBiases:
+    def __init__(self, folder: Path, run_name: str, begin: int):
+        import wandb  # type: ignore[import-not-found]
+
+        refuse_wandb_settings(folder)
+        known = run_id(folder, "wandb_id")
+        self._run = wandb.init(project=PROJECT, name=run_name, dir=str(folder), id=known, resume="allow")
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """In ``mlflow.db`` of the run folder, unless ``MLFLOW_TRACKING_URI`` names a server."""
+
+    def __init__(self, folder: Path, run_name: str, begin: int):
+        from mlflow import MlflowClient  # type: ignore[import-not-found]
+        from mlflow.entities import Metric  # type: ignore[import-not-found]
+
+        self._metric = Metric
+        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+        self._client = MlflowClient(tracking_uri=address)
+        found = self._client.get_experiment_by_name(PROJECT)
+        experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
+        known = run_id(folder, "mlflow_id")
+        runs = self._client.search_runs([experiment], f"tags.jasper_id = '{known}'", max_results=1)
+        run = runs[0] if runs else self._client.create_run(experiment, run_name=run_name, tags={"jasper_id": known})
+        self._run = run.info.run_id
+        self._client.update_run(self._run, status="RUNNING")
+        self._recorded = Recorded(
+            lambda name: (metric.step for metric in self._client.get_metric_history(self._run, name))
+        )
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if self._recorded.has(step, values):
+            return
+        now = int(1000 * time.time())
+        self._client.log_batch(self._run, metrics=[self._metric(name, x, now, step) for name, x in values.items()])
+
+    def close(self) -> None:
+        self._client.set_terminated(self._run)
+
+
+class Trackio:
+    """In Trackio's own folder (``TRACKIO_DIR``): ``trackio show --project jasper-jax``."""
+
+    def __init__(self, folder: Path, run_name: str, begin: int):
+        import trackio  # type: ignore[import-not-found]
+
+        name = f"{run_name}-{run_id(folder, 'trackio_id')[:8]}"
+        options: dict[str, Any] = {"auto_log_gpu": False, "auto_log_cpu": False, "embed": False}
+        earlier = trackio.SQLiteStorage.get_logs(PROJECT, name)
+        self._recorded = Recorded(lambda metric: (row["step"] for row in earlier if metric in row))
+        self._run = trackio.init(PROJECT, name=name, resume="allow", **options)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        if not self._recorded.has(step, values):
+            self._run.log(dict(values), step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class Recorded:
+    """What a program had of a run when it was opened, by the steps of each kind of event."""
+
+    def __init__(self, steps: Callable[[str], Iterable[int]]):
+        """``steps``: of the metric of a name."""
+        self._last = {kind: max(steps(f"{kind}/loss"), default=-1) for kind in ("step", "evaluation")}
+
+    def has(self, step: int, values: Mapping[str, float]) -> bool:
+        """Whether the event with these numbers was recorded."""
+        kind = next(iter(values), "").partition("/")[0]
+        return step <= self._last.get(kind, -1)
+
+
+LOGGERS: dict[str, Callable[[Path, str, int], Sink]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+    "trackio": Trackio,
+}
