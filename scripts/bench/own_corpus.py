@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import ast
 import csv
+import importlib.metadata
 import importlib.util
 import inspect
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -90,18 +92,28 @@ def collect(out: Path) -> tuple[int, int]:
     return len(train), len(test)
 
 
+def named(packages: tuple[str, ...]) -> str:
+    """The packages with their versions."""
+    versions = {name: platform.python_version() if name == "stdlib" else "" for name in packages}
+    distributions = importlib.metadata.packages_distributions()
+    for name in (name for name in packages if not versions[name]):
+        versions[name] = importlib.metadata.version(distributions[name][0])
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
 def page(counts: tuple[int, int], evaluation: Evaluation) -> str:
     """The page of a finished run: teachers, what needs no training, and the student after each stage."""
     (test,) = {name for row in evaluation.rows for name in row.retrieval}
     before = [row for row in evaluation.rows if row.role in ("teacher", "teachers", "baseline")]
     students = [row for row in evaluation.rows if row.role == "student" and row.stage]
+    among = [row for row in evaluation.rows if row.role == "asymmetric"]
     lines = [
         "# A corpus of one's own: names and descriptions of Python functions",
         "",
         f"`python scripts/bench/own_corpus.py`, which writes this page; `configs/own_corpus.yaml`, one seed."
-        f" {counts[0]:,} pairs of {', '.join(TRAIN)} to train on; tested on {counts[1]:,} of {', '.join(TEST)}: which"
+        f" {counts[0]:,} pairs of {named(TRAIN)} to train on; tested on {counts[1]:,} of {named(TEST)}: which"
         " description belongs to a name, among all of them. ±: half the 95% bootstrap interval over the names. Million"
-        " weights: what a token meets.",
+        " weights: what a token meets. Last: the student's queries among documents that a teacher embedded.",
         "",
         "| | dimensions | million weights | nDCG@10 |",
         "| --- | ---: | ---: | ---: |",
@@ -111,6 +123,9 @@ def page(counts: tuple[int, int], evaluation: Evaluation) -> str:
         name = f"**student {row.provider}**" if row.role == "student" else row.provider
         weights = (row.weights or 0) / 1e6
         lines.append(f"| {name} | {row.dim} | {weights:.1f} | {score.value:.4f} ± {score.half:.4f} |")
+    for row in among:
+        score = row.retrieval[test].ndcg10
+        lines.append(f"| queries, documents: {row.documents} | {row.dim} | | {score.value:.4f} ± {score.half:.4f} |")
     return "\n".join(lines) + "\n"
 
 
