@@ -26,7 +26,7 @@ def push_export(folder: Path, name: str, *, private: bool) -> str:
     if foreign := next((name for name in names if name not in files and name != "README.md"), None):
         raise UserError(f"{folder / foreign}: missing; `jasper export` writes the folder again")
     repository = Repository(name, "model", MARKER, private=private, named=own_files)
-    repository.open()
+    repository.prepare()
     with bar(f"sending {name}", len(files), "files") as progress:
         for file, path in files.items():
             repository.send(path, file)

@@ -35,7 +35,7 @@ class Repository:
         self._api = HfApi()
         self._waiting: list[CommitOperationAdd] = []
 
-    def open(self) -> None:
+    def prepare(self) -> None:
         """Make the repository unless it is there. UserError: it has files that no upload made."""
         with self._answers():
             self._api.create_repo(self.name, repo_type=self.kind, private=self._private, exist_ok=True)

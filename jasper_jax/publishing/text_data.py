@@ -45,7 +45,7 @@ def push_texts(recipe: Recipe, name: str, *, private: bool) -> str:
     texts = TextStore.open(folder)
     stores = _vectors(recipe, texts)
     repository = Repository(name, "dataset", MARKER, private=private, named=_named)
-    repository.open()
+    repository.prepare()
     parts = {
         f"{'texts' if store is None else store.name}/{split}-{number:05d}.parquet": (store, split, rows)
         for store in (None, *stores)
