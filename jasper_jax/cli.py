@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from jasper_jax import push_command, report_commands
+from jasper_jax import evaluate_commands, push_command, report_commands
+from jasper_jax.command_options import (
+    Coordinator,
+    Overrides,
+    Process,
+    ProcessCount,
+    Processes,
+    ProcessIndex,
+    RecipeFile,
+    join_processes,
+    load,
+    optional_path,
+)
 from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.ending import run_to_end
-from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
-
-if TYPE_CHECKING:
-    from jasper_jax.recipe.config import Recipe
 
 app = typer.Typer(
     name="jasper",
@@ -29,22 +37,9 @@ vectors_app = typer.Typer(help="Teacher vector stores: verify them, import vecto
 app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
 texts_app = typer.Typer(help="The text store: export the texts that an imported teacher needs vectors of.")
 app.add_typer(texts_app, name="texts", no_args_is_help=True)
+app.add_typer(evaluate_commands.app)
 app.add_typer(report_commands.app)
 app.add_typer(push_command.app)
-
-RecipeFile = Annotated[
-    # Not a Path, which would turn gs:// into gs:/.
-    str, typer.Argument(help="The recipe, a YAML file such as configs/quickstart.yaml or gs://bucket/recipe.yaml.")
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(help="Changes to the recipe as key=value, also inside lists: stages.2.steps=50"),
-]
-Coordinator = Annotated[str | None, typer.Option(help="host:port of process 0, if several processes work together.")]
-Processes = Annotated[int | None, typer.Option(help="How many processes work together.", min=1)]
-Process = Annotated[int | None, typer.Option(help="The index of this process, from 0.", min=0)]
-ProcessIndex = Annotated[int, typer.Option(help="The index of this process, from 0.", min=0)]
-ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
 
 
 @app.callback()
@@ -59,27 +54,6 @@ def options(
         context.with_resource(hidden_compilers())
 
 
-def _path(path: Path | None) -> Path | None:
-    return None if path is None else user_path(path)
-
-
-def _load(recipe: str, overrides: list[str] | None) -> Recipe:
-    from jasper_jax.recipe.load import load_recipe
-
-    return load_recipe(recipe, overrides or [])
-
-
-def _connect(coordinator: str | None, processes: int | None, process: int | None) -> None:
-    from jasper_jax.runtime.processes import connect
-    from jasper_jax.runtime.progress import say
-    from jasper_jax.runtime.xla_flags import add_flags, gpus_communicate
-
-    added = add_flags(os.environ) if gpus_communicate(processes) else None  # before JAX reads them
-    connect(coordinator, processes, process)
-    if added:
-        say(added)
-
-
 @app.command()
 def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Validate a recipe; print it resolved, what each stage trains, and what it needs.
@@ -88,7 +62,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """
     from jasper_jax.commands import check_recipe
 
-    check_recipe(_load(recipe, overrides))
+    check_recipe(load(recipe, overrides))
 
 
 @app.command()
@@ -105,7 +79,7 @@ def plan(
     """
     from jasper_jax.commands import plan_recipe
 
-    plan_recipe(_load(recipe, overrides), topology or [])
+    plan_recipe(load(recipe, overrides), topology or [])
 
 
 @app.command()
@@ -124,8 +98,8 @@ def embed(
     """
     from jasper_jax.commands import embed_teachers
 
-    _connect(coordinator, processes, process)
-    embed_teachers(_load(recipe, overrides), process_index, process_count)
+    join_processes(coordinator, processes, process)
+    embed_teachers(load(recipe, overrides), process_index, process_count)
 
 
 @app.command()
@@ -144,8 +118,8 @@ def mine(
     """
     from jasper_jax.commands import mine_negatives
 
-    _connect(coordinator, processes, process)
-    mine_negatives(_load(recipe, overrides), process_index, process_count)
+    join_processes(coordinator, processes, process)
+    mine_negatives(load(recipe, overrides), process_index, process_count)
 
 
 @app.command()
@@ -162,110 +136,8 @@ def train(
     """
     from jasper_jax.commands import train_stages
 
-    _connect(coordinator, processes, process)
-    train_stages(_load(recipe, overrides))
-
-
-@app.command()
-def evaluate(
-    recipe: Annotated[str, typer.Argument(help="The recipe; or, with a test below, a model folder.")],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes to the recipe as key=value; or further model folders.")
-    ] = None,
-    pairs: Annotated[
-        list[str] | None, typer.Option(help="Score models: a CSV, JSONL or Parquet file of query and passage.")
-    ] = None,
-    beir: Annotated[list[str] | None, typer.Option(help="Score models: a folder in BEIR's format.")] = None,
-    similarity: Annotated[
-        list[str] | None, typer.Option(help="Score models: a file of query, passage and score, any numbers.")
-    ] = None,
-    classification: Annotated[
-        list[str] | None, typer.Option(help="Score models: a file of text and label, by a linear probe.")
-    ] = None,
-    instructions: Annotated[
-        str | None,
-        typer.Option(help="Of models: 'default', or a YAML file of wordings of the prompts to repeat retrieval with."),
-    ] = None,
-    dim: Annotated[list[int] | None, typer.Option(help="Of models: the dimensions; default: each one's own.")] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Of models: a JSON file for the scores.")
-    ] = None,
-    coordinator: Coordinator = None,
-    processes: Processes = None,
-    process: Process = None,
-) -> None:
-    """Score the teachers and the student before training and after each finished stage, in every dimension; or any
-    models, by labels of your own.
-
-    Example: `jasper evaluate configs/quickstart.yaml`
-
-    Example: `jasper evaluate runs/quickstart/export all-MiniLM-L6-v2 --pairs labels.csv --dim 256`
-    """
-    from jasper_jax.commands import evaluate_run
-    from jasper_jax.text_commands import evaluate_models
-
-    if pairs or beir or similarity or classification:
-        evaluate_models(
-            [recipe, *(overrides or [])],
-            pairs or [],
-            beir or [],
-            similarity or [],
-            classification or [],
-            instructions,
-            dim or [],
-            _path(output),
-        )
-    elif dim or output or instructions:
-        raise UserError(
-            "--dim, --output and --instructions are for models; give --pairs, --beir, --similarity or --classification"
-            " to score them by (in a recipe: evaluation.instructions)"
-        )
-    else:
-        _connect(coordinator, processes, process)
-        evaluate_run(_load(recipe, overrides))
-
-
-@app.command()
-def mteb(
-    model: Annotated[
-        str, typer.Argument(help="A model folder, an asset's name, a hub id; or a finished run's recipe.")
-    ],
-    benchmark: Annotated[
-        str | None, typer.Option(help="'MTEB(eng, classic)' (the paper's 56 tasks), 'MTEB(eng, v2)' or another.")
-    ] = None,
-    tasks: Annotated[
-        list[str] | None, typer.Option(help="A task, or several with commas between; of the benchmark if one is given.")
-    ] = None,
-    dim: Annotated[list[int] | None, typer.Option(help="The dimensions; default: the model's own.")] = None,
-    prompts: Annotated[
-        Path | None,
-        typer.Option(help="A YAML or JSON file of prompts by task, type of task, query or document; e.g. STS: '...'"),
-    ] = None,
-    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch of all devices.", min=1)] = None,
-    backend: Annotated[str, typer.Option(help="jax or sentence-transformers.")] = "jax",
-    name: Annotated[str | None, typer.Option(help="ORGANISATION/NAME in the results; default: the hub's.")] = None,
-    output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the results; what is finished there is not run again.")
-    ] = Path("mteb-results"),
-) -> None:
-    """Score a model by tasks of MTEB (extra `mteb`), into MTEB's own folders; resumes where it stopped.
-
-    Example: `jasper mteb runs/quickstart/export --benchmark "MTEB(eng, classic)" --dim 256`
-    """
-    from jasper_jax.text_commands import benchmark_model
-
-    names = [part.strip() for given in tasks or [] for part in given.split(",") if part.strip()]
-    benchmark_model(
-        model,
-        benchmark,
-        names,
-        dim or [],
-        user_path(output),
-        name=name,
-        prompts=_path(prompts),
-        backend=backend,
-        batch_tokens=batch_tokens,
-    )
+    join_processes(coordinator, processes, process)
+    train_stages(load(recipe, overrides))
 
 
 @app.command()
@@ -293,7 +165,7 @@ def export(
         return
     if onnx:
         overrides = [*(overrides or []), "export.onnx=true"]
-    export_run(_load(recipe, overrides), _path(output), all_dims=all_dims)
+    export_run(load(recipe, overrides), optional_path(output), all_dims=all_dims)
 
 
 @app.command()
@@ -310,8 +182,8 @@ def run(
     """
     from jasper_jax.distilled import distil
 
-    _connect(coordinator, processes, process)
-    distil(_load(recipe, overrides))
+    join_processes(coordinator, processes, process)
+    distil(load(recipe, overrides))
 
 
 @app.command()
@@ -357,7 +229,7 @@ def vectors_verify(
     """
     from jasper_jax.text_commands import verify_vectors
 
-    verify_vectors(_load(recipe, overrides), sample)
+    verify_vectors(load(recipe, overrides), sample)
 
 
 @vectors_app.command("import")
@@ -381,7 +253,7 @@ def vectors_import(
 
     overrides = [file for file in files if "=" in file and not Path(file).exists()]
     paths = [user_path(file) for file in files if file not in overrides]
-    import_teacher(_load(recipe, overrides), teacher, paths)
+    import_teacher(load(recipe, overrides), teacher, paths)
 
 
 @texts_app.command("export")
@@ -396,7 +268,7 @@ def texts_export(
     """
     from jasper_jax.text_commands import export_texts
 
-    export_texts(_load(recipe, overrides), user_path(output), user_path(recipe, "the recipe"))
+    export_texts(load(recipe, overrides), user_path(output), user_path(recipe, "the recipe"))
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,24 +63,16 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
     OUT.print(f"{output}: {len(vectors):,} {precision} vectors of {vectors.shape[1]} dimensions")
 
 
-def evaluate_models(
-    models: Sequence[str],
-    pairs: Sequence[str],
-    beir: Sequence[str],
-    similarity: Sequence[str],
-    classification: Sequence[str],
-    instructions: str | None,
-    dims: Sequence[int],
-    output: Path | None,
-) -> None:
-    """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked."""
+def evaluate_models(models: Sequence[str], dims: Sequence[int], output: Path | None, **tests: Any) -> None:
+    """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked. ``tests``: the
+    arguments of :func:`~jasper_jax.evaluation.folders.asked_of`."""
     from jasper_jax.evaluation.folders import asked_of, evaluate_folders
     from jasper_jax.evaluation.instructions import instruction_table
     from jasper_jax.evaluation.report import console_table, to_json
     from jasper_jax.recipe.places import files_read
     from jasper_jax.runtime.program_cache import cache_programs
 
-    asked = asked_of(pairs, beir, similarity, classification, instructions)
+    asked = asked_of(**tests)
     if output is not None:
         refuse_output(output, "a .json file", [*files_read(asked), *(user_path(model, "model") for model in models)])
     cache_programs()

@@ -1,0 +1,116 @@
+"""The commands that score models: ``jasper evaluate`` and ``jasper mteb``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from jasper_jax.command_options import Coordinator, Process, Processes, join_processes, load, optional_path
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.paths import user_path
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    recipe: Annotated[str, typer.Argument(help="The recipe; or, with a test below, a model folder.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Changes to the recipe as key=value; or further model folders.")
+    ] = None,
+    pairs: Annotated[
+        list[str] | None, typer.Option(help="Score models: a CSV, JSONL or Parquet file of query and passage.")
+    ] = None,
+    beir: Annotated[list[str] | None, typer.Option(help="Score models: a folder in BEIR's format.")] = None,
+    similarity: Annotated[
+        list[str] | None, typer.Option(help="Score models: a file of query, passage and score, any numbers.")
+    ] = None,
+    classification: Annotated[
+        list[str] | None, typer.Option(help="Score models: a file of text and label, by a linear probe.")
+    ] = None,
+    instructions: Annotated[
+        str | None,
+        typer.Option(help="Of models: 'default', or a YAML file of wordings of the prompts to repeat retrieval with."),
+    ] = None,
+    dim: Annotated[list[int] | None, typer.Option(help="Of models: the dimensions; default: each one's own.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Of models: a JSON file for the scores.")
+    ] = None,
+    coordinator: Coordinator = None,
+    processes: Processes = None,
+    process: Process = None,
+) -> None:
+    """Score the teachers and the student before training and after each finished stage, in every dimension; or any
+    models, by labels of your own.
+
+    Example: `jasper evaluate configs/quickstart.yaml`
+
+    Example: `jasper evaluate runs/quickstart/export all-MiniLM-L6-v2 --pairs labels.csv --dim 256`
+    """
+    from jasper_jax.commands import evaluate_run
+    from jasper_jax.text_commands import evaluate_models
+
+    if pairs or beir or similarity or classification:
+        evaluate_models(
+            [recipe, *(overrides or [])],
+            dim or [],
+            optional_path(output),
+            pairs=pairs or [],
+            beir=beir or [],
+            similarity=similarity or [],
+            classification=classification or [],
+            instructions=instructions,
+        )
+    elif dim or output or instructions:
+        raise UserError(
+            "--dim, --output and --instructions are for models; give --pairs, --beir, --similarity or --classification"
+            " to score them by (in a recipe: evaluation.instructions)"
+        )
+    else:
+        join_processes(coordinator, processes, process)
+        evaluate_run(load(recipe, overrides))
+
+
+@app.command()
+def mteb(
+    model: Annotated[
+        str, typer.Argument(help="A model folder, an asset's name, a hub id; or a finished run's recipe.")
+    ],
+    benchmark: Annotated[
+        str | None, typer.Option(help="'MTEB(eng, classic)' (the paper's 56 tasks), 'MTEB(eng, v2)' or another.")
+    ] = None,
+    tasks: Annotated[
+        list[str] | None, typer.Option(help="A task, or several with commas between; of the benchmark if one is given.")
+    ] = None,
+    dim: Annotated[list[int] | None, typer.Option(help="The dimensions; default: the model's own.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="A YAML or JSON file of prompts by task, type of task, query or document; e.g. STS: '...'"),
+    ] = None,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch of all devices.", min=1)] = None,
+    backend: Annotated[str, typer.Option(help="jax or sentence-transformers.")] = "jax",
+    name: Annotated[str | None, typer.Option(help="ORGANISATION/NAME in the results; default: the hub's.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder of the results; what is finished there is not run again.")
+    ] = Path("mteb-results"),
+) -> None:
+    """Score a model by tasks of MTEB (extra `mteb`), into MTEB's own folders; resumes where it stopped.
+
+    Example: `jasper mteb runs/quickstart/export --benchmark "MTEB(eng, classic)" --dim 256`
+    """
+    from jasper_jax.text_commands import benchmark_model
+
+    names = [part.strip() for given in tasks or [] for part in given.split(",") if part.strip()]
+    benchmark_model(
+        model,
+        benchmark,
+        names,
+        dim or [],
+        user_path(output),
+        name=name,
+        prompts=optional_path(prompts),
+        backend=backend,
+        batch_tokens=batch_tokens,
+    )
