@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,13 +22,13 @@ from jax.sharding import Mesh
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import HUB_ID, resolve_model
 from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, row_shapes, texts_per_row
-from jasper_jax.encoders.dense import ACTIVATIONS, dense
+from jasper_jax.encoders.dense import dense, refuse_chain
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.local_mesh import local_mesh, put_leaf, put_params, put_rows, replicate
 from jasper_jax.encoders.model_folder import ModelFolder
-from jasper_jax.encoders.packing import fill_rows
 from jasper_jax.encoders.pooling import Pooling
+from jasper_jax.encoders.prepared_texts import PreparedTexts
 from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of, replace_prompts
 from jasper_jax.encoders.quantization import quantizer, read_ranges
 from jasper_jax.encoders.registry import encoder_from_config
@@ -39,22 +39,11 @@ from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import bar
 from jasper_jax.vision.image_tokens import inserted
-from jasper_jax.vision.mixtures import Mixture, check_images, is_image, read_mixture
+from jasper_jax.vision.mixtures import images_of, is_image, read_mixture
 from jasper_jax.vision.vision_model import VisionModel
 
 DTYPES = ("float32", "bfloat16", "float16")
 _IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host prepares batches while the device computes
-
-
-class _Prepared(NamedTuple):
-    """Texts ready for the devices."""
-
-    ids: list[np.ndarray]
-    images: list[list[tuple[Any, str]]]
-    """Of each text; [] if none has one."""
-    skip: np.ndarray | None
-    """Tokens of each text's prompt; None if the pooling includes prompts."""
-    batches: Sequence[RowBatch]
 
 
 class Embedder:
@@ -128,7 +117,10 @@ class Embedder:
         self.ranges = dict(ranges or {})
         self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
         self._compiled: set[tuple[int, int, int | None]] = set()
-        self._check_outputs(pooled)
+        for dim, (weights, activations) in self._outputs.items():
+            refuse_chain(f"output {dim}", weights, activations, pooled, dim)
+        if self.default_dim not in self._outputs:
+            raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
 
     @classmethod
     def load(
@@ -299,7 +291,7 @@ class Embedder:
             return self._run([texts], kind, dim, batch_tokens, show_progress)[0]
         return self._compute(self._prepare(texts, kind, batch_tokens), dim, show_progress=show_progress)
 
-    def _prepare(self, texts: Any, kind: Any, batch_tokens: int | None) -> _Prepared:
+    def _prepare(self, texts: Any, kind: Any, batch_tokens: int | None) -> PreparedTexts:
         if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, Set)) or getattr(texts, "ndim", 1) != 1:
             raise UserError(
                 f"texts is a {type(texts).__name__}; expected a text, or a list or another sequence of texts"
@@ -308,7 +300,7 @@ class Embedder:
         texts = list(texts)
         prompts = self._prompts_of(texts, kind)
         if not texts:
-            return _Prepared([], [], None, [])
+            return PreparedTexts([], [], None, [])
         inputs = [
             read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt, self.image_root)
             for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
@@ -322,15 +314,16 @@ class Embedder:
             flops_per_token=self._flops_per_token,
             batch_tokens=batch_tokens,
         )
-        return _Prepared(ids, self._images(inputs, ids), self._prompt_lengths(prompts), plan_batches(lengths, shapes))
+        images = images_of(inputs, ids, self.vision_model, self.max_length)
+        return PreparedTexts(ids, images, self._prompt_lengths(prompts), plan_batches(lengths, shapes))
 
-    def _compute(self, prepared: _Prepared, dim: int | None, *, show_progress: bool) -> np.ndarray:
-        ids, images, skip, batches = prepared
+    def _compute(self, prepared: PreparedTexts, dim: int | None, *, show_progress: bool) -> np.ndarray:
+        ids, images = prepared.ids, prepared.images
         out = np.empty((len(ids), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
         self.tokens += sum(map(len, ids))
         output = None if dim is None else (*self.output(dim), self.normalize)
         if not images:
-            self._compile({(batch.rows, batch.length) for batch in batches}, dim, output)
+            self._compile({(batch.rows, batch.length) for batch in prepared.batches}, dim, output)
         waiting: deque[tuple[RowBatch, jax.Array]] = deque()
         with bar("embedding", len(ids), "texts", enabled=show_progress and len(ids) > 0) as progress:
 
@@ -340,8 +333,8 @@ class Embedder:
                 out[batch.indices] = np.asarray(vectors)[slots]
                 progress.advance(len(batch.indices))
 
-            for batch in batches:
-                rows = self._rows(batch, ids, skip)
+            for batch in prepared.batches:
+                rows = prepared.rows(batch, self.tokenizer.pad_id)
                 with jax.set_mesh(self.mesh):
                     seen = None
                     if images:
@@ -372,27 +365,6 @@ class Embedder:
             compile_shapes(new, lower, output, self.mesh)
         self._compiled.update((*shape, dim) for shape in new)
 
-    def _rows(self, batch: RowBatch, ids: Sequence[np.ndarray], skip: np.ndarray | None) -> dict[str, np.ndarray]:
-        """The batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more static shape."""
-        shape = (batch.rows, batch.length)
-        texts = [ids[text] for text in batch.indices]
-        tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), self.tokenizer.pad_id)
-        if skip is None:
-            return {"ids": tokens, "lengths": lengths}
-        prompts = np.zeros_like(lengths)
-        prompts[batch.packing.row, batch.packing.place] = skip[batch.indices]
-        return {"ids": tokens, "lengths": lengths, "prompts": prompts}
-
-    def _images(self, inputs: Sequence[Mixture], ids: Sequence[np.ndarray]) -> list[list[tuple[Any, str]]]:
-        """The images of each input, each with the input's name for error messages; [] if no input has an image."""
-        if not any(mixture.images for mixture in inputs):
-            return []
-        assert self.vision_model is not None
-        for i, (mixture, tokens) in enumerate(zip(inputs, ids, strict=True)):
-            if mixture.images:
-                check_images(tokens.tolist(), mixture, self.vision_model, f"texts[{i}]", self.max_length)
-        return [[(image, f"texts[{i}]") for image in mixture.images] for i, mixture in enumerate(inputs)]
-
     def _checked_dim(self, dim: int | None) -> int:
         dim = self.default_dim if dim is None else dim
         if not isinstance(dim, (int, np.integer)) or dim not in self._outputs:
@@ -417,23 +389,6 @@ class Embedder:
             return None
         lengths = {prompt: self.tokenizer.prompt_length(prompt) for prompt in set(prompts)}
         return np.array([lengths[prompt] for prompt in prompts], np.int32)
-
-    def _check_outputs(self, pooled: int) -> None:
-        for dim, (weights, activations) in self._outputs.items():
-            width = pooled
-            for kernel, _ in weights:
-                if kernel.shape[0] != width:
-                    raise UserError(f"output {dim}: a kernel takes {kernel.shape[0]} dimensions, {width} come in")
-                width = kernel.shape[1]
-            if width != dim:
-                raise UserError(f"output {dim}: its Dense steps give {width} dimensions")
-            for activation in activations:
-                if activation not in ACTIVATIONS:
-                    raise UserError(
-                        f"output {dim}: activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
-                    )
-        if self.default_dim not in self._outputs:
-            raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
 
 
 def _refuse_count(name: str, value: Any) -> None:

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from jasper_jax.runtime.errors import UserError
+
 Arrays = jax.Array | np.ndarray
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -48,3 +50,18 @@ def dense(
     for (kernel, bias), activation in zip(weights, activations, strict=True):
         x = ACTIVATIONS[activation](linear(x, kernel, bias))
     return jnp.asarray(x)
+
+
+def refuse_chain(
+    where: str, weights: Sequence[tuple[Arrays, Arrays | None]], activations: Sequence[str], width: int, dim: int
+) -> None:
+    """UserError, which begins with ``where``: these Dense steps do not lead from ``width`` dimensions to ``dim``."""
+    for kernel, _ in weights:
+        if kernel.shape[0] != width:
+            raise UserError(f"{where}: a kernel takes {kernel.shape[0]} dimensions, {width} come in")
+        width = kernel.shape[1]
+    if width != dim:
+        raise UserError(f"{where}: its Dense steps give {width} dimensions")
+    for activation in activations:
+        if activation not in ACTIVATIONS:
+            raise UserError(f"{where}: activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}")

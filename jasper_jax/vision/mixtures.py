@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.images import ImageFile
 from jasper_jax.vision.vision_model import IMAGE_TOKENS, VisionModel
@@ -102,7 +104,23 @@ def _item(item: Any, where: str) -> tuple[str, Any]:
     return "image", content
 
 
-def check_images(ids: Sequence[int], mixture: Mixture, vision_model: VisionModel, where: str, limit: int) -> None:
+def images_of(
+    inputs: Sequence[Mixture], ids: Sequence[Sequence[int] | np.ndarray], vision_model: VisionModel | None, limit: int
+) -> list[list[tuple[Any, str]]]:
+    """The images of each input, each with the input's name for messages; [] if no input has an image.
+
+    ``ids``: the tokens of each input, at most ``limit``. UserError: an input was truncated within an image.
+    """
+    if not any(mixture.images for mixture in inputs):
+        return []
+    assert vision_model is not None
+    for number, (mixture, tokens) in enumerate(zip(inputs, ids, strict=True)):
+        if mixture.images:
+            _refuse_truncated(list(tokens), mixture, vision_model, f"texts[{number}]", limit)
+    return [[(image, f"texts[{number}]") for image in mixture.images] for number, mixture in enumerate(inputs)]
+
+
+def _refuse_truncated(ids: Sequence[int], mixture: Mixture, vision_model: VisionModel, where: str, limit: int) -> None:
     """UserError: the input was truncated within an image."""
     counts = [sum(1 for i in ids if i == token) for token in (vision_model.image_id, vision_model.end_id)]
     if counts != [vision_model.tokens * len(mixture.images), len(mixture.images)]:
