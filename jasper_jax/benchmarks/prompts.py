@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-import yaml
 from mteb.abstasks.task_metadata import TaskType  # pyright: ignore[reportMissingImports]
 from mteb.models.abs_encoder import get_prompt_name  # pyright: ignore[reportMissingImports]
 from mteb.types import PromptType  # pyright: ignore[reportMissingImports]
 
 from jasper_jax.benchmarks.tasks import task_names
 from jasper_jax.encoders.prompts import PROMPT_NAMES
-from jasper_jax.recipe.yaml_text import parse_yaml
+from jasper_jax.recipe.yaml_text import read_yaml
 from jasper_jax.runtime.errors import UserError, nearest
-from jasper_jax.runtime.text_files import text_of
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata  # pyright: ignore[reportMissingImports]
@@ -51,12 +49,7 @@ def read_prompts_file(path: Path) -> dict[str, str]:
       UserError: no such file, not a mapping of names and texts, or a name that is neither of a task, a type of task,
         ``query`` or ``document``, nor one of the first two followed by ``-query`` or ``-document``.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected a YAML or JSON file of prompts by name")
-    try:
-        prompts = parse_yaml(text_of(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not YAML or JSON ({' '.join(str(error).split())})") from None
+    prompts = read_yaml(path, str(path), "prompts by name")
     if not isinstance(prompts, dict) or not all(isinstance(x, str) for item in prompts.items() for x in item):
         raise UserError(f"{path}: expected names and texts, e.g. STS: 'Retrieve semantically similar text. '")
     types = [kind.value for kind in PromptType]

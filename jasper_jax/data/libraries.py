@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jasper_jax.data.hf_files import SAVED, refuse_other_files, refuse_other_formats, refuse_saved_elsewhere
 from jasper_jax.runtime.bounded import read_regular
-from jasper_jax.runtime.errors import UserError, nearest
+from jasper_jax.runtime.errors import UserError, first_line, nearest
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import refuse_links
 from jasper_jax.runtime.paths import user_path
@@ -55,12 +55,8 @@ def _numbered(where: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[Row]:
         except StopIteration:
             return
         except Exception as e:  # noqa: BLE001  (of Arrow, ArrayRecord, the network; there is no common class)
-            raise UserError(f"{where}: the next row cannot be read ({_first_line(e)})") from None
+            raise UserError(f"{where}: the next row cannot be read ({first_line(e)})") from None
         yield Row(f"{where}, row {number}", values)
-
-
-def _first_line(e: Exception) -> str:
-    return next(iter(str(e).strip().splitlines()), type(e).__name__)
 
 
 def tfds_rows(
@@ -102,7 +98,7 @@ def tfds_rows(
         raise
     except Exception as e:  # noqa: BLE001  (TFDS reads a folder from elsewhere; errors of protobuf and of types too)
         raise UserError(
-            f"{key}: {where} cannot be read ({_first_line(e)}); without TensorFlow only ArrayRecord can be read: "
+            f"{key}: {where} cannot be read ({first_line(e)}); without TensorFlow only ArrayRecord can be read: "
             f"prepare it elsewhere with file_format='array_record', and give its folder"
         ) from None
     for split, rows in sources.items():
@@ -142,7 +138,7 @@ def refuse_other_types(folder: Path, key: str) -> None:
     except FileNotFoundError:
         return  # which TFDS says
     except (OSError, ValueError) as e:
-        raise UserError(f"{key}: {path}: cannot be read ({_first_line(e)}); prepare the data set again") from None
+        raise UserError(f"{key}: {path}: cannot be read ({first_line(e)}); prepare the data set again") from None
     for split in info.get("splits") or [] if isinstance(info, dict) else []:
         for name in (split.get(k) for k in _TEMPLATE_KEYS if isinstance(split, dict)):
             if isinstance(name, str) and {"/", "\\"} & set(name):
@@ -200,7 +196,7 @@ def hf_rows(name: str, config: str | None, splits: Sequence[str], key: str, imag
     except UserError:
         raise
     except Exception as e:  # noqa: BLE001  (the library parses files of others; errors of YAML, Arrow and types too)
-        raise UserError(f"{key}: {where} cannot be read ({_first_line(e)})") from None
+        raise UserError(f"{key}: {where} cannot be read ({first_line(e)})") from None
     existing: Any = data if isinstance(data, dict) else {str(data.split or "train"): data}
     splits = _pick_splits(splits, list(existing), where, key)
     for split in splits:

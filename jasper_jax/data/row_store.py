@@ -86,6 +86,11 @@ class RowStore(Generic[R]):
         files.check_files(Path(folder), manifest["shards"], cls._remedy())
         return cls(Path(folder), manifest)
 
+    @classmethod
+    def find(cls, folder: Path) -> Self | None:
+        """The store in ``folder``; None where none was finished. UserError as :meth:`open`."""
+        return cls.open(folder) if (folder / "manifest.json").is_file() else None
+
     @staticmethod
     def parse(record: bytes) -> R:
         """The row of a record."""

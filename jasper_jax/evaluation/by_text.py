@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from jasper_jax.evaluation.record_file import read_record
 from jasper_jax.evaluation.retrieval import Interval
-from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
+from jasper_jax.runtime.files import sealed, write_atomic
 from jasper_jax.runtime.shown import shown
 
 FILE = "evaluation-texts.json"
@@ -178,20 +178,4 @@ def read(path: Path) -> ByText | None:
     Raises:
       UserError: the file is damaged, or of another format.
     """
-    remedy = "`jasper evaluate` writes a new one"
-    try:
-        tree = parse_json(path.read_bytes())
-        if not isinstance(tree, dict) or not is_whole(tree):
-            raise UserError(f"{path}: damaged (its checksum differs); {remedy}")
-        tree.pop("checksum", None)
-        return ByText.model_validate(tree)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-    except ValueError as error:
-        problem = f"invalid JSON ({error})"
-    raise UserError(f"{path}: not of format 1: {problem}; {remedy}")
+    return read_record(path, ByText, "of format 1") if path.exists() else None

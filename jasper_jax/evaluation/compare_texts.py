@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from jasper_jax.assets.corpora import RetrievalTest
 from jasper_jax.evaluation.by_text import ByText, Provider, Vectors, pairs_of
 from jasper_jax.evaluation.disagreement import densities, text_map
 from jasper_jax.evaluation.gained_lost import compare_retrieval, examples_each
-from jasper_jax.evaluation.text_tests import HELD_OUT, PAIRS, TextTests
+from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 
 
 def compare_texts(
@@ -26,7 +25,7 @@ def compare_texts(
     comparisons = len(pairs_of(people))
     if not comparisons:
         return ByText(origin=dict(origin))
-    asked = dict(_retrieval(tests))
+    asked = tests.all_retrieval
     each = examples_each(len(asked), comparisons)
     held_out = [v.lists[HELD_OUT] for v in found if HELD_OUT in v.lists]
     complete = bool(tests.held_out) and len(held_out) == len(found)
@@ -51,9 +50,3 @@ def scored_teachers(vectors: Mapping[tuple[str, ...], tuple[str, Mapping[str, np
         for name, lists in vectors.values()
         if lists
     ]
-
-
-def _retrieval(tests: TextTests) -> Iterator[tuple[str, RetrievalTest]]:
-    yield from tests.retrieval.items()
-    if tests.pairs is not None:
-        yield PAIRS, tests.pairs

@@ -16,7 +16,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
 from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
-from jasper_jax.evaluation.text_tests import TextTests, after, check_classification, check_judged, check_test
+from jasper_jax.evaluation.text_tests import TextTests, check_classification, check_judged, check_test
 from jasper_jax.evaluation.wordings import read_wordings
 from jasper_jax.recipe import config_evaluation
 from jasper_jax.recipe.config_evaluation import file_kind
@@ -140,10 +140,7 @@ def evaluate_folders(models: Sequence[str], asked: config_evaluation.Evaluation,
         refuse_dims(model, dims, embedder.dims, embedder.default_dim)
         say(f"{model}: {', '.join(map(str, dims or [embedder.default_dim]))} dimensions")
         pooled = {name: embedder.pooled(*texts, show_progress=True) for name, texts in tests.lists.items()}
-        for name, again in tests.reworded.items():
-            listed, changed = tests.lists[again.list], embedder.with_prompts(again.prompts)
-            say(f"Embedding {len(listed.texts):,} texts of {again.list}{after(again.prompts)}")
-            pooled[name] = changed.pooled(*listed, show_progress=True)
+        pooled |= tests.encode_reworded(embedder, lambda model, listed: model.pooled(*listed, show_progress=True))
         outputs: list[Output] = []
         for dim in dims or [embedder.default_dim]:
             own = dim in embedder.dims

@@ -16,7 +16,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -25,11 +25,12 @@ from jasper_jax.evaluation.classification import ClassificationScore
 from jasper_jax.evaluation.images import ImageScore
 from jasper_jax.evaluation.instructions import InstructionRow
 from jasper_jax.evaluation.precisions import PrecisionRow
+from jasper_jax.evaluation.record_file import read_record
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json, sealed, write_atomic
+from jasper_jax.runtime.files import sealed, write_atomic
 from jasper_jax.runtime.markdown import markdown_text
 
 ABSENT = "–"
@@ -104,22 +105,7 @@ def to_json(evaluation: Evaluation, path: str | os.PathLike) -> None:
 
 def from_json(path: str | os.PathLike) -> Evaluation:
     """Read what ``to_json`` wrote; UserError, with the key, for anything else."""
-    remedy = "`jasper evaluate` writes a new one"
-    try:
-        tree = parse_json(Path(path).read_bytes())
-        if isinstance(tree, dict):
-            if not is_whole(tree):
-                raise UserError(f"{path}: damaged (its checksum differs); {remedy}")
-            tree.pop("checksum", None)
-        return Evaluation.model_validate(tree)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        problem = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
-    except ValueError as error:
-        problem = f"the file: Invalid JSON ({error})"
-    raise UserError(f"{path}: not an evaluation of format 1: {problem}; {remedy}")
+    return read_record(Path(path), Evaluation, "an evaluation of format 1")
 
 
 # ------------------------------------------------------------------------------------------ questions

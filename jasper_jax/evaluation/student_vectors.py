@@ -13,7 +13,7 @@ from jasper_jax.checkpoints.checkpoint import Checkpoints, abstract
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.image_tests import ImageTests, ImageVectors
-from jasper_jax.evaluation.text_tests import TextTests, after, encode_list
+from jasper_jax.evaluation.text_tests import TextTests, encode_list
 from jasper_jax.recipe.stages import needs
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.start import student_embedder
@@ -57,7 +57,7 @@ def student_vectors(
         # Images are scored as soon as a stage has learned from them, or the next one will.
         sees = images is not None and needs(run.stages[: stages + 1], "images")
         same = encoder is not None and _equal(encoder, params["encoder"])
-        again = tests.reworded if stages == done[-1] else {}
+        again = bool(tests.reworded) and stages == done[-1]
         pictures, reworded = None, {}
         if sees or again or not same:
             embedder = student_embedder(student, params, tokenizer)
@@ -66,10 +66,8 @@ def student_vectors(
                 pooled = {name: encode_list(embedder.pooled, listed) for name, listed in tests.lists.items()}
             if sees and images is not None:
                 pictures = images.encode(embedder)
-            for name, other in again.items():
-                listed, changed = tests.lists[other.list], embedder.with_prompts(other.prompts)
-                say(f"Embedding {len(listed.texts):,} texts of {other.list}{after(other.prompts)}")
-                reworded[name] = encode_list(changed.pooled, listed)
+            if again:
+                reworded = tests.encode_reworded(embedder, lambda model, listed: encode_list(model.pooled, listed))
         made.append(StudentVectors(stages, jax.device_get(params["heads"]), pooled, reworded, pictures))
     return made
 

@@ -21,6 +21,7 @@ from jasper_jax.assets.corpora import (
 from jasper_jax.data.labelled_texts import read_labels
 from jasper_jax.data.pair_sources import check_pairs, read_pairs
 from jasper_jax.data.texts import TextStore
+from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.classification import ClassificationTest, score_classification
 from jasper_jax.evaluation.distractors import draw_distractors
@@ -30,6 +31,7 @@ from jasper_jax.evaluation.wordings import read_wordings
 from jasper_jax.recipe.config_evaluation import Classification, Evaluation, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.shared_rows import make_rows
 
 AGREEMENT_TEXTS = 2000
@@ -211,6 +213,17 @@ class TextTests:
     def all_retrieval(self) -> dict[str, RetrievalTest]:
         """Every retrieval test by the first part of its lists' names, the held-out pairs among them."""
         return {**self.retrieval, **({PAIRS: self.pairs} if self.pairs is not None else {})}
+
+    def encode_reworded(
+        self, embedder: Embedder, encode: Callable[[Embedder, Texts], np.ndarray]
+    ) -> dict[str, np.ndarray]:
+        """``encode`` of each of ``reworded``, with the prompts of ``embedder`` in its wording."""
+        made: dict[str, np.ndarray] = {}
+        for name, again in self.reworded.items():
+            listed = self.lists[again.list]
+            say(f"Embedding {len(listed.texts):,} texts of {again.list}{after(again.prompts)}")
+            made[name] = encode(embedder.with_prompts(again.prompts), listed)
+        return made
 
     def score(self, vectors: Mapping[str, np.ndarray], reference: np.ndarray | None) -> dict[str, Any]:
         """The scores of one provider's ``vectors``, by list, as fields of an ``EvaluationRow``.

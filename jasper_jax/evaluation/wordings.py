@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import yaml
-
 from jasper_jax.encoders.prompts import KINDS
-from jasper_jax.recipe.yaml_text import parse_yaml
+from jasper_jax.recipe.yaml_text import read_yaml
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
-from jasper_jax.runtime.text_files import text_of
 
 DEFAULT = {
     "query": (
@@ -40,13 +37,7 @@ def read_wordings(asked: bool | str, key: str = "evaluation.instructions") -> Ma
     """
     if isinstance(asked, bool):
         return DEFAULT if asked else {}
-    path = user_path(asked, key)
-    if not path.is_file():
-        raise UserError(f"{key}: {asked}: no such file; expected a YAML or JSON file of wordings, or true")
-    try:
-        tree = parse_yaml(text_of(path))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"{key}: {asked}: not YAML or JSON ({' '.join(str(error).split())})") from None
+    tree = read_yaml(user_path(asked, key), f"{key}: {asked}", "wordings, or true")
     expected = 'e.g. query: ["Question: ", "query: "]'
     if not tree:
         raise UserError(f"{key}: {asked}: has no wordings; expected lists of texts by kind, {expected}")

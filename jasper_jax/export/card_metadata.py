@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from huggingface_hub import EvalResult, ModelCardData
 
 from jasper_jax.assets.catalogue import CATALOGUE
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import is_hub_id
 from jasper_jax.recipe.config import Recipe
@@ -62,16 +62,10 @@ def nested_dims(trained: TrainedStudent) -> list[int]:
     return [dim for dim in trained.student.heads[head].dims if dim < trained.default]
 
 
-def final_rows(evaluation: Evaluation, trained: TrainedStudent) -> list[EvaluationRow]:
+def served_rows(evaluation: Evaluation, trained: TrainedStudent) -> list[EvaluationRow]:
     """The trained student's row of each exported dimension."""
-    rows = [row for row in evaluation.rows if row.role == "student" and row.stage]
-    last = max((row.stage or 0 for row in rows), default=0)
-    return [
-        row
-        for dim, provider in trained.served.items()
-        for row in rows
-        if (row.stage, row.dim, row.head) == (last, dim, provider.head)
-    ]
+    heads = {dim: provider.head for dim, provider in trained.served.items()}
+    return [row for row in final_rows(evaluation) if heads.get(row.dim) == row.head]
 
 
 def inherited_licence(recipe: Recipe) -> str | None:
@@ -88,7 +82,7 @@ def _hub_data_sets(recipe: Recipe) -> list[str]:
 
 
 def _scores(evaluation: Evaluation, trained: TrainedStudent) -> Iterator[EvalResult]:
-    for row in final_rows(evaluation, trained):
+    for row in served_rows(evaluation, trained):
         for test, score in row.retrieval.items():
             for name, metric in _RETRIEVAL.items():
                 value = getattr(score, name).value

@@ -47,10 +47,9 @@ class History:
         """Of a run that may have lost its texts, as one continued from a mirror has."""
         logged = read_events(run.path / "metrics.jsonl")
         events = [e for e in logged if e.get("event") == "evaluation" and e.keys() >= _LOGGED]
-        folder = DataStores(run.recipe).text_folder
-        if not (folder / "manifest.json").is_file():
+        store = TextStore.find(DataStores(run.recipe).text_folder)
+        if store is None:
             return cls({}, (), (), events)
-        store = TextStore.open(folder)
         counts = {split: store.size(split) for split in ("train", "held_out")}
         pairs = {f"{split} pairs": len(table) for split, table in store.pairs.items() if len(table)}
         train, held_out = (

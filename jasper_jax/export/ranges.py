@@ -18,8 +18,7 @@ def write_ranges(folder: Path, trained: TrainedStudent, text_folder: Path) -> No
     Without a store or with too few held-out texts there is no such file, and a line says so: the folder then gives
     float32 and binary vectors.
     """
-    store = TextStore.open(text_folder) if (text_folder / "manifest.json").is_file() else None
-    texts = calibration_texts(store)
+    texts = calibration_texts(TextStore.find(text_folder))
     if not texts:
         say(
             f"export: no ranges for int8 vectors, since {text_folder} has fewer than {LEAST_TEXTS} held-out texts"

@@ -110,8 +110,7 @@ def export(run: RunFolder, source: StudentSource, teachers: TeacherVectors, outp
 
 def _held_out(run: RunFolder) -> list[str]:
     """Passages on which int8 is compared with float32: held-out texts; [] if there are too few."""
-    texts = DataStores(run.recipe).text_folder
-    store = TextStore.open(texts) if (texts / "manifest.json").is_file() else None
+    store = TextStore.find(DataStores(run.recipe).text_folder)
     return [record.text for record in calibration_texts(store)][:MOST_COMPARED]
 
 

@@ -21,10 +21,10 @@ def push_export(folder: Path, name: str, *, private: bool) -> str:
     """
     read_marker(folder)
     refuse_damaged(folder)
-    names = sorted(own_files((folder / MARKER).read_bytes()))
-    files = {name: file_inside(folder / name, folder) for name in names if (folder / name).exists()}
-    if foreign := next((name for name in names if name not in files and name != "README.md"), None):
-        raise UserError(f"{folder / foreign}: missing; `jasper export` writes the folder again")
+    own = sorted(own_files((folder / MARKER).read_bytes()))
+    files = {file: file_inside(folder / file, folder) for file in own if (folder / file).exists()}
+    if missing := next((file for file in own if file not in files and file != "README.md"), None):
+        raise UserError(f"{folder / missing}: missing; `jasper export` writes the folder again")
     repository = Repository(name, "model", MARKER, private=private, named=own_files)
     repository.prepare()
     with bar(f"sending {name}", len(files), "files") as progress:

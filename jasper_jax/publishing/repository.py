@@ -34,6 +34,7 @@ class Repository:
         self.name, self.kind, self._marker, self._private, self._named = name, kind, marker, private, named
         self._api = HfApi()
         self._waiting: list[CommitOperationAdd] = []
+        self._earlier: set[str] = set()
 
     def prepare(self) -> None:
         """Make the repository unless it is there. UserError: it has files that no upload made."""
@@ -45,7 +46,8 @@ class Repository:
                     f"{self.name}: has {len(there)} files that no `jasper push` sent ({min(there)}, ...); give another"
                     " name, or empty it on the hub"
                 )
-            self._earlier = self._named(self._read_marker()) & there if there else set()
+            if there:
+                self._earlier = self._named(self._read_marker()) & there
 
     def send(self, path: Path, name: str) -> None:
         """Send the file ``path``, to be ``name`` in the commit; it is not needed afterwards."""

@@ -40,9 +40,9 @@ def push_texts(recipe: Recipe, name: str, *, private: bool) -> str:
       UserError: the stores are not complete; see :class:`Repository`.
     """
     folder = DataStores(recipe).text_folder
-    if not (folder / "manifest.json").is_file():
+    texts = TextStore.find(folder)
+    if texts is None:
         raise UserError(f"{folder}: no text store; --with-vectors needs the run that made the export, with its stores")
-    texts = TextStore.open(folder)
     stores = _vectors(recipe, texts)
     repository = Repository(name, "dataset", MARKER, private=private, named=_named)
     repository.prepare()

@@ -9,7 +9,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import needs, resolve_stages
 from jasper_jax.runtime.remote import CLIENTS
 
-_LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
+LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}
 
 ONNX_PACKAGES = ("torch", "sentence_transformers", "onnx", "onnxscript", "onnxruntime")
 
@@ -30,7 +30,7 @@ def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
         if teacher.backend == "torch":
             yield f"teachers.{teacher.name}.backend", "export", "sentence_transformers"
     for logger in recipe.training.loggers:
-        yield "training.loggers", logger, _LOGGERS[logger]
+        yield "training.loggers", logger, LOGGERS[logger]
     if recipe.export.onnx:
         yield from (("export.onnx", "onnx", package) for package in ONNX_PACKAGES)
     protocol = (recipe.mirror or "").partition("://")[0]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 import yaml
 from yaml.constructor import ConstructorError
+
+from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.text_files import text_of
 
 MOST_NODES = 20_000
 """Values and keys of a document, those of an alias counted wherever it stands ("billion laughs")."""
@@ -55,6 +58,22 @@ for _kind in (_Loader, _Dumper):
         for first, rules in _kind.yaml_implicit_resolvers.items()
     }
     _kind.add_implicit_resolver(f"{_TAG}float", _FLOAT, list("-+0123456789."))
+
+
+def read_yaml(path: Path, where: str, expected: str) -> Any:
+    """The content of a YAML or JSON file beside a recipe.
+
+    ``where``: how messages name it. ``expected``: what it should be, if there is none.
+
+    Raises:
+      UserError: no such file, or not YAML.
+    """
+    if not path.is_file():
+        raise UserError(f"{where}: no such file; expected a YAML or JSON file of {expected}")
+    try:
+        return parse_yaml(text_of(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{where}: not YAML or JSON ({' '.join(str(error).split())})") from None
 
 
 def parse_yaml(text: str | bytes) -> Any:

@@ -266,7 +266,7 @@ def made_from(run: RunFiles) -> Section:
         counts = ", ".join(f"{count:,} {split.replace('_', ' ')}" for split, count in run.texts.items())
         texts = Table(["source", "split", "kind", "weight"], caption=f"Texts: {counts}" if counts else "Texts")
         for source in recipe.texts.sources:
-            kind = next(k for k in SOURCE_KINDS if getattr(source, k))
+            kind = source.only(SOURCE_KINDS)
             name = str(getattr(source, kind))
             label = Path(name).name if kind in FILE_KINDS else model_label(name, "")
             split = source.split if isinstance(source.split, str) else ", ".join(source.split or ())

@@ -15,7 +15,7 @@ from jasper_jax.encoders.lora import CONFIG, refuse_adapter_alone
 from jasper_jax.encoders.prompts import prompt_of, read_prompts, replace_prompts
 from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import refuse_links
 from jasper_jax.teachers.torch_settings import refuse_settings
 
@@ -92,10 +92,10 @@ class TorchEncoder:
                 model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
             )
         except Exception as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
                 f"teachers.{self.teacher.name}: sentence-transformers cannot load {self.folder} without running code"
-                f" from it ({reason[:200]}); embed the texts where that code may run, then use jasper vectors import"
+                f" from it ({first_line(error)[:200]}); embed the texts where that code may run, then use jasper"
+                " vectors import"
             ) from error
         if self.teacher.max_length is not None:
             model.max_seq_length = self.teacher.max_length

@@ -7,6 +7,7 @@ not sent again, for the numbers are the same.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 import uuid
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from jasper_jax.recipe.extras import LOGGERS as PACKAGES
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_once
@@ -44,10 +46,9 @@ def make_sinks(names: list[str], folder: Path, run_name: str, begin: int = 0) ->
 
     def open_sinks() -> None:
         for name in names:
-            try:
-                sinks.append(LOGGERS[name](folder, run_name, begin))
-            except ImportError:
-                raise UserError(f"training.loggers: {name} needs the extra: pip install 'jasper-jax[{name}]'") from None
+            if importlib.util.find_spec(PACKAGES[name]) is None:
+                raise UserError(f"training.loggers: {name} needs the extra: pip install 'jasper-jax[{name}]'")
+            sinks.append(LOGGERS[name](folder, run_name, begin))
 
     processes.first_does(open_sinks)
     return sinks

@@ -23,7 +23,7 @@ from jasper_jax.training.metrics import Metrics
 from jasper_jax.training.stage_kind import StageBatches
 from jasper_jax.training.step import CompiledPrograms
 from jasper_jax.training.time_left import TimeLeft
-from jasper_jax.training.utilisation import Utilisation, device_peak_bytes, peak_bytes
+from jasper_jax.training.utilisation import Utilisation, device_peak_bytes, process_peak_bytes
 
 
 class StageLog:
@@ -90,7 +90,8 @@ class StageLog:
         loss = numbers.pop("loss")
         self.first_loss = loss if math.isnan(self.first_loss) else self.first_loss
         self.last_loss = loss
-        self._note = f"loss {loss:.4g}{self._held_out}{self._outlook(moment.step)}"
+        device_bytes = device_peak_bytes()
+        self._note = f"loss {loss:.4g}{self._held_out}{self._outlook(moment.step, device_bytes)}"
         self._note += "" if mfu is None else f", MFU {mfu:.0%}"
         self._write(
             "step",
@@ -104,7 +105,7 @@ class StageLog:
             seconds=seconds,
             input_wait=moment.input_wait,
             mfu=mfu,
-            device_bytes=device_peak_bytes(),
+            device_bytes=device_bytes,
             goodput=self.metrics.goodput.share(),
             padding_share=batch.padding_share,
             programs=self.programs.count,
@@ -147,11 +148,11 @@ class StageLog:
                 f" {where}.learning_rate, raise {where}.warmup_steps, or leave the stage out"
             )
 
-    def _outlook(self, step: int) -> str:
-        """The time until the last stage is trained, and the most memory so far."""
+    def _outlook(self, step: int, device_bytes: int | None) -> str:
+        """The time until the last stage is trained, and the most memory so far, of a device or else of the process."""
         tokens = self._tokens / (self._steps * self.stage.width)
         left = self._time_left.seconds(step, self._seconds / self._steps, tokens)
-        return f", all stages {duration(left)} left, {peak_bytes() / 2**30:.1f} GiB"
+        return f", all stages {duration(left)} left, {(device_bytes or process_peak_bytes()) / 2**30:.1f} GiB"
 
     def _write(self, event: str, moment: Moment, **values: Any) -> None:
         position = {"step": moment.step, "global_step": moment.global_step}

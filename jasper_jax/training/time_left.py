@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import jax
 
-from jasper_jax.training.model_flops import ImageStepFlops, StepFlops, TextStepFlops
+from jasper_jax.training.model_flops import StepFlops, TextStepFlops, step_flops
 from jasper_jax.training.partition import make_partition
 from jasper_jax.training.stage_kind import StageKind
 
@@ -19,7 +19,7 @@ class TimeLeft:
 
     def __init__(self, kinds: Sequence[StageKind]):
         self._stages = [kind.stage for kind in kinds]
-        self._flops = [_step_flops(kind) for kind in kinds]
+        self._flops = [_flops(kind) for kind in kinds]
 
     def seconds(self, step: int, per_step: float, tokens: float) -> float:
         """After ``step`` steps of this stage that took ``per_step`` seconds each; ``tokens``: of a text, on average."""
@@ -31,9 +31,9 @@ class TimeLeft:
         return per_step * (self._stages[0].steps - step + later / costs[0])
 
 
-def _step_flops(kind: StageKind) -> StepFlops:
+def _flops(kind: StageKind) -> StepFlops:
     active = kind.active(kind.student.shapes())
     partition = make_partition(kind.stage.train, active, f"stages[{kind.stage.index}].train")
     trained, frozen = jax.eval_shape(partition.split, active)
-    of = ImageStepFlops if kind.stage.learns_from("images") else TextStepFlops
-    return of(kind.student, trained, frozen)
+    # Of labelled pairs MFU is not counted; they are texts.
+    return step_flops(kind.stage, kind.student, trained, frozen) or TextStepFlops(kind.student, trained, frozen)

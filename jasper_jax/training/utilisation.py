@@ -38,11 +38,8 @@ def device_peak_bytes() -> int | None:
     return max((peak for peak in peaks if peak is not None), default=None)
 
 
-def peak_bytes() -> int:
-    """:func:`device_peak_bytes`; where the backend does not count, the most memory of this process."""
-    peak = device_peak_bytes()
-    if peak is not None:
-        return peak
+def process_peak_bytes() -> int:
+    """The most memory that this process has had."""
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most if sys.platform == "darwin" else 1024 * most  # Linux counts in KiB
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from jasper_jax.training.loggers import Recorded, make_sinks
+from jasper_jax.recipe.config import Training
+from jasper_jax.recipe.extras import LOGGERS as PACKAGES
+from jasper_jax.training.loggers import LOGGERS, Recorded, make_sinks
 
 LOGGED = [(1, "step"), (2, "step"), (2, "evaluation"), (3, "step")]
 AGAIN = [(2, "step"), (2, "evaluation"), (3, "step"), (4, "step"), (4, "evaluation")]
@@ -17,6 +20,11 @@ def log(name: str, folder: Path, events: list[tuple[int, str]], begin: int = 0) 
     for step, kind in events:
         sink.log(step, {f"{kind}/loss": 1 / step, f"{kind}/fc1/cosine": 0.5})
     sink.close()
+
+
+def test_every_name_of_a_recipe_has_a_logger_and_a_package() -> None:
+    (names,) = get_args(Training.model_fields["loggers"].annotation)
+    assert set(get_args(names)) == set(LOGGERS) == set(PACKAGES)
 
 
 def test_what_is_recorded_is_told_by_kind() -> None:
