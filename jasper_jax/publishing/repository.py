@@ -78,23 +78,29 @@ class Repository:
         except Exception as error:
             # A failure of one file comes as the cause of a RuntimeError.
             cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
-            if (said := _said(cause)) is None:
+            if (said := _said(cause)) is not None:
+                raise UserError(f"{self.name}: {said}") from None
+            if not _broken(cause):
                 raise
-            raise UserError(f"{self.name}: {said}") from None
+            kept = "what was sent is kept" if self._waiting else "nothing was sent"
+            raise UserError(
+                f"{self.name}: the hub cannot be reached, or the connection broke ({first_line(cause)}); {kept}, run the"
+                " same command again"
+            ) from None
 
 
 def _said(error: BaseException) -> str | None:
-    """What to tell about an error of the hub or of the connection to it; None: it is another."""
+    """What to tell about an answer of the hub; None: it is no answer."""
     if isinstance(error, HFValidationError):
         return f"the hub has no such names ({first_line(error)})"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set; unset it to send something"
     if isinstance(error, HfHubHTTPError):
         return f"the hub refused ({first_line(error)})"
-    broken = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
-    if broken or isinstance(error, (ConnectionError, TimeoutError)):
-        return (
-            f"the hub cannot be reached, or the connection broke ({first_line(error)}); what was sent is kept, run the"
-            " same command again"
-        )
     return None
+
+
+def _broken(error: BaseException) -> bool:
+    """Whether the connection to the hub failed."""
+    of_client = type(error).__module__.partition(".")[0] in ("httpx", "httpx2", "httpcore", "httpcore2")
+    return of_client or isinstance(error, (ConnectionError, TimeoutError))

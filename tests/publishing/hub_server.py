@@ -28,6 +28,9 @@ class Hub:
         """The sha256 of each object that arrived, in order."""
         self.breaks_after: int | None = None
         """Objects after which the connection breaks instead."""
+        self.waits_after: int | None = None
+        """Objects after which no further one is answered; ``waiting`` is then set."""
+        self.waiting = threading.Event()
         self.address = ""
 
 
@@ -133,6 +136,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
                 return
             body = self._body()
+            if hub.waits_after is not None and len(hub.received) >= hub.waits_after:
+                hub.waiting.set()
+                self.close_connection = True
+                self.rfile.read(1)  # until the client is gone
+                return
             oid = self.path.rpartition("/")[2]
             assert hashlib.sha256(body).hexdigest() == oid
             hub.objects[oid] = body

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +86,29 @@ def test_a_break_in_the_middle_changes_nothing_and_the_same_command_sends_the_re
     assert call("push", export, "alice/student")[0] == 0
     assert len(hub.received) == len(set(hub.received)) == 3, "no object is sent twice"
     assert hub.files["alice/student"].keys() == {".gitattributes", *contents(export)}
+
+
+def test_a_killed_push_changes_nothing_and_the_same_command_sends_the_rest(
+    hub: Hub, export: Path, call, tmp_path: Path
+) -> None:
+    hub.waits_after = 1
+    command = [sys.executable, "-m", "jasper_jax.cli", "push", str(export), "alice/student"]
+    settings = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_XET": "1"}
+    process = subprocess.Popen(command, env=os.environ | settings)
+    assert hub.waiting.wait(120)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert set(hub.files["alice/student"]) == {".gitattributes"}
+    hub.waits_after = None
+    assert call("push", export, "alice/student")[0] == 0
+    assert len(hub.received) == len(set(hub.received)) == 3, "no object is sent twice"
+    assert hub.files["alice/student"].keys() == {".gitattributes", *contents(export)}
+
+
+def test_without_a_hub_nothing_is_sent(hub: Hub, export: Path, refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    nobody = huggingface_hub.HfApi(endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(repository, "HfApi", lambda: nobody)
+    refused("nothing was sent, run the same command again", "push", export, "alice/student")
 
 
 def test_a_later_export_replaces_the_files_of_the_earlier_one_alone(hub: Hub, export: Path, call, tmp_path) -> None:
