@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jasper_jax.commands import run_all
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_recipe, run_dir
+from jasper_jax.reporting.write import REPORT
 from jasper_jax.runtime.compilers import hidden_compilers
 
 if TYPE_CHECKING:
@@ -24,12 +25,14 @@ class Distilled:
       folder: the run folder, with checkpoints, metrics and plots.
       export: the student as a folder for sentence-transformers.
       evaluation: the JSON file of the scores of teachers and student.
+      report: the page of the run for a browser; None without the extra ``report``.
       recipe: the recipe with all its values.
     """
 
     folder: Path
     export: Path
     evaluation: Path
+    report: Path | None
     recipe: Recipe = field(repr=False)
 
     def embedder(self, **options: Any) -> Embedder:
@@ -64,4 +67,7 @@ def distil(recipe: str | Path | Mapping[str, Any] | Recipe, /, **overrides: Any)
     with hidden_compilers():
         run_all(loaded)
     folder = run_dir(loaded)
-    return Distilled(folder, folder / "export", folder / "evaluation.json", loaded)
+    report = folder / REPORT
+    return Distilled(
+        folder, folder / "export", folder / "evaluation.json", report if report.is_file() else None, loaded
+    )

@@ -9,7 +9,6 @@ import typer
 
 from jasper_jax.command_options import Coordinator, Process, Processes, join_processes, load, optional_path
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.paths import user_path
 
 app = typer.Typer()
 
@@ -75,8 +74,8 @@ def evaluate(
 
 @app.command()
 def mteb(
-    model: Annotated[
-        str, typer.Argument(help="A model folder, an asset's name, a hub id; or a finished run's recipe.")
+    models: Annotated[
+        list[str], typer.Argument(help="Model folders, assets' names, hub ids; or a finished run's recipe.")
     ],
     benchmark: Annotated[
         str | None, typer.Option(help="'MTEB(eng, classic)' (the paper's 56 tasks), 'MTEB(eng, v2)' or another.")
@@ -91,24 +90,32 @@ def mteb(
     ] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch of all devices.", min=1)] = None,
     backend: Annotated[str, typer.Option(help="jax or sentence-transformers.")] = "jax",
+    teachers: Annotated[bool, typer.Option("--teachers", help="Score the recipe's teachers too.")] = False,
     name: Annotated[str | None, typer.Option(help="ORGANISATION/NAME in the results; default: the hub's.")] = None,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the results; what is finished there is not run again.")
-    ] = Path("mteb-results"),
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder of the results, where what is finished is not run again; default: mteb in the run's folder for"
+            " a recipe, else mteb-results.",
+        ),
+    ] = None,
 ) -> None:
-    """Score a model by tasks of MTEB (extra `mteb`), into MTEB's own folders; resumes where it stopped.
+    """Score models by tasks of MTEB (extra `mteb`), into MTEB's own folders; resumes where it stopped.
 
     Example: `jasper mteb runs/quickstart/export --benchmark "MTEB(eng, classic)" --dim 256`
     """
-    from jasper_jax.text_commands import benchmark_model
+    from jasper_jax.text_commands import benchmark_models
 
     names = [part.strip() for given in tasks or [] for part in given.split(",") if part.strip()]
-    benchmark_model(
-        model,
+    benchmark_models(
+        models,
         benchmark,
         names,
         dim or [],
-        user_path(output),
+        output,
+        teachers=teachers,
         name=name,
         prompts=optional_path(prompts),
         backend=backend,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from jasper_jax.command_options import optional_path
 from jasper_jax.runtime.paths import user_path
 
 app = typer.Typer()
@@ -17,6 +18,10 @@ def push(
     folder: Annotated[Path, typer.Argument(help="An exported folder, such as runs/quickstart/export.")],
     name: Annotated[str, typer.Argument(help="USER/NAME on the hub.")],
     private: Annotated[bool, typer.Option("--private", help="Seen by its owner alone, if it is new.")] = False,
+    results: Annotated[
+        Path | None,
+        typer.Option(help="A folder of `jasper mteb`, whose scores of this export the hub then shows (extra `mteb`)."),
+    ] = None,
     with_vectors: Annotated[
         bool,
         typer.Option("--with-vectors", help="Also the run's texts and teacher vectors, as the data set NAME-texts."),
@@ -36,4 +41,4 @@ def push(
 
         recipe = load_recipe(export.parent / "recipe.yaml", {"run_dir": export.parent})
         OUT.print(push_texts(recipe, f"{name}-texts", private=private), markup=False, highlight=False)
-    OUT.print(push_export(export, name, private=private), markup=False, highlight=False)
+    OUT.print(push_export(export, name, private=private, results=optional_path(results)), markup=False, highlight=False)

@@ -99,13 +99,14 @@ def export_onnx(folder: Path, overrides: list[str], *, onnx: bool, elsewhere: bo
         OUT.print(bold(str(folder), f": {add_onnx(folder, settings)}"))
 
 
-def benchmark_model(
-    model: str,
+def benchmark_models(
+    models: Sequence[str],
     benchmark: str | None,
     tasks: Sequence[str],
     dims: Sequence[int],
-    output: Path,
+    output: Path | None,
     *,
+    teachers: bool,
     name: str | None,
     prompts: Path | None,
     backend: str,
@@ -114,52 +115,49 @@ def benchmark_model(
     """``jasper mteb``: a table of all models whose results are in ``output``; UserError if a task has no score."""
     if missing := [package for package in ("mteb", "sentence_transformers") if find_spec(package) is None]:
         raise UserError(f"jasper mteb needs {' and '.join(missing)}: pip install 'jasper-jax[mteb]'")
-    refuse_blocked(output, "give another folder")
-    from jasper_jax.assets.models import resolve_model
+    from jasper_jax.benchmarks.candidates import candidates, results_folder
     from jasper_jax.benchmarks.model_meta import model_name
     from jasper_jax.benchmarks.prompts import read_prompts_file
     from jasper_jax.benchmarks.run import run_benchmark
+    from jasper_jax.benchmarks.summary import summary_table
     from jasper_jax.benchmarks.tasks import select_tasks
-    from jasper_jax.checkpoints.export_marker import refuse_damaged
     from jasper_jax.runtime.program_cache import cache_programs
 
-    source = _export_of(model)
+    if name is not None and len(models) > 1:
+        raise UserError(f"--name {name}: is the name of one model, and {len(models)} are given")
+    results = results_folder(models, output)
+    refuse_blocked(results, "give another folder")
+    found = candidates(models, teachers)
     chosen = select_tasks(benchmark, tasks)
-    folder = resolve_model(source)
-    refuse_damaged(folder)
+    given = None if prompts is None else read_prompts_file(prompts)
+    folders = [candidate.folder() for candidate in found]
     cache_programs()
+    failed: dict[str, str] = {}
+    done = None
     with stop_flag() as stop, stop.immediately():
-        done = run_benchmark(
-            folder,
-            model_name(source, name),
-            chosen,
-            output,
-            dims=dims,
-            prompts=None if prompts is None else read_prompts_file(prompts),
-            backend=backend,
-            batch_tokens=batch_tokens,
-        )
-    if done.table is not None:
-        print_table(done.table, OUT)
-        places = f"{output / 'results'}: the results; {done.meta}: the model's ModelMeta"
-        OUT.print(places, markup=False, highlight=False)
-    if done.failed:
-        reasons = first_three([f"{task}: {reason}" for task, reason in done.failed.items()])
+        for candidate, folder in zip(found, folders):
+            teacher = candidate.is_teacher
+            done = run_benchmark(
+                folder,
+                model_name(candidate.source, None if teacher else name),
+                chosen,
+                results,
+                dims=dims,
+                beside=teacher,
+                prompts={**candidate.prompts, **(given or {})},
+                backend=candidate.backend or backend,
+                batch_tokens=None if candidate.backend else batch_tokens,
+            )
+            failed |= done.failed
+    assert done is not None
+    if done.scores.models:
+        print_table(summary_table(done.scores), OUT)
+        OUT.print(f"{results / 'results'}: the results; {done.meta}: a ModelMeta", markup=False, highlight=False)
+    if failed:
+        reasons = first_three([f"{task}: {reason}" for task, reason in failed.items()])
         raise UserError(
-            f"{len(done.failed)} of {len(chosen)} tasks have no score: {reasons}; the same command tries them again"
+            f"{len(failed)} of {len(chosen)} tasks have no score: {reasons}; the same command tries them again"
         )
-
-
-def _export_of(model: str) -> str:
-    """The folder of a run's export if ``model`` is a recipe, else ``model`` itself."""
-    if Path(model).suffix not in (".yaml", ".yml"):
-        return model
-    from jasper_jax.recipe.load import load_recipe, run_dir
-
-    folder = run_dir(load_recipe(model)) / "export"
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; run jasper export {model} first")
-    return str(folder)
 
 
 def _read_texts(source: Path, kind: str) -> tuple[list[str], list[str]]:

@@ -66,7 +66,9 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[st
     (place / "recipe.yaml").write_text(dump_recipe(made))
     with counted() as read:
         distilled = distil(made)
-    assert distilled == Distilled(*(place / "run" / name for name in ("", "export", "evaluation.json")), made)
+    paths = [place / "run" / name for name in ("", "export", "evaluation.json", "report.html")]
+    assert distilled == Distilled(*paths, made)
+    assert all(path.exists() for path in paths)
     return place, read
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mteb import ResultCache  # pyright: ignore[reportMissingImports]
-from rich.table import Table
 
 from jasper_jax.benchmarks.encoder import BACKENDS, Model, MtebEncoder, jax_model, torch_model
 from jasper_jax.benchmarks.model_meta import as_module, at_dimension, model_meta
 from jasper_jax.benchmarks.scoring import quiet, score_tasks
-from jasper_jax.benchmarks.summary import read_scores, summary_table
+from jasper_jax.benchmarks.summary import read_scores
+from jasper_jax.evaluation.benchmark_scores import FILE, BenchmarkScores, write
 from jasper_jax.evaluation.folders import refuse_dims
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Benchmarked:
-    table: Table | None
-    """All models whose results are in the folder, beside each other; None if there is no result."""
+    scores: BenchmarkScores
+    """Of all models whose results are in the folder."""
     meta: Path
     """The file with the model's ModelMeta."""
     failed: Mapping[str, str]
@@ -40,17 +40,21 @@ def run_benchmark(
     output: Path,
     *,
     dims: Sequence[int] = (),
+    beside: bool = False,
     prompts: Mapping[str, str] | None = None,
     backend: str = "jax",
     batch_tokens: int | None = None,
 ) -> Benchmarked:
-    """Score the model of ``folder`` by ``tasks``, into ``output/results`` as MTEB lays it out.
+    """Score the model of ``folder`` by ``tasks``, into ``output/results`` as MTEB lays it out, and into
+    ``output/summary.json`` beside all models there.
 
     Args:
       name: ``organisation/name`` of the model in the results.
       dims: dimensions; none: the model's own. One that it has no head for is cut from its own vectors. Other
         dimensions than the model's own, other prompts and another backend are experiments in MTEB's sense, in folders
         of their own.
+      beside: the model is there to be compared with: it is scored at its own dimension, and at those of ``dims`` that
+        are below.
       prompts: prompts by names of tasks, types of tasks, ``query`` and ``document``, in place of the folder's.
       backend: ``jax``, or ``sentence-transformers`` in PyTorch, which has only the folder's default dimension to cut.
 
@@ -64,6 +68,8 @@ def run_benchmark(
     prompts = dict(prompts or {})
     with quiet():
         model = jax_model(folder, prompts, batch_tokens) if backend == "jax" else torch_model(folder, prompts)
+        if beside:
+            dims = [model.default_dim, *(dim for dim in dims if dim < model.default_dim)]
         refuse_dims(str(folder), dims, model.dims, model.default_dim)
         meta = model_meta(name, folder, model)
         cache = ResultCache(output)
@@ -76,7 +82,8 @@ def run_benchmark(
         ]
         failed = score_tasks(encoders, tasks, cache)
         scored = read_scores(cache, tasks)
-    return Benchmarked(summary_table(scored, tasks) if scored else None, meta_file, failed)
+        write(output / FILE, scored)
+    return Benchmarked(scored, meta_file, failed)
 
 
 def _experiment(model: Model, dim: int, prompts: Mapping[str, str], backend: str) -> dict[str, Any]:

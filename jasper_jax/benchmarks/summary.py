@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,21 +11,14 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from jasper_jax.evaluation.benchmark_scores import BenchmarkScores, ModelScores
+
 if TYPE_CHECKING:
     from mteb import ResultCache  # pyright: ignore[reportMissingImports]
     from mteb.abstasks.abstask import AbsTask  # pyright: ignore[reportMissingImports]
 
 
-@dataclass(frozen=True)
-class Scores:
-    """One model's scores at one dimension."""
-
-    title: str
-    scores: dict[str, float]
-    """Task -> its main score, 0 to 1 for most; the mean over the task's splits and subsets."""
-
-
-def read_scores(cache: ResultCache, tasks: Sequence[AbsTask]) -> list[Scores]:
+def read_scores(cache: ResultCache, tasks: Sequence[AbsTask]) -> BenchmarkScores:
     """All models of ``cache`` with a result of one of ``tasks``, by name and decreasing dimension."""
     every = cache.load_results(
         tasks=tasks, load_experiments="match_name", include_remote=False, validate_and_filter=True
@@ -34,50 +26,36 @@ def read_scores(cache: ResultCache, tasks: Sequence[AbsTask]) -> list[Scores]:
     revisions: dict[str, set[str]] = {}
     for result in every:
         revisions.setdefault(result.model_name, set()).add(result.model_revision)
-    found: list[tuple[str, int, Scores]] = []
+    found: list[ModelScores] = []
     for result in every:
         meta = result.model_meta
-        dim = meta.embed_dim if isinstance(meta, ModelMeta) and isinstance(meta.embed_dim, int) else 0
+        dim = meta.embed_dim if isinstance(meta, ModelMeta) and isinstance(meta.embed_dim, int) else None
         several = f" {result.model_revision[:7]}" if len(revisions[result.model_name]) > 1 else ""
-        scores = {task.task_name: score for task in result.task_results if np.isfinite(score := task.get_score())}
-        more = {k: v for k, v in (meta.experiment_kwargs or {}).items() if k != "embed_dim"} if meta else {}
-        title = "\n".join([f"{result.model_name}{several}", str(dim or ""), *(f"{v}" for v in more.values())])
+        scores = {
+            task.task_name: float(score) for task in result.task_results if np.isfinite(score := task.get_score())
+        }
+        more = [str(v) for k, v in (meta.experiment_kwargs or {}).items() if k != "embed_dim"] if meta else []
         if scores:
-            found.append((result.model_name, -dim, Scores(title, scores)))
-    return [scores for *_, scores in sorted(found, key=lambda item: (item[0], item[1], item[2].title))]
+            found.append(ModelScores(model=f"{result.model_name}{several}", dim=dim, settings=more, scores=scores))
+    found.sort(key=lambda model: (model.model, -(model.dim or 0), model.settings))
+    return BenchmarkScores(tasks={task.metadata.name: task.metadata.type for task in tasks}, models=found)
 
 
-def summary_table(models: Sequence[Scores], tasks: Sequence[AbsTask]) -> Table:
-    """Tasks by their type, then the means; in percent, as on MTEB's leaderboard.
-
-    A mean is over all tasks, or all of a type, and empty for a model without a score of one of them.
-    """
+def summary_table(scores: BenchmarkScores) -> Table:
+    """A mean is empty for a model without a score of one of its tasks."""
     table = Table(
         box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False, caption="the main score of each task, in percent"
     )
     table.add_column("type", overflow="fold")
     table.add_column("task", overflow="fold")
-    for model in models:
-        table.add_column(escape(model.title), justify="right", overflow="fold")
-
-    def add(kind: str, name: str, names: Sequence[str]) -> None:
-        def mean(model: Scores) -> str:
-            if not all(name in model.scores for name in names):
-                return ""
-            return f"{100 * np.mean([model.scores[name] for name in names]):.2f}"
-
-        table.add_row(escape(kind), escape(name), *map(mean, models))
-
-    by_type: dict[str, list[str]] = {}
-    for task in tasks:
-        by_type.setdefault(task.metadata.type, []).append(task.metadata.name)
-    for kind, names in sorted(by_type.items()):
-        for name in names:
-            add(kind if name == names[0] else "", name, [name])
-    table.add_section()
-    for kind, names in sorted(by_type.items()):
-        if len(names) > 1:
-            add(kind, f"mean of {len(names)} tasks", names)
-    if len(tasks) > 1:
-        add("", f"mean of all {len(tasks)} tasks", [task.metadata.name for task in tasks])
+    for model in scores.models:
+        table.add_column(escape(model.title("\n")), justify="right", overflow="fold")
+    means, kind = False, None
+    for row in scores.rows():
+        if row.is_mean and not means:
+            table.add_section()
+            means, kind = True, None
+        shown = "" if row.kind == kind else row.kind
+        table.add_row(escape(shown), escape(row.name), *("" if x is None else f"{x:.2f}" for x in row.scores))
+        kind = row.kind
     return table

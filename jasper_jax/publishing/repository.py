@@ -49,9 +49,9 @@ class Repository:
             if there:
                 self._earlier = self._named(self._read_marker()) & there
 
-    def send(self, path: Path, name: str) -> None:
-        """Send the file ``path``, to be ``name`` in the commit; it is not needed afterwards."""
-        content = path.read_bytes() if path.stat().st_size < _SMALL else path
+    def send(self, file: Path | bytes, name: str) -> None:
+        """Send a file, to be ``name`` in the commit; it is not needed afterwards."""
+        content = file.read_bytes() if isinstance(file, Path) and file.stat().st_size < _SMALL else file
         operation = CommitOperationAdd(path_in_repo=name, path_or_fileobj=content)
         with self._answers():
             self._api.preupload_lfs_files(self.name, [operation], repo_type=self.kind, free_memory=False)
@@ -84,8 +84,8 @@ class Repository:
                 raise
             kept = "what was sent is kept" if self._waiting else "nothing was sent"
             raise UserError(
-                f"{self.name}: the hub cannot be reached, or the connection broke ({first_line(cause)}); {kept}, run the"
-                " same command again"
+                f"{self.name}: the hub cannot be reached, or the connection broke ({first_line(cause)}); {kept}, run"
+                " the same command again"
             ) from None
 
 

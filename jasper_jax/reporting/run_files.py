@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jasper_jax.checkpoints.run_folder import HEADER
-from jasper_jax.evaluation import by_text
+from jasper_jax.evaluation import benchmark_scores, by_text
+from jasper_jax.evaluation.benchmark_scores import BenchmarkScores
 from jasper_jax.evaluation.by_text import ByText
 from jasper_jax.evaluation.curves import read_metrics
 from jasper_jax.evaluation.report import Evaluation, from_json
@@ -32,6 +33,7 @@ class RunFiles:
     recipe: Recipe
     evaluation: Evaluation | None = None
     by_text: ByText | None = None
+    benchmark: BenchmarkScores | None = None
     steps: list[dict[str, Any]] = field(default_factory=list)
     held_out: list[dict[str, Any]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -41,7 +43,11 @@ class RunFiles:
     """Part -> the sentence that stands in its place."""
 
 
-READ = ("recipe.yaml", "evaluation.json", by_text.FILE, "metrics.jsonl", "timings.json", "checkpoints", "texts")
+_BENCHMARK = f"{benchmark_scores.FOLDER}/{benchmark_scores.FILE}"
+READ = (
+    *("recipe.yaml", "evaluation.json", by_text.FILE, "metrics.jsonl", "timings.json", _BENCHMARK),
+    *("checkpoints", "texts"),
+)
 """Files and folders of a run that a report is made of; ``-o`` replaces none of them."""
 
 
@@ -89,6 +95,7 @@ def read_run(folder: Path) -> RunFiles:
     )
     if run.by_text is not None and not run.by_text.providers:
         run.missing["by_text"], run.by_text = "Nothing to compare the student with: no teacher was scored.", None
+    run.benchmark = part("benchmark", lambda: benchmark_scores.read(folder / _BENCHMARK), None, "")
     run.steps, run.held_out = part(
         "metrics",
         lambda: read_metrics(folder / "metrics.jsonl") if (folder / "metrics.jsonl").is_file() else None,

@@ -10,6 +10,7 @@ from jasper_jax.evaluation.report import final_rows, retained
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import FILE_KINDS, SOURCE_KINDS
 from jasper_jax.recipe.stages import resolve_stages
+from jasper_jax.reporting.benchmark_table import benchmark_section
 from jasper_jax.reporting.figures import Chart, time_figure
 from jasper_jax.reporting.losses import loss_figures
 from jasper_jax.reporting.page import Card, Page, Section
@@ -26,7 +27,8 @@ _DISAGREE = 25
 
 def run_page(run: RunFiles) -> Page:
     """The page of ``run``; what the folder lacks is a sentence in its section."""
-    sections = [_quality(run), _queries(run), *_instructions(run), *_agreement(run), *_map(run)]
+    sections = [_quality(run), _queries(run), *_benchmark(run), *_instructions(run)]
+    sections += [*_agreement(run), *_map(run)]
     sections += [losses_section(run), _time(run), _scores(run), made_from(run)]
     return Page(run.recipe.name, lead(run.recipe), _cards(run), sections, _data(run.by_text))
 
@@ -100,6 +102,14 @@ def _queries(run: RunFiles) -> Section:
     )
     section.tables, section.browser = [table], True
     return section
+
+
+def _benchmark(run: RunFiles) -> Iterator[Section]:
+    """Nothing if `jasper mteb` has not scored the run."""
+    if run.benchmark is not None and run.benchmark.models:
+        yield benchmark_section(run.benchmark)
+    elif missing := run.missing.get("benchmark"):
+        yield Section("mteb", "MTEB", missing=missing)
 
 
 def _instructions(run: RunFiles) -> Iterator[Section]:

@@ -25,13 +25,14 @@ from jasper_jax.benchmarks.encoder import Model, torch_model
 from jasper_jax.benchmarks.model_meta import as_module, model_meta, model_name, revision
 from jasper_jax.benchmarks.prompts import prompt_kind, with_prompts
 from jasper_jax.benchmarks.run import run_benchmark
-from jasper_jax.benchmarks.summary import read_scores
+from jasper_jax.benchmarks.summary import read_scores, summary_table
 from jasper_jax.benchmarks.tasks import select_tasks, subtasks
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.benchmark_scores import read
 from jasper_jax.evaluation.folders import asked_of, evaluate_folders
 from jasper_jax.runtime.errors import UserError
 from tests.benchmarks import local_tasks as local
-from tests.tiny import write_model
+from tests.tiny import recipe_tree, write_model
 
 pytestmark = [
     pytest.mark.usefixtures("quick_programs"),
@@ -56,7 +57,7 @@ def results(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("results")
     done = run_benchmark(model, NAME, [task() for task in local.SEVEN], output, dims=[16, 8])
     assert done.failed == {}
-    assert done.table.row_count == 8  # seven tasks and the mean
+    assert len(list(done.scores.rows())) == 8  # seven tasks and the mean
     return output
 
 
@@ -108,8 +109,8 @@ def test_similarity_is_that_of_jasper_evaluate_under_the_same_prompt(model: Path
     (tmp_path / "sts.csv").write_text("\n".join(["query,passage,score", *rows]) + "\n")
     (row,) = evaluate_folders([str(model)], asked_of([], [], [str(tmp_path / "sts.csv")]), ()).rows
     run_benchmark(model, NAME, [local.LocalSTS()], tmp_path, prompts={"STS": PROMPTS["passage"]})
-    (models,) = read_scores(mteb.ResultCache(tmp_path), [local.LocalSTS()])
-    assert models.scores["LocalSTS"] == pytest.approx(row.similarity["sts"].spearman, abs=1e-6)
+    (found,) = read_scores(mteb.ResultCache(tmp_path), [local.LocalSTS()]).models
+    assert found.scores["LocalSTS"] == pytest.approx(row.similarity["sts"].spearman, abs=1e-6)
 
 
 def test_similarity_without_a_prompt_of_its_own_takes_none(results: Path, model: Path) -> None:
@@ -154,7 +155,7 @@ def test_models_whose_results_are_in_the_folder_stand_side_by_side(model: Path, 
     tasks = [local.LocalSTS()]
     run_benchmark(other, "local/teacher", tasks, tmp_path)
     done = run_benchmark(model, NAME, tasks, tmp_path, dims=[16, 8])
-    titles = [str(column.header) for column in done.table.columns]
+    titles = [str(column.header) for column in summary_table(done.scores).columns]
     assert titles == ["type", "task", "local/student\n16", "local/student\n8\ncut", "local/teacher\n16"]
 
 
@@ -213,10 +214,10 @@ def test_given_prompts_are_those_of_the_vectors(model: Path, tmp_path: Path) -> 
     file.write_text(json.dumps({**json.loads(file.read_text()), "prompts": swapped}))
     run_benchmark(file.parent, NAME, [local.LocalRetrieval()], tmp_path / "own")
     ((given,), (own,)) = (
-        read_scores(mteb.ResultCache(tmp_path / name), [local.LocalRetrieval()]) for name in ("given", "own")
+        read_scores(mteb.ResultCache(tmp_path / name), [local.LocalRetrieval()]).models for name in ("given", "own")
     )
     assert given.scores == own.scores
-    assert given.title != own.title  # an experiment, by the prompts' digest
+    assert given.title("") != own.title("")  # an experiment, by the prompts' digest
     assert revision(file.parent) != revision(model)
 
 
@@ -241,6 +242,8 @@ def test_the_papers_56_tasks_have_one_name() -> None:
         (["--tasks", "STS12", "--backend", "tpu"], "--backend tpu: allowed are jax and sentence-transformers"),
         (["--tasks", "STS12", "--backend", "sentence-transformers", "--batch-tokens", "64"], "--batch-tokens is for"),
         (["--tasks", "STS12", "--name", "student"], "--name 'student': expected ORGANISATION/NAME"),
+        (["--tasks", "STS12", "--teachers"], "--teachers: no teacher has a model here"),
+        (["other", "--tasks", "STS12", "--name", "me/mine"], "--name me/mine: is the name of one model, and 2 are"),
         (["--tasks", "STS12", "--prompts", "none.yaml"], "none.yaml: no such file"),
         (["--tasks", "STS12", "--prompts", "prompts.yaml"], "prompt 'Retreival-query' is of no task"),
     ],
@@ -257,20 +260,37 @@ def test_one_line_says_what_is_wrong(
     assert not Path("mteb-results").exists()
 
 
-def test_a_recipe_stands_for_the_export_of_its_run(
+def test_a_recipe_stands_for_the_export_of_its_run_and_its_teachers(
     call, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(_TASKS_REGISTRY, "LocalSTS", local.LocalSTS)
-    recipe = Path(__file__).parents[2] / "configs" / "quickstart.yaml"
+    write_model(tmp_path / "teacher", hidden=32, seed=1)
+    teachers = [
+        {"name": "a", "model": str(tmp_path / "teacher"), "prompts": {"passage": "a text: "}},
+        {"name": "b", "dim": 8},
+    ]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**recipe_tree(tmp_path), "run_dir": "runs/mine", "teachers": teachers}))
     code, _, err = call("mteb", recipe, "--tasks", "LocalSTS")
     assert code == 2
-    assert "runs/quickstart/export: no such folder; run jasper export" in err
-    shutil.copytree(model, "runs/quickstart/export")
-    code, out, err = call("mteb", recipe, "--tasks", "LocalSTS")
+    assert "runs/mine/export: no such folder; run jasper export" in err
+    shutil.copytree(model, "runs/mine/export")
+    code, out, err = call("mteb", recipe, "--teachers", "--tasks", "LocalSTS", "--dim", "16", "--dim", "8")
     assert code == 0, err
-    assert "local/quickstart" in out
-    assert len(list(Path("mteb-results/results/local__quickstart").glob("*/LocalSTS.json"))) == 1
+    scores = read(Path("runs/mine/mteb/summary.json"))
+    titles = [found.title(" ") for found in scores.models]
+    prompts = titles[2].split()[-1]
+    assert titles == [
+        "local/mine 16",
+        "local/mine 8 cut",
+        f"local/teacher 32 {prompts}",
+        f"local/teacher 16 cut {prompts}",
+        f"local/teacher 8 cut {prompts}",
+    ]
+    for found, shown in zip(scores.models, next(scores.rows()).scores):
+        assert f"{100 * found.scores['LocalSTS']:.2f}" == f"{shown:.2f}"
+        assert f"{shown:.2f}" in out
 
 
 def test_a_local_model_is_called_by_its_folder_or_its_run(tmp_path: Path) -> None:

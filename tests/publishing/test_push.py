@@ -13,6 +13,7 @@ from pathlib import Path
 import huggingface_hub
 import numpy as np
 import pytest
+import yaml
 from huggingface_hub import DatasetCard, constants
 
 from jasper_jax.checkpoints.export_marker import MARKER, checksums, write_marker
@@ -150,6 +151,39 @@ def test_what_cannot_be_sent_is_one_line(hub: Hub, export: Path, refused, monkey
     monkeypatch.setattr(repository, "get_token", lambda: None)
     refused("run `hf auth login`, or set HF_TOKEN", "push", export, "alice/student")
     assert not hub.files
+
+
+def test_scores_by_mteb_go_with_the_export_that_has_them(hub: Hub, call, refused, tmp_path: Path, monkeypatch) -> None:
+    pytest.importorskip("mteb")
+    pytest.importorskip("sentence_transformers")
+    from mteb._hf_integration.eval_result_model import HFEvalResults
+    from mteb.get_tasks import _TASKS_REGISTRY
+
+    from jasper_jax.benchmarks.run import run_benchmark
+    from tests.benchmarks.local_tasks import LocalSTS
+    from tests.tiny import write_model
+
+    class Known(LocalSTS):
+        metadata = LocalSTS.metadata.model_copy(
+            update={"name": "Known", "dataset": {"path": "mteb/known", "revision": "1" * 40}}
+        )
+
+    for task in (Known, LocalSTS):
+        monkeypatch.setitem(_TASKS_REGISTRY, task.metadata.name, task)
+    export = write_model(tmp_path / "run" / "export")
+    write_marker(export, {"format": 1, "made_by": "jasper_jax", "sha256": checksums(export)})
+    results = tmp_path / "results"
+    refused("no results of", "push", export, "alice/student", "--results", results)
+    done = run_benchmark(export, "local/run", [Known(), LocalSTS()], results, dims=[16, 8])
+    assert call("push", export, "alice/student", "--results", results)[0] == 0
+    there = hub.files["alice/student"]
+    found = HFEvalResults.model_validate(yaml.safe_load(there[".eval_results/jasper_jax.yaml"]))
+    value = round(100 * done.scores.models[0].scores["Known"], 5)
+    assert [(one.dataset.task_id, one.value) for one in found.root] == [("Known", value), ("Known_default_test", value)]
+    assert {one.dataset.id for one in found.root} == {"mteb/known"}, "a task without data on the hub is left out"
+    there[".eval_results/other.yaml"] = b"of somebody"
+    assert call("push", write_export(tmp_path / "later" / "export"), "alice/student")[0] == 0
+    assert [name for name in hub.files["alice/student"] if "eval_results" in name] == [".eval_results/other.yaml"]
 
 
 def test_the_texts_and_vectors_of_a_run_are_a_data_set(hub: Hub, tmp_path: Path, call) -> None:

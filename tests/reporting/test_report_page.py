@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from jasper_jax.evaluation.benchmark_scores import BenchmarkScores, ModelScores, write
 from jasper_jax.evaluation.by_text import FILE
 from jasper_jax.evaluation.instructions import InstructionRow
 from jasper_jax.evaluation.report import to_json
@@ -116,6 +117,30 @@ def test_other_wordings_of_a_prompt_have_a_section(run: Path) -> None:
     assert list(headings(run))[2] == "instructions"
     assert all(cell in reader.text for cell in ("0.500", "0.250", "0.125", "0.062", "{{ 7 * 7 }}"))
     assert reader.elements.count("script") == 3
+
+
+def test_scores_by_a_benchmark_have_a_section(run: Path) -> None:
+    models = [
+        ModelScores(
+            model=f"local/student{HOSTILE}", dim=24, settings=[], scores={"STS12": 0.7, "STS13": 0.5, "A": 0.25}
+        ),
+        ModelScores(model="local/student", dim=8, settings=["cut"], scores={"STS12": 0.6, "A": 0.5}),
+    ]
+    (run / "mteb").mkdir()
+    write(
+        run / "mteb" / "summary.json", BenchmarkScores(tasks={"STS12": "STS", "A": "B", "STS13": "STS"}, models=models)
+    )
+    reader = made(run)
+    assert list(headings(run))[2] == "mteb"
+    after = reader.text[reader.text.index("local/student 8 cut") :]
+    assert re.findall(r"\d\d\.\d\d|–", after)[:10] == [
+        *("25.00", "50.00", "70.00", "60.00", "50.00", "–"),  # A, STS12, STS13
+        *("60.00", "–", "48.33", "–"),  # means of STS and of all
+    ]
+    assert "local/student 8 cut" in reader.text
+    assert reader.elements.count("script") == 3
+    (run / "mteb" / "summary.json").write_text("{}")
+    assert "mteb/summary.json: not scores by a benchmark: tasks: Field required" in made(run).text
 
 
 def test_the_same_run_gives_the_same_page(run: Path) -> None:
