@@ -126,10 +126,12 @@ class MtebEncoder(AbsEncoder):
           UserError: a vector is not finite.
         """
         texts = [text for batch in inputs for text in batch["text"]]
-        vectors = self.model.encode(texts, prompt_kind(self.model.prompts, task_metadata, prompt_type), self.dim)
+        place = {text: number for number, text in enumerate(dict.fromkeys(texts))}  # many tasks repeat texts
+        kind = prompt_kind(self.model.prompts, task_metadata, prompt_type)
+        vectors = self.model.encode(list(place), kind, self.dim)
         if bad := int(np.count_nonzero(~np.isfinite(vectors).all(axis=1))):
             raise UserError(
                 f"{self.mteb_model_meta.name}: {bad:,} of {len(vectors):,} vectors of {task_metadata.name} are not"
                 " finite; its weights are damaged"
             )
-        return vectors
+        return vectors[[place[text] for text in texts]]
