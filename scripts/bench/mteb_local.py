@@ -243,7 +243,7 @@ def write_page(scores: BenchmarkScores, differences: dict[str, float], command: 
         (__doc__ or "").split("\n\n")[2].split("Needs the extra")[0].replace("\n", " ").strip(),
         f"Reddit: {len(REDDIT.passages)} passages, {len(REDDIT.queries)} questions; reranking: 20 passages a question;",
         f"pairs: each question with its passage and another one's; domains: {len(ASKED)} questions of four, 16 of each",
-        "to learn from. The quickstart trains on questions and passages of new_wiki and nyt, without labels; Reddit and",
+        "to learn from. The quickstart trains on texts of new_wiki and nyt, without labels; Reddit and",
         "Lee it has not seen. Scores are MTEB's main scores in percent, through `jasper mteb`'s own path",
         f"({machine}).",
         "",
