@@ -42,12 +42,12 @@ def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline
     import onnx
     import torch
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.models import Dense  # type: ignore[import-not-found]
 
     # Plain matrix products and a softmax: the fused attention's guards of empty rows cost time, and no row is empty.
     model = SentenceTransformer(str(folder), device="cpu", model_kwargs={"attn_implementation": "eager"})
     steps = list(model.float().eval())
-    heads = [Dense.load(str(folder / f"2_Dense_{dim}")).float().eval() for dim in dims]
+    dense: Any = type(next(step for step in steps if type(step).__name__ == "Dense"))  # its module moved in 6
+    heads = [dense.load(str(folder / f"2_Dense_{dim}")).float().eval() for dim in dims]
 
     class Sentence(torch.nn.Module):
         def __init__(self) -> None:
@@ -57,7 +57,8 @@ def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline
 
         def forward(self, input_ids, attention_mask):
             tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-            pooled = self.pooling({"token_embeddings": tokens, "attention_mask": attention_mask})
+            mask = attention_mask.to(torch.int32)  # older versions of onnxruntime find no maximum of int64
+            pooled = self.pooling({"token_embeddings": tokens, "attention_mask": mask})
             vectors = (head({"sentence_embedding": pooled["sentence_embedding"]}) for head in self.heads)
             return tokens, *(torch.nn.functional.normalize(v["sentence_embedding"], dim=-1) for v in vectors)
 

@@ -35,7 +35,7 @@ DIMS = (12, 8)
 
 def exported(folder: Path, model_type: str = "bert") -> Path:
     """A folder as ``jasper export`` writes it, of a student with random weights and two heads."""
-    write_model(folder, model_type=model_type)
+    write_model(folder, model_type=model_type, layers=4 if "all local" in model_type else 2)
     rng = np.random.default_rng(0)
     for dim in DIMS:
         (folder / f"2_Dense_{dim}").mkdir()
@@ -60,7 +60,8 @@ def files(folder: Path) -> dict[str, bytes]:
 def differs(folder: Path, graph: Path) -> float:
     """The largest difference of the graph's vectors from the student's, at both dimensions, padded and alone."""
     student = Embedder.load(folder)
-    model, texts = OnnxModel(graph, student.tokenizer), [*sentences(5), "a map", "", "word " * 50]
+    model = OnnxModel(graph, student.tokenizer)
+    texts = [*sentences(5), "a map", *([""] if len(student.tokenizer.encode([""])[0]) else []), "word " * 50]
     worst = 0.0
     for name, dim in {"sentence_embedding": 12, "sentence_embedding_8": 8}.items():
         expected = student.encode(texts, dim=dim)
@@ -183,10 +184,15 @@ def test_agreement_lost_is_that_of_the_worst_dimension() -> None:
 
 @needs_packages
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # of the exporter, as in the process that runs it
 @pytest.mark.parametrize("case", [*CASES, *VARIANTS])
 def test_every_family(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.tiny.CASES", {**CASES, **VARIANTS})
     folder = exported(tmp_path / "model", case)
+    if "dynamic rope" in case:  # its frequencies follow the longest text so far, which no graph can
+        with pytest.raises(Exception, match="Failed to export the model"):
+            write_graph(folder, tmp_path / "model.onnx", DIMS, 18)
+        return
     write_graph(folder, tmp_path / "model.onnx", DIMS, 18, inline=1000)
     assert (tmp_path / "model.onnx_data").stat().st_size > 1000
     assert differs(folder, tmp_path / "model.onnx") < 1e-5
