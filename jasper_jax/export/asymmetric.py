@@ -25,6 +25,7 @@ from jasper_jax.runtime.inside import file_inside, folder_inside
 from jasper_jax.runtime.markdown import code_span
 from jasper_jax.student.spaces import Space
 from jasper_jax.teachers.models import TeacherModel
+from jasper_jax.teachers.torch_settings import MODULE_TYPE
 
 FOLDER = "asymmetric"
 _TRANSFORMER = re.compile(
@@ -38,7 +39,6 @@ _OTHERS = re.compile(
 """Files of any other module, whose folder may be anything in the model's: ``.git`` has addresses with tokens."""
 _REWRITTEN = re.compile(r"\w*config\.json")
 """Settings, from which names of code and of places are left out."""
-_OWN_TYPE = re.compile(r"sentence_transformers(\.\w+)+")
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,9 @@ def _modules(path: Path, dim: int | None) -> list[tuple[str, str]]:
         return [("", "sentence_transformers.models.Transformer"), ("1_Pooling", "sentence_transformers.models.Pooling")]
     modules = [(str(module.get("path") or ""), str(module["type"])) for module in read_json(file)]
     for i, (source, kind) in enumerate(modules):
-        if not _OWN_TYPE.fullmatch(kind):
+        if not MODULE_TYPE.fullmatch(kind):
             raise UserError(
-                f"{file}: module {kind!r} is not of sentence_transformers, and code in a model folder is never run;"
+                f"{file}: {kind!r} is no module of sentence_transformers, and code in a model folder is never run;"
                 f" leave out export.asymmetric"
             )
         prefix = re.match(r"\d+_Dense", source)

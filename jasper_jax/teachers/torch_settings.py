@@ -2,17 +2,19 @@
 
 They hand arguments of the folder's configs to their loaders: ``processor_kwargs`` of ``sentence_bert_config.json`` may
 name a ``vocab_file``, ``model_kwargs`` a kernel of any repository to be run, ``vocab`` in ``tokenizer_config.json`` a
-file of this machine.
+file of this machine. A module of the type ``SentenceTransformer`` loads the folder again as that folder's settings say,
+with ``trust_remote_code`` among them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jasper_jax.encoders.hf_config import read_object
+from jasper_jax.encoders.hf_config import read_json, read_object
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import inside
 
@@ -32,8 +34,23 @@ _FILES = ("vocab_file", "merges_file", "spm_file", "source_spm", "target_spm", "
 """Names of a tokenizer's files; many folders have those of the machine where they were made, which are ignored."""
 
 
+MODULE_TYPE = re.compile(
+    r"sentence_transformers(\.\w+)*\.(models|modules)(\.\w+)*\."
+    r"(Transformer|MLMTransformer|CLIPModel|StaticEmbedding|BoW|WordEmbeddings|WordWeights|CNN|LSTM|Pooling"
+    r"|WeightedLayerPooling|Dense|LayerNorm|Dropout|Normalize|Router|Asym)",
+    re.ASCII,
+)
+"""The types of sentence-transformers' own modules; what else its packages have is called as it is found."""
+
+
 def refuse_settings(where: str, folder: Path) -> None:
     """UserError, which names ``where`` the folder is asked for: a setting names a file, a repository or code."""
+    for path, kind in _module_types(folder):
+        if not isinstance(kind, str) or not MODULE_TYPE.fullmatch(kind):
+            raise UserError(
+                f"{where}: {path}: the type {kind!r} is no module of sentence-transformers, and code in a model folder"
+                " is never run; embed the texts where you trust it and use jasper vectors import"
+            )
     for path in sorted(folder.rglob("sentence_*_config.json")):
         settings = read_object(path)
         odd = [key for key in ("tokenizer_name_or_path", "cache_dir") if settings.get(key) is not None]
@@ -44,6 +61,18 @@ def refuse_settings(where: str, folder: Path) -> None:
         settings = read_object(path)
         odd = [key for key in _CONTENT if isinstance(settings.get(key), str)]
         _refuse(where, path, odd + [key for key in _FILES if _is_elsewhere(settings.get(key), path.parent)])
+
+
+def _module_types(folder: Path) -> Iterator[tuple[Path, Any]]:
+    """The types of modules in the lists of a model and of its Routers, with the file of each."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.name == "modules.json":
+            modules = read_json(path)
+            listed = modules if isinstance(modules, list) else []
+            yield from ((path, module.get("type")) for module in listed if isinstance(module, dict))
+        elif path.name in ("router_config.json", "config.json"):  # the latter of older Routers
+            types = read_object(path).get("types")
+            yield from ((path, kind) for kind in types.values()) if isinstance(types, dict) else ()
 
 
 def _not_plain(arguments: Any) -> list[str]:

@@ -24,6 +24,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.program_cache import cache_programs
 from jasper_jax.runtime.user_cache import private_cache
 from jasper_jax.teachers import torch_teacher
+from jasper_jax.teachers.torch_settings import MODULE_TYPE
 from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 from tests.assets.index_server import IndexServer
 from tests.assets.small_assets import MODEL, TEXTS, small_catalogue
@@ -230,6 +231,63 @@ def test_a_teacher_of_pytorch_names_nothing_elsewhere(
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / file).write_text(json.dumps(content))
     with pytest.raises(UserError, match=rf"teachers\.t: .*{file}: .*{key}.* may name a file, a repository or code"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
+ODD_TYPES = (
+    *("sentence_transformers.SentenceTransformer", "sentence_transformers.util.distributed.pickle", "evil.X", None),
+    *("sentence_transformers.models.Dense;evil", "sentence_transformers.base.modules.module.torch"),
+)
+
+
+@pytest.mark.parametrize("kind", ODD_TYPES)
+@pytest.mark.parametrize("file", ["modules.json", "2_Router/router_config.json", "2_Asym/config.json"])
+def test_a_teacher_of_pytorch_has_modules_of_sentence_transformers_alone(tmp_path: Path, file: str, kind: Any) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(exist_ok=True)
+    types = {"a": "sentence_transformers.models.Dense", "b": kind}
+    path.write_text(
+        json.dumps([{"type": kind} for kind in types.values()] if file == "modules.json" else {"types": types})
+    )
+    with pytest.raises(UserError, match=rf"teachers\.t: .*{path.name}: the type {kind!r} is no module"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
+def test_all_modules_of_sentence_transformers_for_dense_vectors_are_fine() -> None:
+    pytest.importorskip("sentence_transformers")
+    from sentence_transformers.base import modules as base
+    from sentence_transformers.base.modules import Module
+    from sentence_transformers.sentence_transformer import modules as own
+
+    for package in (base, own):
+        for name, value in vars(package).items():
+            if isinstance(value, type) and issubclass(value, Module) and name not in ("Module", "InputModule"):
+                for kind in (
+                    f"{package.__name__}.{name}",
+                    f"{value.__module__}.{name}",
+                    f"sentence_transformers.models.{name}",
+                ):
+                    assert MODULE_TYPE.fullmatch(kind), kind
+
+
+def test_a_model_as_a_module_of_a_model_is_told_to_trust_code(tmp_path: Path) -> None:
+    """So that the attack above is one: what is called need not be in the folder."""
+    pytest.importorskip("sentence_transformers")
+    import numpy as np
+    from safetensors.numpy import save_file
+    from sentence_transformers import SentenceTransformer
+
+    kinds = {"0_Dense": "sentence_transformers.models.Dense", "": "sentence_transformers.SentenceTransformer"}
+    modules = [{"idx": i, "name": str(i), "path": path, "type": kind} for i, (path, kind) in enumerate(kinds.items())]
+    dense = {"in_features": 2, "out_features": 2, "bias": False, "activation_function": "sys.exit"}
+    for file, content in {"modules.json": modules, "sentence_bert_config.json": {"trust_remote_code": True},
+                          "0_Dense/config.json": dense}.items():  # fmt: skip
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(json.dumps(content))
+    save_file({"linear.weight": np.eye(2, dtype=np.float32)}, tmp_path / "0_Dense" / "model.safetensors")
+    with pytest.raises(SystemExit):
+        SentenceTransformer(str(tmp_path), device="cpu", trust_remote_code=False, local_files_only=True)
+    with pytest.raises(UserError, match="is no module of sentence-transformers"):
         refuse_harmful_files("teachers.t", tmp_path)
 
 
