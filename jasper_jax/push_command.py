@@ -17,7 +17,9 @@ app = typer.Typer()
 def push(
     folder: Annotated[Path, typer.Argument(help="An exported folder, such as runs/quickstart/export.")],
     name: Annotated[str, typer.Argument(help="USER/NAME on the hub.")],
-    private: Annotated[bool, typer.Option("--private", help="Seen by its owner alone, if it is new.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Seen by its owner alone; refused if it is there and public.")
+    ] = False,
     results: Annotated[
         Path | None,
         typer.Option(help="A folder of `jasper mteb`, whose scores of this export the hub then shows (extra `mteb`)."),

@@ -37,9 +37,15 @@ class Repository:
         self._earlier: set[str] = set()
 
     def prepare(self) -> None:
-        """Make the repository unless it is there. UserError: it has files that no upload made."""
+        """Make the repository unless it is there. UserError: it has files that no upload made, or is public though a
+        private one was asked for."""
         with self._answers():
             self._api.create_repo(self.name, repo_type=self.kind, private=self._private, exist_ok=True)
+            if self._private and not self._api.repo_info(self.name, repo_type=self.kind).private:
+                raise UserError(
+                    f"{self.name}: is public, and --private was given; make it private on the hub, give another name,"
+                    " or leave out --private"
+                )
             there = set(self._api.list_repo_files(self.name, repo_type=self.kind)) - _MADE_BY_THE_HUB
             if there and self._marker not in there:
                 raise UserError(

@@ -130,6 +130,17 @@ def test_a_repository_with_other_content_is_refused(hub: Hub, export: Path, refu
     assert not hub.received
 
 
+def test_nothing_private_goes_to_what_is_public_already(hub: Hub, export: Path, call, refused) -> None:
+    assert call("push", export, "alice/student")[0] == 0
+    (export / "README.md").write_text("# Of a customer\n")
+    sent = len(hub.received)
+    refused("alice/student: is public, and --private was given", "push", export, "alice/student", "--private")
+    assert hub.files["alice/student"]["README.md"] == b"# Card\n"
+    hub.private["alice/student"] = True
+    assert call("push", export, "alice/student", "--private")[0] == 0
+    assert len(hub.received) == sent
+
+
 @pytest.mark.parametrize(
     ("name", "message"), [("student", "is no name of a repository"), ("a/b/c", "is no name"), ("../x", "is no name")]
 )
