@@ -201,7 +201,7 @@ def encode(
     """
     from jasper_jax.text_commands import encode_file
 
-    encode_file(model, user_path(input), user_path(output), kind, dim, precision)
+    encode_file(model, user_path(input), user_path(output, new=True), kind, dim, precision)
 
 
 @app.command()
@@ -268,7 +268,7 @@ def texts_export(
     """
     from jasper_jax.text_commands import export_texts
 
-    export_texts(load(recipe, overrides), user_path(output), user_path(recipe, "the recipe"))
+    export_texts(load(recipe, overrides), user_path(output, new=True), user_path(recipe, "the recipe"))
 
 
 def main() -> None:

@@ -35,7 +35,7 @@ def load(recipe: str, overrides: list[str] | None) -> Recipe:
 
 
 def optional_path(path: Path | None) -> Path | None:
-    return None if path is None else user_path(path)
+    return None if path is None else user_path(path, new=True)
 
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:

@@ -32,7 +32,7 @@ def report(
     from jasper_jax.runtime.tables import OUT
 
     folder = _folder(run, overrides or [])
-    path = folder / REPORT if output is None else user_path(output)
+    path = folder / REPORT if output is None else user_path(output, new=True)
     refuse_output(path, "an .html file", [folder / name for name in READ])
     write_report(folder, path)
     OUT.print(str(path), markup=False, highlight=False)
@@ -54,7 +54,7 @@ def compare(
 
     if len(runs) < 2:
         raise UserError(f"compare: expected at least two runs, got {len(runs)}; jasper report writes a page of one")
-    path = user_path(output)
+    path = user_path(output, new=True)
     folders = [_folder(run, []) for run in runs]
     refuse_output(path, "an .html file", [folder / name for folder in folders for name in READ])
     write_comparison(folders, path)

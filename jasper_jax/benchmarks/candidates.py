@@ -69,5 +69,5 @@ def results_folder(models: Sequence[str], given: Path | None) -> Path:
     from jasper_jax.evaluation.benchmark_scores import FOLDER
 
     if given is not None:
-        return user_path(given)
+        return user_path(given, new=True)
     return run_dir(load_recipe(models[0])) / FOLDER if is_recipe(models[0]) else Path("mteb-results")

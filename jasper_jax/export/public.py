@@ -43,9 +43,8 @@ def _public(value: Any, key: str = "") -> Any:
 
 def _is_path(name: str) -> bool:
     parts = re.split(r"[\\/]+", name)
-    return (
-        name.startswith(("/", "~", ".", "$")) or "\\" in name or "://" in name or len(parts) > 2 or _exists(name, parts)
-    )
+    marked = name.startswith(("/", "~", ".")) or any(mark in name for mark in ("$", "\\", "://"))
+    return marked or len(parts) > 2 or _exists(name, parts)
 
 
 def _exists(name: str, parts: list[str]) -> bool:

@@ -24,7 +24,7 @@ def files_read(section: BaseModel) -> Iterator[Path]:
     for key, value in _named(section.model_dump(mode="json")):
         if key in PATHS:
             yield from matching_files(value, key)
-        if (folder := user_path(value, key)).is_dir():
+        if (folder := user_path(value, key, new=True)).is_dir():
             yield folder
 
 

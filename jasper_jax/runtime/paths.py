@@ -10,13 +10,15 @@ from pathlib import Path
 from jasper_jax.runtime.errors import UserError
 
 
-def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
+def user_path(text: str | os.PathLike[str], key: str = "path", *, new: bool = False) -> Path:
     """The path that ``text`` means: itself if it exists, else with ``~`` and ``$VARIABLE`` replaced.
 
-    In an address (``gs://...``) nothing is replaced: the environment stays on this machine.
+    In an address (``gs://...``) nothing is replaced: the environment stays on this machine. ``new``: nothing need
+    have the name, and no message shows it unless who types the command chose it.
 
     Raises:
-      UserError: a variable is not set, or there is no user ``~name``; ``key`` says where ``text`` stands.
+      UserError: a variable is not set, there is no user ``~name``, or nothing has the name that a variable is part of:
+        a message with it could show a secret of the environment. ``key`` says where ``text`` stands.
     """
     plain = os.fspath(text)
     if "\0" in plain:
@@ -30,7 +32,21 @@ def user_path(text: str | os.PathLike[str], key: str = "path") -> Path:
         raise UserError(
             f"{key}: {plain!r}: there is no such user; write the folder out, or ./~ for a file of that name"
         )
+    if not new and not _exists(_up_to_variable(plain)):
+        raise UserError(f"{key}: {plain!r}: there is no such file or folder, with the environment variable replaced")
     return Path(expanded)
+
+
+def _up_to_variable(text: str) -> str:
+    """The part of a path that ends with the last name which has a variable in it; empty without one."""
+    parts = Path(text).parts
+    return str(Path(*parts[: max((number for number, part in enumerate(parts, 1) if "$" in part), default=0)]))
+
+
+def _exists(text: str) -> bool:
+    """Whether a path or pattern, with its variables replaced, leads to something."""
+    path = os.path.expandvars(os.path.expanduser(text))
+    return os.path.lexists(path) or next(glob.iglob(path), None) is not None
 
 
 def folder_to_make(text: str, key: str) -> Path:
@@ -40,14 +56,13 @@ def folder_to_make(text: str, key: str) -> Path:
       UserError: as there; or a variable is in the name of a folder that does not exist: a recipe from elsewhere could
         have a secret of the environment written where others see it.
     """
-    parts = Path(text).parts
-    named = [number for number, part in enumerate(parts, 1) if "$" in part]
-    if named and not os.path.lexists(text) and not user_path(Path(*parts[: named[-1]]), key).is_dir():
+    path = user_path(text, key, new=True)
+    if not os.path.lexists(text) and not os.path.isdir(user_path(_up_to_variable(text), key, new=True)):
         raise UserError(
             f"{key}: {text!r}: no folder is made with a name from the environment; make it first (mkdir -p), up to the"
             " last variable"
         )
-    return user_path(text, key)
+    return path
 
 
 def real_folder(path: Path) -> Path:
@@ -61,7 +76,7 @@ def matching_files(pattern: str, key: str = "path") -> list[Path]:
 
     Folders that exist are literal too, so that ``[2024] notes/*.txt`` means files in the folder ``[2024] notes``.
     """
-    path = user_path(pattern, key)
+    path = user_path(pattern, key, new=True)
     if os.path.isfile(path):
         return [path]
     literal = Path(path.anchor)

@@ -13,7 +13,7 @@ from jasper_jax.runtime.paths import user_path
 def cache_folder() -> Path:
     """``JASPER_CACHE``, else ``XDG_CACHE_HOME/jasper``, else ``~/.cache/jasper``."""
     if chosen := os.environ.get("JASPER_CACHE"):
-        return user_path(chosen, "JASPER_CACHE").absolute()
+        return user_path(chosen, "JASPER_CACHE", new=True).absolute()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "jasper"
 

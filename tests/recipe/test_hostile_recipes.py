@@ -13,6 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import jasper_jax
+from jasper_jax.data.image_sources import check_image_sources
+from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.recipe.load import dump_recipe, load_recipe, parse_recipe
 from jasper_jax.recipe.yaml_text import MOST_NODES, dump_yaml, parse_yaml
 from jasper_jax.runtime.errors import UserError
@@ -177,11 +179,32 @@ def test_fsspec_would_open_more_than_is_allowed() -> None:
 def test_a_variable_stays_a_name_wherever_the_recipe_goes(recipe_file, monkeypatch) -> None:
     """Local paths may have ``$NAME``; what is dumped, recorded and sent has the name, and an address is not changed."""
     recipe = load_recipe(recipe_file(run_dir="$MY_SECRET/run", mirror="gs://bucket/$MY_SECRET"))
-    assert user_path(recipe.run_dir) == Path(SECRET) / "run"
+    assert user_path(recipe.run_dir, new=True) == Path(SECRET) / "run"
     assert SECRET not in dump_recipe(recipe) + str(recipe.model_dump(mode="json"))
     assert parse_recipe(parse_yaml(dump_recipe(recipe)), "dump") == recipe
     assert Store(recipe.mirror).where("x") == "gs://bucket/$MY_SECRET/x"
     assert str(user_path("gs://bucket/$MY_SECRET")) == "gs:/bucket/$MY_SECRET"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *("texts.sources.0.jsonl={}", "texts.pairs=[{{beir: {}}}]", "texts.pairs=[{{csv: {}}}]"),
+        *("evaluation.retrieval=[{{name: x, beir: {}}}]", "evaluation.retrieval=[{{name: x, pairs: {{beir: {}}}}}]"),
+        *("evaluation.classification=[{{name: x, file: {}}}]", "evaluation.instructions={}"),
+        *("student.model={}", "teachers.0.model={}", "stores={}", "run_dir={}"),
+    ],
+)
+def test_no_message_has_a_value_of_the_environment(change: str, recipe_file, call) -> None:
+    """A log of CI is read by more people than may see the secrets of its machine."""
+    for name in ("$MY_SECRET/x", "data/$MY_SECRET.csv"):
+        code, out, err = call("check", recipe_file(), change.format(name))
+        assert code == 2
+        assert SECRET not in out + err
+        for source in ({"folder": name, "captions": "c.jsonl"}, {"webdataset": name}):
+            with pytest.raises(UserError, match="MY_SECRET") as caught:
+                check_image_sources(Images(sources=[ImageSource(**source)]))
+            assert SECRET not in str(caught.value)
 
 
 @pytest.mark.parametrize("number", ["0x" + "F" * 6000, "0" + "7" * 6000, "0b" + "1" * 60_000, "1" + ":59" * 5000])

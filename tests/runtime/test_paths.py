@@ -26,6 +26,8 @@ def home(tmp_path, monkeypatch):
     [("~/x", "home/x"), ("$DATA/x", "data/x"), ("${DATA}/x", "data/x"), ("~", "home")],
 )
 def test_home_and_variables(home, text, expected):
+    assert user_path(text, new=True) == home / expected
+    (home / expected).mkdir(parents=True)
     assert user_path(text) == home / expected
 
 
@@ -48,6 +50,19 @@ def test_no_folder_is_made_with_a_name_from_the_environment(home, monkeypatch, t
     for name in ("runs/hunter2", "hunter2", "data/hunter2x", "runs/a-hunter2"):
         (home / name).mkdir(parents=True)
     folder_to_make(text, "run_dir")  # somebody made it, so it is no secret
+
+
+def test_a_name_from_the_environment_that_leads_nowhere_is_not_shown(home, monkeypatch):
+    """Whoever looked for it would name it in a message, and a recipe of a stranger chooses the variable."""
+    monkeypatch.setenv("SECRET", "hunter2")
+    (home / "data").mkdir()
+    for text in ("$SECRET", "$DATA/$SECRET", "$SECRET/x", "$DATA/a-${SECRET}.csv", "*/$SECRET", "~/$SECRET/*.txt"):
+        with pytest.raises(UserError, match="texts: .*SECRET.*: there is no such file or folder") as raised:
+            user_path(text, "texts")
+        assert "hunter2" not in str(raised.value)
+    assert user_path("$DATA/no-such-file") == home / "data/no-such-file"
+    (home / "data" / "a-hunter2-1.csv").write_text("", "utf-8")
+    assert [path.name for path in matching_files("$DATA/a-$SECRET-*.csv")] == ["a-hunter2-1.csv"]
 
 
 def test_what_cannot_be_replaced_is_named(home):
