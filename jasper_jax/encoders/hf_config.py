@@ -12,6 +12,7 @@ from typing import Any
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.shown import redacted
 
 _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
@@ -26,8 +27,12 @@ _PLACES = frozenset(
     ("_name_or_path", "name_or_path", "cache_dir", "tokenizer_name_or_path")
     + ("vocab", "merges", "vocab_file", "merges_file", "tokenizer_file", "gguf_file")
 )
-_ABSOLUTE = re.compile(r"(?:[A-Za-z]:[\\/]|[\\/~])[\w.~ -]+[\\/].*", re.DOTALL)
-"""A path of the machine where the file was written."""
+_SECRETS = frozenset(("token", "auth_token", "use_auth_token", "hf_token", "access_token", "api_key", "password"))
+"""With which a loader fetched the model; some versions kept it among the settings."""
+_PLACE = re.compile(
+    r"([A-Za-z]:[\\/]|[\\/~])[\w.~ -]+[\\/].*|(~|\.\.?)[\\/].+|\\\\[\w.-]+\\.+|(?!https?://)[\w+.-]+://\S+", re.DOTALL
+)
+"""A path of the machine where the file was written, or an address that is not everybody's."""
 
 
 def read_json(path: Path) -> Any:
@@ -67,14 +72,18 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
 
 
 def to_publish(config: Any) -> Any:
-    """A config without what must not go on with it: names of code, and places on the machine that wrote it."""
+    """A config without what must not go on with it: names of code, places of whoever wrote it, and credentials."""
     if isinstance(config, dict):
+        dropped = _CODE | _PLACES | _SECRETS
         return {
-            key: to_publish(value)
-            for key, value in config.items()
-            if key not in _CODE | _PLACES and not (isinstance(value, str) and _ABSOLUTE.fullmatch(value))
+            key: to_publish(value) for key, value in config.items() if key not in dropped and not _is_private(value)
         }
-    return [to_publish(value) for value in config] if isinstance(config, list) else config
+    return [to_publish(value) for value in config if not _is_private(value)] if isinstance(config, list) else config
+
+
+def _is_private(value: Any) -> bool:
+    """Whether a setting is a place, or has a secret that :func:`redacted` finds."""
+    return isinstance(value, str) and (_PLACE.fullmatch(value) is not None or redacted(value) != value)
 
 
 @dataclass(frozen=True)

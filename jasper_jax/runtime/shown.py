@@ -14,6 +14,8 @@ _CONTROLS = re.compile(
     "\u2028\u2029\ufff9-\ufffb\U000e0000-\U000e007f"  # line ends, annotations, invisible tags
     "\ud800-\udfff]"  # halves of surrogate pairs
 )
+_TOKEN = re.compile(r"\bhf_(oauth_|jwt_)?[A-Za-z0-9]{24,}[\w.-]*|\bBearer [^\s'\"]{8,}")
+"""Access tokens of the hub, and whatever is in the header that sends one."""
 _KEY = re.compile(r"[\w.~%-]+=")
 _ENDING = re.compile(r"[\"'),.;:>\]]*\Z")
 HIDDEN = "***"
@@ -26,7 +28,9 @@ def visible(text: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """``text`` without credentials and query strings of its addresses: ``s3://***@bucket/x?***``."""
+    """``text`` without access tokens, and without credentials and query strings of its addresses:
+    ``s3://***@bucket/x?***``."""
+    text = _TOKEN.sub(HIDDEN, text)
     if "://" not in text and "?" not in text:
         return text
     return "".join(_redacted_word(word) for word in re.split(r"(\s+)", text))

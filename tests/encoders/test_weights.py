@@ -247,6 +247,13 @@ def test_an_export_does_not_mention_where_it_came_from(bert):
     config = json.loads((folder / "config.json").read_text())
     code = {"_name_or_path": "secret/place", "auto_map": {"AutoModel": "x.Y"}, "attn_implementation": "evil/kernel"}
     config |= {**code, "output_dir": "/home/me/secret", "parts": [code, {"log": "C:\\Users\\me\\secret"}]}
+    token = "hf_AbCdEfGhIjKlMnOpQrStUvWx"
+    places = ("~/a/secret", "../secret/x", "file:///secret", "s3://bucket/secret", "\\\\host\\secret", "/mnt/a/secret")
+    private = [f"https://me:{token}@host/a", "https://host/a?X-Amz-Signature=secret", f"to {token}", *places]
+    config |= {"use_auth_token": "secret", "token": True, "api_key": "secret", "private": private}
+    config |= {f"private_{number}": value for number, value in enumerate(private)}
+    kept = {"page": "https://host/a", "extra_special_tokens": ["/think", "</s>", "~", "..."], "note": "a? b=c"}
+    config |= kept
     (folder / "config.json").write_text(json.dumps(config))
     encoder, params = read(folder)
     save(params, encoder, folder / "out")
@@ -254,4 +261,8 @@ def test_an_export_does_not_mention_where_it_came_from(bert):
     assert exported["architectures"] == ["BertModel"]
     assert not {*code, "output_dir"} & exported.keys()
     assert exported["parts"] == [{}, {}]
+    assert exported["private"] == []
+    assert {key: exported[key] for key in kept} == kept
+    assert "secret" not in json.dumps(exported)
+    assert token not in json.dumps(exported)
     assert encoder_from_folder(folder / "out").config == encoder.config
