@@ -19,7 +19,7 @@ from jasper_jax.recipe.extras import LOGGERS as PACKAGES
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_once
-from jasper_jax.training.wandb_settings import refuse_wandb_settings
+from jasper_jax.training.wandb_settings import numbers_only, refuse_wandb_settings
 
 PROJECT = "jasper-jax"
 
@@ -83,7 +83,8 @@ class WeightsAndBiases:
 
         refuse_wandb_settings(folder)
         known = run_id(folder, "wandb_id")
-        self._run = wandb.init(project=PROJECT, name=run_name, dir=str(folder), id=known, resume="allow")
+        place: dict[str, Any] = {"project": PROJECT, "dir": str(folder)}
+        self._run = wandb.init(**place, name=run_name, id=known, resume="allow", settings=numbers_only())
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

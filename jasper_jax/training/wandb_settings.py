@@ -1,4 +1,5 @@
-"""Settings files that Weights & Biases finds by itself: they may not say where the API key goes.
+"""Settings of Weights & Biases: it gets the numbers and no more, and files that it finds by itself do not say where the
+API key goes.
 
 It reads ``wandb/settings`` of the current folder, which may be somebody's data. A ``base_url`` there gets the key of
 the environment, and other settings name a proxy, or a file that is sent.
@@ -17,6 +18,18 @@ from jasper_jax.runtime.inside import file_inside
 PUBLIC = "https://api.wandb.ai"
 _HARMLESS = frozenset({"entity", "project", "mode", "disabled"})
 """What ``wandb init`` and ``wandb offline`` write, besides the address."""
+
+NUMBERS_ONLY = {"console": "off", "disable_git": True, "disable_code": True} | {
+    "x_disable_meta": True,
+    "x_save_requirements": False,
+}
+"""By itself it also sends what is printed, the command with its arguments, uncommitted changes and the remote of the
+current folder's repository, and the machine's name: paths and names that a project's other readers need not see."""
+
+
+def numbers_only() -> dict[str, str | bool]:
+    """``NUMBERS_ONLY`` without what the environment sets, such as ``WANDB_CONSOLE=wrap``."""
+    return {key: value for key, value in NUMBERS_ONLY.items() if f"WANDB_{key.upper()}" not in os.environ}
 
 
 def refuse_wandb_settings(run_folder: Path) -> None:

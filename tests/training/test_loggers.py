@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -65,12 +66,16 @@ def test_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("a stand-in for the package")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setattr(sys, "argv", ["jasper", "run", "mine.yaml", "stores=/customers/acme"])
     log("wandb", tmp_path, LOGGED)
     log("wandb", tmp_path, AGAIN, begin=1)
     runs = list((tmp_path / "wandb").glob("offline-run-*"))
     known = (tmp_path / "wandb_id").read_text()
     assert len(runs) >= 1
     assert all(run.name.endswith(known) for run in runs)
+    sent = b"".join(file.read_bytes() for run in runs for file in run.glob("*.wandb"))
+    assert b"step/loss" in sent
+    assert not [word for word in ("acme", "mine.yaml", "jax==") if word.encode() in sent]
 
 
 def test_tensorboard_is_told_which_steps_are_made_again(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from tests.training.processes import run_together
 WANDB = """
 from pathlib import Path
 
-def init(project, name, dir, id, resume):
+def init(project, name, dir, id, resume, settings):
     assert resume == "allow"
+    assert (settings["console"], settings["disable_git"], settings["x_disable_meta"]) == ("off", True, True)
     with (Path(dir) / "inits").open("a") as file:
         file.write(f"{name} {id}\\n")
     return Run(Path(dir))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.training.wandb_settings import refuse_wandb_settings
+from jasper_jax.training.wandb_settings import NUMBERS_ONLY, numbers_only, refuse_wandb_settings
 
 
 @pytest.fixture
@@ -54,3 +54,10 @@ def test_a_file_that_cannot_be_read_is_a_line(places: Path, text: str) -> None:
     (places / "here" / "wandb" / "settings").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"wandb/settings: cannot be read"):
         refuse_wandb_settings(places / "run")
+
+
+def test_what_the_environment_asks_for_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_CONSOLE", raising=False)
+    assert numbers_only() == NUMBERS_ONLY
+    monkeypatch.setenv("WANDB_CONSOLE", "wrap")
+    assert numbers_only() == {key: value for key, value in NUMBERS_ONLY.items() if key != "console"}
