@@ -13,7 +13,7 @@ import struct
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, cast
 
 import numpy as np
 
@@ -118,10 +118,32 @@ def _decoded(image: Image.Image, where: str, max_pixels: int) -> Image.Image:
     if width * height > max_pixels:
         raise _too_large(where, f"{width} x {height} = {width * height:,}", max_pixels)
     try:
+        if image.format == "TIFF" and getattr(image, "tile", None):
+            largest = _tile_pixels(cast(BinaryIO, getattr(image, "fp")))  # noqa: B009  (of files alone)
+            if largest > max_pixels:
+                raise _too_large(where, f"tiles of {largest:,}", max_pixels)
         image.load()
         return _rgb(_upright(image), where)
     except _BROKEN as error:
         raise _undecodable(where, error) from None
+
+
+def _tile_pixels(file: BinaryIO) -> int:
+    """The pixels of a TIFF's tile, which libtiff unpacks whole however small the image is; 0 without tiles. Of a size
+    that is there twice Pillow and libtiff read different ones: here the larger counts."""
+    file.seek(0)
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+    file.seek(struct.unpack(f"{order}Q" if big else f"{order}4xI", head[8:] if big else head[:8])[0])
+    (entries,) = struct.unpack(f"{order}Q" if big else f"{order}H", file.read(8 if big else 2))
+    sides = {322: 0, 323: 0}
+    for _ in range(min(entries, 65_535)):
+        tag, kind, value = struct.unpack(f"{order}HH8x8s" if big else f"{order}HH4x4s", file.read(20 if big else 12))
+        if tag in sides:
+            form = {1: "B", 3: "H", 4: "I", 16: "Q" if big else None}.get(kind)
+            side = struct.unpack_from(f"{order}{form}", value)[0] if form else 1 << 32
+            sides[tag] = max(sides[tag], side)
+    return sides[322] * sides[323]
 
 
 def _upright(image: Image.Image) -> Image.Image:

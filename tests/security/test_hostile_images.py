@@ -21,7 +21,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision import images
 from jasper_jax.vision.mixtures import read_mixture
-from tests.security.hostile_images import EPS, exported_code, icon, picture, png
+from tests.security.hostile_images import EPS, exported_code, icon, picture, png, tiled
 
 EXPORTED = exported_code()
 DECODERS = {"package": lambda source: images.open_image(source, "it"), "exported": EXPORTED.opened}
@@ -131,6 +131,24 @@ def test_other_formats_reach_no_decoder(reader: str, kind: str, monkeypatch: pyt
     }[kind]()
     with pytest.raises((*ERRORS, Image.UnidentifiedImageError)):
         DECODERS[reader](source)
+
+
+@both
+@pytest.mark.parametrize(("order", "big"), [("<", False), (">", False), ("<", True)])
+def test_tiles_larger_than_an_image_are_refused_before_they_are_unpacked(
+    reader: str, order: str, big: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """64 x 64 pixels in 1.9 MB were 1.9 GB; Pillow reads the last of two sizes, libtiff the first."""
+    good = tiled(64, order=order, big=big)
+    assert np.asarray(DECODERS[reader](good)).shape == (64, 64, 3)
+    monkeypatch.setattr(images, "_tile_pixels", lambda file, found=images._tile_pixels: found(file) * 10_000)
+    monkeypatch.setattr(EXPORTED, "tile_pixels", lambda file, found=EXPORTED.tile_pixels: found(file) * 10_000)
+    bombs = [tiled(128, order=order, big=big)]
+    bombs += [tiled(64, (322, kind, 128), (323, 4, 128), order=order, big=big) for kind in (3, 4, 13)]
+    monkeypatch.setattr("PIL.TiffImagePlugin.TiffImageFile.load", lambda _: pytest.fail("it was decoded"))
+    for bomb in bombs:
+        with pytest.raises(ERRORS, match="tiles of"):
+            DECODERS[reader](bomb)
 
 
 @both

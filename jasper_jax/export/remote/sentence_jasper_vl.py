@@ -12,6 +12,7 @@ import io
 import os
 import shutil
 import stat
+import struct
 from pathlib import Path
 
 import torch
@@ -70,8 +71,28 @@ def opened(source, root=None):
         return decoded(image)
 
 
+def tile_pixels(file):
+    """The pixels of a TIFF's tile, which libtiff unpacks whole however small the image is; 0 without tiles. Of a size
+    that is there twice Pillow and libtiff read different ones: here the larger counts."""
+    file.seek(0)
+    head = file.read(16)
+    order, big = "<" if head[:2] == b"II" else ">", head[2:4] in (b"+\0", b"\0+")
+    file.seek(struct.unpack(f"{order}Q" if big else f"{order}4xI", head[8:] if big else head[:8])[0])
+    (entries,) = struct.unpack(f"{order}Q" if big else f"{order}H", file.read(8 if big else 2))
+    sides = {322: 0, 323: 0}
+    for _ in range(min(entries, 65_535)):
+        tag, kind, value = struct.unpack(f"{order}HH8x8s" if big else f"{order}HH4x4s", file.read(20 if big else 12))
+        if tag in sides:
+            form = {1: "B", 3: "H", 4: "I", 16: "Q" if big else None}.get(kind)
+            side = struct.unpack_from(f"{order}{form}", value)[0] if form else MAX_PIXELS + 1
+            sides[tag] = max(sides[tag], side)
+    return sides[322] * sides[323]
+
+
 def decoded(image):
     """The image as RGB; ValueError: it has too many pixels."""
+    if image.format == "TIFF" and getattr(image, "tile", None) and tile_pixels(image.fp) > MAX_PIXELS:
+        raise ValueError(f"a TIFF with tiles of more than {MAX_PIXELS:,} pixels")
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"an image of {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read")
     return upright_rgb(image)
