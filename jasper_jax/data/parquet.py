@@ -26,6 +26,8 @@ HELD = 1 << 28
 LIST_VALUES = 1 << 24
 """Values of lists in a row group; more where the file has the bytes, ``PER_BYTE`` for each."""
 PER_BYTE = 8
+_PREFIXES = 7
+"""The encoding DELTA_BYTE_ARRAY."""
 _WINDOWS = (1 << 12, 1 << 20)
 """Bytes to look for a page's header in: it may have statistics."""
 
@@ -35,7 +37,8 @@ class Pages(NamedTuple):
 
     largest: int
     total: int
-    dictionary: int
+    longest: int
+    """What one value of text can be at most, however often it is named: the largest dictionary, or page of prefixes."""
     values: int
 
 
@@ -91,6 +94,10 @@ def _is_text(leaf: Any) -> bool:
     return leaf.physical_type == "BYTE_ARRAY"
 
 
+def _has_length(leaf: Any) -> bool:
+    return leaf.physical_type == "FIXED_LEN_BYTE_ARRAY"
+
+
 def _rows_at_once(pages: Pages, chunk: Any, leaf: Any, where: str) -> int:
     """Rows that unpack to at most ``HELD`` bytes. UserError: the chunk cannot be read within bounds."""
     where = f"{where}, column {leaf.path!r}"
@@ -102,7 +109,10 @@ def _rows_at_once(pages: Pages, chunk: Any, leaf: Any, where: str) -> int:
         raise UserError(
             f"{where}: lists of {pages.values:,} values, at most {most:,} are read; write smaller row groups"
         )
-    by_value = HELD // max(pages.dictionary, 1) if _is_text(leaf) and not leaf.max_repetition_level else HELD
+    of_bytes = (_is_text(leaf) or _has_length(leaf)) and not leaf.max_repetition_level
+    if leaf.max_repetition_level and _has_length(leaf) and (size := leaf.length * pages.values) > HELD:
+        raise UserError(f"{where}: lists of {size:,} bytes, at most {HELD:,} are read; write smaller row groups")
+    by_value = HELD // max(pages.longest, 1) if of_bytes else HELD
     by_page = HELD if pages.total <= HELD else HELD // pages.largest
     return max(1, min(by_value, by_page))
 
@@ -113,18 +123,20 @@ def _pages(file: IO[bytes], chunk: Any) -> Pages:
     if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
         at = chunk.dictionary_page_offset
     end = at + chunk.total_compressed_size
-    largest = total = dictionary = values = 0
+    largest = total = longest = values = 0
     while at < end:
         header, length = _header(file, at)
         unpacked, packed = _count(header, 2), _count(header, 3)
         if content := header.get(5) or header.get(8):
             values += _count(content, 1)
+            if _count(content, 2 if header.get(5) else 4) == _PREFIXES:
+                longest = max(longest, unpacked)
         largest = max(largest, unpacked)
         total += unpacked
         if header.get(1) == 2:  # a dictionary page
-            dictionary = max(dictionary, unpacked)
+            longest = max(longest, unpacked)
         at += length + packed
-    return Pages(largest, total, dictionary, values)
+    return Pages(largest, total, longest, values)
 
 
 def _count(fields: Any, number: int) -> int:

@@ -85,6 +85,26 @@ def test_a_list_that_names_one_long_value_often(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.0", "2.0"])
+def test_values_that_are_a_prefix_of_the_one_before(tmp_path: Path, version: str) -> None:
+    """DELTA_BYTE_ARRAY, of which a page of a megabyte may unpack to a terabyte."""
+    options = {"use_dictionary": False, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}, "data_page_version": version}
+    path = write(tmp_path / "a.parquet", ["g" * 100_000] * 2000, write_statistics=False, **options)
+    assert path.stat().st_size < 3000
+    assert most_memory(path) < 8 * MB
+    assert sum(len(row.values["text"]) for row in parquet_rows(path, ["text"])) == 200_000_000
+
+
+def test_a_value_of_fixed_length_that_many_rows_name(tmp_path: Path) -> None:
+    column = pa.array([b"h" * 100_000] * 2000, pa.binary(100_000))
+    path = write(tmp_path / "a.parquet", column)
+    assert path.stat().st_size < 3000
+    assert most_memory(path) < 8 * MB
+    write(path, pa.array([[b"h" * 100_000] * 2000], pa.list_(pa.binary(100_000))))
+    with pytest.raises(UserError, match=r"lists of 200,000,000 bytes"):
+        list(parquet_rows(path, ["text"]))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
 @pytest.mark.parametrize("dictionary", [True, False])
 def test_what_people_have_is_read(tmp_path: Path, version: str, dictionary: bool) -> None:
     """Texts, lists of them, and vectors, in more bytes than the limits allow at a time."""
