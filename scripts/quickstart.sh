@@ -15,7 +15,35 @@ extra=quickstart
 overrides=()
 vision=
 run_dir=
+# What a file is called is text, in YAML as in the shell.
+quote="'"
+quoted() { printf "'%s'" "${1//$quote/$quote$quote}"; }
+
 for argument in "$@"; do
+  if [[ -f $argument ]]; then
+    name="$(basename -- "$argument")"
+    content="$name"
+    case "$name" in *.gz | *.zst | *.bz2 | *.xz) content="${name%.*}" ;; esac
+    case "$content" in
+      *.jsonl) key=jsonl ;;
+      *.parquet) key=parquet ;;
+      *.txt) key=text ;;
+      *)
+        echo "quickstart.sh: '$argument': expected .jsonl, .parquet or .txt, also compressed" >&2
+        exit 2
+        ;;
+    esac
+    file="$(cd -- "$(dirname -- "$argument")" && pwd)/$name"
+    own="$PWD/runs/${content%.*}"
+    for path in "$file" "$own"; do
+      if [[ $path == *$'\n'* || $path == *'${'* ]]; then
+        echo "quickstart.sh: '$argument': a path with a line end or \${ cannot stand in a recipe; rename it" >&2
+        exit 2
+      fi
+    done
+    overrides+=("texts.sources=[{$key: $(quoted "$file")}]" "texts.count=null")
+    continue
+  fi
   case "$argument" in
     --no-torch) extra=plot,vision ;;
     --vision) vision=yes ;;
@@ -23,29 +51,12 @@ for argument in "$@"; do
     run_dir=*) run_dir=given; overrides+=("$argument") ;;
     *=*) overrides+=("$argument") ;;
     *)
-      if [[ ! -f $argument ]]; then
-        echo "quickstart.sh: '$argument': no such file in $PWD; allowed: a file of texts, --vision, --no-torch, key=value" >&2
-        exit 2
-      fi
-      name="$(basename "$argument")"
-      content="$name"
-      case "$name" in *.gz | *.zst | *.bz2 | *.xz) content="${name%.*}" ;; esac
-      case "$content" in
-        *.jsonl) key=jsonl ;;
-        *.parquet) key=parquet ;;
-        *.txt) key=text ;;
-        *)
-          echo "quickstart.sh: '$argument': expected .jsonl, .parquet or .txt, also compressed" >&2
-          exit 2
-          ;;
-      esac
-      file="$(cd "$(dirname "$argument")" && pwd)/$name"
-      overrides+=("texts.sources=[{$key: \"$file\"}]" "texts.count=null")
-      own="$PWD/runs/${content%.*}"
+      echo "quickstart.sh: '$argument': no such file in $PWD; allowed: a file of texts, --vision, --no-torch, key=value" >&2
+      exit 2
       ;;
   esac
 done
-if [[ -n ${own:-} && -z $run_dir ]]; then overrides+=("run_dir=\"$own\""); fi
+if [[ -n ${own:-} && -z $run_dir ]]; then overrides+=("run_dir=$(quoted "$own")"); fi
 
 here="$PWD"
 cd "$repository"

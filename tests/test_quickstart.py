@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jasper_jax.recipe.load import load_recipe
+
 REPOSITORY = Path(__file__).parent.parent
 SCRIPT = REPOSITORY / "scripts" / "quickstart.sh"
 
@@ -48,10 +50,10 @@ def test_a_file_of_ones_own(quickstart, tmp_path: Path, name: str, key: str) -> 
         str(here),
         "run",
         str(REPOSITORY / "configs/quickstart.yaml"),
-        f'texts.sources=[{{{key}: "{here / name}"}}]',
+        f"texts.sources=[{{{key}: '{here / name}'}}]",
         "texts.count=null",
         "seed=1",
-        f'run_dir="{here}/runs/{name.partition(".")[0]}"',
+        f"run_dir='{here}/runs/{name.partition('.')[0]}'",
     ]
     assert quickstart(name, "run_dir=x")[1][-1] == "run_dir=x"
 
@@ -64,3 +66,37 @@ def test_what_is_refused_before_anything_is_installed(quickstart, tmp_path: Path
     assert code == 2
     assert said in err
     assert "Installing" not in err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        'a"},{text: "b.txt',
+        "it's.txt",
+        "a'}, {text: secret.txt, weight: 1, x: 'b.txt",
+        "\\x2fetc\\x2fpasswd.txt",
+        "# a: [b.txt",
+        "seed=1.txt",
+        "-x.txt",
+        "*.txt",
+        "$(touch broken).txt",
+    ],
+)
+def test_what_a_file_is_called_is_no_syntax(quickstart, tmp_path: Path, name: str) -> None:
+    here = tmp_path / "here"
+    (here / name).write_text("a", "utf-8")
+    code, lines, err = quickstart(name)
+    assert code == 0, err
+    recipe = load_recipe(REPOSITORY / "configs/quickstart.yaml", lines[3:])
+    assert recipe.texts is not None
+    assert [source.model_dump(exclude_unset=True) for source in recipe.texts.sources] == [{"text": str(here / name)}]
+    assert recipe.run_dir == str(here / "runs" / name.removesuffix(".txt"))
+    assert list(here.iterdir()) == [here / name]
+
+
+@pytest.mark.parametrize("name", ["a\nmirror: x.txt", "${mirror}.txt"])
+def test_what_cannot_stand_in_a_recipe_is_refused(quickstart, tmp_path: Path, name: str) -> None:
+    (tmp_path / "here" / name).touch()
+    code, _, err = quickstart(name)
+    assert code == 2
+    assert "rename it" in err
