@@ -37,9 +37,21 @@ def file_inside(path: Path, root: Path | None = None) -> Path:
     real, folder = Path(os.path.realpath(path, strict=True)), Path(os.path.realpath(root or path.parent))
     if not stat.S_ISREG(real.stat().st_mode):
         raise UserError(f"{path}: is not a regular file; put one there")
-    if not real.is_relative_to(folder) and real.parent not in _blobs(folder):
+    if not _is_below(real, path, folder):
         raise UserError(f"{path}: is a link to a file outside its folder; put the file itself there (cp -L)")
     return real
+
+
+def leads_out(path: Path, root: Path) -> bool:
+    """Whether the links of the existing ``path``, which is below ``root`` by its name, lead out of it; the links of the
+    hub's cache do not."""
+    return not _is_below(Path(os.path.realpath(path)), path, Path(os.path.realpath(root)))
+
+
+def _is_below(real: Path, path: Path, folder: Path) -> bool:
+    """Whether ``real``, to which the links of ``path`` lead, is in ``folder`` or is a blob of the hub's cache."""
+    place = Path(os.path.realpath(path.parent))
+    return real.is_relative_to(folder) or (place.is_relative_to(folder) and real.parent in _blobs(place))
 
 
 def folder_inside(root: Path, name: str, where: Path | None = None) -> Path:

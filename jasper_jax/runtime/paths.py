@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import leads_out
 
 
 def user_path(text: str | os.PathLike[str], key: str = "path", *, new: bool = False) -> Path:
@@ -75,6 +76,9 @@ def matching_files(pattern: str, key: str = "path") -> list[Path]:
     """The files that a path or glob means, sorted: an existing file of that name before a pattern.
 
     Folders that exist are literal too, so that ``[2024] notes/*.txt`` means files in the folder ``[2024] notes``.
+
+    Raises:
+      UserError: as :func:`user_path`; or what a pattern finds leads by a link out of the folder that is searched.
     """
     path = user_path(pattern, key, new=True)
     if os.path.isfile(path):
@@ -84,4 +88,11 @@ def matching_files(pattern: str, key: str = "path") -> list[Path]:
     while parts and os.path.lexists(literal / parts[0]):
         literal /= parts.pop(0)
     escaped = os.path.join(glob.escape(str(literal)), *parts) if str(literal) != "." else os.path.join("", *parts)
-    return sorted(Path(found) for found in glob.glob(escaped, recursive=True) if os.path.isfile(found))
+    found = sorted(Path(name) for name in glob.glob(escaped, recursive=True) if os.path.isfile(name))
+    for file in found:
+        if leads_out(file, literal):
+            raise UserError(
+                f"{key}: {pattern!r} finds {file}, a link to a file outside {literal}, which whoever made the folder"
+                " may have chosen; name that file by itself if it is meant, or put it there (cp -L)"
+            )
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,36 @@ def test_patterns_find_files_in_order(home):
     assert matching_files("**/*.txt") == [Path("a/1.txt"), Path("a/deep/3.txt"), Path("b/2.txt")]
     assert matching_files(str(home / "[ab]" / "*.txt")) == [home / "a/1.txt", home / "b/2.txt"]
     assert matching_files("a") == []
+
+
+@pytest.mark.parametrize("link", ["data/b.txt", "data/sub"])
+def test_what_a_pattern_finds_is_in_the_folder_that_is_searched(home, link):
+    """Among a million files of an archive nobody sees the one that is a link to a key."""
+    (home / "private").mkdir()
+    (home / "private" / "key.txt").write_text("x", "utf-8")
+    (home / "data").mkdir()
+    (home / "data" / "a.txt").write_text("x", "utf-8")
+    (home / link).symlink_to(home / "private" / ("key.txt" if link.endswith("txt") else ""))
+    for pattern in ("data/**/*.txt", str(home / "data" / "**" / "*.txt"), "$DATA/**/*.txt"):
+        with pytest.raises(UserError, match=r"texts\.sources: .*\*\.txt' finds .*a link to a file outside .*cp -L"):
+            matching_files(pattern, "texts.sources")
+    assert matching_files(f"{link}/key.txt" if link == "data/sub" else link) != [], "a file that is named is meant"
+    assert matching_files("**/*.txt") != [], "nothing leads out of here"
+
+
+def test_links_of_people_in_patterns(home):
+    """A link to the folder that is searched, links within it, and those of the hub's cache."""
+    blobs = home / "hub" / "datasets--a--b" / "blobs"
+    folder = home / "hub" / "datasets--a--b" / "snapshots" / "c0ffee" / "data"
+    blobs.mkdir(parents=True)
+    folder.mkdir(parents=True)
+    (blobs / "1234").write_text("x", "utf-8")
+    (folder / "a.txt").symlink_to("../../../blobs/1234")
+    (folder / "b.txt").symlink_to("a.txt")
+    (home / "data").symlink_to(folder)
+    found = [folder / "a.txt", folder / "b.txt"]
+    for pattern in ("data/*.txt", "hub/*/snapshots/*/data/*.txt", "hub/datasets--a--b/snapshots/*/data/*.txt"):
+        assert [os.path.realpath(path) for path in matching_files(pattern)] == [str(blobs / "1234")] * 2, found
 
 
 def test_a_run_in_the_home_folder(home):
