@@ -26,6 +26,7 @@ from jasper_jax.encoders.safetensors import SINGLE, TensorFile, open_checkpoint
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import folder_inside
 from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.shell import python_command
 
 DENSE_ACTIVATIONS = {
     "torch.nn.modules.linear.Identity": "identity",
@@ -224,12 +225,15 @@ def _cut(
     }, dim
 
 
+_CONVERT = "import torch; from safetensors.torch import save_file as s; s(torch.load({}, weights_only=True), {})"
+"""From a pickle to safetensors."""
+
+
 def _open_dense(folder: Path) -> Mapping[str, TensorFile]:
     if (folder / PICKLE).is_file() and not (folder / SINGLE).is_file():
         raise UserError(
             f"{folder}: has {PICKLE} but no {SINGLE}; pickled weights are never loaded; convert them once where PyTorch"
-            f' is installed: python -c "import torch; from safetensors.torch import save_file as s;'
-            f" s(torch.load('{folder / PICKLE}', weights_only=True), '{folder / SINGLE}')\""
+            f" is installed: {python_command(_CONVERT, folder / PICKLE, folder / SINGLE)}"
         )
     return open_checkpoint(folder)
 

@@ -18,6 +18,7 @@ import numpy as np
 from jasper_jax.encoders.hf_config import Reader, read_object
 from jasper_jax.encoders.safetensors import TensorFile, has_weights
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.shell import shell_word
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _NAME = re.compile(r"(?:base_model\.model\.)?(?P<layer>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight")
@@ -109,7 +110,8 @@ def refuse_adapter_alone(folder: Path) -> None:
         base = read_object(folder / CONFIG).get("base_model_name_or_path") or "not named"
         raise UserError(
             f"{folder}: is an adapter without the model it was trained on ({CONFIG}: base_model_name_or_path is"
-            f" {base}); fetch that model as BASE, and use one folder of both: cp -r BASE/. NEW && cp -r {folder}/. NEW"
+            f" {base}); fetch that model as BASE, and use one folder of both: cp -r BASE/. NEW &&"
+            f" cp -r {shell_word(folder)}/. NEW"
         )
 
 

@@ -16,11 +16,14 @@ from safetensors.numpy import save_file
 from jasper_jax.encoders.hf_config import read_json, refuse_pointer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.shell import python_command
 
 READABLE = ("F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U8", "BOOL")
 MOST_TENSORS = 100_000
 """In a file. A header of 100 MB, the most that the library reads, could name millions."""
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_CONVERT = "from transformers import AutoModel as M; M.from_pretrained({}).save_pretrained({})"
+"""From pickles to safetensors."""
 _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl", "*.pickle")
 
 
@@ -101,8 +104,7 @@ def open_checkpoint(folder: Path) -> dict[str, TensorFile]:
     if pickles := _pickles(folder):
         raise UserError(
             f"{folder}: has {pickles[0]} but no {SINGLE}; pickled weights are never loaded; convert them once where "
-            f'PyTorch is installed: python -c "from transformers import AutoModel as M; '
-            f"M.from_pretrained('{folder}').save_pretrained('{folder}')\""
+            f"PyTorch is installed: {python_command(_CONVERT, folder, folder)}"
         )
     others = sorted(path.name for path in folder.glob("*.safetensors"))
     hint = f"; found {', '.join(others)}: rename the one to use to {SINGLE}" if others else ""

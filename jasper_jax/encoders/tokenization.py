@@ -22,7 +22,9 @@ from jasper_jax.encoders.tokenizer_file import load_backend, one_line_panics
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.shell import python_command
 
+_CREATE = "from transformers import AutoTokenizer as T; T.from_pretrained({}).save_pretrained({})"
 _UNLIMITED = 10**9  # tokenizer_config.json writes 1e30 for "no limit"
 _SPECIAL = tuple(f"{role}_token" for role in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _BERT_SETTINGS = {
@@ -90,8 +92,8 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         if not path.is_file():
             raise UserError(
-                f'{path}: no such file; create it once where transformers is installed: python -c "from transformers '
-                f"import AutoTokenizer as T; T.from_pretrained('{folder}').save_pretrained('{folder}')\""
+                f"{path}: no such file; create it once where transformers is installed:"
+                f" {python_command(_CREATE, folder, folder)}"
             )
         backend = load_backend(file_inside(path))
         config_path = folder / "tokenizer_config.json"

@@ -24,6 +24,7 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.inside import folder_inside, refuse_links
 from jasper_jax.runtime.markdown import code_span, markdown_text
 from jasper_jax.runtime.progress import bar
 from jasper_jax.teachers.vectors import VectorStore
@@ -37,9 +38,10 @@ def push_texts(recipe: Recipe, name: str, *, private: bool) -> str:
     """Send the text store of ``recipe`` and the vectors of its teachers to the data set ``name``; its address.
 
     Raises:
-      UserError: the stores are not complete; see :class:`Repository`.
+      UserError: the stores are not complete, or links to others; see :class:`Repository`.
     """
     folder = DataStores(recipe).text_folder
+    _refuse_elsewhere(recipe, folder)
     texts = TextStore.find(folder)
     if texts is None:
         raise UserError(f"{folder}: no text store; --with-vectors needs the run that made the export, with its stores")
@@ -70,7 +72,15 @@ def push_texts(recipe: Recipe, name: str, *, private: bool) -> str:
 def _vectors(recipe: Recipe, texts: TextStore) -> list[VectorStore]:
     """The stored vectors of the recipe's teachers; one that runs in the step has none."""
     folders = {teacher.name: stores_dir(recipe) / "vectors" / teacher.name for teacher in recipe.teachers}
+    for folder in folders.values():
+        _refuse_elsewhere(recipe, folder)
     return [VectorStore.open(folder, texts) for folder in folders.values() if folder.is_dir()]
+
+
+def _refuse_elsewhere(recipe: Recipe, folder: Path) -> None:
+    """UserError: the store in ``folder`` is a link to others, or has one: theirs would be sent."""
+    stores = stores_dir(recipe)
+    refuse_links(folder_inside(stores, str(folder.relative_to(stores))))
 
 
 def _blocks(texts: TextStore, vectors: VectorStore | None, split: Any) -> list[np.ndarray]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.shell import shell_word
 
 
 def cache_folder() -> Path:
@@ -46,5 +47,5 @@ def refuse_shared(folder: Path) -> None:
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(
             f"{folder}: other users may write it (mode {stat.S_IMODE(found.st_mode):03o}), {what}; delete it if one may"
-            f" have, else chmod go-w {folder}; or set JASPER_CACHE to a folder of your own"
+            f" have, else chmod go-w {shell_word(folder)}; or set JASPER_CACHE to a folder of your own"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -104,10 +105,10 @@ def test_student_teacher_and_embedder_read_the_same_prompts(tmp_path: Path, prom
 
 
 def follow(error: str) -> None:
-    """Run the code of ``python -c "..."`` that an error advises."""
-    command = re.search(r'python -c "(.*)"', error)
+    """Run the code of ``python -c '...'`` that an error advises."""
+    command = re.search(r"python -c '.*'", error)
     assert command, error
-    exec(command[1], {})
+    exec(shlex.split(command[0])[2], {})
 
 
 def test_the_advice_for_a_pickled_dense_step_works(copy: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,3 +227,31 @@ def test_the_texts_and_vectors_of_a_run_are_a_data_set(hub: Hub, tmp_path: Path,
     sent = len(hub.received)
     assert call("push", export, "alice/student", "--with-vectors")[0] == 0
     assert len(hub.received) == sent, "the same command again sends no object"
+
+
+def test_a_run_of_others_does_not_choose_which_texts_are_sent(hub: Hub, tmp_path: Path, call, refused) -> None:
+    private = Run(recipe(tmp_path), progress=False)
+    private.run_folder.claim()
+    fill(private)
+    theirs = tmp_path / "theirs"
+    export = write_export(theirs / "export")
+    push = ("push", export, "alice/student", "--with-vectors")
+
+    (theirs / "recipe.yaml").write_text(f"{(tmp_path / 'run' / 'recipe.yaml').read_text()}\n")
+    for name in ("texts", "vectors"):
+        (theirs / name).symlink_to(tmp_path / "run" / name)
+    refused("'texts' is not a folder inside", *push)
+    (theirs / "texts").unlink()
+    shutil.copytree(tmp_path / "run" / "texts", theirs / "texts")
+    refused("'vectors/a' is not a folder inside", *push)
+    shard = next((theirs / "texts").glob("*train*"))
+    shard.unlink()
+    shard.symlink_to(tmp_path / "run" / "texts" / shard.name)
+    refused("is a link to a file outside its folder", *push)
+    stores = json.dumps(str(tmp_path / "run"))
+    text = (theirs / "recipe.yaml").read_text().replace("stores: null", f"stores: {stores}")
+    (theirs / "recipe.yaml").write_text(text)
+    refused(f"if they are to be sent, add --stores {tmp_path / 'run'}", *push)
+    assert not hub.received
+    assert call(*push, "--stores", tmp_path / "run")[0] == 0
+    assert "datasets/alice/student-texts" in hub.files
