@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.encoders.quantization import RANGES
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file
 from jasper_jax.runtime.inside import file_inside
@@ -73,11 +74,11 @@ def read_marker(folder: Path) -> dict[str, Any]:
             f"{folder}: not an exported folder (no {MARKER}); give one that `jasper export` or `jasper run` wrote"
         )
     try:
-        marker = parse_json(file_inside(file).read_bytes())
+        marker = parse_json(read_record_bytes(file_inside(file)))
         sums = marker.get("sha256", {})
         if not isinstance(sums, dict) or not all(isinstance(digest, str) for digest in sums.values()):
             raise ValueError("sha256 is no mapping of names to checksums")
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{file}: cannot be read ({error}); delete the folder, then {_REMEDY}") from None
     if not is_whole(marker):
         raise UserError(f"{file}: damaged (its checksum differs); {_REMEDY}")

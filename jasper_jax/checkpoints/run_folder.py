@@ -19,8 +19,10 @@ from jasper_jax.recipe.load import HEADER, dump_recipe, run_dir, stores_dir
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.recipe.yaml_text import parse_yaml
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
+from jasper_jax.runtime.shell import shell_word
 
 TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
 """What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
@@ -74,7 +76,7 @@ class RunFolder:
         path = self.path / "recipe.yaml"
         if self._wrote_recipe():
             remedy = "jasper wrote this file: restore it, or set run_dir=..."
-            changed = yaml_changes(path.read_bytes(), self.recipe, str(path), remedy)
+            changed = yaml_changes(read_record_bytes(path), self.recipe, str(path), remedy)
             if changed and any((self.path / name).exists() for name in TRAINED):
                 raise UserError(
                     f"{self.path}: this run folder was made with another recipe; {first_three(changed)};"
@@ -93,10 +95,10 @@ class RunFolder:
         keys = {change.partition(" ")[0] for change in changed}
         advice = "set run_dir=... to another folder"
         if not any(key.startswith(("texts", "images")) for key in keys):
-            before = parse_yaml(recorded.read_bytes())
+            before = parse_yaml(read_record_bytes(recorded))
             stores = before.get("stores") or self.path
             seed = f" texts.seed={before['seed']}" if "seed" in keys and self.recipe.texts is not None else ""
-            advice += f" and stores={stores}{seed} to use the texts and vectors that are there"
+            advice += f" and stores={shell_word(stores)}{seed} to use the texts and vectors that are there"
         if any(key.endswith(".steps") for key in keys):
             advice += "; to train this run on, leave its stages as they are and add one"
         return advice
@@ -113,7 +115,7 @@ class RunFolder:
 
     def _wrote_recipe(self) -> bool:
         path = self.path / "recipe.yaml"
-        return path.is_file() and path.read_bytes().startswith(HEADER.encode())
+        return path.is_file() and read_record_bytes(path).startswith(HEADER.encode())
 
     def _refuse_foreign(self) -> None:
         """UserError if the folder holds files of no run, or if it or the folder of the stores cannot be created."""

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
 
@@ -36,8 +37,8 @@ def verify(path: Path) -> None:
     """UserError if a file of the checkpoint is missing, added, or differs from its recorded sha256."""
     remedy = f"delete {path} and run again to continue from the previous one"
     try:
-        expected = parse_json(sums_path(path).read_bytes())
-    except ValueError:
+        expected = parse_json(read_record_bytes(sums_path(path)))
+    except (OSError, ValueError):
         expected = None
     if not isinstance(expected, dict):
         raise UserError(f"{sums_path(path)}: expected a list of checksums, the checkpoint is damaged; {remedy}")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import inside
@@ -60,7 +61,7 @@ def refuse_saved_elsewhere(folder: Path, key: str) -> None:
 
 def _object(path: Path, key: str) -> dict[str, Any]:
     try:
-        value = parse_json(path.read_bytes())
+        value = parse_json(read_record_bytes(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{key}: {path} cannot be read ({error}); save the data set again") from None
     if not isinstance(value, dict):

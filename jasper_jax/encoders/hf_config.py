@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import file_inside
@@ -38,7 +39,7 @@ _PLACE = re.compile(
 def read_json(path: Path) -> Any:
     """The parsed file. UserError: missing, malformed, or a link out of its folder."""
     try:
-        return parse_json(file_inside(path).read_bytes())
+        return parse_json(read_record_bytes(file_inside(path)))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json
 
@@ -23,7 +24,7 @@ def read_record(path: Path, form: type[Form], what: str) -> Form:
       UserError: no such file, or one that is damaged or does not fit ``form``; with the key.
     """
     try:
-        tree = parse_json(path.read_bytes())
+        tree = parse_json(read_record_bytes(path))
         if isinstance(tree, dict):
             if not is_whole(tree):
                 raise UserError(f"{path}: damaged (its checksum differs); {_REMEDY}")

@@ -46,6 +46,7 @@ from jasper_jax.export.public import public_recipe
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
 from jasper_jax.export.versions import module_types, refused_before_5_2, requirements, with_old_names
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import naming, refuse_blocked
 from jasper_jax.runtime.paths import real_folder
@@ -211,7 +212,7 @@ def refuse_foreign(output: Path) -> None:
         return
     if not (output / MARKER).is_file():
         raise UserError(f"{output}: not empty and not an earlier export (no {MARKER}); {remedy}")
-    own = own_files((output / MARKER).read_bytes())
+    own = own_files(read_record_bytes(output / MARKER))
     if foreign := next(
         (p for p in _files(output) if p.is_symlink() or p.relative_to(output).as_posix() not in own), None
     ):

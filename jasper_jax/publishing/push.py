@@ -7,6 +7,7 @@ from pathlib import Path
 
 from jasper_jax.checkpoints.export_marker import MARKER, own_files, read_marker, refuse_damaged
 from jasper_jax.publishing.repository import Repository
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.progress import bar
@@ -26,7 +27,7 @@ def push_export(folder: Path, name: str, *, private: bool, results: Path | None 
     """
     read_marker(folder)
     refuse_damaged(folder)
-    own = sorted(own_files((folder / MARKER).read_bytes()))
+    own = sorted(own_files(read_record_bytes(folder / MARKER)))
     files = {file: file_inside(folder / file, folder) for file in own if (folder / file).exists()}
     if missing := next((file for file in own if file not in files and file != "README.md"), None):
         raise UserError(f"{folder / missing}: missing; `jasper export` writes the folder again")

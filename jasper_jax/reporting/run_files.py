@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from jasper_jax.evaluation.report import Evaluation, from_json
 from jasper_jax.export.public import public_name
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_recipe
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import file_inside
@@ -58,15 +60,11 @@ def read_run(folder: Path) -> RunFiles:
       UserError: ``folder`` is no run folder, or its recipe is not one that this program reads.
     """
     path = folder / "recipe.yaml"
-    try:
-        is_run = path.read_bytes().startswith(HEADER.encode())
-    except OSError:
-        is_run = False
-    if not is_run:
-        raise UserError(f"{folder}: no run folder (no recipe.yaml that a run wrote); give a run's folder or its recipe")
     for name in READ:
-        if (folder / name).is_file():
+        if os.path.exists(folder / name) and not (folder / name).is_dir():
             file_inside(folder / name, folder)  # the folder may be somebody else's
+    if not path.is_file() or not read_record_bytes(path).startswith(HEADER.encode()):
+        raise UserError(f"{folder}: no run folder (no recipe.yaml that a run wrote); give a run's folder or its recipe")
     run = RunFiles(folder, load_recipe(path))
 
     def part(name: str, read: Callable[[], T | None], otherwise: T, absent: str) -> T:
@@ -123,7 +121,7 @@ def _store_sizes(folder: Path, recipe: Recipe) -> dict[str, int]:
     stores = (folder, Path(recipe.stores)) if recipe.stores else (folder,)
     for place in stores:
         try:
-            shards = parse_json((place / "texts" / "manifest.json").read_bytes())["shards"]
+            shards = parse_json(read_record_bytes(place / "texts" / "manifest.json"))["shards"]
             sizes: dict[str, int] = {}
             for shard in shards:
                 sizes[str(shard["split"])] = sizes.get(str(shard["split"]), 0) + int(shard["rows"])

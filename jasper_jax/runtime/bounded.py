@@ -7,6 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+RECORD = 1 << 28
+"""Bytes of a record, such as a manifest, a config or scores: JSON that is read as one."""
+
 
 def read_regular(path: Path, most: int) -> bytes:
     """The bytes of a regular file. A pipe or device is neither opened for reading nor waited for.
@@ -16,9 +19,15 @@ def read_regular(path: Path, most: int) -> bytes:
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = file.read(most + 1)
-    if len(data) > most:
+        data = file.read(most + 1) if found.st_size <= most else b""
+    if max(len(data), found.st_size) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
     return data
+
+
+def read_record_bytes(path: Path) -> bytes:
+    """:func:`read_regular` of at most ``RECORD`` bytes."""
+    return read_regular(path, RECORD)

@@ -19,7 +19,7 @@ import filelock
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jasper_jax.runtime.bounded import read_regular
+from jasper_jax.runtime.bounded import read_record_bytes, read_regular
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.inside import file_inside
 
@@ -189,7 +189,7 @@ def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = M
     problem = f"{path}: not the manifest of a {what}"
     remedy = f"restore it, or delete the folder and build the {what} again"
     try:
-        data = path.read_bytes()
+        data = read_record_bytes(path)
         manifest = parse_json(data)
         version = Manifest.model_validate_json(data).format
         if version > newest:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from jasper_jax.runtime import processes
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, write_atomic
 
@@ -32,8 +33,8 @@ class Timings:
         self.seconds: dict[str, float] = {}
         if self._path.is_file():
             try:
-                self.seconds = {str(k): float(v) for k, v in parse_json(self._path.read_bytes()).items()}
-            except (ValueError, AttributeError, TypeError):
+                self.seconds = {str(k): float(v) for k, v in parse_json(read_record_bytes(self._path)).items()}
+            except (OSError, ValueError, AttributeError, TypeError):
                 self.seconds = {}  # nothing depends on this record: start over
 
     def add(self, phase: str, seconds: float) -> None:

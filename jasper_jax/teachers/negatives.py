@@ -16,6 +16,7 @@ import numpy as np
 
 from jasper_jax.data.shards import SPLITS
 from jasper_jax.runtime import files
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 
 FORMAT = 1
@@ -113,7 +114,7 @@ class NegativeStore:
 
     def _refuse_other(self, path: Path) -> None:
         try:
-            recorded = files.parse_json(path.read_bytes())
+            recorded = files.parse_json(read_record_bytes(path))
             whole = files.is_whole(recorded)
             recorded = {key: value for key, value in recorded.items() if key != "checksum"}
         except (OSError, ValueError, AttributeError, TypeError):

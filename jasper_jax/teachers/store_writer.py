@@ -17,6 +17,7 @@ from jasper_jax.data import shards as sh
 from jasper_jax.data.drawn import Draws
 from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.codec import Codec, int8_scales
@@ -51,7 +52,7 @@ class StoreWriter:
         if not path.exists():
             files.write_once(path, files.json_bytes(files.sealed(content)))
         try:
-            recorded = files.parse_json(path.read_bytes())
+            recorded = files.parse_json(read_record_bytes(path))
             version, fingerprint, spec = recorded["format"], recorded["texts"], recorded["spec"]
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{path}: cannot be read ({e!r}); delete the folder and embed again") from None
@@ -88,7 +89,7 @@ class StoreWriter:
         """The int8 scales in ``scales.json``, with which every shard of the store is encoded."""
         path = self.folder / "scales.json"
         try:
-            recorded = files.parse_json(path.read_bytes())
+            recorded = files.parse_json(read_record_bytes(path))
             scales = _SCALES.validate_python(recorded["scales"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
@@ -223,7 +224,7 @@ def _read_lines(ledger: Path) -> list[dict[str, Any]]:
     A damaged line is skipped, and so is a last line that a kill has truncated: their shards are made again.
     """
     try:
-        lines = ledger.read_bytes().split(b"\n")
+        lines = read_record_bytes(ledger).split(b"\n")
     except FileNotFoundError:
         return []
     entries = []

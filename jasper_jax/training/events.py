@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.text_files import LONGEST
 
 _Whole = Annotated[int, Field(ge=0, le=2**53)]
 
@@ -46,8 +48,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     events = []
-    lines = path.read_text("utf-8", errors="replace").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line, last in _lines(path):
         if not line.strip():
             continue
         try:
@@ -55,7 +56,7 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             if not isinstance(event, dict):
                 raise ValueError
         except ValueError:
-            if number < len(lines):
+            if not last:
                 raise UserError(f"{path}:{number}: not a JSON line; the file is damaged, move it away") from None
             continue
         try:
@@ -66,3 +67,15 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             raise UserError(f"{path}:{number}: {key}: {first['msg']}; the file is damaged, move it away") from None
         events.append(event)
     return events
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str, bool]]:
+    """The lines with their numbers, from 1, and whether each is the last. UserError: one is longer than any event."""
+    with path.open("rb") as file:
+        line, number = file.readline(LONGEST + 1), 1
+        while line:
+            if len(line) > LONGEST:
+                raise UserError(f"{path}:{number}: longer than {LONGEST:,} bytes; the file is damaged, move it away")
+            following = file.readline(LONGEST + 1)
+            yield number, line.decode(errors="replace"), not following
+            line, number = following, number + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -17,8 +18,10 @@ from typing import Any, Protocol
 
 from jasper_jax.recipe.extras import LOGGERS as PACKAGES
 from jasper_jax.runtime import processes
-from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.bounded import read_regular
+from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import write_once
+from jasper_jax.runtime.inside import file_inside
 from jasper_jax.training.wandb_settings import numbers_only, refuse_wandb_settings
 
 PROJECT = "jasper-jax"
@@ -54,11 +57,34 @@ def make_sinks(names: list[str], folder: Path, run_name: str, begin: int = 0) ->
     return sinks
 
 
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+
+
 def run_id(folder: Path, name: str) -> str:
-    """The id of the folder's run in another program, kept in the file ``name``, so that a resumed run continues it."""
+    """The id of the folder's run in another program, kept in the file ``name``, so that a resumed run continues it.
+
+    UserError: the file, which may be somebody else's, has no id, or is a link out of the folder. What it has is sent.
+    """
     path = folder / name
     write_once(path, uuid.uuid4().hex.encode())
-    return path.read_text("utf-8").strip()
+    try:
+        known = read_regular(file_inside(path), 100).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"{path}: cannot be read ({first_line(error)}); delete it, and a new run begins there"
+        ) from None
+    if not _ID.fullmatch(known):
+        raise UserError(
+            f"{path}: expected 1 to 64 letters, digits, - and _, got {known!r}; delete it, and a new run begins there"
+        )
+    return known
+
+
+def _own_file(path: Path) -> Path:
+    """``path``, which may not exist. UserError: it is a link out of its folder, and would be written."""
+    if os.path.lexists(path):
+        file_inside(path)
+    return path
 
 
 class TensorBoard:
@@ -101,7 +127,7 @@ class MLflow:
         from mlflow.entities import Metric  # type: ignore[import-not-found]
 
         self._metric = Metric
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.absolute() / 'mlflow.db'}"
+        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_file(folder.absolute() / 'mlflow.db')}"
         self._client = MlflowClient(tracking_uri=address)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)

@@ -12,6 +12,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import file_inside
 
@@ -50,7 +51,7 @@ def _settings(file: Path) -> list[tuple[str, str]]:
     """All settings of a file, whatever their section."""
     parser = configparser.ConfigParser(interpolation=None, default_section="", strict=False)
     try:
-        parser.read_string(file_inside(file).read_text("utf-8"))
+        parser.read_string(read_record_bytes(file_inside(file)).decode())
     except (OSError, ValueError, configparser.Error) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); move it away") from None
     return [(key, value or "") for section in parser.sections() for key, value in parser.items(section)]
