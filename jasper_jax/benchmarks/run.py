@@ -18,6 +18,7 @@ from jasper_jax.evaluation.benchmark_scores import FILE, BenchmarkScores, write
 from jasper_jax.evaluation.folders import refuse_dims
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import write_atomic
+from jasper_jax.runtime.inside import refuse_links
 
 if TYPE_CHECKING:
     from mteb.abstasks.abstask import AbsTask  # pyright: ignore[reportMissingImports]
@@ -59,12 +60,14 @@ def run_benchmark(
       backend: ``jax``, or ``sentence-transformers`` in PyTorch, which has only the folder's default dimension to cut.
 
     Raises:
-      UserError: a wrong dimension or backend, a model that cannot be read, vectors that are not finite.
+      UserError: a wrong dimension or backend, a model that cannot be read, vectors that are not finite; a link out of
+        the results, which may be somebody else's: MTEB would read and write what is behind it.
     """
     if backend not in BACKENDS:
         raise UserError(f"--backend {backend}: allowed are {' and '.join(BACKENDS)}")
     if backend != "jax" and batch_tokens is not None:
         raise UserError("--batch-tokens is for --backend jax; sentence-transformers makes batches of its own")
+    _refuse_links(output / "results")
     prompts = dict(prompts or {})
     with quiet():
         model = jax_model(folder, prompts, batch_tokens) if backend == "jax" else torch_model(folder, prompts)
@@ -84,6 +87,15 @@ def run_benchmark(
         scored = read_scores(cache, tasks)
         write(output / FILE, scored)
     return Benchmarked(scored, meta_file, failed)
+
+
+def _refuse_links(results: Path) -> None:
+    try:
+        refuse_links(results)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename}: is a link to nothing, which a result would be written to; delete it"
+        ) from None
 
 
 def _experiment(model: Model, dim: int, prompts: Mapping[str, str], backend: str) -> dict[str, Any]:

@@ -372,3 +372,22 @@ def test_sentence_transformers_is_given_neither_links_nor_pickles(tmp_path: Path
     (folder / "pytorch_model.bin").write_bytes(b"")
     with pytest.raises(UserError, match=r"has no model.safetensors beside it, and pickled weights are never loaded"):
         torch_model(folder, {})
+
+
+@pytest.mark.parametrize("target", ["victim", "nowhere", "folder"])
+def test_results_of_others_lead_nowhere(model: Path, tmp_path: Path, target: str) -> None:
+    """MTEB opens model_meta.json and others to write them, whatever is behind the name."""
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "folder").mkdir()
+    place = tmp_path / "out" / "results" / "local__student" / revision(model)
+    place.parent.mkdir(parents=True)
+    if target == "folder":
+        place.symlink_to(tmp_path / target)
+    else:
+        place.mkdir()
+        (place / "model_meta.json").symlink_to(tmp_path / target)
+    with pytest.raises(UserError, match=r"link to a file outside|link to nothing|is not a folder inside"):
+        run_benchmark(model, NAME, [local.SEVEN[0]()], tmp_path / "out")
+    assert (tmp_path / "victim").read_text() == "precious"
+    assert not (tmp_path / "nowhere").exists()
+    assert not list((tmp_path / "folder").iterdir())
