@@ -109,8 +109,9 @@ class WeightsAndBiases:
 
         refuse_wandb_settings(folder)
         known = run_id(folder, "wandb_id")
-        place: dict[str, Any] = {"project": PROJECT, "dir": str(folder)}
-        self._run = wandb.init(**place, name=run_name, id=known, resume="allow", settings=numbers_only())
+        # It would ask git about the current folder, and a repository's own settings name programs that git runs.
+        options: dict[str, Any] = {"settings": {**numbers_only(), "disable_git": True}, "resume": "allow"}
+        self._run = wandb.init(project=PROJECT, name=run_name, dir=str(folder), id=known, **options)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self._run.log(dict(values), step=step)

@@ -19,6 +19,7 @@ from jasper_jax.encoders import tokenizer_file
 from jasper_jax.export.check import run_in_torch
 from jasper_jax.runtime.children import keep_to_installed_modules
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.training.loggers import make_sinks
 
 EVIL = "evil_module_of_a_test.X"
 TEXT = "tensorflow_datasets.core.features.text_feature.Text"
@@ -149,3 +150,23 @@ def test_no_module_of_the_current_folder_is_run(child: str, tmp_path: Path, monk
         assert os.environ["PYTHONSAFEPATH"] == "1"
     CHILDREN[child](tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_weights_and_biases_runs_no_program_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``WANDB_SAVE_CODE`` it asks git what has changed, and git runs what the repository's settings name."""
+    pytest.importorskip("wandb")
+    for arguments in (["init", "-q"], ["config", "core.fsmonitor", "touch broken;"], ["add", "a.txt"]):
+        (tmp_path / "a.txt").write_text("a")
+        subprocess.run(["git", *arguments], cwd=tmp_path, check=True)
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", *identity, "commit", "-qm", "a"], cwd=tmp_path, check=True)
+    (tmp_path / "broken").unlink(missing_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SAVE_CODE", "true")
+    (tmp_path / "run").mkdir()
+    (sink,) = make_sinks(["wandb"], tmp_path / "run", "tiny")
+    sink.close()
+    assert not (tmp_path / "broken").exists()
+    subprocess.run(["git", "diff", "HEAD"], cwd=tmp_path, check=True)
+    assert (tmp_path / "broken").exists(), "git runs it"
