@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.runtime.errors import UserError, first_line
-from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.inside import file_inside, inside
 from jasper_jax.runtime.text_files import LONGEST
 
 CLIENTS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
@@ -123,7 +123,10 @@ class Store:
             self._files.rm(self._at(folder), recursive=True)
 
     def _at(self, name: str) -> str:
+        """The path of ``name`` in its file system. UserError: on this machine, a link leads out of the folder."""
         root = self._opened[1]
+        if name and self.url.startswith("file://") and inside(Path(root), name) is None:
+            raise UserError(f"{self.where(name)}: is a link out of {self.url}; put the file or folder itself there")
         return f"{root}/{name}" if name else root
 
     @property

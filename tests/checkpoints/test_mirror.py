@@ -455,3 +455,36 @@ def test_results_of_all_data_sets_are_copied(tmp_path: Path) -> None:
     store = Store(URL)
     assert set(store.names("evaluations")) == {"mine.json", "reddit.json", "reddit.png"}
     assert store.read("evaluations/mine.json") == b"mine.json"
+
+
+def test_a_mirror_on_a_shared_disk_leads_nowhere(run: Path, tmp_path: Path) -> None:
+    """Whoever made it may write what the command writes: through a link, files of its user."""
+    shared, victim = tmp_path / "shared", tmp_path / "victim"
+    shared.mkdir()
+    victim.mkdir()
+    (victim / "a").write_text("precious")
+    (shared / "owner.json").symlink_to(victim / "a")
+    (shared / "checkpoints").symlink_to(victim)
+    store = Store(f"file://{shared}")
+    for use in (
+        Mirror(f"file://{shared}", run).attach,
+        lambda: store.write("owner.json", b""),
+        lambda: store.read("owner.json"),
+        lambda: store.names("checkpoints"),
+        lambda: store.send(run, ["metrics.jsonl"], "checkpoints"),
+        lambda: store.fetch("checkpoints", ["a"], tmp_path / "fetched"),
+        lambda: store.remove("checkpoints/a"),
+        lambda: store.remove_below("checkpoints"),
+    ):
+        with pytest.raises(UserError, match=r"is a link out of file://"):
+            use()
+    assert [path.read_text() for path in victim.iterdir()] == ["precious"]
+
+
+def test_a_shared_disk_may_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "shared").symlink_to("disk")
+    mirror = Mirror(f"file://{tmp_path / 'shared'}", run)
+    mirror.attach()
+    mirror.push()
+    assert (tmp_path / "disk" / "owner.json").is_file()
