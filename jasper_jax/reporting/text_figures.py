@@ -91,8 +91,14 @@ def map_figures(found: ByText) -> list[Figure]:
 
 def layout(places: np.ndarray) -> np.ndarray:
     """``[n, 2]``: the texts at ``places [n, C]`` on a plane, neighbours near each other. Equal places give equal planes
-    on one machine."""
-    if len(places) < _FEWEST:
+    on one machine.
+
+    Places that are all the same, or too far apart for float32, end scikit-learn's t-SNE with a segmentation fault.
+    """
+    with np.errstate(all="ignore"):
+        away = places - places[:1]
+    span = np.abs(away).max(initial=0)
+    if len(places) < _FEWEST or places.shape[1] < 2 or not 0 < span < np.inf:
         flat = np.zeros((len(places), 2))
         flat[:, : places.shape[1]] = places[:, :2]
         return flat
@@ -103,7 +109,7 @@ def layout(places: np.ndarray) -> np.ndarray:
     with threadpool_limits(
         1
     ):  # its threads wait for each other: on a busy machine a hundred seconds, and three with one
-        return TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=0).fit_transform(places)
+        return TSNE(n_components=2, init="pca", perplexity=perplexity, random_state=0).fit_transform(away / span)
 
 
 def _lines(text: str, width: int = 60, most: int = 4) -> str:

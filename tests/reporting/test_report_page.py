@@ -9,6 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jasper_jax.evaluation.benchmark_scores import BenchmarkScores, ModelScores, write
@@ -22,6 +23,7 @@ pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
 pytest.importorskip("sklearn")
 from jasper_jax.reporting import page
+from jasper_jax.reporting.text_figures import layout
 from jasper_jax.reporting.write import write_comparison, write_report
 
 
@@ -308,3 +310,12 @@ def test_links_in_a_run_folder_of_others_are_not_read(refused, run: Path, tmp_pa
     (run / "timings.json").unlink()
     (run / "timings.json").symlink_to(tmp_path / "private.json")
     refused("timings.json", "report", run)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-320, 1e38, 1e308])
+def test_no_places_of_texts_end_the_process(scale: float) -> None:
+    """scikit-learn's t-SNE ended with a segmentation fault where they are all the same, or not of float32."""
+    places = 0.3 + scale * np.random.default_rng(0).uniform(-1, 1, size=(70, 3))
+    planes = layout(places)
+    assert planes.shape == (70, 2)
+    assert np.isfinite(planes).all()
