@@ -41,6 +41,8 @@ MODULE_TYPE = re.compile(
     re.ASCII,
 )
 """The types of sentence-transformers' own modules; what else its packages have is called as it is found."""
+_IMPLEMENTATION = "_implementation"
+"""The end of keys of a ``config.json`` whose value may be a repository with native code: attn_implementation."""
 
 
 def refuse_settings(where: str, folder: Path) -> None:
@@ -61,6 +63,21 @@ def refuse_settings(where: str, folder: Path) -> None:
         settings = read_object(path)
         odd = [key for key in _CONTENT if isinstance(settings.get(key), str)]
         _refuse(where, path, odd + [key for key in _FILES if _is_elsewhere(settings.get(key), path.parent)])
+    for path in sorted(folder.rglob("config.json")):
+        _refuse(where, path, list(_kernels(read_json(path))))
+
+
+def _kernels(config: Any) -> Iterator[str]:
+    """The keys at which a ``config.json`` names a repository for the computation of attention, at any depth."""
+    waiting = [("", config)]
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [(key if key.endswith(_IMPLEMENTATION) else str(name), item) for name, item in value.items()]
+        elif isinstance(value, list):
+            waiting += [(key, item) for item in value]
+        elif isinstance(value, str) and key.endswith(_IMPLEMENTATION) and "/" in value:
+            yield key
 
 
 def _module_types(folder: Path) -> Iterator[tuple[Path, Any]]:

@@ -217,6 +217,12 @@ SETTINGS = {
         {"model_kwargs": {"attn_implementation": "org/kernel", "allow_all_kernels": True}},
         r"model_kwargs\.attn_implementation",
     ),
+    "kernel of the config": ("config.json", {"attn_implementation": "org/kernel"}, "attn_implementation"),
+    "kernel within": (
+        "config.json",
+        {"text_config": [{"_attn_implementation": {"": "sdpa", "x": "org/kernel@main"}}]},
+        "_attn_implementation",
+    ),
     "all kernels": ("sentence_bert_config.json", {"model_kwargs": {"allow_all_kernels": True}}, "allow_all_kernels"),
     "other tokenizer": ("sentence_bert_config.json", {"tokenizer_name_or_path": "/home/me"}, "tokenizer_name_or_path"),
     "no arguments": ("sentence_bert_config.json", {"config_kwargs": ["vocab"]}, "config_kwargs"),
@@ -295,6 +301,8 @@ def test_settings_that_folders_have_are_fine(tmp_path: Path) -> None:
     plain = {"model_args": {"torch_dtype": "float16", "attn_implementation": "sdpa"}, "tokenizer_args": {}}
     plain |= {"max_seq_length": 512, "config_args": {"trust_remote_code": True}, "model_kwargs": None}
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps(plain))
+    config = {"_name_or_path": "org/name", "attn_implementation": {"": "sdpa"}, "_attn_implementation": "eager"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
     files = {"vocab_file": None, "merges_file": "/no/such/machine/merges.txt", "tokenizer_file": __file__}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(files))
     refuse_harmful_files("teachers.t", tmp_path)
