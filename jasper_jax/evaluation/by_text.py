@@ -21,6 +21,8 @@ from jasper_jax.runtime.files import sealed, write_atomic
 from jasper_jax.runtime.shown import shown
 
 FILE = "evaluation-texts.json"
+MOST_QUERIES = 10_000
+"""Queries of a test whose scores are kept."""
 LONGEST = 300
 """Characters of a text that are kept."""
 
@@ -128,6 +130,9 @@ class ByText(_Record):
         for test in self.retrieval.values():
             if len(test.ndcg10) != people or [(c.student, c.teacher) for c in test.comparisons] != pairs:
                 raise ValueError("a test whose comparisons are not those of the providers")
+            counts = {len(scores) for scores in test.ndcg10}
+            if len(counts) > 1 or not counts <= set(range(1, MOST_QUERIES + 1)):
+                raise ValueError(f"a test without the same 1 to {MOST_QUERIES} scores of every provider")
             for c in test.comparisons:
                 need((*c.most_gained, *c.most_lost), len(test.examples), "examples")
             for e in test.examples:

@@ -12,15 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from jasper_jax.assets.corpora import RetrievalTest
-from jasper_jax.evaluation.by_text import Comparison, Example, Provider, TestTexts, cut, pairs_of
+from jasper_jax.evaluation.by_text import MOST_QUERIES, Comparison, Example, Provider, TestTexts, cut, pairs_of
 from jasper_jax.evaluation.retrieval import RANKED, bootstrap, metrics_per_query, rank, ranked_passages
 
 MOST_EXAMPLES = 480
 """Queries that are kept with their passages, of all tests and comparisons together."""
 MOST_EACH = 12
 """Queries of one comparison that are kept because they were gained, and as many that were lost."""
-MOST_QUERIES = 10_000
-"""Queries of a test whose scores are kept."""
 
 
 def examples_each(tests: int, comparisons: int) -> int:

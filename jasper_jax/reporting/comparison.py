@@ -113,6 +113,8 @@ def _queries(runs: Sequence[RunFiles], names: list[str]) -> list[Section]:
             own = base.retrieval.get(test)
             if own is None or own.query_sha256 != theirs.query_sha256:
                 continue
+            if len(own.ndcg10[0]) != len(theirs.ndcg10[0]):  # another number of them was kept
+                continue
             for one, other in zip(_students(run.by_text), _students(base)):
                 label = f"{name}, {provider_label(run.by_text.providers[one])}"
                 against = f"{names[0]}, {provider_label(base.providers[other])}"

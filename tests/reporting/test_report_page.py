@@ -319,3 +319,16 @@ def test_no_places_of_texts_end_the_process(scale: float) -> None:
     planes = layout(places)
     assert planes.shape == (70, 2)
     assert np.isfinite(planes).all()
+
+
+@pytest.mark.parametrize("kept", [0, 37, 10_001])
+def test_a_comparison_needs_as_many_scores_of_both_runs(tmp_path: Path, kept: int) -> None:
+    runs = [write_run(tmp_path / name, name) for name in "ab"]
+    tree = json.loads((runs[1] / FILE).read_text("utf-8"))
+    test = tree["retrieval"]["forum <i>"]
+    test["ndcg10"] = [(scores * 1000)[:kept] for scores in test["ndcg10"]]
+    (runs[1] / FILE).write_text(json.dumps(sealed(tree)), "utf-8")
+    write_comparison(runs, tmp_path / "compare.html")
+    assert "The same queries" not in (tmp_path / "compare.html").read_text("utf-8")
+    made(runs[1])
+    assert ("1 to 10000 scores of every provider" in headings(runs[1])["queries"]) == (kept != 37)
