@@ -50,7 +50,7 @@ def _of(model: str, teachers: bool) -> Iterator[Candidate]:
     recipe = load_recipe(model)
     folder = run_dir(recipe) / "export"
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; run jasper export {model} first")
+        raise UserError(f"{folder}: no such folder; run jasper export {shell_word(model)} first")
     yield Candidate(str(folder))
     for teacher in recipe.teachers if teachers else ():
         if teacher.model is not None:  # imported vectors have none
@@ -67,6 +67,7 @@ def is_recipe(model: str) -> bool:
 def results_folder(models: Sequence[str], given: Path | None) -> Path:
     """Where results go: ``given``; else ``mteb`` in the run's folder for a recipe, where its report finds them."""
     from jasper_jax.evaluation.benchmark_scores import FOLDER
+from jasper_jax.runtime.shell import shell_word
 
     if given is not None:
         return user_path(given, new=True)
