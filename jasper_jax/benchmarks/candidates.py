@@ -11,6 +11,7 @@ from jasper_jax.checkpoints.export_marker import refuse_damaged
 from jasper_jax.recipe.load import load_recipe, run_dir
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
+from jasper_jax.runtime.shell import shell_word
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def is_recipe(model: str) -> bool:
 def results_folder(models: Sequence[str], given: Path | None) -> Path:
     """Where results go: ``given``; else ``mteb`` in the run's folder for a recipe, where its report finds them."""
     from jasper_jax.evaluation.benchmark_scores import FOLDER
-from jasper_jax.runtime.shell import shell_word
 
     if given is not None:
         return user_path(given, new=True)

@@ -15,7 +15,9 @@ from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from jasper_jax.assets.models import HUB_ID
 from jasper_jax.benchmarks.model_meta import revision
+from jasper_jax.benchmarks.run import refuse_links_out
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.shell import shell_word
 
 if TYPE_CHECKING:
     from mteb.results import TaskResult  # pyright: ignore[reportMissingImports]
@@ -29,8 +31,9 @@ def hub_results(export: Path, results: Path) -> bytes:
     They are in percent, at the model's own dimension and with its own prompts; other dimensions are experiments.
 
     Raises:
-      UserError: ``results`` has none of this export.
+      UserError: ``results`` has none of this export, or links to others'.
     """
+    refuse_links_out(results / "results")
     own = revision(export)
     # Its constructor makes the folder.
     cache = mteb.ResultCache(results) if (results / "results").is_dir() else None
@@ -42,7 +45,7 @@ def hub_results(export: Path, results: Path) -> bytes:
     entries = [entry for result in found for task in result.task_results for entry in _entries(task)]
     if not entries:
         raise UserError(
-            f"{results}: no results of {export} by tasks whose data are on the hub; run jasper mteb {export}"
+            f"{results}: no results of {export} by tasks whose data are on the hub; run jasper mteb {shell_word(export)}"
         )
     entries.sort(key=lambda entry: (entry.dataset_id, entry.task_id))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()

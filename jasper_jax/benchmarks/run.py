@@ -67,7 +67,7 @@ def run_benchmark(
         raise UserError(f"--backend {backend}: allowed are {' and '.join(BACKENDS)}")
     if backend != "jax" and batch_tokens is not None:
         raise UserError("--batch-tokens is for --backend jax; sentence-transformers makes batches of its own")
-    _refuse_links(output / "results")
+    refuse_links_out(output / "results")
     prompts = dict(prompts or {})
     with quiet():
         model = jax_model(folder, prompts, batch_tokens) if backend == "jax" else torch_model(folder, prompts)
@@ -89,7 +89,8 @@ def run_benchmark(
     return Benchmarked(scored, meta_file, failed)
 
 
-def _refuse_links(results: Path) -> None:
+def refuse_links_out(results: Path) -> None:
+    """UserError: something in the folder ``results`` is a link out of it, or no regular file."""
     try:
         refuse_links(results)
     except FileNotFoundError as error:
