@@ -45,7 +45,8 @@ def hub_results(export: Path, results: Path) -> bytes:
     entries = [entry for result in found for task in result.task_results for entry in _entries(task)]
     if not entries:
         raise UserError(
-            f"{results}: no results of {export} by tasks whose data are on the hub; run jasper mteb {shell_word(export)}"
+            f"{results}: no results of {export} by tasks whose data are on the hub; run jasper mteb"
+            f" {shell_word(export)}"
         )
     entries.sort(key=lambda entry: (entry.dataset_id, entry.task_id))
     return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False).encode()
