@@ -16,10 +16,13 @@ from jasper_jax.command_options import (
     ProcessCount,
     Processes,
     ProcessIndex,
+    RayAddress,
+    RayAddressCommand,
     RecipeFile,
     join_processes,
     load,
     optional_path,
+    refuse_beside_ray,
 )
 from jasper_jax.runtime.compilers import hidden_compilers
 from jasper_jax.runtime.ending import run_to_end
@@ -82,10 +85,11 @@ def plan(
     plan_recipe(load(recipe, overrides), topology or [])
 
 
-@app.command()
+@app.command(cls=RayAddressCommand)
 def embed(
     recipe: RecipeFile,
     overrides: Overrides = None,
+    ray: RayAddress = None,
     process_index: ProcessIndex = 0,
     process_count: ProcessCount = 1,
     coordinator: Coordinator = None,
@@ -94,10 +98,15 @@ def embed(
 ) -> None:
     """Build the text store and fill the teachers' vector stores; resumes where it stopped.
 
-    Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`
+    Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`; on a Ray cluster, `jasper embed
+    configs/quickstart.yaml --ray HEAD:6379`
     """
-    from jasper_jax.commands import embed_teachers
+    from jasper_jax.commands import embed_teachers, embed_teachers_on_ray
 
+    if ray is not None:
+        refuse_beside_ray(process_index, process_count, coordinator, processes, process)
+        embed_teachers_on_ray(load(recipe, overrides), ray)
+        return
     join_processes(coordinator, processes, process)
     embed_teachers(load(recipe, overrides), process_index, process_count)
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
 
 if TYPE_CHECKING:
@@ -26,6 +28,34 @@ Processes = Annotated[int | None, typer.Option(help="How many processes work tog
 Process = Annotated[int | None, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessIndex = Annotated[int, typer.Option(help="The index of this process, from 0.", min=0)]
 ProcessCount = Annotated[int, typer.Option(help="How many processes share the work.", min=1)]
+
+RayAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="[ADDRESS]",
+        help="Embed on a Ray cluster (extra ray): host:port of its head, or auto; without an address on this machine.",
+    ),
+]
+
+
+class RayAddressCommand(TyperCommand):
+    """A command whose option ``--ray`` may stand without an address: before another option, a change to the recipe, or
+    the end."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        following = [*args[1:], "-"]
+        alone = [word == "--ray" and (next.startswith("-") or "=" in next) for word, next in zip(args, following)]
+        return super().parse_args(ctx, ["--ray=local" if is_alone else word for word, is_alone in zip(args, alone)])
+
+
+def refuse_beside_ray(process_index: int, process_count: int, *joined: object) -> None:
+    """UserError: ``--ray`` is given with options of processes that share the work by their numbers."""
+    if (process_index, process_count) != (0, 1) or any(value is not None for value in joined):
+        raise UserError(
+            "--ray: Ray's workers share the shards; leave out --process-index, --process-count, --coordinator,"
+            " --processes and --process"
+        )
 
 
 def load(recipe: str, overrides: list[str] | None) -> Recipe:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # each command imports what it needs, so that it starts quick
     from jasper_jax.evaluation.providers import Embedded
     from jasper_jax.evaluation.report import Evaluation
     from jasper_jax.run import Run
+    from jasper_jax.teachers.models import TeacherModel
 
 
 def _run(recipe: Recipe) -> Run:
@@ -103,7 +105,31 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
     validate(run)
     processes.first_does(run.run_folder.claim)
     with stop_flag() as stop, stop.immediately():
-        _embed(run, Timings(run.folder, process_index), process_index, process_count)
+        timings = Timings(run.folder, process_index)
+        _embed(run, timings, partial(_embed_share, run, timings, process_index, process_count))
+
+
+def embed_teachers_on_ray(recipe: Recipe, address: str) -> None:
+    """``jasper embed --ray``. ``address``: as of ``ray_cluster.connected``."""
+    from jasper_jax.runtime.files import exclusive
+    from jasper_jax.teachers.ray_cluster import RayCluster, connected, listed, needs, room
+
+    with connected(address) as ray:  # before JAX has threads, since it forks
+        from jasper_jax.check import validate
+
+        needed = needs(recipe.ray, ray.nodes())
+        run = _run(recipe)
+        validate(run)
+        say(f"Ray: room for {room(needed, ray.nodes())} workers of {listed(needed)}")
+        run.run_folder.claim()
+        with exclusive(stores_dir(recipe), "embed --ray", "stores"), stop_flag() as stop, stop.immediately():
+            timings = Timings(run.folder)
+
+            def embed(teachers: Sequence[TeacherModel], texts: TextStore) -> None:
+                with timings.phase("embedding"):
+                    run.vectors.embed_on(partial(RayCluster, ray, needed), teachers, texts)
+
+            _embed(run, timings, embed)
 
 
 def mine_negatives(recipe: Recipe, process_index: int, process_count: int) -> None:
@@ -139,8 +165,13 @@ def _refuse_index(process_index: int, process_count: int) -> None:
 
 
 def _embed(
-    run: Run, timings: Timings, process_index: int, process_count: int, *, training: bool = False
+    run: Run,
+    timings: Timings,
+    embed: Callable[[Sequence[TeacherModel], TextStore], None],
+    *,
+    training: bool = False,
 ) -> tuple[TextStore | None, PairStore | None]:
+    """Build the stores of texts and images; ``embed`` fills those of the teachers that are embedded."""
     from jasper_jax.check import advice_for_few_texts, refuse_large_batches
 
     texts = pairs = None
@@ -160,17 +191,28 @@ def _embed(
     if not run.needs_vectors:
         return texts, pairs
     assert texts is not None
-    for teacher in run.teachers:
-        if teacher.settings.mode == "online":
-            continue
+    cached = [teacher for teacher in run.teachers if teacher.settings.mode == "cached"]
+    for teacher in cached:
         if teacher.settings.model is None:
             run.vectors.open(teacher, texts)  # imported vectors must exist
-            continue
+    embed([teacher for teacher in cached if teacher.settings.model is not None], texts)
+    return texts, pairs
+
+
+def _embed_share(
+    run: Run,
+    timings: Timings,
+    process_index: int,
+    process_count: int,
+    teachers: Sequence[TeacherModel],
+    texts: TextStore,
+) -> None:
+    """The share of this process, by its number, in the vectors of each teacher."""
+    for teacher in teachers:
         with timings.phase(f"embedding: {teacher.name}"):
             store = run.vectors.embed(teacher, texts, process_index=process_index, process_count=process_count)
         if store is None:
             say(f"{teacher.name}: this process's shards are complete, another process's are not yet.")
-    return texts, pairs
 
 
 def train_stages(recipe: Recipe) -> None:
@@ -317,7 +359,7 @@ def run_all(recipe: Recipe) -> None:
             refuse_foreign(run.folder / "export")
             timings = Timings(run.folder)
             with stop.immediately():
-                texts, pairs = _embed(run, timings, 0, 1, training=True)
+                texts, pairs = _embed(run, timings, partial(_embed_share, run, timings, 0, 1), training=True)
                 if mines(recipe) and texts is not None:
                     _mine(run, texts, timings, 0, 1)
             _train(run, mesh, texts, pairs, timings, stop)

@@ -31,7 +31,8 @@ from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers.embedding import Steps, fill_store
+from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.shard_maker import Steps
 from jasper_jax.teachers.vector_import import import_vectors
 from jasper_jax.teachers.vectors import VectorStore
 from jasper_jax.training.metrics import read_events

@@ -25,6 +25,7 @@ MAY_CHANGE = (
     "training.workers",
     "training.profile_steps",
     "training.micro_batch",
+    "ray",
     "mesh",
     "student.remat",
     "student.vision.remat",

@@ -288,6 +288,17 @@ class Mesh(Section):
     """Shards of each layer's matrices; divides the key-value heads of every model in the step, and a node."""
 
 
+class Ray(Section):
+    """What each worker of ``jasper embed --ray`` takes of a Ray cluster. A worker has one teacher loaded."""
+
+    num_cpus: PositiveInt = 1
+    """CPU cores of a worker, and threads of its computations."""
+    num_gpus: Annotated[int, Field(ge=0)] | None = None
+    """GPUs of a worker, which share each batch; None: one if nodes have GPUs, else none."""
+    resources: dict[str, PositiveFloat] = Field(default_factory=dict)
+    """Other resources of a worker by Ray's name, e.g. {TPU: 4}."""
+
+
 class Mining(Section):
     """Hard negatives: the passages nearest to a query by the teachers' stored vectors, but not as near as its answer
     (arXiv 2407.15831, section 3.2)."""
@@ -363,6 +374,8 @@ class Recipe(Section):
     mesh: Literal["auto"] | Mesh = "auto"
     """auto: data is the number of nodes; in a node fsdp takes as many devices as divide every stage's batch, tensor the
     rest."""
+    ray: Ray = Ray()
+    """The workers of ``jasper embed --ray``; may change between commands."""
     mining: Mining = Mining()
     """How negatives of labelled pairs are found."""
     evaluation: Evaluation = Evaluation()

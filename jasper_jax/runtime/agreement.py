@@ -65,8 +65,8 @@ def _refuse_unshared(key: str, folder: Path) -> None:
             )
 
     try:
-        processes.first_does(lambda: refuse([_problem(own)]))
-        refuse(processes.gather_text("" if processes.is_first() else _problem(own, seen=files[0])))
+        processes.first_does(lambda: refuse([folder_problem(own)]))
+        refuse(processes.gather_text("" if processes.is_first() else folder_problem(own, seen=files[0])))
         processes.first_does(lambda: refuse(["" if _appears(file) else _OTHER for file in files]))
     finally:
         with contextlib.suppress(OSError):
@@ -78,8 +78,8 @@ SECONDS = 2.0
 """How long a file of another process may take to appear on a network file system."""
 
 
-def _problem(own: Path, seen: Path | None = None) -> str:
-    """Why this process cannot write ``own``, or does not see process 0's file ``seen``; empty if it can and does."""
+def folder_problem(own: Path, seen: Path | None = None) -> str:
+    """Why this process cannot write ``own``, or does not see another's file ``seen``; empty if it can and does."""
     try:
         own.parent.mkdir(parents=True, exist_ok=True)  # also refreshes what a network file system has cached
         if seen is not None and not _appears(seen):

@@ -263,8 +263,9 @@ _LONGEST_NOTE = 1000
 
 
 @contextlib.contextmanager
-def exclusive(folder: Path, what: str) -> Iterator[None]:
-    """Lock ``folder`` for this process and the command ``what``; the lock ends with the process.
+def exclusive(folder: Path, what: str, key: str = "run_dir") -> Iterator[None]:
+    """Lock ``folder``, which the recipe's ``key`` names, for this process and the command ``what``; the lock ends with
+    the process.
 
     Raises:
       UserError: another process holds the lock, or the folder cannot be written.
@@ -275,10 +276,10 @@ def exclusive(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(
-            f"{folder}: another process is using this run folder ({_at_work(folder)}); wait for it, or set run_dir=..."
+            f"{folder}: another process is using this run folder ({_at_work(folder)}); wait for it, or set {key}=..."
         ) from None
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with run_dir=...") from None
+        raise UserError(f"{folder}: cannot be written: {error.strerror}; choose another with {key}=...") from None
     note = folder / AT_WORK
     with contextlib.suppress(OSError):
         write_atomic(note, f"jasper {what}, process {os.getpid()} of {socket.gethostname()}")  # follows no link

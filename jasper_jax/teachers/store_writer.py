@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter
@@ -19,6 +19,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.progress import say
 from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.codec import Codec, int8_scales
 from jasper_jax.teachers.held import drawn_rows, held_draws, holds, together
@@ -36,6 +37,14 @@ def refuse_foreign(folder: Path) -> None:
         )
 
 
+class Task(NamedTuple):
+    """A shard to make."""
+
+    shard: sh.ShardInfo
+    recorded: dict[str, Any] | None
+    """Its ledger line, if it is there and lacks vectors."""
+
+
 class StoreWriter:
     """An unfinished vector store, as one of the processes that fill it sees it."""
 
@@ -44,6 +53,25 @@ class StoreWriter:
         self.manifest = folder / "manifest.json"
         self.names = {s: sh.shard_file("vectors", s, texts.shards) for s in texts.shards}
         self.ledger = folder / f"done-{uuid.uuid4().hex[:8]}.jsonl"
+
+    @classmethod
+    def begin(
+        cls, folder: Path, texts: TextStore, spec: VectorSpec, draws: Draws | None, *, progress: bool
+    ) -> StoreWriter | None:
+        """The store in ``folder``, begun or continued; None if it is complete.
+
+        Raises:
+          UserError: ``folder`` holds vectors of another teacher, prompt or text store.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        writer = cls(folder, texts, spec, draws)
+        if writer.manifest.exists():
+            if not writer.reopen_for_repair():
+                return None
+            if progress:
+                say(f"{folder.name}: shards or vectors are missing; only those are made.")
+        writer.pin()
+        return writer
 
     def pin(self) -> None:
         """Record the teacher and the texts in ``spec.json``; UserError if it records others."""
@@ -153,6 +181,15 @@ class StoreWriter:
                 os.fsync(f.fileno())
         except OSError as error:
             raise files.naming(error, self.ledger) from None
+
+    def tasks(self) -> list[Task]:
+        """The shards that are missing or lack vectors."""
+        recorded = self.recorded()
+        return [
+            Task(shard, recorded.get(shard))
+            for shard in self.texts.shards
+            if shard not in recorded or not holds(recorded[shard], self.draws_of(shard))
+        ]
 
     def done(self) -> dict[sh.ShardInfo, dict[str, Any]]:
         """The shards that have all vectors, with their ledger lines."""

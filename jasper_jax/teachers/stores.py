@@ -14,12 +14,15 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.recipe.stages import mines, uses_teachers
 from jasper_jax.runtime import processes
+from jasper_jax.teachers.cluster_embedding import TeacherStore, embed_on_cluster
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.mining import mine
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.negatives import Negatives, NegativeStore
 from jasper_jax.teachers.online import OnlineVectors
+from jasper_jax.teachers.scheduling import Cluster
+from jasper_jax.teachers.teacher_worker import Order
 from jasper_jax.teachers.vectors import TeacherView, VectorStore
 
 T = TypeVar("T")
@@ -71,6 +74,17 @@ class TeacherVectors:
             )
 
         return _by_all(fill)
+
+    def embed_on(
+        self,
+        cluster_for: Callable[[Sequence[Order]], Cluster],
+        teachers: Sequence[TeacherModel],
+        texts: TextStore,
+    ) -> None:
+        """Fill the stores of ``teachers`` on a cluster; all are complete on return."""
+        stores = [TeacherStore(teacher, self.folder(teacher)) for teacher in teachers]
+        draws = needed_draws(self._recipe, texts.size("train"))
+        embed_on_cluster(stores, texts, draws, cluster_for, progress=self.progress)
 
     def open(self, teacher: TeacherModel, texts: TextStore) -> VectorStore:
         """The teacher's complete store, checked against the texts and the recipe, with the vectors that it needs."""

@@ -26,7 +26,8 @@ from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import parse_json, sync_folder
 from jasper_jax.runtime.text_files import content_suffix, numbered_lines
-from jasper_jax.teachers.embedding import Steps, fill_store
+from jasper_jax.teachers.embedding import fill_store
+from jasper_jax.teachers.shard_maker import Steps
 from jasper_jax.teachers.vectors import VectorSpec, VectorStore, normalize_rows
 
 _ROWS = 1024

@@ -1,0 +1,220 @@
+"""A Ray cluster whose actors embed: connecting to it, what its nodes have room for, and its actors as workers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import re
+import signal
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from jasper_jax.recipe.config import Ray
+from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.runtime.progress import say
+from jasper_jax.teachers.scheduling import IN_HAND, Lost, Made, Ready
+from jasper_jax.teachers.store_writer import Task
+from jasper_jax.teachers.teacher_worker import Order, TeacherWorker
+
+LOCAL, AUTO = "local", "auto"
+REACH = 10.0
+"""Seconds in which the address must answer."""
+LOOK = 5.0
+"""Seconds between two looks at the nodes, which may come and go."""
+PATIENCE = 60.0
+"""Seconds without any node that could hold a worker, or without a worker that is ready, before that is said."""
+
+
+def refuse_without_ray() -> None:
+    """UserError if Ray is not installed."""
+    if importlib.util.find_spec("ray") is None:
+        raise UserError("--ray needs the extra ray, which is not installed: pip install 'jasper-jax[ray]'")
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[Any]:
+    """Within the block this process drives the Ray cluster at ``address``; yields the module ``ray``.
+
+    ``address``: ``host:port`` of its head, ``auto`` (``RAY_ADDRESS``, or the cluster of which this machine is a node),
+    or ``local``: a cluster of this machine alone, which ends with the block or the process.
+
+    Raises:
+      UserError: Ray is not installed; the address is none, does not answer, or has another version.
+    """
+    refuse_without_ray()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    _refuse_unreachable(address)
+    import ray
+
+    try:
+        _initialize(ray, address)
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _initialize(ray: Any, address: str) -> None:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        # Ray has workers import from the driver's current folder, in which may be anybody's data with a json.py.
+        with contextlib.chdir("/"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX is imported, but has no threads yet
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        what = " ".join(str(error).split()) or first_line(error)
+        remedy = "run on a node of the cluster, with its versions of Python and Ray"
+        raise UserError(f"--ray {address}: Ray could not join the cluster ({what[:400]}); {remedy}") from error
+    finally:
+        if in_main_thread:
+            signal.signal(signal.SIGTERM, handler)  # Ray sets its own
+
+
+def _refuse_unreachable(address: str) -> None:
+    if address in (LOCAL, AUTO):
+        return
+    parts = re.fullmatch(r"([^:/=\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
+    if not parts or not 0 < int(parts[2]) < 65536:
+        client = (
+            " A driver outside the cluster (ray://) would not see the disk of its nodes:" if "//" in address else ""
+        )
+        raise UserError(
+            f"--ray {address}: expected host:port of the cluster's head, auto, or nothing for this machine.{client} run"
+            " on a node of the cluster"
+        )
+    try:
+        socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=REACH).close()
+    except OSError as error:
+        raise UserError(
+            f"--ray {address}: cannot be reached ({error}); is the head running there (ray start --head), and is the"
+            " port open?"
+        ) from None
+
+
+def needs(settings: Ray, nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What a worker takes of a node, by Ray's names. ``nodes``: as of ``ray.nodes()``.
+
+    Raises:
+      UserError: no node has it.
+    """
+    available = [node["Resources"] for node in nodes if node["Alive"]]
+    gpus = settings.num_gpus
+    if gpus is None:
+        gpus = int(any(resources.get("GPU", 0) >= 1 for resources in available))
+    needed = {"CPU": float(settings.num_cpus), "GPU": float(gpus), **settings.resources}
+    needed = {name: amount for name, amount in needed.items() if amount}
+    if not room(needed, nodes):
+        most = {name: max((r.get(name, 0.0) for r in available), default=0.0) for name in needed}
+        raise UserError(
+            f"ray: a worker takes {listed(needed)}, and no node has that (the most on one node: {listed(most)}); change"
+            f" ray.num_cpus, ray.num_gpus or ray.resources, or start such nodes first"
+        )
+    return needed
+
+
+def room(needed: Mapping[str, float], nodes: Sequence[Mapping[str, Any]]) -> int:
+    """How many workers the live ``nodes`` can hold."""
+    return sum(
+        min(int(node["Resources"].get(name, 0) // amount) for name, amount in needed.items())
+        for node in nodes
+        if node["Alive"]
+    )
+
+
+def listed(resources: Mapping[str, float]) -> str:
+    """``2 CPU, 1 GPU``."""
+    return ", ".join(f"{amount:g} {name}" for name, amount in resources.items())
+
+
+class RayCluster:
+    """Workers that are actors of Ray, one for an :class:`Order`."""
+
+    def __init__(self, ray: Any, needed: Mapping[str, float], orders: Sequence[Order]):
+        self._ray, self._orders, self._needed = ray, orders, dict(needed)
+        self._calls: dict[Any, tuple[Any, Task | None]] = {}
+        """By reference of its result: the worker, and the task or None for loading the teacher."""
+        self._room, self._looked = 0, -math.inf
+        self._had_room = self._had_ready = time.monotonic()
+        threads = str(int(needed.get("CPU", 1)))
+        variables = dict.fromkeys(("PJRT_NPROC", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"), threads)
+        variables |= {name: os.environ[name] for name in ("JASPER_CACHE",) if name in os.environ}
+        self._actor = ray.remote(TeacherWorker).options(
+            num_cpus=needed.get("CPU", 0),
+            num_gpus=needed.get("GPU", 0),
+            resources={name: amount for name, amount in needed.items() if name not in ("CPU", "GPU")},
+            max_concurrency=IN_HAND,
+            max_restarts=0,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": variables},
+        )
+
+    def capacity(self) -> int:
+        """UserError: for a minute no node could hold a worker."""
+        now = time.monotonic()
+        if now - self._looked >= LOOK:
+            self._looked, self._room = now, room(self._needed, self._ray.nodes())
+        if self._room:
+            self._had_room = now
+        elif now - self._had_room > PATIENCE:
+            raise UserError(
+                f"ray: no node is left that has {listed(self._needed)}; start some, then run the same command again"
+            )
+        return self._room
+
+    def start(self, job: int) -> Any:
+        worker = self._actor.remote(self._orders[job])
+        self._calls[worker.load.options(name=f"load {self._orders[job].teacher.name}").remote()] = worker, None
+        return worker
+
+    def give(self, worker: Any, job: int, task: Task) -> None:
+        name = f"{self._orders[job].teacher.name}: {task.shard.split} {task.shard.index}"
+        self._calls[worker.make.options(name=name).remote(task)] = worker, task
+
+    def stop(self, worker: Any) -> None:
+        self._calls = {call: of for call, of in self._calls.items() if of[0] != worker}
+        self._ray.kill(worker)
+
+    def wait(self) -> list[Ready | Made | Lost]:
+        self._say_if_waiting()
+        if not self._calls:
+            time.sleep(0.2)
+            return []
+        finished, _ = self._ray.wait(list(self._calls), timeout=1.0)
+        if finished:
+            finished, _ = self._ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+        return [self._event(call) for call in finished]
+
+    def _event(self, call: Any) -> Ready | Made | Lost:
+        worker, task = self._calls.pop(call)
+        errors = self._ray.exceptions
+        try:
+            result = self._ray.get(call)
+        except errors.RayTaskError as error:  # the worker raised it
+            if isinstance(error.cause, UserError | OSError):
+                raise error.cause from error
+            raise
+        except errors.RayError as error:
+            return Lost(worker, _reason(error))
+        self._had_ready = time.monotonic()
+        return Ready(worker) if task is None else Made(worker, task, result)
+
+    def _say_if_waiting(self) -> None:
+        if any(task for _, task in self._calls.values()):
+            self._had_ready = time.monotonic()
+        elif time.monotonic() - self._had_ready > PATIENCE:
+            self._had_ready = time.monotonic()
+            free = {name: self._ray.available_resources().get(name, 0.0) for name in self._needed}
+            say(f"Ray: no worker is ready yet; one takes {listed(self._needed)}, free are {listed(free)}.")
+
+
+def _reason(error: BaseException) -> str:
+    """What Ray says of a lost worker, in one line, without its identifiers."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not re.match(r"(class_name|actor_id|pid|name|namespace|ip): ", line)]
+    return " ".join(telling)[:300] or type(error).__name__
