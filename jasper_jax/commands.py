@@ -112,12 +112,13 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 def embed_teachers_on_ray(recipe: Recipe, address: str) -> None:
     """``jasper embed --ray``. ``address``: as of ``ray_cluster.connected``."""
     from jasper_jax.runtime.files import exclusive
-    from jasper_jax.teachers.ray_cluster import RayCluster, connected, listed, needs, room
+    from jasper_jax.teachers.ray_cluster import RayCluster, connected, listed, needs, refuse_unlike_nodes, room
 
     with connected(address) as ray:  # before JAX has threads, since it forks
         from jasper_jax.check import validate
 
         needed = needs(recipe.ray, ray.nodes())
+        refuse_unlike_nodes(ray)
         run = _run(recipe)
         validate(run)
         say(f"Ray: room for {room(needed, ray.nodes())} workers of {listed(needed)}")

@@ -18,7 +18,7 @@ from jasper_jax.runtime.progress import Bar, bar
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.scheduling import Cluster, Job, share_out
 from jasper_jax.teachers.store_writer import StoreWriter, Task, refuse_foreign
-from jasper_jax.teachers.teacher_worker import Order, versions
+from jasper_jax.teachers.teacher_worker import Order, version_reader
 
 
 class TeacherStore(NamedTuple):
@@ -67,7 +67,7 @@ def embed_on_cluster(
                 texts=texts.folder.resolve(),
                 draws=draws,
                 token=token,
-                versions=versions(),
+                versions=version_reader()(),
                 current_folder=os.getcwd(),
             )
             for teacher, writer in writers
@@ -105,7 +105,10 @@ class _Count:
 
 @contextlib.contextmanager
 def _token(folder: Path) -> Iterator[Path]:
-    """A file in ``folder`` by whose random name nodes recognise that they see the same one."""
+    """A file in ``folder`` by whose random name nodes recognise that they see the same one. The folder is this
+    driver's alone, so others of the kind are of drivers that were killed."""
+    for left in folder.glob(".shared.*.tmp"):
+        left.unlink(missing_ok=True)
     path = folder.resolve() / f".shared.{uuid.uuid4().hex[:8]}.tmp"
     path.touch()
     try:

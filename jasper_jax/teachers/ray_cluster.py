@@ -20,7 +20,7 @@ from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.progress import say
 from jasper_jax.teachers.scheduling import IN_HAND, Lost, Made, Ready
 from jasper_jax.teachers.store_writer import Task
-from jasper_jax.teachers.teacher_worker import Order, TeacherWorker
+from jasper_jax.teachers.teacher_worker import Order, TeacherWorker, refuse_other_versions, version_reader
 
 LOCAL, AUTO = "local", "auto"
 REACH = 10.0
@@ -51,12 +51,16 @@ def connected(address: str) -> Iterator[Any]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     _refuse_unreachable(address)
     import ray
+    from ray._private import worker
 
+    # Of a lost node Ray prints the last twenty lines of a log; the scheduler says it in one.
+    printing, worker.print_to_stdstream = worker.print_to_stdstream, lambda *_, **__: None
     try:
         _initialize(ray, address)
         yield ray
     finally:
         ray.shutdown()
+        worker.print_to_stdstream = printing
 
 
 def _initialize(ray: Any, address: str) -> None:
@@ -77,24 +81,47 @@ def _initialize(ray: Any, address: str) -> None:
 
 
 def _refuse_unreachable(address: str) -> None:
+    """UserError unless ``address`` can be the head of a cluster. Ray itself tries for minutes, and says so in logs."""
     if address in (LOCAL, AUTO):
         return
     parts = re.fullmatch(r"([^:/=\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
     if not parts or not 0 < int(parts[2]) < 65536:
-        client = (
-            " A driver outside the cluster (ray://) would not see the disk of its nodes:" if "//" in address else ""
-        )
         raise UserError(
-            f"--ray {address}: expected host:port of the cluster's head, auto, or nothing for this machine.{client} run"
-            " on a node of the cluster"
+            f"--ray {address}: expected host:port of the cluster's head, auto, or nothing for this machine; run on a"
+            " node of the cluster, which sees the disk of the others (ray:// does not)"
         )
+    remedy = "is the head running there (ray start --head), and is the port open?"
     try:
-        socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=REACH).close()
+        with socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=REACH) as connection:
+            answers = bool(os.environ.get("RAY_USE_TLS")) or _speaks_grpc(connection)
     except OSError as error:
-        raise UserError(
-            f"--ray {address}: cannot be reached ({error}); is the head running there (ray start --head), and is the"
-            " port open?"
-        ) from None
+        raise UserError(f"--ray {address}: cannot be reached ({error}); {remedy}") from None
+    if not answers:
+        raise UserError(f"--ray {address}: what answers there is no Ray cluster; {remedy}")
+
+
+def _speaks_grpc(connection: socket.socket) -> bool:
+    """Whether HTTP/2 answers, of which gRPC consists: its first frame is SETTINGS, of type 4."""
+    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+    answer = b""
+    while len(answer) < 9 and (received := connection.recv(9 - len(answer))):
+        answer += received
+    return len(answer) == 9 and answer[3] == 4
+
+
+def refuse_unlike_nodes(ray: Any) -> None:
+    """UserError: a node of the cluster has another version of a package, or lacks it; or none answers."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    read = ray.remote(num_cpus=0, max_retries=0)(version_reader())
+    calls = [read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, False)).remote() for node in names]
+    own = version_reader()()
+    for call, name in zip(calls, names.values()):
+        try:
+            refuse_other_versions(own, ray.get(call, timeout=PATIENCE), name)
+        except ray.exceptions.RayError as error:
+            raise UserError(f"--ray: node {name} runs no task ({_reason(error)}); see its logs, or stop it") from error
 
 
 def needs(settings: Ray, nodes: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -214,7 +241,10 @@ class RayCluster:
 
 
 def _reason(error: BaseException) -> str:
-    """What Ray says of a lost worker, in one line, without its identifiers."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not re.match(r"(class_name|actor_id|pid|name|namespace|ip): ", line)]
-    return " ".join(telling)[:300] or type(error).__name__
+    """What Ray says of a lost worker, in one line: the last line of a traceback, else what is said of its process."""
+    text = str(error)
+    node = re.search(r"\bip[:=] ?([0-9a-fA-F.:]+)", text)
+    text = text.rpartition("Worker exit detail: ")[2].partition(" Some common causes include")[0]
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
+    said = re.sub(r" [0-9a-f]{32}\b", "", lines[-1])[:300]
+    return f"{said} on {node[1]}" if node else said

@@ -4,31 +4,56 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from jasper_jax.data.drawn import Draws
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError, first_three
-from jasper_jax.runtime.files import differences
 from jasper_jax.teachers.store_writer import StoreWriter, Task
 
 PACKAGES = ("jasper-jax", "jax", "jaxlib", "flax", "tokenizers", "transformers", "array-record")
 """What the bytes of a shard may depend on, besides the kind of device."""
 
 
-def versions() -> dict[str, str]:
-    """The versions that must be the same on all nodes."""
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def version_reader(packages: Sequence[str] = PACKAGES) -> Callable[[], dict[str, str]]:
+    """A function that reads the versions which must be the same on all nodes.
+
+    It needs nothing but Python: Ray sends a function that is made in another by its code, so it runs on a node
+    without this package too.
+    """
+
+    def read() -> dict[str, str]:
+        import importlib.metadata
+        import importlib.util
+        import platform
+
+        found = {"python": platform.python_version()}
+        for name in packages:
+            if importlib.util.find_spec(name.replace("-", "_")) is None:
+                found[name] = "not installed"
+                continue
+            try:
+                found[name] = importlib.metadata.version(name)
+            except importlib.metadata.PackageNotFoundError:  # a copy of the repository that is on the path
+                found[name] = "not recorded"
+        return found
+
+    return read
+
+
+def refuse_other_versions(own: Mapping[str, str], node: Mapping[str, str], where: str) -> None:
+    """UserError: the node ``where`` has other versions than the driver."""
+    different = [
+        f"{name} is {node.get(name)}, at the driver {own[name]}" for name in own if own[name] != node.get(name)
+    ]
+    if different:
+        raise UserError(
+            f"node {where} has other versions: {first_three(different)}; install the same on the driver and all nodes"
+        )
 
 
 @dataclass(frozen=True)
@@ -41,7 +66,7 @@ class Order:
     draws: Draws | None
     token: Path
     """A file that the driver made beside ``folder``: a node that does not see it has another disk there."""
-    versions: dict[str, str]
+    versions: Mapping[str, str]
     current_folder: str
     """Of the driver, from which relative paths are meant."""
 
@@ -66,10 +91,7 @@ class TeacherWorker:
         """
         with self._naming_the_node():
             order = self._order
-            if different := differences(order.versions, versions(), ""):
-                raise UserError(
-                    f"this node has other versions: {first_three(different)}; install what the driver has on all nodes"
-                )
+            refuse_other_versions(order.versions, version_reader()(), socket.gethostname())
             with contextlib.suppress(OSError):
                 os.chdir(order.current_folder)
             self._refuse_another_disk()
