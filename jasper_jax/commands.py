@@ -118,7 +118,7 @@ def embed_teachers_on_ray(recipe: Recipe, address: str) -> None:
         from jasper_jax.check import validate
 
         needed = needs(recipe.ray, ray.nodes())
-        refuse_unlike_nodes(ray)
+        refuse_unlike_nodes(ray, needed)
         run = _run(recipe)
         validate(run)
         say(f"Ray: room for {room(needed, ray.nodes())} workers of {listed(needed)}")

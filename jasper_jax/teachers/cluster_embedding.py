@@ -20,6 +20,9 @@ from jasper_jax.teachers.scheduling import Cluster, Job, share_out
 from jasper_jax.teachers.store_writer import StoreWriter, Task, refuse_foreign
 from jasper_jax.teachers.teacher_worker import Order, version_reader
 
+APPEARS = 90.0
+"""Seconds until files of other nodes appear on a network file system; NFS keeps a folder's list for up to 60."""
+
 
 class TeacherStore(NamedTuple):
     """The store in ``folder`` of a teacher's vectors."""
@@ -83,12 +86,20 @@ def embed_on_cluster(
             for (teacher, writer), todo in zip(writers, tasks)
         ]
         share_out(jobs, cluster_for(orders))
-    for teacher, writer in writers:
-        if writer.finish() is None:
+    for _, writer in writers:
+        _finish(writer)
+
+
+def _finish(writer: StoreWriter) -> None:
+    """Complete a store whose shards workers have written."""
+    deadline = time.monotonic() + APPEARS
+    while writer.finish() is None:
+        if time.monotonic() > deadline:
             raise UserError(
-                f"{writer.folder}: shards that workers wrote are not here; delete no files of teacher {teacher.name}"
-                f" meanwhile, and run the same command to continue"
+                f"{writer.folder}: shards that workers wrote do not appear here; is it one folder for all nodes? run"
+                f" the same command to continue"
             )
+        time.sleep(1)
 
 
 class _Count:

@@ -49,9 +49,11 @@ def connected(address: str) -> Iterator[Any]:
     """
     refuse_without_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address == AUTO:
+        address = os.environ.get("RAY_ADDRESS") or AUTO
     _refuse_unreachable(address)
-    import ray
-    from ray._private import worker
+    import ray  # pyright: ignore[reportMissingImports]
+    from ray._private import worker  # pyright: ignore[reportMissingImports]
 
     # Of a lost node Ray prints the last twenty lines of a log; the scheduler says it in one.
     printing, worker.print_to_stdstream = worker.print_to_stdstream, lambda *_, **__: None
@@ -109,13 +111,14 @@ def _speaks_grpc(connection: socket.socket) -> bool:
     return len(answer) == 9 and answer[3] == 4
 
 
-def refuse_unlike_nodes(ray: Any) -> None:
-    """UserError: a node of the cluster has another version of a package, or lacks it; or none answers."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+def refuse_unlike_nodes(ray: Any, needed: Mapping[str, float]) -> None:
+    """UserError: a node that can hold a worker has another version of a package, lacks it, or does not answer."""
+    from ray.util import scheduling_strategies  # pyright: ignore[reportMissingImports]
 
-    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    names = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if room(needed, [node])}
     read = ray.remote(num_cpus=0, max_retries=0)(version_reader())
-    calls = [read.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, False)).remote() for node in names]
+    on = scheduling_strategies.NodeAffinitySchedulingStrategy
+    calls = [read.options(scheduling_strategy=on(node, False)).remote() for node in names]
     own = version_reader()()
     for call, name in zip(calls, names.values()):
         try:
