@@ -31,6 +31,10 @@ PATIENCE = 60.0
 """Seconds without any node that could hold a worker, or without a worker that is ready, before that is said."""
 
 
+NODE_DIED = "its node has died"
+"""What Ray says of an actor that was lost with its node."""
+
+
 def refuse_without_ray() -> None:
     """UserError if Ray is not installed."""
     if importlib.util.find_spec("ray") is None:
@@ -230,7 +234,7 @@ class RayCluster:
                 raise error.cause from error
             raise
         except errors.RayError as error:
-            return Lost(worker, _reason(error))
+            return Lost(worker, _reason(error), NODE_DIED in str(error))
         self._had_ready = time.monotonic()
         return Ready(worker) if task is None else Made(worker, task, result)
 
@@ -249,5 +253,5 @@ def _reason(error: BaseException) -> str:
     node = re.search(r"\bip[:=] ?([0-9a-fA-F.:]+)", text)
     text = text.rpartition("Worker exit detail: ")[2].partition(" Some common causes include")[0]
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [type(error).__name__]
-    said = re.sub(r" [0-9a-f]{32}\b", "", lines[-1])[:300]
+    said = NODE_DIED if NODE_DIED in text else re.sub(r" [0-9a-f]{32}\b", "", lines[-1])[:300]
     return f"{said} on {node[1]}" if node else said

@@ -20,7 +20,7 @@ from jasper_jax.teachers.store_writer import Task
 IN_HAND = 2
 """Shards that a worker has at once: it reads one while its devices compute another."""
 LOSSES = 3
-"""Workers that may be lost with one shard in hand, or one after another before they made any."""
+"""Workers that end by themselves with one shard in hand, or one after another before they made any, end the run."""
 
 
 class Ready(NamedTuple):
@@ -38,10 +38,12 @@ class Made(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The worker, or its node, is gone. What it had in hand may have been written or not."""
+    """The worker is gone. What it had in hand may have been written or not."""
 
     worker: Any
     why: str
+    node_died: bool = False
+    """With all that ran on its node, so neither the shard nor the teacher is the cause."""
 
 
 class Cluster(Protocol):
@@ -160,9 +162,9 @@ class _Schedule:
         else:
             del self.crew[event.worker]
             self.cluster.stop(event.worker)
-            self._return(member, event.why)
+            self._return(member, event.why, 0 if event.node_died else 1)
 
-    def _return(self, member: _Member, why: str) -> None:
+    def _return(self, member: _Member, why: str, counted: int) -> None:
         """Queue again what a lost worker had in hand and has not written."""
         job = self.jobs[member.job]
         complete = job.complete() if member.hand else frozenset()
@@ -172,14 +174,14 @@ class _Schedule:
             if task.shard in complete:
                 job.made(task, 0)
                 continue
-            self.losses[member.job, task.shard] += 1
-            if self.losses[member.job, task.shard] == LOSSES:
+            self.losses[member.job, task.shard] += counted
+            if self.losses[member.job, task.shard] >= LOSSES:
                 what = f"shard {task.shard.index} of the {task.shard.split} texts"
                 raise UserError(self._again(job, f"{LOSSES} workers were lost with {what} in hand", why))
             again.append(task)
         self.queues[member.job].extendleft(reversed(again))
-        self.idle_losses[member.job] += not member.hand
-        if self.idle_losses[member.job] == LOSSES:
+        self.idle_losses[member.job] += 0 if member.hand else counted
+        if self.idle_losses[member.job] >= LOSSES:
             raise UserError(self._again(job, f"{LOSSES} workers were lost before they made a shard", why))
 
     @staticmethod

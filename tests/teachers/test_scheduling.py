@@ -170,15 +170,31 @@ def test_a_shard_that_ends_its_workers_ends_the_run(texts, tmp_path) -> None:
     assert not nodes.hands
 
 
-def test_workers_that_never_begin_end_the_run(texts, tmp_path) -> None:
-    class Dying(Nodes):
-        def wait(self):
-            return [Lost(worker, "out of memory") for worker in self.hands]
+class Dying(Nodes):
+    """A cluster whose first workers are lost before they are ready, as many as ``deaths``; with their nodes or not."""
 
+    deaths, node_died = 99, False
+
+    def wait(self):
+        if self.deaths > 0:
+            self.deaths -= len(self.hands)
+            return [Lost(worker, "out of memory", self.node_died) for worker in self.hands]
+        return super().wait()
+
+
+def test_workers_that_never_begin_end_the_run(texts, tmp_path) -> None:
     nodes = Dying([])
     with pytest.raises(UserError, match=r"lost before they made a shard \(out of memory\)"):
         share_out([Job("a", begun(tmp_path / "a", texts, "int8").tasks(), frozenset, lambda *_: None)], nodes)
     assert not nodes.hands
+
+
+def test_nodes_that_die_do_not_end_the_run(texts, tmp_path) -> None:
+    tasks = begun(tmp_path / "a", texts, "int8").tasks()
+    nodes = Dying([lambda: lambda task: 0])
+    nodes.deaths, nodes.node_died = 12, True
+    share_out([Job("a", tasks, frozenset, lambda *_: None)], nodes)
+    assert sum(nodes.made.values()) == len(tasks)
 
 
 def test_an_error_of_a_worker_ends_the_run(texts, tmp_path) -> None:
