@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jasper_jax.recipe.config import Ray
-from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.runtime.errors import Interrupted, UserError, first_line
 from jasper_jax.runtime.progress import say
 from jasper_jax.teachers.scheduling import IN_HAND, Lost, Made, Ready
 from jasper_jax.teachers.store_writer import Task
@@ -63,10 +63,23 @@ def connected(address: str) -> Iterator[Any]:
     printing, worker.print_to_stdstream = worker.print_to_stdstream, lambda *_, **__: None
     try:
         _initialize(ray, address)
-        yield ray
+        with interrupts():
+            yield ray
     finally:
         ray.shutdown()
         worker.print_to_stdstream = printing
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[None]:
+    """Within the block, what a signal handler raises in Ray's C code is raised as it is. Python makes a SystemError of
+    it where that code returns a result all the same."""
+    try:
+        yield
+    except SystemError as error:
+        if isinstance(error.__cause__, Interrupted | KeyboardInterrupt):
+            raise error.__cause__ from None
+        raise
 
 
 def _initialize(ray: Any, address: str) -> None:

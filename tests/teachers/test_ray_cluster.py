@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from jasper_jax.recipe.config import Ray
-from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers.ray_cluster import needs, room
+from jasper_jax.runtime.errors import Interrupted, UserError
+from jasper_jax.teachers.ray_cluster import interrupts, needs, room
 from tests.data.store_helpers import contents
 from tests.tiny import recipe_tree, write_texts
 
@@ -97,6 +97,13 @@ def test_addresses_that_are_none(refused, monkeypatch, port) -> None:
         free = server.getsockname()[1]
     refused("cannot be reached", "embed", RECIPE, "--ray", f"127.0.0.1:{free}")
     refused("leave out --process-index", "embed", RECIPE, "--ray", "--process-index", "1")
+
+
+def test_a_request_to_stop_in_code_that_returns_a_result() -> None:
+    with pytest.raises(Interrupted), interrupts():
+        raise SystemError("CoreWorker.wait returned a result with an exception set") from Interrupted()
+    with pytest.raises(SystemError), interrupts():
+        raise SystemError("of another cause") from OSError()
 
 
 # --------------------------------------------------------------------------------------------- with Ray
@@ -219,7 +226,9 @@ def test_three_nodes_of_which_one_is_killed(place, cluster) -> None:
 
 
 @full
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 75), (signal.SIGKILL, -9)], ids=["term", "int", "kill"]
+)
 @pytest.mark.parametrize("where", ["here", "cluster"])
 def test_a_driver_that_is_stopped_continues(place, request, number, code, where) -> None:
     name = f"{where}-{number.name}"
