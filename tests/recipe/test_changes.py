@@ -39,6 +39,7 @@ ALLOWED = {
     "training.workers": 3,
     "training.profile_steps": 2,
     "training.micro_batch": 8,
+    "ray": {"num_cpus": 2, "num_gpus": 0},
     "mesh": {"data": 1, "fsdp": 2, "tensor": 1},
     "student.remat": "dots",
     "student.vision.remat": "full",
