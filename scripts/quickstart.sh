@@ -36,7 +36,7 @@ for argument in "$@"; do
     file="$(cd -- "$(dirname -- "$argument")" && pwd)/$name"
     own="$PWD/runs/${content%.*}"
     for path in "$file" "$own"; do
-      if [[ $path == *$'\n'* || $path == *'${'* ]]; then
+      if [[ $path == *$'\n'* || $path == *"\${"* ]]; then
         echo "quickstart.sh: '$argument': a path with a line end or \${ cannot stand in a recipe; rename it" >&2
         exit 2
       fi

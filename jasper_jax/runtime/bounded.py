@@ -22,10 +22,13 @@ def read_regular(path: Path, most: int) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        data = file.read(most + 1) if found.st_size <= most else b""
+        data = bytearray()
+        part = max(found.st_size + 1, 1 << 16)  # a read makes room for all that it may read
+        while len(data) <= most >= found.st_size and (more := file.read(min(part, most + 1 - len(data)))):
+            data += more
     if max(len(data), found.st_size) > most:
         raise OSError(errno.EFBIG, f"more than {most:,} bytes", str(path))
-    return data
+    return bytes(data)
 
 
 def read_record_bytes(path: Path) -> bytes:

@@ -80,6 +80,7 @@ def test_a_card_of_hostile_values(text: str, made, tmp_path: Path) -> None:
 
 TEXTS = {
     *("name", "split", "config", "column", "kind_column", "query", "passage", "negatives", "score", "label", "image"),
+    "resources",
     *(
         "group",
         "caption",

@@ -53,13 +53,13 @@ def test_folders_on_disks_of_their_own(tmp_path: Path, command: str, key: str, c
 def test_what_keeps_a_process_from_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "SECONDS", 0.0)
     own, seen = tmp_path / "run" / "own", tmp_path / "run" / "seen"
-    assert agreement._problem(own, seen).startswith("has another folder of that name (on ")
+    assert agreement.folder_problem(own, seen).startswith("has another folder of that name (on ")
     assert not own.exists()
-    assert agreement._problem(seen) == ""
-    assert agreement._problem(own, seen) == ""
+    assert agreement.folder_problem(seen) == ""
+    assert agreement.folder_problem(own, seen) == ""
     assert own.exists()
     (tmp_path / "file").touch()
-    assert agreement._problem(tmp_path / "file" / "own").startswith("cannot write there: ")
+    assert agreement.folder_problem(tmp_path / "file" / "own").startswith("cannot write there: ")
 
 
 def test_one_process_needs_no_check(tmp_path: Path) -> None:
