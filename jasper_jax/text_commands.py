@@ -129,7 +129,7 @@ def benchmark_models(
     refuse_blocked(results, "give another folder")
     found = candidates(models, teachers)
     chosen = select_tasks(benchmark, tasks)
-    given = None if prompts is None else read_prompts_file(prompts)
+    given = {} if prompts is None else read_prompts_file(prompts)
     folders = [candidate.folder() for candidate in found]
     cache_programs()
     failed: dict[str, str] = {}
@@ -144,7 +144,7 @@ def benchmark_models(
                 results,
                 dims=dims,
                 beside=teacher,
-                prompts={**candidate.prompts, **(given or {})},
+                prompts={**candidate.prompts, **given},
                 backend=candidate.backend or backend,
                 batch_tokens=None if candidate.backend else batch_tokens,
             )

@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jasper_jax.assets.models import resolve_model
+from jasper_jax.benchmarks.prompts import KIND
 from jasper_jax.checkpoints.export_marker import refuse_damaged
+from jasper_jax.evaluation.benchmark_scores import FOLDER
 from jasper_jax.recipe.load import load_recipe, run_dir
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
@@ -55,8 +57,8 @@ def _of(model: str, teachers: bool) -> Iterator[Candidate]:
     yield Candidate(str(folder))
     for teacher in recipe.teachers if teachers else ():
         if teacher.model is not None:  # imported vectors have none
-            given = {kind: text for kind, text in teacher.prompts.model_dump().items() if text is not None}
-            prompts = {"document" if kind == "passage" else kind: text for kind, text in given.items()}
+            given = {kind.value: getattr(teacher.prompts, name) for kind, name in KIND.items()}
+            prompts = {name: text for name, text in given.items() if text is not None}
             backend = "sentence-transformers" if teacher.backend == "torch" else None
             yield Candidate(teacher.model, teacher.revision, prompts, backend, is_teacher=True)
 
@@ -67,8 +69,6 @@ def is_recipe(model: str) -> bool:
 
 def results_folder(models: Sequence[str], given: Path | None) -> Path:
     """Where results go: ``given``; else ``mteb`` in the run's folder for a recipe, where its report finds them."""
-    from jasper_jax.evaluation.benchmark_scores import FOLDER
-
     if given is not None:
         return user_path(given, new=True)
     return run_dir(load_recipe(models[0])) / FOLDER if is_recipe(models[0]) else Path("mteb-results")

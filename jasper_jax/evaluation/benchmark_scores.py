@@ -78,4 +78,4 @@ def write(path: Path, scores: BenchmarkScores) -> None:
 
 def read(path: Path) -> BenchmarkScores | None:
     """None: there is no such file. UserError: it is damaged."""
-    return read_record(path, BenchmarkScores, "scores by a benchmark") if path.is_file() else None
+    return read_record(path, BenchmarkScores, "scores by a benchmark", "jasper mteb") if path.is_file() else None

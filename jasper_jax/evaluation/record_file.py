@@ -12,22 +12,22 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import is_whole, parse_json
 
 Form = TypeVar("Form", bound=BaseModel)
-_REMEDY = "`jasper evaluate` writes a new one"
 
 
-def read_record(path: Path, form: type[Form], what: str) -> Form:
+def read_record(path: Path, form: type[Form], what: str, command: str = "jasper evaluate") -> Form:
     """The content of ``path`` as ``form``; without a checksum too, as people's own programs write it.
 
-    ``what``: what the file should be, such as "an evaluation of format 1".
+    ``what``: what the file should be, such as "an evaluation of format 1". ``command``: what writes it.
 
     Raises:
       UserError: no such file, or one that is damaged or does not fit ``form``; with the key.
     """
+    remedy = f"`{command}` writes a new one"
     try:
         tree = parse_json(read_record_bytes(path))
         if isinstance(tree, dict):
             if not is_whole(tree):
-                raise UserError(f"{path}: damaged (its checksum differs); {_REMEDY}")
+                raise UserError(f"{path}: damaged (its checksum differs); {remedy}")
             tree.pop("checksum", None)
         return form.model_validate(tree)
     except OSError as error:
@@ -37,4 +37,4 @@ def read_record(path: Path, form: type[Form], what: str) -> Form:
         problem = f"{'.'.join(map(str, first['loc'])) or 'the file'}: {first['msg']}"
     except ValueError as error:
         problem = f"the file: Invalid JSON ({error})"
-    raise UserError(f"{path}: not {what}: {problem}; {_REMEDY}")
+    raise UserError(f"{path}: not {what}: {problem}; {remedy}")

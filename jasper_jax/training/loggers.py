@@ -109,8 +109,7 @@ class WeightsAndBiases:
 
         refuse_wandb_settings(folder)
         known = run_id(folder, "wandb_id")
-        # It would ask git about the current folder, and a repository's own settings name programs that git runs.
-        options: dict[str, Any] = {"settings": {**numbers_only(), "disable_git": True}, "resume": "allow"}
+        options: dict[str, Any] = {"settings": numbers_only(), "resume": "allow"}
         self._run = wandb.init(project=PROJECT, name=run_name, dir=str(folder), id=known, **options)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:

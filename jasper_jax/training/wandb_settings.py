@@ -29,8 +29,10 @@ current folder's repository, and the machine's name: paths and names that a proj
 
 
 def numbers_only() -> dict[str, str | bool]:
-    """``NUMBERS_ONLY`` without what the environment sets, such as ``WANDB_CONSOLE=wrap``."""
-    return {key: value for key, value in NUMBERS_ONLY.items() if f"WANDB_{key.upper()}" not in os.environ}
+    """``NUMBERS_ONLY`` without what the environment sets, such as ``WANDB_CONSOLE=wrap``; but git is never asked about
+    the current folder: a repository's own settings name programs that git runs."""
+    kept = {key: value for key, value in NUMBERS_ONLY.items() if f"WANDB_{key.upper()}" not in os.environ}
+    return {**kept, "disable_git": True}
 
 
 def refuse_wandb_settings(run_folder: Path) -> None:

@@ -17,6 +17,8 @@ from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, Images, Texts, TextSource
 from jasper_jax.teachers.vectors import VectorSpec
 
+DTYPES = ["float16", "int8"]
+"""Of stored vectors: that which needs no scales, and that which does."""
 PLAIN = Augment(split_share=0.0, shuffle_share=0.0)
 
 

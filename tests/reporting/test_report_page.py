@@ -142,7 +142,7 @@ def test_scores_by_a_benchmark_have_a_section(run: Path) -> None:
     assert "local/student 8 cut" in reader.text
     assert reader.elements.count("script") == 3
     (run / "mteb" / "summary.json").write_text("{}")
-    assert "mteb/summary.json: not scores by a benchmark: tasks: Field required" in made(run).text
+    assert "mteb/summary.json: not scores by a benchmark: tasks: Field required; `jasper mteb` writes" in made(run).text
 
 
 def test_the_same_run_gives_the_same_page(run: Path) -> None:

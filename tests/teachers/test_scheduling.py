@@ -11,17 +11,14 @@ import pytest
 
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.scheduling import IN_HAND, Job, Lost, Made, Ready, share_out
 from jasper_jax.teachers.shard_maker import ShardMaker, encoding_steps
 from jasper_jax.teachers.store_writer import StoreWriter, Task
 from jasper_jax.teachers.teacher_worker import Order, TeacherWorker
-from tests.data.store_helpers import contents, encode, small_store, spec
+from tests.data.store_helpers import DTYPES, contents, encode, spec
 from tests.tiny import recipe, recipe_tree
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
-
-DTYPES = ["float16", "int8"]
 
 
 class Nodes:
@@ -78,20 +75,6 @@ class Nodes:
         tokens = self._make[worker](task)
         self.made[self.job_of[worker], task.shard] += 1
         return [Made(worker, task, tokens) if written is None else Lost(worker, "its node is gone")]
-
-
-@pytest.fixture(scope="module")
-def texts(tmp_path_factory):
-    return small_store(tmp_path_factory.mktemp("texts"), rows=100, held_out=20, shard_rows=10)
-
-
-@pytest.fixture(scope="module")
-def whole(texts, tmp_path_factory):
-    """The files of a store that one process made."""
-    place = tmp_path_factory.mktemp("whole")
-    for dtype in DTYPES:
-        assert embed_teacher(place / dtype, texts, spec(dtype), encode, progress=False)
-    return {dtype: contents(place / dtype) for dtype in DTYPES}
 
 
 def begun(folder, texts, dtype) -> StoreWriter:
