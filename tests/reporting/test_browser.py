@@ -14,6 +14,7 @@ import pytest
 from tests.reporting.run_folders import HOSTILE, QUERIES, write_run
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
+wait = pytest.importorskip("selenium.webdriver.support.wait", reason="selenium is not installed")
 pytest.importorskip("plotly")
 pytest.importorskip("jinja2")
 pytest.importorskip("sklearn")
@@ -61,7 +62,11 @@ def show(driver: Any, page: Path, width: int, theme: str) -> None:
     metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    run(driver, "window.leaving = true")
     driver.get(page.as_uri())
+    # On a loaded machine it can return before the new page is there, or before its script has run.
+    there = "return document.readyState === 'complete' && !window.leaving"
+    wait.WebDriverWait(driver, 60).until(lambda driver: run(driver, there))
 
 
 def run(driver: Any, script: str, *arguments: Any) -> Any:
