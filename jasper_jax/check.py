@@ -45,7 +45,7 @@ from jasper_jax.teachers.needed import needed_draws
 from jasper_jax.teachers.torch_teacher import refuse_without_torch
 from jasper_jax.teachers.vectors import DTYPES, store_bytes
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.run_mesh import attention_heads, mesh_sizes
+from jasper_jax.training.run_mesh import mesh_needs, mesh_sizes
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.teaching import Teaching
 
@@ -338,7 +338,7 @@ def _mesh(run: Run, student: Student) -> AbstractMesh | None:
     if wanted == "auto":
         return None
     devices = wanted.data * wanted.fsdp * wanted.tensor
-    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, attention_heads(student, run.vectors)))
+    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, mesh_needs(student, run.vectors)))
     return AbstractMesh(tuple(axes.values()), tuple(axes))
 
 

@@ -19,7 +19,7 @@ from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.batches.row_packer import RowPacker
 from jasper_jax.data.texts import TextStore
-from jasper_jax.encoders.packing import Packing
+from jasper_jax.encoders.packing import WHOLE, Packing, RowDivision
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.vectors import TeacherView, concatenate
@@ -42,7 +42,7 @@ class Batches(StageBatches[TextStore]):
         folder: Path,
         row: int | None = None,
         share: ProcessShare = WHOLE_BATCH,
-        multiple: int = 1,
+        division: RowDivision = WHOLE,
         tile: int = 1,
     ):
         """Choose the static shapes from the sizes of all batches.
@@ -57,7 +57,7 @@ class Batches(StageBatches[TextStore]):
           folder: caches the teachers' token counts and the sizes of batches.
           row: tokens in a row of the student; None: chosen from the texts, a multiple of ``tile``.
           share: the rows that this process loads.
-          multiple: row counts are multiples of it; itself a multiple of ``share.parts``.
+          division: fills up row counts; its shards are a multiple of ``share.parts``.
 
         Raises:
           UserError: nothing to do.
@@ -71,7 +71,7 @@ class Batches(StageBatches[TextStore]):
             lengths = BatchLengths(counts, draws, steps, self.held_out_batches)
             return batch_sizes(lengths, folder, row=row, tile=tile)
 
-        self.packer = RowPacker(tokenizer, prompts, sizes(counts, row), shapes=shapes, multiple=multiple)
+        self.packer = RowPacker(tokenizer, prompts, sizes(counts, row), shapes=shapes, division=division)
         self.online: dict[str, RowPacker] = {}
         for teacher in view.online if view else ():
             embedder = teacher.embedder
@@ -83,7 +83,7 @@ class Batches(StageBatches[TextStore]):
                 sizes(own),
                 shapes=shapes,
                 leave_prompts_out=not embedder.pooling.include_prompt,
-                multiple=multiple,
+                division=division,
             )
         self._stores = view.stored() if view else []  # worker processes get a copy: leave out teachers' parameters
 

@@ -15,12 +15,13 @@ from jasper_jax.batches.captions import CaptionVectors
 from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import WHOLE_BATCH, LoadedBatch, ProcessShare, StageBatches
 from jasper_jax.data.pairs import PairStore
+from jasper_jax.encoders.packing import WHOLE, RowDivision
 from jasper_jax.vision.images import open_image
 from jasper_jax.vision.preprocess import Preprocessing
 
 
 class ImageBatches(StageBatches[PairStore]):
-    """The batches of a stage that learns from images. The rows of pixels are padded to a multiple of ``multiple``."""
+    """The batches of a stage that learns from images. ``division`` fills up the rows of pixels."""
 
     def __init__(
         self,
@@ -32,11 +33,11 @@ class ImageBatches(StageBatches[PairStore]):
         steps: int,
         max_pixels: int,
         share: ProcessShare = WHOLE_BATCH,
-        multiple: int = 1,
+        division: RowDivision = WHOLE,
     ):
         super().__init__(pairs, draws, steps=steps, share=share)
         self.captions, self.preprocessing, self._max_pixels = captions, preprocessing, max_pixels
-        self.rows = -(-draws.batch_size // multiple) * multiple
+        self.rows = division.fill(draws.batch_size)
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
         return [{"image": pair.name, "text": pair.caption} for pair in self.store.read("train", indices)]

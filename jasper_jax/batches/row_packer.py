@@ -9,7 +9,7 @@ import numpy as np
 
 from jasper_jax.batches.batch_sizes import BatchSizes
 from jasper_jax.data.texts import TextRecord
-from jasper_jax.encoders.packing import Packing, choose_rows, fill_rows, pack
+from jasper_jax.encoders.packing import WHOLE, Packing, RowDivision, choose_rows, fill_rows, pack
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 
@@ -25,7 +25,7 @@ class RowPacker:
         *,
         shapes: int,
         leave_prompts_out: bool = False,
-        multiple: int = 1,
+        division: RowDivision = WHOLE,
     ):
         """Args:
         tokenizer: the encoder's, at its maximum length.
@@ -33,11 +33,11 @@ class RowPacker:
         sizes: of every batch of the stage.
         shapes: the maximum number of different row counts.
         leave_prompts_out: add the lengths of prompts to the arrays, so that pooling excludes prompts.
-        multiple: row counts are multiples of it.
+        division: fills up row counts.
         """
         self.tokenizer, self.prompts = tokenizer, prompts
         self.row_length, self.texts_per_row = sizes.row_length, int(sizes.texts.max())
-        self.row_counts = choose_rows(-(-sizes.rows // multiple) * multiple, shapes)
+        self.row_counts = choose_rows(division.fill(sizes.rows), shapes)
         self._prompt_lengths = (
             {k: tokenizer.prompt_length(p) for k, p in prompts.items()} if leave_prompts_out else None
         )

@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.layout import segments_of
+from jasper_jax.encoders.packing import RowDivision
 from jasper_jax.encoders.pooling import Pooling
-from jasper_jax.parameters.sharding import ROWS, constrain
+from jasper_jax.parameters.sharding import ROWS, constrain, row_shards
 
 Packed = Mapping[str, jax.Array]
 """The texts of a batch, packed into rows (``encoders.packing``): token ``ids [R, L]``; ``lengths [R, S]`` of the texts
@@ -45,14 +46,14 @@ def encode_packed(
     params: Any,
     texts: Packed,
     *,
-    pieces: int = 1,
+    at_once: int | None = None,
     dropout_key: jax.Array | None = None,
     **options: Any,
 ) -> jax.Array:
     """Pooled vectors ``[B, D]`` float32 of packed texts, in the batch's order; without ``slots`` ``[R·S, D]``, by row
     and place.
 
-    Rows are sharded over the devices. Vectors are replicated; without ``slots`` they stay with their rows. ``pieces``:
+    Rows are sharded over the devices. Vectors are replicated; without ``slots`` they stay with their rows. ``at_once``:
     as in :func:`in_pieces`; ``options``: those of ``Encoder.apply``.
     """
 
@@ -62,7 +63,7 @@ def encode_packed(
         return encode_rows(encoder, pooling, params, ids, segments, lengths.shape[1], rows.get("prompts"), **apply)
 
     rows = {name: texts[name] for name in ("ids", "lengths", "prompts") if name in texts}
-    by_row = in_pieces(encode, rows, dropout_key, pieces)
+    by_row = in_pieces(encode, rows, dropout_key, at_once)
     vectors = by_row.reshape(-1, by_row.shape[-1])
     if "slots" not in texts:
         return constrain(vectors, ROWS)
@@ -70,10 +71,13 @@ def encode_packed(
 
 
 def in_pieces(
-    encode: Callable[[Packed, jax.Array | None], jax.Array], rows: Packed, key: jax.Array | None, pieces: int
+    encode: Callable[[Packed, jax.Array | None], jax.Array], rows: Packed, key: jax.Array | None, at_once: int | None
 ) -> jax.Array:
-    """``encode(rows, key)`` in ``pieces`` parts in turn, each recomputed in the backward pass: memory as for one part.
-    Row ``a · pieces + i`` is in part i, so each part has an equal share of every device's rows."""
+    """``encode(rows, key)`` in n pieces of at most ``at_once`` rows (``packing.RowDivision``) in turn, each recomputed
+    in the backward pass: memory as for one piece. Row ``a · n + i`` is in piece i, so each piece has an equal share of
+    every device's rows."""
+    division = RowDivision(row_shards(jax.sharding.get_abstract_mesh()), at_once)
+    pieces = division.pieces(len(next(iter(rows.values()))))
     rows = {name: constrain(x, ROWS) for name, x in rows.items()}
     if pieces == 1:
         return encode(rows, key)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -112,6 +113,27 @@ def fill_rows(
         ids[row, column : column + len(text)] = text
         lengths[row, place] = len(text)
     return ids, lengths
+
+
+@dataclass(frozen=True)
+class RowDivision:
+    """How the rows of a batch are divided: over the ``shards`` of a mesh, and into pieces of at most ``at_once`` rows
+    (None: one piece) that are encoded in turn. A piece has at least one row for each shard, and as many for all."""
+
+    shards: int = 1
+    at_once: int | None = None
+
+    def pieces(self, rows: Any) -> Any:
+        """The fewest pieces of ``rows`` (a number or an array)."""
+        return 1 if self.at_once is None else -(-rows // (max(1, self.at_once // self.shards) * self.shards))
+
+    def fill(self, rows: Any) -> Any:
+        """``rows`` (a number or an array) and as many empty ones as make the shares of all shards and pieces equal."""
+        share = self.shards * self.pieces(rows)
+        return -(-rows // share) * share
+
+
+WHOLE = RowDivision()
 
 
 def choose_rows(needed: np.ndarray, shapes: int) -> np.ndarray:

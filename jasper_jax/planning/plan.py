@@ -27,6 +27,7 @@ class PlannedStage:
     """What a plan needs to know of a stage beside its program.
 
     batch_size:  texts (or images) of one step, on all devices together.
+    rows:        rows of one step, of which ``empty`` only fill up, so that every device has as many.
     state_bytes: bytes on one device of what lasts from step to step: ``trained`` and ``frozen`` parameters,
                  ``optimizer``, ``teachers``.
     model_flops: operations of a step, over all devices, that the model needs (``training.model_flops``); None: unknown.
@@ -36,6 +37,8 @@ class PlannedStage:
     name: str
     batch_size: int
     steps: int
+    rows: int
+    empty: int
     state_bytes: Mapping[str, int]
     model_flops: float | None
     leaves: tuple[tuple[Placement, tuple[int, ...], int], ...]

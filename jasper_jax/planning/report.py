@@ -34,6 +34,11 @@ def print_plan(target: Target, plans: Sequence[StagePlan], out: Console) -> None
             f"{target}: of a card's {card:.2f} GiB JAX takes {target.fraction:.0%} ({FRACTION}). XLA's GPU compiler"
             " chose kernels by its cost model; on the card it times them, and may take others."
         )
+    for stage in {plan.stage.name: plan.stage for plan in plans if plan.stage.empty > 0.2 * plan.stage.rows}.values():
+        out.print(
+            f"{stage.name}: {stage.empty:,} of the {stage.rows:,} rows that the devices compute in a step are empty;"
+            " with as many more in stages[].batch_size it takes as long"
+        )
     for plan in compiled:
         assert plan.analysis is not None
         for name in dict.fromkeys(k.op_name.rpartition("/")[2] or k.target for k in plan.analysis.unknown_kernels):

@@ -249,8 +249,9 @@ class Training(Section):
     row_length: PositiveInt | None = None
     """Tokens of a row of packed texts; None: the length of the longest text, at least 128."""
     micro_batch: PositiveInt | None = None
-    """Encode a batch in pieces of about this many texts, recomputed in the backward pass: less memory for activations,
-    losses and gradients of the full batch. None: in one piece."""
+    """Encode at most this many rows of packed texts (or images) at once, at least one for each device, and recompute
+    them in the backward pass: less memory for activations, losses and gradients of the full batch. A row has the length
+    of the longest text. None: all at once."""
     gradient_dtype: Literal["float32", "bfloat16"] = "float32"
     """In which gradients of weights are summed over tokens and devices where the encoder computes in 16 bits; bfloat16
     halves the bytes between devices."""

@@ -72,7 +72,7 @@ class Student:
         }
 
     def pooled(
-        self, params: Mapping[str, Any], texts: Packed, key: jax.Array | None = None, *, pieces: int = 1
+        self, params: Mapping[str, Any], texts: Packed, key: jax.Array | None = None, *, at_once: int | None = None
     ) -> jax.Array:
         """Pooled vectors ``[B, D]`` (float32) of packed texts, in the batch's order.
 
@@ -80,14 +80,14 @@ class Student:
           params: ``encoder/layers`` is one stack or a pair of stacks.
           texts: the batch; other keys are ignored.
           key: random key for dropout; None disables dropout (evaluation).
-          pieces: as in :func:`in_pieces`.
+          at_once: as in :func:`in_pieces`.
         """
         options = self._training(key)
-        vectors = encode_packed(self.encoder, self.pooling, params["encoder"], texts, pieces=pieces, **options)
+        vectors = encode_packed(self.encoder, self.pooling, params["encoder"], texts, at_once=at_once, **options)
         return self._dropped(vectors, key)
 
     def pooled_images(
-        self, params: Mapping[str, Any], pixels: jax.Array, key: jax.Array | None = None, *, pieces: int = 1
+        self, params: Mapping[str, Any], pixels: jax.Array, key: jax.Array | None = None, *, at_once: int | None = None
     ) -> jax.Array:
         """Pooled vectors ``[R, D]`` (float32) of images, each an input of its own: ``pixels [R, S, S, 3]`` uint8."""
         vision_model = self.vision_model
@@ -98,7 +98,7 @@ class Student:
             tokens = vision_model.image_tokens(params, rows["pixels"], training=True, compute_dtype=dtype)
             return self.pooled_tokens(params["encoder"], tokens, key)
 
-        return self._dropped(constrain(in_pieces(encode, {"pixels": pixels}, key, pieces)), key)
+        return self._dropped(constrain(in_pieces(encode, {"pixels": pixels}, key, at_once)), key)
 
     def pooled_tokens(self, encoder: Any, tokens: jax.Array, key: jax.Array | None = None) -> jax.Array:
         """Pooled vectors ``[N, D]`` of images, each an input of its own, given as their tokens ``[N, n, D]`` in the

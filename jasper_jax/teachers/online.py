@@ -33,10 +33,10 @@ class OnlineTeacher:
     activations: tuple[str, ...]
     dtype: str
 
-    def vectors(self, params: Mapping[str, Any], texts: Packed, *, pieces: int = 1) -> jax.Array:
+    def vectors(self, params: Mapping[str, Any], texts: Packed, *, at_once: int | None = None) -> jax.Array:
         """``[B, T]`` float32, not normalised, in the batch's order; no gradient flows into the teacher."""
         dtype = jnp.dtype(self.dtype)
-        x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, pieces=pieces, compute_dtype=dtype)
+        x = encode_packed(self.encoder, self.pooling, params["encoder"], texts, at_once=at_once, compute_dtype=dtype)
         return jax.lax.stop_gradient(dense(x, params["dense"], self.activations))
 
 

@@ -58,7 +58,7 @@ class ImageStage(StageKind):
             steps=self.stage.steps,
             max_pixels=images.max_pixels,
             share=share_of(inputs.mesh),
-            multiple=self.row_multiple(inputs.mesh),
+            division=self.row_division(inputs.mesh),
         )
 
     def new_parts(self, before: Sequence[ResolvedStage]) -> list[str]:
@@ -92,7 +92,7 @@ class ImageStage(StageKind):
         self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: Any, teaching: Teaching
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         captions = batch["captions"]
-        pooled = self.student.pooled_images(params, batch["pixels"], key, pieces=self.pieces)[: len(captions)]
+        pooled = self.student.pooled_images(params, batch["pixels"], key, at_once=self.at_once)[: len(captions)]
         images, texts = (self.student.project(params, x, self.stage.heads) for x in (pooled, captions))
         return self._by_dimension(images), self._by_dimension(texts)
 

@@ -66,8 +66,7 @@ def lower_step(
     program = make_program(kind, partition, teaching, mesh)
     trained, frozen = (abstract_params(part, mesh) for part in jax.eval_shape(partition.split, active))
     optimizer = abstract_state(program.optimizer, trained, mesh)
-    multiple = kind.row_multiple(mesh)
-    rows = -(-stage.width // multiple) * multiple
+    rows = kind.row_division(mesh).fill(stage.width)
     batch, length = kind.abstract_batch(rows, row_shards(mesh), teaching)
     own = {name: abstract_params(teachers[name], mesh) for name in batch.get("online", ())}
     batch = with_shardings(batch, batch_shardings(batch, mesh, kind.replicated))

@@ -83,6 +83,8 @@ def plan_embedding(teacher: TeacherModel, target: Target) -> EmbeddingPlan | Non
         name=teacher.name,
         batch_size=rows * length,
         steps=1,
+        rows=rows,
+        empty=0,
         state_bytes={"frozen": device_bytes(placed)},
         model_flops=None,
         leaves=tuple(leaf_shards(flatten(params), mesh)),

@@ -19,7 +19,7 @@ from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
 from jasper_jax.training.lowering import LoweredStep, lower_step
 from jasper_jax.training.model_flops import step_flops
-from jasper_jax.training.run_mesh import attention_heads, mesh_sizes
+from jasper_jax.training.run_mesh import mesh_needs, mesh_sizes
 
 PIECES = (2, 4, 8, 16, 32)
 """Into how many pieces a batch that does not fit is divided, one after the other."""
@@ -33,8 +33,8 @@ def plan_stages(recipe: Recipe, vectors: TeacherVectors, student: Student, targe
       UserError: the mesh or a batch does not divide over the devices, or the compiler refuses a program.
     """
     stages = resolve_stages(recipe)
-    heads = attention_heads(student, vectors)
-    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, heads, target.nodes))
+    needs = mesh_needs(student, vectors)
+    mesh = target.mesh(mesh_sizes(recipe.mesh, target.devices, stages, needs, target.nodes))
     for stage in stages:
         say(f"{target}: compiling {stage.name}")
         plan = plan_stage(recipe, vectors, stage, student, mesh, target)
@@ -62,6 +62,8 @@ def planned_stage(stage: ResolvedStage, student: Student, step: LoweredStep, mes
         name=stage.name,
         batch_size=stage.batch_size,
         steps=stage.steps,
+        rows=step.rows,
+        empty=step.rows - stage.width,
         state_bytes={name: device_bytes(tree) for name, tree in state.items()},
         model_flops=flops and flops(texts, texts * length, texts * length**2),
         leaves=tuple(leaf_shards({**step.frozen, **step.trained}, mesh)),

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
-from jasper_jax.encoders.model_folder import ModelFolder
-from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.nodes import count_nodes, divide, node_of
-from jasper_jax.parameters.sharding import AXES, leaf_shards, make_mesh
+from jasper_jax.parameters.sharding import AXES, leaf_shards, make_mesh, mesh_axes
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Mesh as MeshSizes
 from jasper_jax.recipe.config import Recipe
@@ -21,38 +20,56 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.student import Student
 from jasper_jax.teachers.stores import TeacherVectors
+from jasper_jax.training.lowering import abstract_teachers
+
+MOST_SHARDS = 32
+"""The most devices over which ``auto`` shards parameters. A 32nd of the state of the largest student here is below 1
+GiB, while the parameters that a device receives in a step hardly depend on the number; over 256 chips a matrix of width
+1,024 leaves 4 columns a chip, and the TPU compiler repeats its products (docs/results/pods.md)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Needs:
+    """What a mesh has to divide, of all models that run in the step.
+
+    Attributes:
+      heads: by model, its key-value heads, which ``tensor`` has to divide.
+      leaves: by model, its parameters by name, as arrays or shapes; see ``parameters.sharding``.
+    """
+
+    heads: Mapping[str, int]
+    leaves: Mapping[str, Mapping[str, Any]]
 
 
 def run_mesh(recipe: Recipe, student: Student, vectors: TeacherVectors) -> Mesh:
     """The mesh of a run over all devices of all processes, checked before anything else is done.
 
     Raises:
-      UserError: as :func:`mesh_sizes`; nodes differ in their number of devices; or a leaf does not divide.
+      UserError: as :func:`mesh_sizes`; or nodes differ in their number of devices.
     """
     devices = jax.devices()
     nodes = count_nodes([node_of(device) for device in devices])
-    heads = attention_heads(student, vectors)
-    sizes = mesh_sizes(recipe.mesh, len(devices), resolve_stages(recipe), heads, nodes)
-    mesh = make_mesh(sizes)
-    leaf_shards(flatten(student.shapes()), mesh)
+    sizes = mesh_sizes(recipe.mesh, len(devices), resolve_stages(recipe), mesh_needs(student, vectors), nodes)
     _, (_, fsdp_nodes, _) = divide(sizes, len(devices) // nodes)
     if fsdp_nodes > 1:
         say(
             f"mesh: fsdp {sizes[1]} spans {fsdp_nodes} nodes, so every step sends parameters between nodes; with data a"
             f" multiple of the {nodes} nodes they stay inside."
         )
-    return mesh
+    return make_mesh(sizes)
 
 
-def attention_heads(student: Student, vectors: TeacherVectors) -> dict[str, int]:
-    """The key-value heads of each model that runs in the step: what ``tensor`` has to divide."""
+def mesh_needs(student: Student, vectors: TeacherVectors) -> Needs:
+    """What the mesh of a run has to divide: the student's encoders, and teachers where they run in the step."""
     encoders: dict[str, Any] = {"the student": student.encoder}
     if student.vision_model is not None:
         encoders["the student's vision encoder"] = student.vision_model.encoder
-    for teacher in vectors.teachers if vectors.needed else ():
-        if teacher.settings.mode == "online" and isinstance(source := teacher.source, ModelFolder):
-            encoders[f"the online teacher {teacher.name}"] = encoder_from_config(source.hf_config, str(source.path))
-    return {name: key_value_heads(encoder.config) for name, encoder in encoders.items()}
+    leaves = {"the student": flatten(student.shapes())}
+    teaching, params = abstract_teachers(vectors)
+    for name, teacher in teaching.online.items():
+        encoders[f"the online teacher {name}"] = teacher.encoder
+        leaves[f"the online teacher {name}"] = flatten(params[name])
+    return Needs({name: key_value_heads(encoder.config) for name, encoder in encoders.items()}, leaves)
 
 
 def key_value_heads(config: Any) -> int:
@@ -61,34 +78,23 @@ def key_value_heads(config: Any) -> int:
 
 
 def mesh_sizes(
-    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], heads: Mapping[str, int], nodes: int = 1
+    wanted: MeshSizes | str, devices: int, stages: Sequence[ResolvedStage], needs: Needs, nodes: int = 1
 ) -> tuple[int, int, int]:
     """``mesh`` of the recipe as numbers (data, fsdp, tensor) whose product is ``devices``.
 
-    ``auto``: ``data`` is the number of nodes. Inside a node the parameters and the rows are divided by as many devices
-    as every stage's batch divides by, and the matrices of each layer by the rest.
+    ``auto``: inside a node, ``fsdp`` is the most devices, at most :data:`MOST_SHARDS`, over which parameters divide;
+    the rest and the nodes are ``data``. ``tensor`` is 1 as long as every stage's batch divides over the others.
 
     Args:
-      heads: by model, its key-value heads; see :func:`attention_heads`.
       nodes: equal groups of ``devices`` with fast links; see ``parameters.nodes``.
 
     Raises:
-      UserError: the product is not the number of devices, a batch does not divide, or ``tensor`` does not divide the
-        heads of a model or the devices of a node.
+      UserError: the product is not the number of devices; a batch or a parameter does not divide; or ``tensor`` does
+        not divide the heads of a model or the devices of a node.
     """
     stages = [stage for stage in stages if not stage.kind.pads_batches]
-    most = math.gcd(*heads.values())
     if not isinstance(wanted, MeshSizes):
-        node = devices // nodes
-        for fsdp in (d for d in range(node, 0, -1) if node % d == 0):
-            if not any(stage.batch_size % (nodes * fsdp) for stage in stages) and most % (node // fsdp) == 0:
-                return nodes, fsdp, node // fsdp
-        batches = ", ".join(map(str, sorted({stage.batch_size for stage in stages})))
-        where = f"{devices} devices" + (f" in {nodes} nodes" if nodes > 1 else "")
-        raise UserError(
-            f"mesh: auto finds no way to divide batches of {batches} texts and {most} key-value heads over {where};"
-            f" choose stages[].batch_size as a multiple of {devices}"
-        )
+        return _automatic(devices, stages, needs, nodes)
     sizes = (wanted.data, wanted.fsdp, wanted.tensor)
     if math.prod(sizes) != devices:
         product = " × ".join(f"{axis} {size}" for axis, size in zip(AXES, sizes))
@@ -96,10 +102,41 @@ def mesh_sizes(
             f"mesh: {product} is {math.prod(sizes)}, there {'is' if devices == 1 else 'are'} {devices}"
             f" device{'' if devices == 1 else 's'}; the product must be their number, or mesh: auto"
         )
-    refuse_wide_tensor(wanted.tensor, heads, devices // nodes)
+    refuse_wide_tensor(wanted.tensor, needs.heads, devices // nodes)
     for stage in stages:
         refuse_uneven(stage, sizes[0] * sizes[1])
+    refuse_undivided(sizes, needs)
     return sizes
+
+
+def _automatic(devices: int, stages: Sequence[ResolvedStage], needs: Needs, nodes: int) -> tuple[int, int, int]:
+    node, heads = devices // nodes, math.gcd(*needs.heads.values())
+    refused: UserError | None = None
+    for tensor in (n for n in range(1, node + 1) if node % n == 0 and heads % n == 0):
+        if any(stage.batch_size % (devices // tensor) for stage in stages):
+            continue
+        inside = node // tensor
+        for fsdp in (n for n in range(min(inside, MOST_SHARDS), 0, -1) if inside % n == 0):
+            sizes = (devices // (fsdp * tensor), fsdp, tensor)
+            try:
+                refuse_undivided(sizes, needs)
+            except UserError as error:
+                refused = refused or error
+            else:
+                return sizes
+    batches = ", ".join(map(str, sorted({stage.batch_size for stage in stages})))
+    where = f"{devices} devices" + (f" in {nodes} nodes" if nodes > 1 else "")
+    raise refused or UserError(
+        f"mesh: auto finds no way to divide batches of {batches} texts and {heads} key-value heads over {where};"
+        f" choose stages[].batch_size as a multiple of {devices}"
+    )
+
+
+def refuse_undivided(sizes: tuple[int, int, int], needs: Needs) -> None:
+    """UserError if a large parameter of a model would be repeated on a mesh of these ``sizes``."""
+    axes = mesh_axes(sizes)
+    for leaves in needs.leaves.values():
+        leaf_shards(leaves, AbstractMesh(tuple(axes.values()), tuple(axes)))
 
 
 def refuse_wide_tensor(tensor: int, heads: Mapping[str, int], node: int) -> None:

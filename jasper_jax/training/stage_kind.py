@@ -21,6 +21,7 @@ from jasper_jax.batches.loading import StageBatches
 from jasper_jax.data.draw_order import stage_seed
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
+from jasper_jax.encoders.packing import RowDivision
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.losses.per_head import named_terms
@@ -124,14 +125,13 @@ class StageKind(abc.ABC):
         return seen
 
     @property
-    def pieces(self) -> int:
-        """The number of micro-batches in which the encoders take a batch (``training.micro_batch``)."""
-        micro_batch = self.recipe.training.micro_batch
-        return -(-self.stage.width // micro_batch) if micro_batch else 1
+    def at_once(self) -> int | None:
+        """The most rows that the encoders take at once (``training.micro_batch``); a row holds at least one text."""
+        return self.recipe.training.micro_batch
 
-    def row_multiple(self, mesh: Mesh) -> int:
-        """Every batch has a multiple of this many rows: each device gets as many, in every micro-batch."""
-        return row_shards(mesh) * self.pieces
+    def row_division(self, mesh: Mesh) -> RowDivision:
+        """How the rows of every batch are divided over the devices, and into micro-batches."""
+        return RowDivision(row_shards(mesh), self.at_once)
 
     def draws(self, rows: str, size: int, held_out: int) -> BatchDraws:
         """Batches that are drawn from ``size`` items at random; see ``batches.draws``."""

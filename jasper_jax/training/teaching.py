@@ -34,7 +34,7 @@ class Teaching:
         """T, the dimension of the joined vectors; None without teachers."""
         return sum(self.dims.values()) if self.dims else None
 
-    def vectors(self, params: Mapping[str, Any], batch: Mapping[str, Any], pieces: int) -> jax.Array | None:
+    def vectors(self, params: Mapping[str, Any], batch: Mapping[str, Any], at_once: int | None) -> jax.Array | None:
         """``[B, T]``: the target of heads that the teachers teach; None where no head needs it. ``params``: of the
         teachers that run in the step, by name.
 
@@ -45,7 +45,7 @@ class Teaching:
             return None if stored is None else constrain(stored[:texts], None, WIDE)
         return join(
             [
-                constrain(self.online[name].vectors(params[name], batch["online"][name], pieces=pieces), None, WIDE)
+                constrain(self.online[name].vectors(params[name], batch["online"][name], at_once=at_once), None, WIDE)
                 if name in self.online
                 else constrain(batch["cached"][name][:texts], None, WIDE)
                 for name in self.dims

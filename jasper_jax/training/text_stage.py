@@ -67,7 +67,7 @@ class TextStage(StageKind):
             folder=folder,
             row=settings.row_length,
             share=share_of(inputs.mesh),
-            multiple=self.row_multiple(inputs.mesh),
+            division=self.row_division(inputs.mesh),
             tile=1 if jax.default_backend() == "cpu" else TILE,
         )
 
@@ -108,10 +108,10 @@ class TextStage(StageKind):
     def vectors(
         self, params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: Any, teaching: Teaching
     ) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
-        pooled = self.student.pooled(params, batch, key, pieces=self.pieces)
+        pooled = self.student.pooled(params, batch, key, at_once=self.at_once)
         students = self.student.project(params, pooled, self.stage.heads)
         # No gradient flows to a target; heads with the same target object share its similarities and their order.
-        taught = teaching.vectors(teachers, batch, self.pieces)
+        taught = teaching.vectors(teachers, batch, self.at_once)
         sources = {"pooled": pooled, **students, **({} if taught is None else {"teachers": taught})}
         return students, {name: sources[self.recipe.heads[name].target] for name in self.stage.heads}
 

@@ -35,7 +35,7 @@ from jasper_jax.planning.machine import parse_target  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402
 from jasper_jax.run import Run  # noqa: E402
 from jasper_jax.training.plan_stages import plan_stage  # noqa: E402
-from jasper_jax.training.run_mesh import attention_heads, mesh_sizes  # noqa: E402
+from jasper_jax.training.run_mesh import mesh_needs, mesh_sizes  # noqa: E402
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "results" / "pods.md"
 GIB = 2**30
@@ -121,7 +121,7 @@ def measure(case: Case) -> dict[str, Any]:
     run = Run(recipe, describe=True)
     student, _ = validate(run)
     target, stage = parse_target(case.target), run.stages[case.number - 1]
-    sizes = mesh_sizes(recipe.mesh, target.devices, [stage], attention_heads(student, run.vectors), target.nodes)
+    sizes = mesh_sizes(recipe.mesh, target.devices, [stage], mesh_needs(student, run.vectors), target.nodes)
     plan = plan_stage(recipe, run.vectors, stage, student, target.mesh(sizes), target)
     row: dict[str, Any] = {
         "key": case.key,

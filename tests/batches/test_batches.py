@@ -14,7 +14,7 @@ from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.batches.loading import ProcessShare
 from jasper_jax.data.texts import TextStore, build_text_store
-from jasper_jax.encoders.packing import choose_rows, pack, row_length
+from jasper_jax.encoders.packing import WHOLE, RowDivision, choose_rows, pack, row_length
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.runtime.errors import UserError
 from tests.data.store_helpers import lines, recipe
@@ -60,15 +60,15 @@ def known_lengths(texts: TextStore, tokenizer: Tokenizer) -> list[np.ndarray]:
     return [*(count("train", indices) for indices in train), *(count("held_out", indices) for indices in held)]
 
 
-@pytest.mark.parametrize(("row", "multiple", "tile"), [(None, 1, 1), (40, 1, 1), (None, 4, 8)])
-def test_shapes_are_those_of_packing_batch_after_batch(texts, tokenizer, tmp_path, row, multiple, tile) -> None:
-    batches = make(texts, tokenizer, tmp_path, row=row, multiple=multiple, tile=tile)
+@pytest.mark.parametrize(("row", "division", "tile"), [(None, WHOLE, 1), (40, WHOLE, 1), (None, RowDivision(4, 9), 8)])
+def test_shapes_are_those_of_packing_batch_after_batch(texts, tokenizer, tmp_path, row, division, tile) -> None:
+    batches = make(texts, tokenizer, tmp_path, row=row, division=division, tile=tile)
     known = known_lengths(texts, tokenizer)
     assert len(known) == STEPS + 2
     chosen = row_length(max(max(k) for k in known), float(np.mean([k.sum() for k in known])))
     tokens = row or -(-chosen // tile) * tile
     packings = [pack(lengths, tokens) for lengths in known]
-    needed = np.array([-(-packing.rows // multiple) * multiple for packing in packings])
+    needed = np.array([division.fill(packing.rows) for packing in packings])
     assert batches.packer.row_length == tokens
     assert batches.packer.texts_per_row == max(packing.texts for packing in packings)
     np.testing.assert_array_equal(batches.packer.row_counts, choose_rows(needed, 2))
@@ -135,9 +135,9 @@ def test_a_row_too_short_for_a_text_is_refused(texts, tokenizer, tmp_path) -> No
 
 
 def test_processes_load_the_rows_that_one_would(texts, tokenizer, tmp_path) -> None:
-    whole = make(texts, tokenizer, tmp_path, multiple=4).load(3).arrays
+    whole = make(texts, tokenizer, tmp_path, division=RowDivision(4)).load(3).arrays
     parts = [
-        make(texts, tokenizer, tmp_path, multiple=4, share=ProcessShare(pieces, 4)).load(3).arrays
+        make(texts, tokenizer, tmp_path, division=RowDivision(4), share=ProcessShare(pieces, 4)).load(3).arrays
         for pieces in ((0, 2), (1, 3))
     ]
     for name in ("ids", "lengths"):

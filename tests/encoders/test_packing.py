@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from jasper_jax.encoders.packing import choose_rows, pack, round_up, row_length
+from jasper_jax.encoders.packing import RowDivision, choose_rows, pack, round_up, row_length
 
 
 @settings(max_examples=200, deadline=None)
@@ -62,3 +62,21 @@ def test_the_row_counts_are_the_best_possible(needed: np.ndarray, shapes: int) -
     assert len(chosen) <= shapes
     options = itertools.combinations(values[:-1], min(shapes, len(values)) - 1)
     assert cost(chosen) == min(cost((*some, values[-1])) for some in options)
+
+
+@given(st.integers(1, 5000), st.integers(1, 300), st.integers(1, 300))
+def test_every_shard_and_piece_has_as_many_rows(rows: int, shards: int, at_once: int) -> None:
+    division = RowDivision(shards, at_once)
+    filled, pieces = division.fill(rows), division.pieces(rows)
+    assert filled >= rows
+    assert filled % (shards * pieces) == 0
+    assert filled // pieces <= max(at_once, shards), "a piece has at most so many rows, or one for each shard"
+    assert division.pieces(filled) == pieces, "the step sees the filled rows only"
+    assert filled - rows < shards * pieces
+    assert RowDivision(shards).pieces(rows) == 1
+
+
+def test_small_pieces_leave_no_device_idle() -> None:
+    """2,048 rows on 256 devices, 64 rows at once: 8 pieces of 256, not 32 pieces of which three quarters are empty."""
+    assert (RowDivision(256, 64).pieces(2048), RowDivision(256, 64).fill(2048)) == (8, 2048)
+    np.testing.assert_array_equal(RowDivision(8, 64).fill(np.array([5, 64, 65, 100])), [8, 64, 80, 112])

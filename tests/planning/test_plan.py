@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def mesh():
 def stage(mesh) -> PlannedStage:
     weight = {"heads/fc1/kernel": jax.ShapeDtypeStruct((N, N), jnp.float32)}
     state = {"trained": 4 * N * N, "frozen": 0, "optimizer": 8 * N * N, "teachers": 0}
-    return PlannedStage("stage-1", N, 3600, state, 2.0 * N**3, tuple(leaf_shards(weight, mesh)))
+    return PlannedStage("stage-1", N, 3600, N, 0, state, 2.0 * N**3, tuple(leaf_shards(weight, mesh)))
 
 
 def lowered(mesh):
@@ -67,6 +68,14 @@ def test_a_program_that_fits(mesh, stage: PlannedStage) -> None:
     text = printed([plan])
     assert "1xl4: the recipe takes at least" in text
     assert "heads/fc1/kernel" in text
+
+
+def test_empty_rows_are_named(mesh, stage: PlannedStage) -> None:
+    words = "stage-1: 38 of the 64 rows that the devices compute in a step are empty"
+    plan = plan_program(dataclasses.replace(stage, empty=38), lowered(mesh), mesh, MACHINE)
+    assert printed([plan, dataclasses.replace(plan, settings=("student.remat=none",))]).count(words) == 1
+    few = plan_program(dataclasses.replace(stage, empty=12), lowered(mesh), mesh, MACHINE)
+    assert "are empty" not in printed([few])
 
 
 class Refused:

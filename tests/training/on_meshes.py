@@ -98,7 +98,7 @@ def steps(place: Path, case: dict) -> dict:
             folder=run.folder / "token_counts",
             row=32,
             share=share_of(mesh),
-            multiple=kind.row_multiple(mesh),
+            division=kind.row_division(mesh),
         )
     )
     own = {one.name: put_params(widen(one.params), mesh) for one in view.online}

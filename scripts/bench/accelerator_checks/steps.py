@@ -12,6 +12,7 @@ import numpy as np
 from accelerator_checks.check import Outcome
 from accelerator_checks.recipes import described, random_batch
 from jasper_jax.parameters.sharding import make_mesh, shardings
+from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning.device_peak import peak_flops
 from jasper_jax.planning.memory import device_bytes, program_memory
 from jasper_jax.recipe.config import Recipe
@@ -22,7 +23,7 @@ from jasper_jax.training.lowering import lower_step
 from jasper_jax.training.mesh import begin_state, put_batch, share_of
 from jasper_jax.training.model_flops import TextStepFlops
 from jasper_jax.training.partition import make_partition
-from jasper_jax.training.run_mesh import key_value_heads, mesh_sizes
+from jasper_jax.training.run_mesh import Needs, key_value_heads, mesh_sizes
 from jasper_jax.training.stage_kind import make_kind
 from jasper_jax.training.step import make_program
 
@@ -43,8 +44,9 @@ def jasper_stage1(size: str) -> Outcome:
 
 def mesh_of(recipe: Recipe, student: Student) -> Any:
     """All devices, as a run arranges them."""
-    heads = {"the student": key_value_heads(student.encoder.config)}
-    sizes = mesh_sizes(recipe.mesh, jax.device_count(), resolve_stages(recipe), heads)
+    name = "the student"
+    needs = Needs({name: key_value_heads(student.encoder.config)}, {name: flatten(student.shapes())})
+    sizes = mesh_sizes(recipe.mesh, jax.device_count(), resolve_stages(recipe), needs)
     return make_mesh(sizes)
 
 
@@ -60,8 +62,9 @@ def measure(size: str, name: str, preset: int, least_mfu: float) -> Outcome:
     placed = tuple(shardings(part, mesh) for part in shapes)
     trained, frozen = jax.jit(lambda: partition.split(kind.active(student.init(0))), out_shardings=placed)()
     optimizer = begin_state(program.optimizer, trained, mesh)
-    multiple = kind.row_multiple(mesh)
-    host = random_batch(kind, teaching, -(-stage.batch_size // multiple) * multiple)
+    division = kind.row_division(mesh)
+    rows = division.fill(stage.batch_size)
+    host = random_batch(kind, teaching, rows)
     batch = put_batch(host, mesh, share_of(mesh), kind.replicated)
     began = time.perf_counter()
     with jax.set_mesh(mesh):
@@ -87,7 +90,7 @@ def measure(size: str, name: str, preset: int, least_mfu: float) -> Outcome:
         "texts": texts,
         "length": length,
         "remat": student.remat,
-        "pieces": kind.pieces,
+        "pieces": division.pieces(rows),
         "seconds_per_step": seconds,
         "tokens_per_second": texts * length / seconds,
         "model_flops": flops,
