@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -58,19 +59,17 @@ class Case:
 
 
 def cases() -> Iterator[Case]:
-    """All rows, those that matter most first. From 256 chips on, a text stage takes 8 texts a chip: a batch of 128
-    would leave chips without one. Jasper's third stage without recomputation says what a lighter ``remat`` costs."""
+    """All rows, those that matter most first. From 256 chips on, a text stage takes 8 texts a chip, at once: a batch of
+    128 would leave chips without one. Jasper's third stage without recomputation says what a lighter ``remat`` costs.
+    """
     for target in TARGETS:
         devices = parse_target(target).devices
         for recipe, stages in STAGES.items():
             for number in range(1, stages + 1):
-                larger = devices >= 256 and number < 4
-                yield Case(recipe, target, number, (f"stages.{number - 1}.batch_size={8 * devices}",) if larger else ())
-        yield (
-            Case("jasper_2b", target, 3, ("student.remat=none",))
-            if devices < 256
-            else Case("jasper_2b", target, 3, (f"stages.2.batch_size={8 * devices}", "student.remat=none"))
-        )
+                larger = (f"stages.{number - 1}.batch_size={8 * devices}", "training.micro_batch=null")
+                yield Case(recipe, target, number, larger if devices >= 256 and number < 4 else ())
+        larger = (f"stages.2.batch_size={8 * devices}",) if devices >= 256 else ()
+        yield Case("jasper_2b", target, 3, (*larger, "student.remat=none"))
     yield Case("jasper_2b", "v5e:4x4", 3, ("teachers.0.mode=online",))
 
 
@@ -179,7 +178,7 @@ def write_page(rows: dict[str, dict[str, Any]]) -> None:
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
     """A row of the page."""
-    settings = [one for one in row["overrides"] if "batch_size" not in one]
+    settings = [one for one in row["overrides"] if not re.search("batch_size|micro_batch", one)]
     start = (
         " ".join([f"stage-{row['number']}", *settings]),
         f"{row['batch']:,}",
