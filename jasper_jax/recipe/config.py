@@ -212,8 +212,6 @@ class Stage(Section):
     """In place of the recipe's ``losses``, all keys of it."""
     reduce_heads: Literal["sum", "mean"] | None = None
     """Whether the losses of heads are added or averaged."""
-    quantize: Literal["int8", "binary"] | None = None
-    """Losses of the student's vectors as an index in fewer bits keeps them, with the gradient of unrounded ones."""
     steps: Annotated[int, Field(ge=0)]
     """Batches it trains on."""
     batch_size: Annotated[int, Field(ge=2)] = 128

@@ -25,7 +25,6 @@ from jasper_jax.encoders.packing import RowDivision
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.losses import HeadLoss, distillation_losses, reduce_heads
 from jasper_jax.losses.per_head import named_terms
-from jasper_jax.losses.straight_through import straight_through
 from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.stages import ResolvedStage
@@ -109,8 +108,6 @@ class StageKind(abc.ABC):
             params: Mapping[str, Any], teachers: Mapping[str, Any], batch: BatchArrays, key: jax.Array | None
         ) -> tuple[jax.Array, Scalars]:
             students, targets = self.vectors(params, teachers, batch, key, teaching)
-            if precision := self.stage.settings.quantize:
-                students = {head: straight_through(x, precision) for head, x in students.items()}
             terms = distillation_losses(students, targets, spec, batch=batch, learned=params.get("losses"))
             return reduce_heads(terms, self.stage.reduce_heads), named_terms(terms)
 

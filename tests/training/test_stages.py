@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import time
 
@@ -11,8 +10,6 @@ import numpy as np
 import pytest
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints
-from jasper_jax.losses import distillation_losses
-from jasper_jax.losses.per_head import named_terms
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.planning.memory import device_bytes
 from jasper_jax.run import Run
@@ -143,32 +140,6 @@ def test_a_program_holds_no_backward_pass_and_no_optimizer_state_of_what_is_froz
     assert held == 2 * sum(leaf.size for leaf in moving.values())
     jaxpr = jax.make_jaxpr(program.step)(moving, state, frozen, {}, batch, np.int32(0))
     assert scans_backwards(jaxpr.jaxpr) == layers
-
-
-def test_losses_of_a_stage_that_rounds_are_those_of_signs(trained: Run) -> None:
-    student, params, _ = load_student(trained.recipe, trained.teacher_dim, trained.student)
-    generator, stage = np.random.default_rng(0), trained.stages[2]
-    batch = {
-        "ids": generator.integers(5, 20, (8, 16), np.int32),
-        "lengths": np.full((8, 2), 7, np.int32),
-        "slots": np.arange(16, dtype=np.int32),
-        "teachers": generator.normal(size=(16, trained.teacher_dim)).astype(np.float32),
-    }
-    teaching = Teaching({"teachers": trained.teacher_dim})
-    found, expected = {}, {}
-    for precision in (None, "binary"):
-        settings = stage.settings.model_copy(update={"quantize": precision})
-        kind = make_kind(trained.recipe, dataclasses.replace(stage, settings=settings), student)
-        found[precision] = kind.loss(teaching)(params, {}, batch, None)[1]
-        vectors, targets = kind.vectors(params, {}, batch, None, teaching)
-        if precision:
-            vectors = {head: np.sign(x) for head, x in vectors.items()}
-        expected[precision] = named_terms(distillation_losses(vectors, targets, kind.head_losses(teaching)))
-    for precision, terms in found.items():
-        assert terms.keys() == expected[precision].keys()
-        for name, value in terms.items():
-            assert float(value) == pytest.approx(float(expected[precision][name]), rel=1e-4), (precision, name)
-    assert abs(float(found["binary"]["fc1/similarity"]) / float(found[None]["fc1/similarity"]) - 1) > 0.01
 
 
 def test_a_stage_is_evaluated_before_its_first_step_and_after_its_last(trained: Run) -> None:
