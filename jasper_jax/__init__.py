@@ -12,8 +12,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jasper_jax.commands import embed_teachers, evaluate_run, export_run, train_stages
-    from jasper_jax.distilled import Distilled, distil
+    from jasper_jax.commands.distil import Distilled, distil
+    from jasper_jax.commands.evaluate import evaluate_run
+    from jasper_jax.commands.export import export_run
+    from jasper_jax.commands.stores import embed_teachers
+    from jasper_jax.commands.train import train_stages
     from jasper_jax.embedder import Embedder
     from jasper_jax.losses import cosine_loss, distillation_losses, relative_loss, similarity_loss
     from jasper_jax.recipe.config import Recipe
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "commands": ("embed_teachers", "evaluate_run", "export_run", "train_stages"),
-    "distilled": ("Distilled", "distil"),
+    "commands.distil": ("Distilled", "distil"),
+    "commands.evaluate": ("evaluate_run",),
+    "commands.export": ("export_run",),
+    "commands.stores": ("embed_teachers",),
+    "commands.train": ("train_stages",),
     "embedder": ("Embedder",),
     "losses": ("cosine_loss", "distillation_losses", "relative_loss", "similarity_loss"),
     "recipe.config": ("Recipe",),

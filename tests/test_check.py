@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jasper_jax.check import refuse_large_batches, validate
+from jasper_jax.commands.validation import refuse_large_batches, validate
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError

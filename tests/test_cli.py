@@ -146,12 +146,8 @@ def test_a_platform_that_is_not_here_is_one_line(call, recipe: Path, tmp_path: P
     monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr("jax.devices", none)
     arguments = (tmp_path / "m", tmp_path / "t", tmp_path / "v.npy") if command == "encode" else (recipe,)
-    names = {
-        "check": "commands.check_recipe",
-        "embed": "commands.embed_teachers",
-        "encode": "text_commands.encode_file",
-    }
-    monkeypatch.setattr(f"jasper_jax.{names.get(command, 'text_commands.encode_file')}", fail)
+    names = {"check": "check.check_recipe", "embed": "stores.embed_teachers", "encode": "encode.encode_file"}
+    monkeypatch.setattr(f"jasper_jax.commands.{names[command]}", fail)
     code, _, err = call(command, *arguments)
     assert (code, err.count("\n")) == (2, 1)
     assert "JAX_PLATFORMS: 'cuda' cannot be used on this machine (Unable to initialize backend 'cuda'" in err

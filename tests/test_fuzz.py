@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from jasper_jax.check import validate
+from jasper_jax.commands.validation import validate
 from jasper_jax.data.sources import read_source
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.embedder import Embedder

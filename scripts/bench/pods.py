@@ -30,7 +30,7 @@ prepare_gpu_compiler()
 import jax  # noqa: E402
 from train_bench.report import Section, write  # noqa: E402
 
-from jasper_jax.check import validate  # noqa: E402
+from jasper_jax.commands.validation import validate  # noqa: E402
 from jasper_jax.planning.estimate import REACHED  # noqa: E402
 from jasper_jax.planning.machine import parse_target  # noqa: E402
 from jasper_jax.recipe.load import load_recipe  # noqa: E402

@@ -13,7 +13,7 @@ import pytest
 from jasper_jax.assets import hub
 from jasper_jax.assets.cache import asset_folder, download_folder, fetch_asset, is_cached
 from jasper_jax.assets.catalogue import CATALOGUE
-from jasper_jax.commands import list_assets
+from jasper_jax.commands.assets import list_assets
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.user_cache import cache_folder
 from tests.assets.small_assets import MODEL, TEXTS, sha256, small_catalogue

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.commands import run_all
+from jasper_jax.commands.distil import run_all
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.dense import dense
 from jasper_jax.export import check

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.check import report, validate
+from jasper_jax.commands.check import report
+from jasper_jax.commands.validation import validate
 from jasper_jax.encoders.published import TEXT_MODELS, describe
 from jasper_jax.encoders.registry import encoder_from_config
 from jasper_jax.parameters.trees import flatten

@@ -67,8 +67,8 @@ def test_the_first_keeps_its_traceback(recipe: Path) -> None:
 
 
 ALONE = """
-from jasper_jax import commands
 from jasper_jax.cli import main
+from jasper_jax.commands import stores
 from jasper_jax.runtime import processes
 
 def embed(*arguments, **named):
@@ -76,7 +76,7 @@ def embed(*arguments, **named):
         raise {error}
     processes.barrier("texts")
 
-processes.PATIENCE_AFTER_ERROR, commands._embed = 2.0, embed
+processes.PATIENCE_AFTER_ERROR, stores.fill_stores = 2.0, embed
 main()
 """
 

@@ -68,7 +68,7 @@ NOT_WHOLE = {
     "data/pair_table.py": "as large as the manifest says, and any table of pairs can be large",
     "checkpoints/mirror.py": "its own files, in the run folder and complete",
     "evaluation/figures.py": "its own",
-    "commands.py": "its own plot",
+    "commands/evaluate.py": "its own plot",
     "data/shards.py": "a temporary folder's",
     "encoders/published.py": "the package's",
     "encoders/tokenizer_file.py": "the user's cache",

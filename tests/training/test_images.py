@@ -132,7 +132,7 @@ def test_the_closed_form_start_is_nearer_than_a_random_one(place, whole) -> None
     ],
 )
 def test_a_mistake_is_named(place, changes, says) -> None:
-    from jasper_jax.check import validate
+    from jasper_jax.commands.validation import validate
     from jasper_jax.recipe.load import parse_recipe
 
     tree = vision_run(place, name="wrong").recipe.model_dump(mode="json")

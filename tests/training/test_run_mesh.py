@@ -6,7 +6,7 @@ import jax
 import pytest
 import yaml
 
-from jasper_jax.check import validate
+from jasper_jax.commands.validation import validate
 from jasper_jax.parameters.sharding import mesh_sizes_of
 from jasper_jax.recipe.config import Mesh as Sizes
 from jasper_jax.recipe.load import load_recipe

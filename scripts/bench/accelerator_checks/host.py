@@ -20,7 +20,7 @@ NO_MARK = "no mark on cpu: the host's work takes the cores that compute"
 
 def _world(size: str) -> World:
     """A run folder with texts and vectors, and its stage."""
-    from jasper_jax.commands import embed_teachers
+    from jasper_jax.commands.stores import embed_teachers
     from jasper_jax.recipe.load import load_recipe
 
     recipe = load_recipe(recipe_file(size), [])

@@ -1,4 +1,4 @@
-"""The ``jasper`` command. Each command parses its arguments and calls one function."""
+"""The commands on recipes, and the ``jasper`` command with all others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from jasper_jax import evaluate_commands, push_command, report_commands
-from jasper_jax.command_options import (
+from jasper_jax.cli import pages, push, scoring, vectors
+from jasper_jax.cli.options import (
     Coordinator,
     Overrides,
     Process,
@@ -36,13 +36,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-vectors_app = typer.Typer(help="Teacher vector stores: verify them, import vectors from another system.")
-app.add_typer(vectors_app, name="vectors", no_args_is_help=True)
-texts_app = typer.Typer(help="The text store: export the texts that an imported teacher needs vectors of.")
-app.add_typer(texts_app, name="texts", no_args_is_help=True)
-app.add_typer(evaluate_commands.app)
-app.add_typer(report_commands.app)
-app.add_typer(push_command.app)
+app.add_typer(vectors.vectors_app, name="vectors", no_args_is_help=True)
+app.add_typer(vectors.texts_app, name="texts", no_args_is_help=True)
+app.add_typer(scoring.app)
+app.add_typer(pages.app)
+app.add_typer(push.app)
 
 
 @app.callback()
@@ -63,7 +61,7 @@ def check(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
     Example: `jasper check configs/quickstart.yaml stages.2.steps=50`
     """
-    from jasper_jax.commands import check_recipe
+    from jasper_jax.commands.check import check_recipe
 
     check_recipe(load(recipe, overrides))
 
@@ -80,7 +78,7 @@ def plan(
 
     Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
     """
-    from jasper_jax.commands import plan_recipe
+    from jasper_jax.commands.plan import plan_recipe
 
     plan_recipe(load(recipe, overrides), topology or [])
 
@@ -101,7 +99,7 @@ def embed(
     Example: `jasper embed configs/quickstart.yaml --process-index 0 --process-count 4`; on a Ray cluster, `jasper embed
     configs/quickstart.yaml --ray HEAD:6379`
     """
-    from jasper_jax.commands import embed_teachers, embed_teachers_on_ray
+    from jasper_jax.commands.stores import embed_teachers, embed_teachers_on_ray
 
     if ray is not None:
         refuse_beside_ray(process_index, process_count, coordinator, processes, process)
@@ -125,7 +123,7 @@ def mine(
 
     Example: `jasper mine configs/quickstart_pairs.yaml --process-index 0 --process-count 4`
     """
-    from jasper_jax.commands import mine_negatives
+    from jasper_jax.commands.stores import mine_negatives
 
     join_processes(coordinator, processes, process)
     mine_negatives(load(recipe, overrides), process_index, process_count)
@@ -143,7 +141,7 @@ def train(
 
     Example: `jasper train configs/quickstart.yaml`
     """
-    from jasper_jax.commands import train_stages
+    from jasper_jax.commands.train import train_stages
 
     join_processes(coordinator, processes, process)
     train_stages(load(recipe, overrides))
@@ -166,8 +164,7 @@ def export(
 
     Example: `jasper export configs/quickstart.yaml export.dim=256 --output my-model-256`
     """
-    from jasper_jax.commands import export_run
-    from jasper_jax.text_commands import export_onnx
+    from jasper_jax.commands.export import export_onnx, export_run
 
     if (folder := user_path(recipe, "the recipe")).is_dir():
         export_onnx(folder, overrides or [], onnx=onnx, elsewhere=output is not None or all_dims)
@@ -189,7 +186,7 @@ def run(
 
     Example: `jasper run configs/quickstart.yaml`
     """
-    from jasper_jax.distilled import distil
+    from jasper_jax.commands.distil import distil
 
     join_processes(coordinator, processes, process)
     distil(load(recipe, overrides))
@@ -208,7 +205,7 @@ def encode(
 
     Example: `jasper encode runs/quickstart/export questions.txt questions.npy --kind query --dim 256`
     """
-    from jasper_jax.text_commands import encode_file
+    from jasper_jax.commands.encode import encode_file
 
     encode_file(model, user_path(input), user_path(output, new=True), kind, dim, precision)
 
@@ -219,71 +216,11 @@ def assets() -> None:
 
     Example: `jasper assets`
     """
-    from jasper_jax.commands import list_assets
+    from jasper_jax.commands.assets import list_assets
 
     list_assets()
-
-
-@vectors_app.command("verify")
-def vectors_verify(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    sample: Annotated[
-        int, typer.Option(help="Texts to embed again, to measure the error of the stored dtype; 0: none.")
-    ] = 256,
-) -> None:
-    """Verify sha256 and fingerprint of all shards of texts and vectors; print the dtype's similarity error.
-
-    Example: `jasper vectors verify configs/quickstart.yaml`
-    """
-    from jasper_jax.text_commands import verify_vectors
-
-    verify_vectors(load(recipe, overrides), sample)
-
-
-@vectors_app.command("import")
-def vectors_import(
-    recipe: RecipeFile,
-    teacher: Annotated[str, typer.Argument(help="The recipe's teacher that these vectors belong to.")],
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            help="Parquet with text and embedding, or .npy followed by its texts (.txt, .jsonl); and changes to the"
-            " recipe as key=value.",
-            metavar="FILES... [OVERRIDES]...",
-        ),
-    ],
-) -> None:
-    """Import vectors that another system computed; every text of the store must have one.
-
-    Example: `jasper vectors import configs/mine.yaml openai vectors.npy texts.jsonl run_dir=runs/mine`
-    """
-    from jasper_jax.text_commands import import_teacher
-
-    overrides = [file for file in files if "=" in file and not Path(file).exists()]
-    paths = [user_path(file) for file in files if file not in overrides]
-    import_teacher(load(recipe, overrides), teacher, paths)
-
-
-@texts_app.command("export")
-def texts_export(
-    recipe: RecipeFile,
-    output: Annotated[Path, typer.Argument(help="The file to write, JSONL with text and kind.")],
-    overrides: Overrides = None,
-) -> None:
-    """Write every text that an imported teacher needs a vector of: those of the text store and of the tests.
-
-    Example: `jasper texts export configs/mine.yaml texts.jsonl`
-    """
-    from jasper_jax.text_commands import export_texts
-
-    export_texts(load(recipe, overrides), user_path(output, new=True), user_path(recipe, "the recipe"))
 
 
 def main() -> None:
     """Entry point: turns expected failures into one line and an exit code (2: input, 75: stopped and saved)."""
     run_to_end(app)
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from jasper_jax.command_options import Coordinator, Process, Processes, join_processes, load, optional_path
+from jasper_jax.cli.options import Coordinator, Process, Processes, join_processes, load, optional_path
 from jasper_jax.runtime.errors import UserError
 
 app = typer.Typer()
@@ -48,8 +48,8 @@ def evaluate(
 
     Example: `jasper evaluate runs/quickstart/export all-MiniLM-L6-v2 --pairs labels.csv --dim 256`
     """
-    from jasper_jax.commands import evaluate_run
-    from jasper_jax.text_commands import evaluate_models
+    from jasper_jax.commands.evaluate import evaluate_run
+    from jasper_jax.commands.models import evaluate_models
 
     if pairs or beir or similarity or classification:
         evaluate_models(
@@ -106,7 +106,7 @@ def mteb(
 
     Example: `jasper mteb runs/quickstart/export --benchmark "MTEB(eng, classic)" --dim 256`
     """
-    from jasper_jax.text_commands import benchmark_models
+    from jasper_jax.commands.models import benchmark_models
 
     names = [part.strip() for given in tasks or [] for part in given.split(",") if part.strip()]
     benchmark_models(

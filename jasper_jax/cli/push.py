@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jasper_jax.command_options import optional_path
+from jasper_jax.cli.options import optional_path
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.shell import shell_word
