@@ -19,8 +19,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from jasper_jax.losses.terms import TERMS
-from jasper_jax.recipe import config, config_evaluation, config_sources
-from jasper_jax.recipe.config import Losses, Recipe
+from jasper_jax.recipe import config, config_evaluation, config_sources, config_training
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_training import Losses
 
 PAGE = Path(__file__).parent.parent / "docs" / "recipe.md"
 HEAD = """# Every key of a recipe
@@ -33,7 +34,7 @@ has no default. `jasper check RECIPE` prints a recipe with all its values.
 def sentences() -> dict[tuple[str, str], str]:
     """(class, key) -> the docstring below the key."""
     found: dict[tuple[str, str], str] = {}
-    for module in (config, config_evaluation, config_sources):
+    for module in (config, config_evaluation, config_sources, config_training):
         for node in ast.parse(inspect.getsource(module)).body:
             body = node.body if isinstance(node, ast.ClassDef) else []
             for field, text in pairwise(body):

@@ -26,7 +26,7 @@ from jasper_jax.data.sources import read_source
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.safetensors import TensorFile
-from jasper_jax.evaluation.report import from_json
+from jasper_jax.evaluation.evaluation import from_json
 from jasper_jax.recipe.config_sources import TextSource
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run

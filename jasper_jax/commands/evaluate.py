@@ -18,8 +18,8 @@ from jasper_jax.runtime.tables import OUT, print_table
 from jasper_jax.runtime.timings import Timings
 
 if TYPE_CHECKING:  # each command imports what it needs, so that it starts quickly
+    from jasper_jax.evaluation.evaluation import Evaluation
     from jasper_jax.evaluation.providers import Embedded
-    from jasper_jax.evaluation.report import Evaluation
     from jasper_jax.run import Run
 
 
@@ -51,18 +51,18 @@ def score(run: Run, embedded: Embedded, timings: Timings) -> None:
     """Score the run; the results of other data sets stay in ``evaluations/``."""
     from jasper_jax.evaluation.asymmetric import share_kept
     from jasper_jax.evaluation.by_text import FILE
-    from jasper_jax.evaluation.instructions import instruction_table
-    from jasper_jax.evaluation.precisions import precision_table
-    from jasper_jax.evaluation.providers import evaluate
-    from jasper_jax.evaluation.report import (
+    from jasper_jax.evaluation.evaluation import (
         beside_teachers,
         better_without_training,
-        console_table,
         ndcg10,
         retrieval_tests,
         to_json,
     )
+    from jasper_jax.evaluation.instructions import instruction_table
+    from jasper_jax.evaluation.precisions import precision_table
+    from jasper_jax.evaluation.providers import evaluate
     from jasper_jax.evaluation.results import results_path
+    from jasper_jax.evaluation.tables import console_table
 
     plots = importlib.util.find_spec("matplotlib") is not None
     with timings.phase("evaluation"):

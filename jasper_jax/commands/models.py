@@ -18,9 +18,10 @@ from jasper_jax.runtime.tables import OUT, print_table
 def evaluate_models(models: Sequence[str], dims: Sequence[int], output: Path | None, **tests: Any) -> None:
     """``jasper evaluate MODEL...``: a table of the models, and a file of their scores if asked. ``tests``: the
     arguments of :func:`~jasper_jax.evaluation.folders.asked_of`."""
+    from jasper_jax.evaluation.evaluation import to_json
     from jasper_jax.evaluation.folders import asked_of, evaluate_folders
     from jasper_jax.evaluation.instructions import instruction_table
-    from jasper_jax.evaluation.report import console_table, to_json
+    from jasper_jax.evaluation.tables import console_table
     from jasper_jax.recipe.places import files_read
     from jasper_jax.runtime.program_cache import cache_programs
 

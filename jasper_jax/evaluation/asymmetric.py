@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, ndcg10, retrieval_tests
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, ndcg10, retrieval_tests
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.student.spaces import Space
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from jasper_jax.evaluation.report import EvaluationRow
+from jasper_jax.evaluation.evaluation import EvaluationRow
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.training.events import read_events
 

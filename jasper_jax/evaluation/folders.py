@@ -13,8 +13,8 @@ import yaml
 from jasper_jax.assets.models import resolve_model
 from jasper_jax.checkpoints.export_marker import refuse_damaged
 from jasper_jax.embedder import Embedder
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
 from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.text_tests import TextTests, check_classification, check_judged, check_test
 from jasper_jax.evaluation.wordings import read_wordings

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jasper_jax.evaluation.curves import one_per_dimension, points, read_metrics, running_median, stage_of
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows, retrieval_tests
 from jasper_jax.evaluation.figures import default_style, new_figure, save_figure
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, retrieval_tests
 from jasper_jax.runtime.errors import UserError
 
 if TYPE_CHECKING:

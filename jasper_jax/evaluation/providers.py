@@ -21,10 +21,10 @@ from jasper_jax.evaluation.asymmetric import asymmetric_rows
 from jasper_jax.evaluation.by_text import Provider, Vectors
 from jasper_jax.evaluation.by_text import write as write_by_text
 from jasper_jax.evaluation.compare_texts import compare_texts, scored_teachers
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
 from jasper_jax.evaluation.image_tests import ImageTests
 from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
 from jasper_jax.evaluation.precisions import PrecisionRow, precision_rows, refuse_impossible
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.results import origin
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.evaluation.student_vectors import StudentVectors, student_vectors, when

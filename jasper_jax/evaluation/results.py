@@ -8,7 +8,7 @@ from typing import Any
 
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.source_files import as_it_is, matching, pattern_of
-from jasper_jax.evaluation.report import Evaluation, from_json
+from jasper_jax.evaluation.evaluation import Evaluation, from_json
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_evaluation import Classification, Retrieval, Similarity
 from jasper_jax.runtime.errors import UserError

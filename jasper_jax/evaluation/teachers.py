@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from jasper_jax.data.texts import TextStore
+from jasper_jax.evaluation.evaluation import EvaluationRow
 from jasper_jax.evaluation.instructions import InstructionRow, Output, instruction_rows
-from jasper_jax.evaluation.report import EvaluationRow
 from jasper_jax.evaluation.shortened import principal_directions, sample, shortened
 from jasper_jax.evaluation.text_tests import HELD_OUT, Texts, TextTests, after, encode_list
 from jasper_jax.runtime import processes

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from huggingface_hub import EvalResult, ModelCardData
 
 from jasper_jax.assets.catalogue import CATALOGUE
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import is_hub_id
 from jasper_jax.recipe.config import Recipe

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from huggingface_hub import ModelCard
 
-from jasper_jax.evaluation.report import Evaluation, markdown_table
+from jasper_jax.evaluation.evaluation import Evaluation
+from jasper_jax.evaluation.tables import markdown_table
 from jasper_jax.export.asymmetric import Documents, model_name, query_encoder_section
 from jasper_jax.export.card_metadata import card_metadata, nested_dims
 from jasper_jax.export.card_training import History, training_section

@@ -33,7 +33,7 @@ from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.hf_config import read_hf_config
 from jasper_jax.encoders.pooling import POOLING_KEYS
 from jasper_jax.encoders.weights import save
-from jasper_jax.evaluation.report import from_json
+from jasper_jax.evaluation.evaluation import from_json
 from jasper_jax.export.asymmetric import Documents, documents_of, write_asymmetric
 from jasper_jax.export.card_training import History
 from jasper_jax.export.check import check_asymmetric, check_folder

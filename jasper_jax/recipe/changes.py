@@ -6,7 +6,8 @@ from typing import Any
 
 import yaml
 
-from jasper_jax.recipe.config import Recipe, Stage
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_training import Stage
 from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.recipe.yaml_text import parse_yaml

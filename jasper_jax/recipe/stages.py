@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 from jasper_jax.losses.terms import TERMS
-from jasper_jax.recipe.config import Losses, Recipe, Stage
+from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_training import Losses, Stage
 from jasper_jax.runtime.errors import UserError, nearest
 
 Store = Literal["texts", "pairs", "images"]

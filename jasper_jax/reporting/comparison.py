@@ -9,7 +9,7 @@ import numpy as np
 
 from jasper_jax.evaluation.by_text import ByText, TestTexts
 from jasper_jax.evaluation.curves import one_per_dimension
-from jasper_jax.evaluation.report import final_rows, retained
+from jasper_jax.evaluation.evaluation import final_rows, retained
 from jasper_jax.evaluation.retrieval import bootstrap
 from jasper_jax.export.public import public_recipe
 from jasper_jax.reporting.figures import Chart, Figure, Trace, colour, log2_axis, plain, time_figure

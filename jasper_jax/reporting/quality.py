@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from jasper_jax.evaluation.curves import one_per_dimension
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows, ndcg10, retrieval_tests
 from jasper_jax.evaluation.precisions import PrecisionRow
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, ndcg10, retrieval_tests
 from jasper_jax.evaluation.retrieval import Interval
 from jasper_jax.reporting.figures import Figure, Trace, colour, log2_axis, plain, rounded
 

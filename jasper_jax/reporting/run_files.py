@@ -13,7 +13,7 @@ from jasper_jax.evaluation import benchmark_scores, by_text
 from jasper_jax.evaluation.benchmark_scores import BenchmarkScores
 from jasper_jax.evaluation.by_text import ByText
 from jasper_jax.evaluation.curves import read_metrics
-from jasper_jax.evaluation.report import Evaluation, from_json
+from jasper_jax.evaluation.evaluation import Evaluation, from_json
 from jasper_jax.export.public import public_name
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_recipe

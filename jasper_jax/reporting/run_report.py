@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from jasper_jax.evaluation.by_text import ByText, pairs_of
-from jasper_jax.evaluation.report import final_rows, retained
+from jasper_jax.evaluation.evaluation import final_rows, retained
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_sources import FILE_KINDS, SOURCE_KINDS
 from jasper_jax.recipe.stages import resolve_stages

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from jasper_jax.evaluation.report import Column, Evaluation, EvaluationRow, ordered_rows, score_columns
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
+from jasper_jax.evaluation.tables import Column, ordered_rows, score_columns
 from jasper_jax.reporting.tables import Cell, Table, as_cell
 
 

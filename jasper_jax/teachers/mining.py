@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jasper_jax.data.pair_table import PairTable
 from jasper_jax.data.shards import SPLITS
 from jasper_jax.data.texts import TextStore
-from jasper_jax.recipe.config import Mining
+from jasper_jax.recipe.config_training import Mining
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.teachers.negatives import MinedPairs, Negatives, NegativeStore
 from jasper_jax.teachers.vectors import TeacherView

@@ -5,7 +5,7 @@ from __future__ import annotations
 import optax
 
 from jasper_jax.parameters.patterns import first_match
-from jasper_jax.recipe.config import Stage
+from jasper_jax.recipe.config_training import Stage
 from jasper_jax.training.partition import Flat
 
 WEIGHT_DECAY: tuple[tuple[str, bool], ...] = (

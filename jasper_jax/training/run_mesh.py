@@ -13,8 +13,8 @@ from jax.sharding import AbstractMesh, Mesh
 from jasper_jax.parameters.nodes import count_nodes, divide, node_of
 from jasper_jax.parameters.sharding import AXES, leaf_shards, make_mesh, mesh_axes
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.recipe.config import Mesh as MeshSizes
 from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config_training import Mesh as MeshSizes
 from jasper_jax.recipe.stages import ResolvedStage, resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say

@@ -16,7 +16,7 @@ import numpy as np
 from train_bench.world import machine
 
 from jasper_jax.data.pair_table import PairTable
-from jasper_jax.recipe.config import Mining
+from jasper_jax.recipe.config_training import Mining
 from jasper_jax.teachers.mining import BLOCK, nearest
 from jasper_jax.teachers.negatives import SHARD
 

@@ -25,7 +25,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from jasper_jax.evaluation.report import Evaluation, from_json
+from jasper_jax.evaluation.evaluation import Evaluation, from_json
 
 ROOT = Path(__file__).parents[2]
 RECIPE, PAGE = ROOT / "configs" / "own_corpus.yaml", ROOT / "docs" / "results" / "own-corpus.md"

@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows, from_json
 from jasper_jax.evaluation.figures import new_figure, save_figure
 from jasper_jax.evaluation.plots import COLOURS
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json
 
 Rows = dict[int, list[EvaluationRow]]
 """Dimension -> the rows of it, one for each run."""

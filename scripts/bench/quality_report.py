@@ -12,7 +12,8 @@ import numpy as np
 import yaml
 
 from jasper_jax.evaluation.curves import read_metrics
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows, from_json, markdown_table, retained
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows, from_json, retained
+from jasper_jax.evaluation.tables import markdown_table
 
 TERMS = ("cosine", "similarity", "relative")
 Folders = dict[str, Path]

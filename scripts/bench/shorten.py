@@ -17,7 +17,7 @@ import numpy as np
 from quality_report import write_methods
 
 from jasper_jax.data.texts import TextStore
-from jasper_jax.evaluation.report import EvaluationRow, final_rows, from_json
+from jasper_jax.evaluation.evaluation import EvaluationRow, final_rows, from_json
 from jasper_jax.evaluation.similarity import truncate, unit
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.load import load_recipe

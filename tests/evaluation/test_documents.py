@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from jasper_jax.evaluation.asymmetric import asymmetric_rows, share_kept
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, console_table, final_rows, from_json, to_json
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows, from_json, to_json
 from jasper_jax.evaluation.retrieval import score_retrieval
+from jasper_jax.evaluation.tables import console_table
 from jasper_jax.evaluation.text_tests import TextTests
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.student.spaces import Space, teacher_spaces

@@ -12,11 +12,12 @@ from scipy.stats import spearmanr
 from jasper_jax.assets.corpora import as_test
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.classification import ClassificationTest, score_classification
+from jasper_jax.evaluation.evaluation import from_json, to_json
 from jasper_jax.evaluation.folders import asked_of, evaluate_folders, refuse_dims
 from jasper_jax.evaluation.instructions import instruction_table
-from jasper_jax.evaluation.report import console_table, from_json, to_json
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.similarity import truncate
+from jasper_jax.evaluation.tables import console_table
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import sentences, write_model
 

@@ -15,9 +15,9 @@ from matplotlib.image import imread
 
 from jasper_jax.evaluation import plots
 from jasper_jax.evaluation.curves import read_metrics, running_median
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
 from jasper_jax.evaluation.image_tests import contact_sheet
 from jasper_jax.evaluation.plots import plot_dimensions, plot_training
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.runtime.errors import UserError
 from tests.data.picture_helpers import picture

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jasper_jax.encoders.registry import FAMILIES
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, final_rows
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, final_rows
 from jasper_jax.run import Run
 from tests.tiny import recipe, sentences, write_model
 from tests.training.runs import evaluate, run_training

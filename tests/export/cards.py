@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from markdown_it import MarkdownIt
 
-from jasper_jax.evaluation.report import Evaluation
+from jasper_jax.evaluation.evaluation import Evaluation
 from jasper_jax.export.card_training import History
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.model_card import model_card

@@ -14,7 +14,7 @@ import pytest
 from jasper_jax.checkpoints.export_marker import checksums, read_marker, write_marker
 from jasper_jax.commands.distil import run_all
 from jasper_jax.embedder import Embedder
-from jasper_jax.evaluation.report import from_json
+from jasper_jax.evaluation.evaluation import from_json
 from jasper_jax.export import check, model_card, sentence_transformers
 from jasper_jax.export.card_metadata import nested_dims
 from jasper_jax.export.model import TrainedStudent

@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from jasper_jax.data.texts import TextRecord
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.export.card_training import MOST_ROWS, History

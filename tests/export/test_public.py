@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
 from jasper_jax.export.public import is_hub_id, public_name, public_recipe
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.places import IDS, PATHS, RUNS

@@ -13,8 +13,8 @@ from jasper_jax.checkpoints.run_folder import HEADER
 from jasper_jax.evaluation.agreement import score_agreement
 from jasper_jax.evaluation.by_text import FILE, ByText, Provider, write
 from jasper_jax.evaluation.disagreement import densities, text_map
+from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow, to_json
 from jasper_jax.evaluation.gained_lost import compare_retrieval
-from jasper_jax.evaluation.report import Evaluation, EvaluationRow, to_json
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.evaluation.text_tests import Texts
 from jasper_jax.recipe.load import dump_recipe, parse_recipe

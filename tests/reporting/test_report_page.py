@@ -14,8 +14,8 @@ import pytest
 
 from jasper_jax.evaluation.benchmark_scores import BenchmarkScores, ModelScores, write
 from jasper_jax.evaluation.by_text import FILE
+from jasper_jax.evaluation.evaluation import to_json
 from jasper_jax.evaluation.instructions import InstructionRow
-from jasper_jax.evaluation.report import to_json
 from jasper_jax.runtime.files import sealed
 from tests.reporting.run_folders import HOSTILE, events, scores, write_run
 

@@ -184,8 +184,9 @@ def records(rng: random.Random, place: Path) -> None:
     from jasper_jax.checkpoints.seal import sums_path, verify
     from jasper_jax.data.pair_table import NAME, read_tables
     from jasper_jax.data.texts import TextStore
+    from jasper_jax.evaluation.evaluation import from_json
     from jasper_jax.evaluation.plots import plot_training
-    from jasper_jax.evaluation.report import console_table, from_json, markdown_table
+    from jasper_jax.evaluation.tables import console_table, markdown_table
     from jasper_jax.runtime.console import new_console
     from jasper_jax.runtime.files import sealed, sha256_file
     from jasper_jax.runtime.timings import Timings

@@ -8,7 +8,7 @@ import numpy as np
 
 from jasper_jax.checkpoints.checkpoint import abstract
 from jasper_jax.evaluation import providers
-from jasper_jax.evaluation.report import Evaluation
+from jasper_jax.evaluation.evaluation import Evaluation
 from jasper_jax.export import sentence_transformers
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import mines

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from jasper_jax.recipe.config import Training
+from jasper_jax.recipe.config_training import Training
 from jasper_jax.recipe.extras import LOGGERS as PACKAGES
 from jasper_jax.training.loggers import LOGGERS, Recorded, make_sinks
 

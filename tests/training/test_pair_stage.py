@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jasper_jax.recipe.config import Mining
+from jasper_jax.recipe.config_training import Mining
 from jasper_jax.run import Run
 from jasper_jax.teachers import mining
 from jasper_jax.teachers.needed import needed_draws

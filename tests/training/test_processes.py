@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax.evaluation.report import from_json
+from jasper_jax.evaluation.evaluation import from_json
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.training.metrics import read_events

@@ -8,7 +8,7 @@ import yaml
 
 from jasper_jax.commands.validation import validate
 from jasper_jax.parameters.sharding import mesh_sizes_of
-from jasper_jax.recipe.config import Mesh as Sizes
+from jasper_jax.recipe.config_training import Mesh as Sizes
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError

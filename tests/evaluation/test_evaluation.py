@@ -7,20 +7,19 @@ import json
 import pytest
 
 from jasper_jax.evaluation.agreement import AgreementScore
-from jasper_jax.evaluation.report import (
+from jasper_jax.evaluation.evaluation import (
     Evaluation,
     EvaluationRow,
     better_without_training,
-    console_table,
     final_rows,
     from_json,
-    markdown_table,
     retained,
     retrieval_tests,
     to_json,
 )
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
+from jasper_jax.evaluation.tables import console_table, markdown_table
 from jasper_jax.runtime.console import PlainConsole
 from jasper_jax.runtime.errors import UserError
 
