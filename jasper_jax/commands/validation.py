@@ -19,7 +19,7 @@ from jasper_jax.export.asymmetric import documents_of
 from jasper_jax.export.onnx_folder import refuse_without_packages
 from jasper_jax.export.tokenizer import check_tokenizer, exported_as
 from jasper_jax.parameters.patterns import trained_leaves
-from jasper_jax.parameters.sharding import mesh_axes
+from jasper_jax.parameters.sharding import AXES
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.stages import ResolvedStage, Store
 from jasper_jax.run import Run
@@ -143,5 +143,4 @@ def recipe_mesh(run: Run, student: Student) -> AbstractMesh | None:
     if wanted == "auto":
         return None
     devices = wanted.data * wanted.fsdp * wanted.tensor
-    axes = mesh_axes(mesh_sizes(wanted, devices, run.stages, mesh_needs(student, run.vectors)))
-    return AbstractMesh(tuple(axes.values()), tuple(axes))
+    return AbstractMesh(mesh_sizes(wanted, devices, run.stages, mesh_needs(student, run.vectors)), AXES)

@@ -20,7 +20,7 @@ from flax import nnx
 
 from jasper_jax.encoders import attention
 from jasper_jax.encoders.parts import Dropout, make_dropout
-from jasper_jax.parameters.sharding import ROWS, constrain, sum_in_steps
+from jasper_jax.parameters.sharding import ROWS, constrain
 from jasper_jax.parameters.trees import flatten
 
 Params = dict[str, Any]
@@ -152,7 +152,7 @@ def scan_layers(
     """
 
     def step(x: jax.Array, item: tuple[Params, jax.Array]) -> tuple[jax.Array, None]:
-        return layer(sum_in_steps(item[0]), x, item[1]), None
+        return layer(item[0], x, item[1]), None
 
     if remat != "none":
         step = jax.checkpoint(step, prevent_cse=False, policy=REMAT[remat])  # a scan prevents merging already

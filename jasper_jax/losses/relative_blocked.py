@@ -35,7 +35,7 @@ from jax.sharding import PartitionSpec
 
 from jasper_jax.losses.distributed_sort import sort_blocks
 from jasper_jax.losses.relative_kernel import LANES, count
-from jasper_jax.parameters.sharding import ALL, devices, present
+from jasper_jax.parameters.sharding import AXES, devices, present
 
 
 class Share(NamedTuple):
@@ -102,7 +102,7 @@ def blocked(
     pairs = similarities.shape[1]
     # The sort takes a power of 2. A mesh of another number of devices does all of the work on each.
     divided = devices() > 1 and devices().bit_count() == 1
-    axes = present(ALL, jax.sharding.get_abstract_mesh()) if divided else ()
+    axes = present(AXES, jax.sharding.get_abstract_mesh()) if divided else ()
     parts = devices() if divided else 1
     blocks, size = block_shape(pairs, parts)
 

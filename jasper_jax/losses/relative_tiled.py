@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jasper_jax.parameters.sharding import ALL, constrain, devices
+from jasper_jax.parameters.sharding import AXES, constrain, devices
 
 # Columns per tile. A CPU writes the tile to memory, so it has to stay in the cache; elsewhere the
 # comparison is fused into the sum, and wide tiles spare launches, up to a bound on what one tile could hold.
@@ -55,7 +55,7 @@ def tiled(
 
     def share(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [..., rows * parts]
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, rows * parts - pairs)], constant_values=fill)
-        return lay(x, *(None,) * (x.ndim - 1), ALL)
+        return lay(x, *(None,) * (x.ndim - 1), AXES)
 
     def tile(x: jax.Array, fill: float) -> jax.Array:  # [..., P] -> [tiles, ..., columns]
         x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, tiles * columns - pairs)], constant_values=fill)

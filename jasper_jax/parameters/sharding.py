@@ -4,9 +4,6 @@ The mesh has three axes. ``data`` replicates the parameters, ``fsdp`` shards the
 1910.02054, stage 3), ``tensor`` shards the wide matrices of a layer (arXiv 1909.08053). Rows of a batch lie over
 ``data`` and ``fsdp``. Of several nodes, ``data`` is the axis between them (``parameters.nodes``). The step is one
 program on global arrays; XLA's partitioner inserts the communication.
-
-A long ``fsdp`` is two axes of the mesh (:func:`mesh_axes`), and gradients are summed over one, then the other
-(:func:`sum_in_steps`): over 256 chips at once the TPU compiler makes an all-reduce, twice the bytes.
 """
 
 from __future__ import annotations
@@ -14,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -25,21 +21,10 @@ from jasper_jax.parameters.patterns import first_match
 from jasper_jax.runtime.errors import UserError
 
 DATA, FSDP, TENSOR = AXES = ("data", "fsdp", "tensor")
-FSDP2 = "fsdp2"
-"""The second part of a long ``fsdp``. Axes that a mesh lacks are ignored everywhere."""
-ALL = (DATA, FSDP, FSDP2, TENSOR)
-"""Every device."""
-ROWS = (DATA, FSDP, FSDP2)
-"""The axes that shard the rows of a batch."""
-SHARDS = (FSDP, FSDP2)
-"""The axes that shard parameters."""
-WIDE = (FSDP, FSDP2, TENSOR)
+ROWS = (DATA, FSDP)
+"""The axes that shard the rows of a batch. Axes that a mesh lacks are ignored everywhere."""
+WIDE = (FSDP, TENSOR)
 """The axes that shard the dimensions of vectors."""
-
-LONG, RING = 32, 16
-"""An ``fsdp`` of more than LONG devices becomes two axes, the first of at most RING. In programs of the TPU compiler
-(libtpu 0.0.42, v5e), the sum of a gradient [1536, 8960] is a reduce-scatter over 16 and 32 chips, over 64 only where
-shards are whole tiles, over 256 always an all-reduce. A side of v5e's torus has 16 chips."""
 
 Axes = str | tuple[str, ...] | None
 
@@ -52,16 +37,16 @@ RULES: tuple[tuple[str, tuple[Axes, ...]], ...] = (
     ("dense/*/1", (WIDE,)),
     # A lookup takes rows: sharded by width, it needs no communication of the table.
     ("encoder/**/embedding", (None, WIDE)),
-    ("encoder/**/latents", (None, SHARDS)),
+    ("encoder/**/latents", (None, FSDP)),
     # Column-parallel matrices are followed by row-parallel ones: one sum over ``tensor`` for both.
-    ("**/attention/output/kernel", (TENSOR, SHARDS)),
-    ("**/feed_forward/down/kernel", (TENSOR, SHARDS)),
-    ("encoder/**/kernel", (SHARDS, TENSOR)),
+    ("**/attention/output/kernel", (TENSOR, FSDP)),
+    ("**/feed_forward/down/kernel", (TENSOR, FSDP)),
+    ("encoder/**/kernel", (FSDP, TENSOR)),
     ("vision/patches/kernel", (None, WIDE)),
-    ("vision/**/kernel", (SHARDS, TENSOR)),
+    ("vision/**/kernel", (FSDP, TENSOR)),
     ("vision/positions", (None, WIDE)),
     ("vision/class_token", ()),
-    ("projector/kernel", (SHARDS, TENSOR)),
+    ("projector/kernel", (FSDP, TENSOR)),
     ("losses/**", ()),
     ("**/query/bias", (TENSOR,)),
     ("**/key/bias", (TENSOR,)),
@@ -112,8 +97,7 @@ def place(name: str, shape: tuple[int, ...], mesh: Mesh | jax.sharding.AbstractM
     where = Placement(name, shape, spec)
     if not homeless:
         return where
-    said = dict.fromkeys(FSDP if a == FSDP2 else a for a in homeless)  # as in a recipe
-    sizes = " and ".join(f"{a} = {extent(SHARDS if a == FSDP else a, mesh)}" for a in said)
+    sizes = " and ".join(f"{axis} = {mesh.shape[axis]}" for axis in homeless)
     note = f"{list(shape)} does not divide by {sizes}"
     if math.prod(where.shard(mesh)[first:]) > SMALL:
         raise UserError(f"mesh: {name} {note}; choose sizes that divide one of its last {len(wanted)} dimensions")
@@ -204,59 +188,17 @@ def row_shards(mesh: Mesh | jax.sharding.AbstractMesh) -> int:
     return extent(ROWS, mesh)
 
 
-def mesh_axes(sizes: tuple[int, int, int]) -> dict[str, int]:
-    """The mesh axes for a recipe's ``sizes`` (data, fsdp, tensor), the slowest first."""
-    data, fsdp, tensor = sizes
-    if fsdp <= LONG:
-        return {DATA: data, FSDP: fsdp, TENSOR: tensor}
-    first = next(n for n in range(RING, 0, -1) if fsdp % n == 0)
-    return {DATA: data, FSDP: first, FSDP2: fsdp // first, TENSOR: tensor}
-
-
 def mesh_sizes_of(mesh: Mesh | jax.sharding.AbstractMesh) -> tuple[int, int, int]:
     """(data, fsdp, tensor) of a mesh, as in a recipe."""
-    return extent(DATA, mesh), extent(SHARDS, mesh), extent(TENSOR, mesh)
+    return extent(DATA, mesh), extent(FSDP, mesh), extent(TENSOR, mesh)
 
 
 def make_mesh(sizes: tuple[int, int, int], devices: Any = None) -> Mesh:
     """The mesh of these sizes (data, fsdp, tensor) over all devices of all processes (or ``devices``)."""
-    return mesh_over(mesh_axes(sizes), jax.devices() if devices is None else devices)
+    return mesh_over(dict(zip(AXES, sizes)), jax.devices() if devices is None else devices)
 
 
 def mesh_over(axes: Mapping[str, int], devices: Sequence[Any]) -> Mesh:
     """The mesh with these axes, name -> size, the one that communicates least first; see :func:`device_grid`."""
     grid = device_grid(tuple(axes.values()), devices)
     return Mesh(grid, tuple(axes), axis_types=(AxisType.Auto,) * len(axes))
-
-
-def sum_in_steps(layer: Any) -> Any:
-    """One layer's parameters, unchanged. Where ``fsdp`` is two axes, gradients are reduce-scattered over the first,
-    then
-    summed over the second."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if FSDP2 not in mesh.shape:
-        return layer
-
-    def mark(path: tuple[Any, ...], leaf: Any) -> Any:
-        return _summed_in_steps(leaf, place(f"encoder/layers/{_name(path)}", leaf.shape, mesh).spec)
-
-    return jax.tree_util.tree_map_with_path(mark, layer)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _summed_in_steps(leaf: jax.Array, spec: PartitionSpec) -> jax.Array:
-    return leaf
-
-
-def _summed_forward(leaf: jax.Array, spec: PartitionSpec) -> tuple[jax.Array, None]:
-    return leaf, None
-
-
-def _summed_backward(spec: PartitionSpec, _: None, gradient: jax.Array) -> tuple[jax.Array]:
-    mesh = jax.sharding.get_abstract_mesh()
-    first = [tuple(axis for axis in present(axes, mesh) if axis != FSDP2) for axes in spec]
-    gradient = jax.lax.with_sharding_constraint(gradient, PartitionSpec(*(axes or None for axes in first)))
-    return (jax.lax.with_sharding_constraint(gradient, spec),)
-
-
-_summed_in_steps.defvjp(_summed_forward, _summed_backward)

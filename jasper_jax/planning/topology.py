@@ -88,9 +88,9 @@ class Topology:
 
     def mesh(self, sizes: tuple[int, int, int]) -> Any:
         """A mesh (data, fsdp, tensor) over the slice; see :func:`topology_mesh`."""
-        from jasper_jax.parameters.sharding import mesh_axes
+        from jasper_jax.parameters.sharding import AXES
 
-        return topology_mesh(self, mesh_axes(sizes))
+        return topology_mesh(self, dict(zip(AXES, sizes)))
 
 
 def refuse_without_network(text: str, chip: Chip, nodes: int) -> None:

@@ -11,7 +11,7 @@ import jax
 from jax.sharding import AbstractMesh, Mesh
 
 from jasper_jax.parameters.nodes import count_nodes, divide, node_of
-from jasper_jax.parameters.sharding import AXES, leaf_shards, make_mesh, mesh_axes
+from jasper_jax.parameters.sharding import AXES, leaf_shards, make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config_training import Mesh as MeshSizes
@@ -134,9 +134,8 @@ def _automatic(devices: int, stages: Sequence[ResolvedStage], needs: Needs, node
 
 def refuse_undivided(sizes: tuple[int, int, int], needs: Needs) -> None:
     """UserError if a large parameter of a model would be repeated on a mesh of these ``sizes``."""
-    axes = mesh_axes(sizes)
     for leaves in needs.leaves.values():
-        leaf_shards(leaves, AbstractMesh(tuple(axes.values()), tuple(axes)))
+        leaf_shards(leaves, AbstractMesh(sizes, AXES))
 
 
 def refuse_wide_tensor(tensor: int, heads: Mapping[str, int], node: int) -> None:

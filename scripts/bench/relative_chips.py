@@ -28,7 +28,7 @@ import jax.numpy as jnp  # noqa: E402
 from jax.sharding import NamedSharding, PartitionSpec  # noqa: E402
 
 from jasper_jax.losses import HeadLoss, distillation_losses, relative  # noqa: E402
-from jasper_jax.parameters.sharding import WIDE, constrain, mesh_axes, present  # noqa: E402
+from jasper_jax.parameters.sharding import AXES, WIDE, constrain, present  # noqa: E402
 from jasper_jax.planning.cycles import estimated_cycles  # noqa: E402
 from jasper_jax.planning.estimate import estimate  # noqa: E402
 from jasper_jax.planning.work import analyse  # noqa: E402
@@ -52,7 +52,7 @@ def main() -> None:
     rows = []
     for text in options.topology:
         topology = Topology.parse(text)
-        mesh = topology_mesh(topology, mesh_axes((1, topology.devices, 1)))
+        mesh = topology_mesh(topology, dict(zip(AXES, (1, topology.devices, 1))))
         for batch in options.batch:
             for tiled in (False, True) if (batch * (batch - 1) // 2) ** 2 > TILED * mesh.size else (False,):
                 relative.TILED_COMPARISONS = 1 << 62 if tiled else TILED

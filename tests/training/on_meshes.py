@@ -19,7 +19,6 @@ from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.losses import pair_similarities, teacher_order
 from jasper_jax.losses.relative import relative_from_similarities
-from jasper_jax.parameters import sharding
 from jasper_jax.parameters.sharding import make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning.work import analyse
@@ -38,9 +37,7 @@ STEPS = 20
 
 
 def steps(place: Path, case: dict) -> dict:
-    """``case``: ``mesh`` sizes, ``stage``, ``online`` teachers, ``micro`` batch, ``dtype``, ``count`` operations,
-    ``two`` axes for fsdp."""
-    sharding.LONG, sharding.RING = (4, 2) if case.get("two") else (32, 16)
+    """``case``: ``mesh`` sizes, ``stage``, ``online`` teachers, ``micro`` batch, ``dtype``, ``count`` operations."""
     teachers = [
         {**t, "dtype": "float32", "mode": "online" if case.get("online") else "cached"}
         for t in recipe_tree(place)["teachers"]
@@ -121,7 +118,6 @@ def steps(place: Path, case: dict) -> dict:
         flops = {"step": analyse(step, mesh).flops, "forward": analyse(forward, mesh).flops}
     laid = {name: tuple(x.sharding.spec) for name, x in trained.items()}
     return {
-        "axes": dict(mesh.shape),
         "losses": np.array(losses),
         "norms": np.array(norms),
         "parameters": {name: np.asarray(x) for name, x in flatten(partition.canonical(trained, frozen)).items()},

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.parameters.sharding import AXES, mesh_axes, mesh_sizes_of, place
+from jasper_jax.parameters.sharding import AXES, place
 from jasper_jax.runtime.errors import UserError
 from tests.families import CASES as FAMILIES
 
@@ -29,7 +29,6 @@ CASES: dict[str, dict] = {
     "stage 3, 8x1x1": {"mesh": (8, 1, 1), "stage": 3},
     "stage 3, 1x8x1": {"mesh": (1, 8, 1), "stage": 3, "count": True},
     "stage 3, 2x2x2": {"mesh": (2, 2, 2), "stage": 3},
-    "stage 3, 1x(2x4)x1": {"mesh": (1, 8, 1), "stage": 3, "two": True},
     "stage 3, micro": {"mesh": ONE, "stage": 3, "micro": 4},
     "stage 3, 1x4x2, micro": {"mesh": (1, 4, 2), "stage": 3, "micro": 4},
     "online": {"mesh": ONE, "stage": 3, "online": True},
@@ -101,10 +100,8 @@ def test_a_mesh_changes_nothing(found, name: str) -> None:
     assert min(base["moved"].values()) > 0  # else all would agree
 
 
-@pytest.mark.parametrize("name", ["stage 3, 1x8x1", "stage 3, 1x(2x4)x1"])
-def test_devices_hold_their_part_alone(found, name: str) -> None:
-    one, eight = found["stage 3"], found[name]
-    assert eight["axes"].get("fsdp2", 1) == (4 if "2x4" in name else 1)
+def test_devices_hold_their_part_alone(found) -> None:
+    one, eight = found["stage 3"], found["stage 3, 1x8x1"]
     assert set(one["shares"].values()) == {1.0}
     large = [name for name in eight["moved"] if name.endswith(("kernel", "embedding"))]
     assert {eight["shares"][name] for name in large} == {1 / 8}
@@ -180,25 +177,9 @@ def test_sides_that_do_not_divide(shape, spec) -> None:
     assert bool(where.note) == (shape[0] == 3)
 
 
-def test_a_long_fsdp_is_two_axes() -> None:
-    assert mesh_axes((2, 32, 1)) == {"data": 2, "fsdp": 32, "tensor": 1}
-    assert mesh_axes((1, 256, 1)) == {"data": 1, "fsdp": 16, "fsdp2": 16, "tensor": 1}
-    assert mesh_axes((1, 96, 2)) == {"data": 1, "fsdp": 16, "fsdp2": 6, "tensor": 2}
-    assert mesh_axes((1, 74, 1)) == {"data": 1, "fsdp": 2, "fsdp2": 37, "tensor": 1}
-    axes = mesh_axes((1, 256, 1))
-    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
-    where = place("encoder/layers/feed_forward/up/kernel", (28, 1536, 8960), mesh)
-    assert where.spec == PartitionSpec(None, ("fsdp", "fsdp2"), "tensor")
-    assert where.shard(mesh) == (28, 6, 8960)
-    assert mesh_sizes_of(mesh) == (1, 256, 1)
-    with pytest.raises(UserError, match=r"\[1552, 16381\] does not divide by fsdp = 256; choose"):
-        place("heads/fc1/kernel", (1552, 16381), mesh)
-
-
 def test_what_is_left_of_a_divided_leaf_may_be_repeated() -> None:
     """SigLIP's positions at 384 pixels on 256 chips: fsdp takes all that the width divides by."""
-    axes = mesh_axes((1, 128, 2))
-    mesh = AbstractMesh(tuple(axes.values()), tuple(axes))
+    mesh = AbstractMesh((1, 128, 2), AXES)
     where = place("vision/positions", (729, 1152), mesh)
     assert where.shard(mesh) == (729, 9)
     assert where.note == "[729, 1152] does not divide by tensor = 2"
