@@ -73,14 +73,20 @@ def plan(
     topology: Annotated[
         list[str] | None, typer.Option(help="A TPU slice or GPUs, e.g. v5e:4x4 or 8xh100; may be given several times.")
     ] = None,
+    text_tokens: Annotated[
+        int | None, typer.Option(help="Embedding: the mean length of a text; default: the longest.", min=1)
+    ] = None,
+    night: Annotated[float, typer.Option(help="Embedding: hours in which it has to be done.", min=0.01)] = 10.0,
+    price: Annotated[float | None, typer.Option(help="Embedding: of one host for one hour.", min=0)] = None,
 ) -> None:
-    """Compile every stage's step for TPUs or GPUs, none needed: memory, communication, least time.
+    """Compile every stage's step for TPUs or GPUs, none needed: memory, communication, least time; and how many hosts
+    embed the texts in a night.
 
     Example: `jasper plan configs/jasper_2b.yaml --topology v5e:4x4 --topology v5e:16x16`
     """
     from jasper_jax.commands.plan import plan_recipe
 
-    plan_recipe(load(recipe, overrides), topology or [])
+    plan_recipe(load(recipe, overrides), topology or [], hours=night, text_tokens=text_tokens, price=price)
 
 
 @app.command(cls=RayAddressCommand)

@@ -8,6 +8,9 @@ from jasper_jax.recipe.stages import Store
 from jasper_jax.run import Run
 from jasper_jax.teachers.needed import needed_draws
 
+UNKNOWN = 1_000_000
+"""Texts to reckon with where a recipe takes all of a store that is not built."""
+
 FEW_TEXTS = 20_000
 """Below this, what a recipe for many texts does is worth a line."""
 

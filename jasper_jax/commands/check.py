@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from jasper_jax.commands.amounts import advice_for_few_texts, needed_count, seen, text_count
+from jasper_jax.commands.amounts import UNKNOWN, advice_for_few_texts, needed_count, seen, text_count
 from jasper_jax.commands.validation import recipe_mesh, trained_heads, validate
 from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.registry import encoder_from_config
@@ -124,7 +124,7 @@ def _teachers(run: Run) -> Table:
     """Per teacher: its parameters, its dimension, and the size of its vectors in each dtype."""
     recipe = run.recipe
     count, shard_rows = needed_count(run), recipe.texts.shard_rows if recipe.texts else 1024
-    rows = count or 1_000_000
+    rows = count or UNKNOWN
     title = f"Teachers; vectors of {rows / 1e6:,.3g} million texts"
     table = _table(title, "teacher", "parameters", "dimensions", "mode", *DTYPES, right=(1, 2, 4, 5, 6))
     for teacher in run.teachers if run.needs_vectors else ():

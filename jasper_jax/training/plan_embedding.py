@@ -34,10 +34,11 @@ GPUS_OF_A_HOST, CHIPS_OF_A_HOST = 8, (2, 2)
 @dataclasses.dataclass(frozen=True)
 class EmbeddingPlan:
     """The largest program of a teacher's embedding on ``target``, the devices of one process; ``shapes`` are those of
-    all its programs."""
+    all its programs, ``longest`` the tokens of its longest text."""
 
     target: Target
     shapes: Sequence[Shape]
+    longest: int
     program: StagePlan
 
     @property
@@ -45,6 +46,12 @@ class EmbeddingPlan:
         """Of one process at most, padding included; None where the program does not fit."""
         bounds = self.program.estimate
         return None if bounds is None else self.program.stage.batch_size / bounds.step_seconds
+
+    @property
+    def likely_tokens_per_second(self) -> float | None:
+        """Of one process, a guess (``planning.estimate``); None where the program does not fit."""
+        bounds = self.program.estimate
+        return self.program.stage.batch_size / bounds.likely_seconds if bounds is not None and bounds.fits else None
 
 
 def of_one_host(target: Target) -> Target:
@@ -70,8 +77,9 @@ def plan_embedding(teacher: TeacherModel, target: Target) -> EmbeddingPlan | Non
     numbers = {name: leaf.size for name, leaf in flatten(params).items()}
     memory = host.chip.per_device.usable_memory
     mesh = host.mesh(mesh_sizes_for(sum(numbers.values()) * dtype.itemsize, host.devices, memory))
+    longest = settings.max_length or folder.max_length or encoder.max_positions
     allowed = row_shapes(
-        settings.max_length or folder.max_length or encoder.max_positions,
+        longest,
         host.platform,
         devices=row_shards(mesh),
         flops_per_token=2 * sum(n for name, n in numbers.items() if name.startswith("encoder/layers/")),
@@ -90,7 +98,7 @@ def plan_embedding(teacher: TeacherModel, target: Target) -> EmbeddingPlan | Non
         leaves=tuple(leaf_shards(flatten(params), mesh)),
     )
     lowered = lower_rows(encoder, folder.pooling, placed["encoder"], (rows, length), mesh, dtype.name)
-    return EmbeddingPlan(host, allowed.every(), plan_program(stage, lowered, mesh, host))
+    return EmbeddingPlan(host, allowed.every(), longest, plan_program(stage, lowered, mesh, host))
 
 
 def embedding_table(plans: Sequence[EmbeddingPlan]) -> Table:

@@ -42,6 +42,7 @@ def test_the_largest_program_of_a_teacher(tmp_path):
     assert plan.program.fits
     assert plan.tokens_per_second is not None
     assert np.isfinite(plan.tokens_per_second)
+    assert plan.longest == 128
     table = embedding_table([plan])
     assert [next(iter(column.cells)) for column in table.columns][:2] == ["a", "1"]
 
