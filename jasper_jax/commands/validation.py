@@ -73,11 +73,8 @@ def validate(run: Run) -> tuple[Student, int | None]:
             check_params(folder.encoder_path, encoder_from_config(folder.hf_config, str(folder.path)))
             teacher.check_tokenizer()
     student = make_student(recipe, teacher_dim, run.student)
-    if recipe.export.onnx:
-        if student.vision_model is not None:
-            raise UserError("export.onnx: a student of texts and images is not written as ONNX; remove it")
-        if not run.describe:
-            refuse_without_packages()
+    if recipe.export.onnx and not run.describe:
+        refuse_without_packages()
     check_start(recipe, student, run.student)
     if not run.student.described:
         make_tokenizer(student, run.student, min(recipe.training.max_length or student.max_length, student.max_length))

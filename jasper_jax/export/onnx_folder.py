@@ -24,7 +24,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.agreement_texts import TEXTS
 from jasper_jax.export.check import SAMPLE, run_in_torch
-from jasper_jax.export.onnx_in_torch import INLINE, output_names
+from jasper_jax.export.onnx_in_torch import MODEL, PIXELS, VISION, image_outputs, output_names
 from jasper_jax.export.onnx_int8 import agreement_lost, quantize_model
 from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.recipe.config import Export
@@ -35,10 +35,10 @@ from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 from jasper_jax.teachers.vectors import normalize_rows
 
 FOLDER = "onnx"
-MODEL, QUANTIZED = "model.onnx", "model_quantized.onnx"
-WRITTEN = tuple(f"{name}{suffix}" for name in (MODEL, QUANTIZED) for suffix in ("", "_data"))
+QUANTIZED = "model_quantized.onnx"
+WRITTEN = tuple(f"{name}{suffix}" for name in (MODEL, VISION, QUANTIZED) for suffix in ("", "_data"))
 """Every file that this module writes; others in the folder are left alone."""
-_MADE = re.compile(r"model[\w-]*\.onnx[\w.]*")
+_MADE = re.compile(r"(vision_)?model[\w-]*\.onnx[\w.]*")
 """What a killed command can leave beside the export; onnxruntime's quantiser has files of its own."""
 LEAST_COSINE = 0.99999
 """Of a vector of the float32 graph with the student's."""
@@ -59,7 +59,7 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     ``texts``: on which int8 is compared with float32, by default a few dozen sentences that come with the program.
 
     Raises:
-      UserError: a package is missing; not an undamaged export of texts; a file that its marker does not name is where
+      UserError: a package is missing; not an undamaged export; a file that its marker does not name is where
         one would be written; the graph cannot be made, or its vectors differ from the student's; int8 loses more than
         ``settings.onnx_int8_loss``. The folder is then as it was.
     """
@@ -67,14 +67,11 @@ def add_onnx(folder: Path, settings: Export, texts: Sequence[str] = ()) -> str:
     folder = real_folder(folder)
     marker = read_marker(folder)
     refuse_damaged(folder)
-    if (folder / "sentence_jasper_vl.py").is_file():
-        raise UserError(
-            f"{folder}: a model of texts and images, which is not written as ONNX; only models of texts are"
-        )
     embedder = Embedder.load(folder)
     partial = folder.with_name(f".{folder.name}.onnx.partial")
     _refuse_foreign(folder, partial, marker)
-    refuse_harmful_files("--onnx", folder)  # torch loads it, and it may be somebody else's
+    # torch loads it, and it may be somebody else's; of a model of images not as its list of modules says
+    refuse_harmful_files("--onnx", folder, modules=embedder.vision_model is None)
     shutil.rmtree(partial, ignore_errors=True)
     try:
         partial.mkdir()
@@ -126,9 +123,11 @@ def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, text
     """Write and compare both files in ``place``."""
     dims = [embedder.default_dim, *(dim for dim in reversed(embedder.dims) if dim != embedder.default_dim)]
     outputs = dict(zip(output_names(dims)[1:], dims, strict=True))
-    _make_graph(folder, place / MODEL, dims, settings.onnx_opset)
+    _make_graphs(folder, place, embedder, dims, settings.onnx_opset)
     floats = OnnxModel(place / MODEL, embedder.tokenizer)
     worst = _refuse_wrong(floats, embedder, outputs, folder)
+    if embedder.vision_model is not None:
+        worst = min(worst, _refuse_wrong_images(place / VISION, embedder, dims, folder))
     said = f"ONNX gives the student's vectors (worst cosine {worst:.7f})"
     if settings.onnx_int8_loss is None:
         return said
@@ -145,12 +144,13 @@ def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, text
     return f"{said}; its int8 form agrees at {1 - lost:.4f} (Spearman, {len(texts)} texts)"
 
 
-def _make_graph(folder: Path, out: Path, dims: Sequence[int], opset: int) -> None:
-    """Have torch write the graph, in a separate process."""
+def _make_graphs(folder: Path, place: Path, embedder: Embedder, dims: Sequence[int], opset: int) -> None:
+    """Have torch write the graphs, in a separate process."""
     with tempfile.TemporaryDirectory() as scratch:
-        job = Path(scratch) / "job.json"
-        content = {"folder": str(folder.resolve()), "out": str(out.resolve()), "dims": list(dims), "opset": opset}
-        job.write_text(json.dumps({**content, "inline": INLINE}), "utf-8")
+        job, vision = Path(scratch) / "job.json", embedder.vision_model
+        content = {"folder": str(folder.resolve()), "place": str(place.resolve()), "dims": list(dims), "opset": opset}
+        content |= {"alone": vision and list(vision.alone), "pixels": vision and vision.preprocessing.size}
+        job.write_text(json.dumps(content), "utf-8")
         if error := run_in_torch("jasper_jax.export.onnx_in_torch", job, Path(scratch)):
             raise UserError(f"{folder}: torch could not write it as ONNX of opset {opset} ({error})")
 
@@ -176,6 +176,36 @@ def _refuse_wrong(model: OnnxModel, embedder: Embedder, outputs: dict[str, int],
     if not worst >= LEAST_COSINE:
         raise UserError(
             f"{folder}: the ONNX model's vectors differ from the student's ({where}: cosine {worst:.6f}); it was"
+            " discarded; please report this defect"
+        )
+    return worst
+
+
+def _refuse_wrong_images(graph: Path, embedder: Embedder, dims: Sequence[int], folder: Path) -> float:
+    """The worst cosine with the student over images of noise and of one colour, alone and as one batch.
+
+    Raises:
+      UserError: it is below ``LEAST_COSINE``.
+    """
+    from PIL import Image
+
+    assert embedder.vision_model is not None
+    preprocessing = embedder.vision_model.preprocessing
+    shape, generator = (preprocessing.size, preprocessing.size, 3), np.random.default_rng(0)
+    levels = [generator.integers(0, 256, shape, np.uint8), np.full(shape, 200, np.uint8), np.zeros(shape, np.uint8)]
+    images = [Image.fromarray(one) for one in levels]
+    prepared = np.stack([preprocessing.prepare(image) for image in images])
+    pixels = np.asarray(preprocessing.normalise(prepared), np.float32).transpose(0, 3, 1, 2)
+    model, worst = OnnxModel(graph, embedder.tokenizer), 1.0
+    for dim, name in zip(dims, image_outputs(dims), strict=True):
+        expected = embedder.encode(images, dim=dim).astype(np.float64)
+        alone = np.concatenate([model.session.run([name], {PIXELS: one[None]})[0] for one in pixels])
+        for vectors in (alone, np.asarray(model.session.run([name], {PIXELS: pixels})[0])):
+            cosines = (vectors * expected).sum(axis=1) / np.linalg.norm(expected, axis=1)
+            worst = min(worst, float(cosines.min()))
+    if not worst >= LEAST_COSINE:
+        raise UserError(
+            f"{folder}: the ONNX model's vectors of images differ from the student's (cosine {worst:.6f}); it was"
             " discarded; please report this defect"
         )
     return worst

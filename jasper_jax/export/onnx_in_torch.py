@@ -3,7 +3,8 @@ job.json``.
 
 sentence-transformers loads the folder and its own modules are exported, so that the graph is what it computes. Inputs
 are ``input_ids`` and ``attention_mask``, int64 ``[B, L]``; outputs :data:`TOKENS` ``[B, L, D]``, :data:`SENTENCE`
-``[B, E]`` and ``sentence_embedding_{dim}`` for each further dimension. B and L are dynamic.
+``[B, E]`` and ``sentence_embedding_{dim}`` for each further dimension. B and L are dynamic. Models of texts and images:
+``onnx_vision_in_torch``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,18 @@ TOKENS = "last_hidden_state"
 SENTENCE = "sentence_embedding"
 """L2-normalised vectors of the default dimension."""
 INPUTS = ("input_ids", "attention_mask")
+MODEL, VISION = "model.onnx", "vision_model.onnx"
 INLINE = 1_500_000_000
 """Bytes of weights that the ONNX file itself may hold (protobuf ends at 2 GiB); more are in ``model.onnx_data``."""
+
+
+IMAGE, PIXELS = "image_embeds", "pixel_values"
+"""The output and the input of the graph of images, as transformers.js names them."""
+
+
+def image_outputs(dims: Sequence[int]) -> list[str]:
+    """The outputs of the graph of images with ``dims``, the default first."""
+    return [IMAGE, *(f"{IMAGE}_{dim}" for dim in dims[1:])]
 
 
 def output_names(dims: Sequence[int]) -> list[str]:
@@ -30,16 +41,22 @@ def output_names(dims: Sequence[int]) -> list[str]:
 
 
 def main(job_file: str) -> None:
-    """Write the job's ``folder`` to its ``out``, with its ``dims``, the default first, and its ``opset``."""
+    """Write the graphs of the job's ``folder`` to its ``place``, with its ``dims``, the default first, and its
+    ``opset``; those of a model of images where it has the ids of an image ``alone``."""
     job = json.loads(Path(job_file).read_text("utf-8"))
+    folder, place = Path(job["folder"]), Path(job["place"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter, on its own code
-        write_graph(Path(job["folder"]), Path(job["out"]), job["dims"], job["opset"], job["inline"])
+        if job["alone"]:
+            from jasper_jax.export.onnx_vision_in_torch import write_graphs
+
+            write_graphs(folder, place, job["dims"], job["alone"], job["pixels"], opset=job["opset"])
+        else:
+            write_graph(folder, place / MODEL, job["dims"], job["opset"])
 
 
 def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline: int = INLINE) -> None:
-    """Write the ONNX model of ``folder`` to ``out``; above ``inline`` bytes its weights go to ``{out}_data``."""
-    import onnx
+    """Write the graph of ``folder``, a model of texts, to ``out``; ``opset``, ``inline``: as of :func:`save_graph`."""
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -62,19 +79,43 @@ def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline
             vectors = (head({"sentence_embedding": pooled["sentence_embedding"]}) for head in self.heads)
             return tokens, *(torch.nn.functional.normalize(v["sentence_embedding"], dim=-1) for v in vectors)
 
+    save_graph(Sentence(), two_texts(), output_names(dims), out, opset=opset, inline=inline)
+
+
+def two_texts() -> dict[str, tuple[Any, dict[int, str]]]:
+    """Inputs to trace with: two texts, one of them padded, and the axes that vary."""
+    import torch
+
     ids = torch.full((2, 7), 3)
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
     axes = {0: "batch", 1: "sequence"}
+    return dict(zip(INPUTS, ((ids, axes), (mask, axes)), strict=True))
+
+
+def save_graph(
+    module: Any,
+    given: Mapping[str, tuple[Any, dict[int, str]]],
+    outputs: Sequence[str],
+    out: Path,
+    *,
+    opset: int,
+    inline: int = INLINE,
+) -> None:
+    """Write ``module`` to ``out``; above ``inline`` bytes its weights go to ``{out}_data``. ``given``: by the name of
+    an input, an example and the names of its axes that vary."""
+    import onnx
+    import torch
+
     with torch.no_grad():
         program = torch.onnx.export(
-            Sentence().eval(),
-            (ids, mask),
+            module.eval(),
+            tuple(example for example, _ in given.values()),
             dynamo=True,
             opset_version=opset,
-            input_names=list(INPUTS),
-            output_names=output_names(dims),
-            dynamic_shapes=dict.fromkeys(INPUTS, axes),
+            input_names=list(given),
+            output_names=list(outputs),
+            dynamic_shapes={name: axes for name, (_, axes) in given.items()},
             verbose=False,
         )
     assert program is not None

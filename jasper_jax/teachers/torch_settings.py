@@ -45,9 +45,10 @@ _IMPLEMENTATION = "_implementation"
 """The end of keys of a ``config.json`` whose value may be a repository with native code: attn_implementation."""
 
 
-def refuse_settings(where: str, folder: Path) -> None:
-    """UserError, which names ``where`` the folder is asked for: a setting names a file, a repository or code."""
-    for path, kind in _module_types(folder):
+def refuse_settings(where: str, folder: Path, *, modules: bool = True) -> None:
+    """UserError, which names ``where`` the folder is asked for: a setting names a file, a repository or code.
+    ``modules``: whether its list of modules is followed."""
+    for path, kind in _module_types(folder) if modules else ():
         if not isinstance(kind, str) or not MODULE_TYPE.fullmatch(kind):
             raise UserError(
                 f"{where}: {path}: the type {kind!r} is no module of sentence-transformers, and code in a model folder"

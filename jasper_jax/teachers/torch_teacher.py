@@ -28,12 +28,12 @@ def refuse_without_torch(teacher: Teacher) -> None:
         )
 
 
-def refuse_harmful_files(where: str, folder: Path) -> None:
+def refuse_harmful_files(where: str, folder: Path, *, modules: bool = True) -> None:
     """UserError, which names ``where`` the folder is asked for: sentence-transformers would follow a link or a setting
     out of it, or unpickle weights of it, which ``model_identity`` does not hash and which may hold code; or a
-    tokenizer.json of it is harmful."""
+    tokenizer.json of it is harmful. ``modules``: whether its list of modules is followed."""
     refuse_links(folder)
-    refuse_settings(where, folder)
+    refuse_settings(where, folder, modules=modules)
     for pickle in sorted(folder.rglob("*.bin")):
         stem = next((stem for name, stem in _PICKLES.items() if pickle.name.startswith(name)), None)
         if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json")):
