@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.teachers.torch_settings import no_code
+
 TOKENS = "last_hidden_state"
 """States of the last layer: the name that optimum, sentence-transformers and transformers.js ask for."""
 SENTENCE = "sentence_embedding"
@@ -32,7 +34,7 @@ def output_names(dims: Sequence[int]) -> list[str]:
 def main(job_file: str) -> None:
     """Write the job's ``folder`` to its ``out``, with its ``dims``, the default first, and its ``opset``."""
     job = json.loads(Path(job_file).read_text("utf-8"))
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), no_code():
         warnings.simplefilter("ignore")  # of the exporter, on its own code
         write_graph(Path(job["folder"]), Path(job["out"]), job["dims"], job["opset"], job["inline"])
 

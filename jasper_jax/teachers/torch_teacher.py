@@ -17,7 +17,7 @@ from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import refuse_links
-from jasper_jax.teachers.torch_settings import refuse_settings
+from jasper_jax.teachers.torch_settings import no_code, refuse_settings
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
@@ -84,13 +84,14 @@ class TorchEncoder:
 
         own = [device.local_hardware_id for device in jax.local_devices() if device.platform == "gpu"]
         try:
-            model = SentenceTransformer(
-                str(self.folder),
-                device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
-            )
+            with no_code():
+                model = SentenceTransformer(
+                    str(self.folder),
+                    device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
+                )
         except Exception as error:
             raise UserError(
                 f"teachers.{self.teacher.name}: sentence-transformers cannot load {self.folder} without running code"
