@@ -59,7 +59,7 @@ sentence-transformers imports none."""
 
 def refuse_settings(where: str, folder: Path) -> None:
     """UserError, which names ``where`` the folder is asked for: a setting names a file, a repository or code."""
-    for path, kind in _module_types(folder):
+    for path, kind in module_types(folder):
         if not isinstance(kind, str) or not MODULE_TYPE.fullmatch(kind):
             raise UserError(
                 f"{where}: {path}: the type {kind!r} is no module of sentence-transformers, and code in a model folder"
@@ -116,7 +116,7 @@ def _named_elsewhere(config: Any) -> Iterator[str]:
             yield key
 
 
-def _module_types(folder: Path) -> Iterator[tuple[Path, Any]]:
+def module_types(folder: Path) -> Iterator[tuple[Path, Any]]:
     """The types of modules in the lists of a model and of its Routers, and of tokenizers, with the file of each."""
     for path in sorted(folder.rglob("*.json")):
         if path.name == "modules.json":

@@ -21,6 +21,7 @@ from jasper_jax.encoders.weights import load_params, save
 from jasper_jax.export.check import check_folder
 from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.export.model import TrainedStudent
+from jasper_jax.export.own_code import refuse_other_code
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import providers
@@ -223,6 +224,7 @@ def test_read_back_it_takes_images(case: Case, seen: dict) -> None:
 
 
 def test_its_parts_are_read_back(case: Case) -> None:
+    refuse_other_code(case.folder)
     folder = read_model_folder(case.folder)
     part = folder.vision
     assert part is not None
