@@ -204,6 +204,29 @@ def test_a_teacher_of_pytorch_loads_no_pickles(tmp_path: Path, name: str, place:
     refuse_harmful_files("teachers.t", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights.bin", "a.pt", "../a.safetensors", "/a.safetensors", 5, None])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "0_Transformer/other.safetensors.index.json"])
+def test_an_index_of_weights_names_safetensors_in_its_folder(tmp_path: Path, index: str, name: Any) -> None:
+    (tmp_path / index).parent.mkdir(exist_ok=True)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": "a-1.safetensors"}}))
+    (tmp_path / index).with_name("pytorch_model-00001-of-00002.bin").write_text("beside the shards, and not loaded")
+    if "/" not in index:
+        refuse_harmful_files("teachers.t", tmp_path)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": "a-1.safetensors", "b": name}}))
+    (tmp_path / index).with_name("pytorch_model-00001-of-00002.bin").unlink()
+    with pytest.raises(UserError, match=r"teachers\.t: .*index\.json: names .*; shards are \.safetensors files"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
+def test_an_index_beside_the_pickle_of_a_module_does_not_keep_it_from_being_loaded(tmp_path: Path) -> None:
+    """sentence-transformers looks for model.safetensors alone there."""
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "pytorch_model.bin").write_text("")
+    (tmp_path / "2_Dense" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin has no model\.safetensors beside it, and pickled"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
 SETTINGS = {
     "vocabulary": ("tokenizer_config.json", {"vocab": "/etc/hostname"}, "vocab"),
     "gguf": ("tokenizer_config.json", {"gguf_file": "../a.gguf"}, "gguf_file"),
