@@ -50,6 +50,16 @@ _IMPLEMENTATION = "_implementation"
 """The end of keys of a ``config.json`` whose value may be a repository with native code: attn_implementation."""
 _ELSEWHERE = frozenset(("audio_tokenizer_name_or_path", "repo_path", "repo_or_path"))
 """Keys of a processor that name a folder or a repository to load from."""
+_CLASSES = {
+    "tokenizer_class": re.compile(r"[\w.]*(Tokenizer|Backend)\w*", re.ASCII),
+    "processor_class": re.compile(r"\w*(Processor|Tokenizer|FeatureExtractor)\w*", re.ASCII),
+    **dict.fromkeys(
+        ("image_processor_type", "video_processor_type", "feature_extractor_type"),
+        re.compile(r"\w*(Processor|FeatureExtractor)\w*", re.ASCII),
+    ),
+}
+"""Key of a config -> the classes of transformers that it is for. It may name any, such as the retriever of RAG, which
+loads data sets, and pickles where the environment has ``TRUST_REMOTE_CODE``."""
 _METHOD = re.compile(r"forward|get_\w+_features", re.ASCII)
 """The methods of a model that make vectors; ``modality_config`` may name any, and it is called."""
 _ACTIVATION = re.compile(r"torch\.nn(\.\w+)+|(?!torch\.).*", re.ASCII | re.DOTALL)
@@ -103,8 +113,8 @@ def _other_methods(modalities: Any) -> list[str]:
 
 
 def _named_elsewhere(config: Any) -> Iterator[str]:
-    """The keys at which a config names a repository for the computation of attention, or a model elsewhere, at any
-    depth."""
+    """The keys at which a config names a repository for the computation of attention, a model elsewhere, or a class of
+    another kind than the key's, at any depth."""
     waiting = [("", config)]
     while waiting:
         key, value = waiting.pop()
@@ -112,7 +122,11 @@ def _named_elsewhere(config: Any) -> Iterator[str]:
             waiting += [(key if key.endswith(_IMPLEMENTATION) else str(name), item) for name, item in value.items()]
         elif isinstance(value, list):
             waiting += [(key, item) for item in value]
-        elif isinstance(value, str) and (key in _ELSEWHERE or (key.endswith(_IMPLEMENTATION) and "/" in value)):
+        elif isinstance(value, str) and (
+            key in _ELSEWHERE
+            or (key.endswith(_IMPLEMENTATION) and "/" in value)
+            or (key in _CLASSES and not _CLASSES[key].fullmatch(value))
+        ):
             yield key
 
 

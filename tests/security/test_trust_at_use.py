@@ -266,6 +266,10 @@ SETTINGS = {
         {"audio_tokenizer_class": "AutoModel", "audio_tokenizer_name_or_path": "elsewhere"},
         "audio_tokenizer_name_or_path",
     ),
+    "retriever as a processor": ("processor_config.json", {"processor_class": "RagRetriever"}, "processor_class"),
+    "retriever of a tokenizer": ("tokenizer_config.json", {"processor_class": "RagRetriever"}, "processor_class"),
+    "model as a tokenizer": ("config.json", {"tokenizer_class": "AutoModel"}, "tokenizer_class"),
+    "model of images": ("preprocessor_config.json", {"a": {"image_processor_type": "X"}}, "image_processor_type"),
     "files of a processor": ("preprocessor_config.json", {"repo_path": "/home/me"}, "repo_path"),
     "activation": ("config.json", {"activation_function": "torch.utils.model_dump.__main__.X"}, "activation_function"),
 }
@@ -353,6 +357,12 @@ def test_settings_that_folders_have_are_fine(tmp_path: Path) -> None:
     (tmp_path / "wordembedding_config.json").write_text(json.dumps(words))
     config = {"_name_or_path": "org/name", "attn_implementation": {"": "sdpa"}, "_attn_implementation": "eager"}
     (tmp_path / "config.json").write_text(json.dumps(config))
+    for number, kind in enumerate(
+        ("BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "NVTokenizerX")
+    ):
+        (tmp_path / str(number)).mkdir()
+        classes = {"tokenizer_class": kind, "processor_class": "CLIPProcessor", "feature_extractor_type": None}
+        (tmp_path / str(number) / "tokenizer_config.json").write_text(json.dumps(classes))
     files = {"vocab_file": None, "merges_file": "/no/such/machine/merges.txt", "tokenizer_file": __file__}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(files))
     refuse_harmful_files("teachers.t", tmp_path)
