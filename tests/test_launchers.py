@@ -68,7 +68,8 @@ class Place:
         (self.checkout / "configs" / "mine.yaml").write_text("name: mine\n")
         (self.checkout / ".venv" / "bin" / "python").symlink_to(sys.executable)
         self.stub("jasper", JASPER, interpreter=sys.executable, folder=self.checkout / ".venv" / "bin")
-        self.environment = {"PATH": f"{self.binaries}:{os.environ['PATH']}", "RECORD": str(self.record)}
+        others = [part for part in os.environ["PATH"].split(os.pathsep) if not (Path(part) / "jasper").exists()]
+        self.environment = {"PATH": os.pathsep.join([str(self.binaries), *others]), "RECORD": str(self.record)}
 
     def stub(self, name: str, script: str, *, interpreter: str = "/bin/bash", folder: Path | None = None) -> None:
         path = (folder or self.binaries) / name
@@ -252,6 +253,17 @@ def test_a_process_of_slurm_has_all_gpus_of_its_node_or_one(tasks: str, devices:
     ((_, environment),) = place.calls()
     assert environment.get("JAX_LOCAL_DEVICE_IDS") == devices
     assert environment["SRUN_CPUS_PER_TASK"] == "16"
+
+
+def test_slurm_takes_no_program_from_a_folder_of_data(place: Place) -> None:
+    """A folder from elsewhere may have a .venv, and the job may be submitted from there."""
+    data = place.checkout / ".venv" / "bin"
+    (data / "jasper").rename(place.binaries / "jasper")
+    for name in ("jasper", "srun", "seq"):
+        place.stub(name, 'touch "$RECORD/attacked"', folder=data)
+    place.will_end_with(0)
+    on_slurm(place, SLURM_GPUS_ON_NODE="4")
+    assert (len(place.calls()), (place.record / "attacked").exists()) == (1, False)
 
 
 def test_slurm_does_not_requeue_for_ever(place: Place) -> None:

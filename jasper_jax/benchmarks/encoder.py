@@ -16,6 +16,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.teachers.torch_settings import no_code
 from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 
 if TYPE_CHECKING:
@@ -76,9 +77,10 @@ def torch_model(folder: Path, prompts: Mapping[str, str]) -> Model:
     from sentence_transformers import SentenceTransformer
 
     try:
-        model = SentenceTransformer(
-            str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
-        )
+        with no_code():
+            model = SentenceTransformer(
+                str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            )
     except Exception as error:
         raise UserError(f"{folder}: sentence-transformers cannot load it ({first_line(error)})") from error
     names = with_prompts({name: text for name, text in model.prompts.items() if text is not None}, prompts)

@@ -57,6 +57,7 @@ class Mirror:
 
     def __init__(self, url: str, folder: Path):
         self.store, self.folder = Store(url, "mirror"), folder
+        self.store.refuse_drop_in("mirror")
         self._owner = {"token": uuid.uuid4().hex, "machine": _machine(), "process": os.getpid()}
         self._remote: dict[str, bytes] = {}
         """Complete checkpoint of the mirror -> its file of checksums."""

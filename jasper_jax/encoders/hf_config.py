@@ -19,7 +19,7 @@ _POINTER = b"version https://git-lfs"
 LARGEST = 2**31 - 1
 """The largest size, count or token id: arrays are indexed with 32 bits."""
 MOST_LAYERS = 1024
-_CODE = frozenset(
+CODE_KEYS = frozenset(
     ("auto_map", "custom_pipelines", "attn_implementation", "_attn_implementation")
     + ("allow_all_kernels", "use_kernels", "kernel_config")
 )
@@ -75,7 +75,7 @@ def read_hf_config(folder: str | Path) -> dict[str, Any]:
 def to_publish(config: Any) -> Any:
     """A config without what must not go on with it: names of code, places of whoever wrote it, and credentials."""
     if isinstance(config, dict):
-        dropped = _CODE | _PLACES | _SECRETS
+        dropped = CODE_KEYS | _PLACES | _SECRETS
         return {
             key: to_publish(value) for key, value in config.items() if key not in dropped and not _is_private(value)
         }

@@ -22,6 +22,9 @@ from jasper_jax.vision.vision_model import END, IMAGE, IMAGE_TOKENS, START, Visi
 
 CODE = ("configuration_jasper_vl.py", "modeling_jasper_vl.py", "sentence_jasper_vl.py")
 """Files of ``export/remote``, copied verbatim."""
+MODULE = "sentence_jasper_vl.JasperVLModule"
+AUTO_MAP = {"AutoConfig": "configuration_jasper_vl.JasperVLConfig", "AutoModel": "modeling_jasper_vl.JasperVL"}
+"""The names by which they are loaded: of modules.json and of config.json."""
 _PARTS = {"siglip_vision_model": {"vision_use_head": False}, "dinov2": {"use_mask_token": False}}
 """Settings that remove from a vision encoder the layers that its token states do not pass through."""
 
@@ -36,8 +39,7 @@ def write_jasper_vl(folder: Path, trained: TrainedStudent) -> None:
     write_json(folder / "config.json", _config(trained, vision_model))
     write_tokenizer(folder, trained.tokenizer, trained.source, "jasper_vl", IMAGE_TOKENS)
     write_json(folder / "preprocessor_config.json", vision_model.preprocessing.to_hf())
-    module = "sentence_jasper_vl.JasperVLModule"
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": module}])
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": student.max_length})
     write_json(
         folder / "config_sentence_transformers.json",
@@ -74,10 +76,7 @@ def _config(trained: TrainedStudent, vision_model: VisionModel) -> dict[str, Any
     return {
         "model_type": "jasper_vl",
         "architectures": ["JasperVL"],
-        "auto_map": {
-            "AutoConfig": "configuration_jasper_vl.JasperVLConfig",
-            "AutoModel": "modeling_jasper_vl.JasperVL",
-        },
+        "auto_map": AUTO_MAP,
         "dtype": dtype,
         "text_config": {**text, "dtype": dtype},
         "vision_config": {

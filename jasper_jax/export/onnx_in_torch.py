@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jasper_jax.teachers.torch_settings import no_code
+
 TOKENS = "last_hidden_state"
 """States of the last layer: the name that optimum, sentence-transformers and transformers.js ask for."""
 SENTENCE = "sentence_embedding"
@@ -45,7 +47,7 @@ def main(job_file: str) -> None:
     ``opset``; those of a model of images where it has the ids of an image ``alone``."""
     job = json.loads(Path(job_file).read_text("utf-8"))
     folder, place = Path(job["folder"]), Path(job["place"])
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), no_code():
         warnings.simplefilter("ignore")  # of the exporter, on its own code
         if job["alone"]:
             from jasper_jax.export.onnx_vision_in_torch import write_graphs

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jasper_jax.encoders.prompts import KINDS
+from jasper_jax.teachers.torch_settings import no_code
 
 
 def main(job_file: str) -> None:
@@ -74,4 +75,5 @@ def _texts(source: Path, dims: list[int]) -> Iterator[tuple[int, Any]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with no_code():
+        main(sys.argv[1])

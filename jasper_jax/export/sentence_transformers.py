@@ -42,6 +42,7 @@ from jasper_jax.export.jasper_vl import write_jasper_vl
 from jasper_jax.export.model import TrainedStudent, exported_prompts, write_dense, write_json
 from jasper_jax.export.model_card import model_card
 from jasper_jax.export.onnx_folder import add_onnx, refuse_without_packages
+from jasper_jax.export.own_code import refuse_other_code
 from jasper_jax.export.public import public_recipe
 from jasper_jax.export.ranges import write_ranges
 from jasper_jax.export.tokenizer import write_tokenizer
@@ -116,10 +117,11 @@ def _held_out(run: RunFolder) -> list[str]:
 
 
 def is_exported(run: RunFolder, folder: Path) -> bool:
-    """Whether ``folder`` is the undamaged export of ``run``'s recipe."""
+    """Whether ``folder`` is the undamaged export of ``run``'s recipe, without code of others."""
     try:
         refuse_damaged(folder)
         marker = read_marker(folder)
+        refuse_other_code(folder)
     except (UserError, OSError, ValueError):
         return False
     return marker.get("recipe") == public_recipe(run.recipe)

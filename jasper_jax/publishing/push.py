@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from jasper_jax.checkpoints.export_marker import MARKER, own_files, read_marker, refuse_damaged
+from jasper_jax.export.own_code import refuse_other_code
 from jasper_jax.publishing.repository import Repository
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
@@ -23,10 +24,12 @@ def push_export(folder: Path, name: str, *, private: bool, results: Path | None 
     a folder of ``jasper mteb``, whose scores of this export go with it.
 
     Raises:
-      UserError: no export, or one that was changed; ``results`` without scores of it; see :class:`Repository`.
+      UserError: no export, one that was changed, or one with code of others; ``results`` without scores of it; see
+        :class:`Repository`.
     """
     read_marker(folder)
     refuse_damaged(folder)
+    refuse_other_code(folder)
     own = sorted(own_files(read_record_bytes(folder / MARKER)))
     files = {file: file_inside(folder / file, folder) for file in own if (folder / file).exists()}
     if missing := next((file for file in own if file not in files and file != "README.md"), None):

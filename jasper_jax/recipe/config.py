@@ -173,8 +173,7 @@ class Export(Section):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the exported weights."""
     onnx: bool = False
-    """Also write ``onnx/model.onnx`` and its int8 form, of a student of images ``vision_model.onnx`` too; needs the extra
-    onnx."""
+    """Also write ``onnx/model.onnx`` and its int8 form, for images ``vision_model.onnx`` too; needs the extra onnx."""
     onnx_opset: Annotated[int, Field(ge=18, le=23)] = 18
     """The version of ONNX's operators: earlier than 18 torch does not export to, later than 23 neither."""
     onnx_int8_loss: Annotated[float, Field(ge=0, le=2)] | None = 0.02

@@ -54,8 +54,8 @@ def folder_to_make(text: str, key: str) -> Path:
     """:func:`user_path` of a folder that is made if it does not exist.
 
     Raises:
-      UserError: as there; or a variable is in the name of a folder that does not exist: a recipe from elsewhere could
-        have a secret of the environment written where others see it.
+      UserError: as there and in :func:`refuse_drop_in`; or a variable is in the name of a folder that does not exist: a
+        recipe from elsewhere could have a secret of the environment written where others see it.
     """
     path = user_path(text, key, new=True)
     if not os.path.lexists(text) and not os.path.isdir(user_path(_up_to_variable(text), key, new=True)):
@@ -63,7 +63,21 @@ def folder_to_make(text: str, key: str) -> Path:
             f"{key}: {text!r}: no folder is made with a name from the environment; make it first (mkdir -p), up to the"
             " last variable"
         )
+    refuse_drop_in(path, key)
     return path
+
+
+def refuse_drop_in(folder: str | os.PathLike[str], key: str) -> None:
+    """UserError: ``folder``, which a recipe names to be written, has a name that ends with ``.d``.
+
+    By convention programs run what lies in such a folder: on some systems every shell reads all files of
+    ``~/.bashrc.d``, and a prompt in recipe.yaml may be ``$(a command)``.
+    """
+    if os.path.basename(os.path.realpath(folder)).lower().endswith(".d"):
+        raise UserError(
+            f"{key}: {os.fspath(folder)!r}: programs run what lies in folders whose name ends with .d, as shells do in"
+            " ~/.bashrc.d; choose another name"
+        )
 
 
 def real_folder(path: Path) -> Path:

@@ -14,6 +14,7 @@ from typing import Any
 
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import file_inside, inside
+from jasper_jax.runtime.paths import refuse_drop_in
 from jasper_jax.runtime.text_files import LONGEST
 
 CLIENTS = {"gs": ("gcs", "gcsfs"), "s3": ("s3", "s3fs")}
@@ -58,6 +59,11 @@ class Store:
     def __init__(self, url: str, key: str = "address"):
         check_address(url, key)
         self.url = url.rstrip("/")
+
+    def refuse_drop_in(self, key: str) -> None:
+        """UserError: a folder of this machine whose files other programs run (``paths.refuse_drop_in``)."""
+        if self.url.startswith("file://"):
+            refuse_drop_in(self._opened[1], key)
 
     def where(self, name: str) -> str:
         """The full address of ``name``, for messages."""

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.encoders.lora import CONFIG, refuse_adapter_alone
 from jasper_jax.encoders.prompts import prompt_of, read_prompts, replace_prompts
 from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import refuse_links
-from jasper_jax.teachers.torch_settings import refuse_settings
+from jasper_jax.teachers.torch_settings import no_code, refuse_settings
 
 
 def refuse_without_torch(teacher: Teacher) -> None:
@@ -36,11 +37,21 @@ def refuse_harmful_files(where: str, folder: Path, *, modules: bool = True) -> N
     refuse_settings(where, folder, modules=modules)
     for pickle in sorted(folder.rglob("*.bin")):
         stem = next((stem for name, stem in _PICKLES.items() if pickle.name.startswith(name)), None)
-        if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ("", ".index.json")):
+        # A file that is not a shard is loaded beside an index too, where it is a module's.
+        ends = ("",) if pickle.stem in _PICKLES else ("", ".index.json")
+        if stem and not any((pickle.parent / f"{stem}.safetensors{end}").is_file() for end in ends):
             raise UserError(
                 f"{where}: {pickle} has no {stem}.safetensors beside it, and pickled weights are never"
                 f" loaded; save the model once as safetensors where you trust it"
             )
+    for path in sorted(folder.rglob("*.safetensors.index.json")):
+        shards = read_object(path).get("weight_map")
+        for name in shards.values() if isinstance(shards, dict) else ():
+            if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name):
+                raise UserError(
+                    f"{where}: {path}: names {str(name)[:200]!r}; shards are .safetensors files in the same folder, and"
+                    " pickled weights are never loaded; save the model once as safetensors where you trust it"
+                )
     for path in sorted(folder.rglob(CONFIG)):
         refuse_adapter_alone(path.parent)  # peft would load the model that it names, from wherever that is
     for path in sorted(folder.rglob("tokenizer.json")):
@@ -84,13 +95,14 @@ class TorchEncoder:
 
         own = [device.local_hardware_id for device in jax.local_devices() if device.platform == "gpu"]
         try:
-            model = SentenceTransformer(
-                str(self.folder),
-                device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
-                local_files_only=True,
-                trust_remote_code=False,
-                model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
-            )
+            with no_code():
+                model = SentenceTransformer(
+                    str(self.folder),
+                    device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
+                    local_files_only=True,
+                    trust_remote_code=False,
+                    model_kwargs={"dtype": getattr(torch, self.teacher.compute_dtype), "use_safetensors": True},
+                )
         except Exception as error:
             raise UserError(
                 f"teachers.{self.teacher.name}: sentence-transformers cannot load {self.folder} without running code"

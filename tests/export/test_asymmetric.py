@@ -14,6 +14,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.dense import dense
 from jasper_jax.export import check
 from jasper_jax.export.asymmetric import FOLDER, copy_documents, documents_of, query_encoder_section
+from jasper_jax.export.own_code import refuse_other_code
 from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.recipe.config import Export, Teacher
 from jasper_jax.run import Run
@@ -79,6 +80,7 @@ def test_the_page_s_example_runs_as_it_stands(run: Run, tmp_path: Path, monkeypa
 
 def test_the_folder_and_its_card_name_no_place_of_this_machine(run: Run) -> None:
     folder = run.folder / "export"
+    refuse_other_code(folder)
     for file in (*(folder / FOLDER).rglob("*.json"), folder / FOLDER / "README.md"):
         assert str(run.folder.parent) not in file.read_text(), file
     card = (folder / "README.md").read_text()

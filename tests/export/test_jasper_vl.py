@@ -16,6 +16,7 @@ from jasper_jax.encoders.folder import read_model_folder
 from jasper_jax.encoders.safetensors import TensorFile
 from jasper_jax.encoders.weights import load_params
 from jasper_jax.export.check import check_folder
+from jasper_jax.export.own_code import refuse_other_code
 from jasper_jax.recipe.config import Export
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.vision.encoder import vision_from_config
@@ -116,6 +117,7 @@ def test_read_back_it_takes_images(case: Case, seen: dict) -> None:
 
 
 def test_its_parts_are_read_back(case: Case) -> None:
+    refuse_other_code(case.folder)
     folder = read_model_folder(case.folder)
     part = folder.vision
     assert part is not None

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from jasper_jax.checkpoints.mirror import Mirror
 from jasper_jax.recipe.load import run_dir, stores_dir
+from jasper_jax.recipe.yaml_text import dump_yaml
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import folder_to_make, matching_files, user_path
 from tests import tiny
@@ -133,3 +136,29 @@ def test_a_run_in_the_home_folder(home):
     recipe = tiny.recipe(home, run_dir="~/x", stores="$DATA/stores")
     assert run_dir(recipe) == home / "home/x"
     assert stores_dir(recipe) == home / "data/stores"
+
+
+@pytest.mark.parametrize("name", [".bashrc.d", ".bashrc.d/", "ZSHRC.D", "a link to one", "x/../conf.d/."])
+def test_a_folder_that_programs_run_is_not_written(home, name):
+    """A recipe of a stranger may say run_dir: ~/.bashrc.d."""
+    (home / ".bashrc.d").mkdir()
+    (home / "a link to one").symlink_to(".bashrc.d")
+    with pytest.raises(UserError, match=r"run_dir: '.*': programs run what lies in folders whose name ends with \.d"):
+        folder_to_make(str(home / name), "run_dir")
+    with pytest.raises(UserError, match="mirror: .*programs run what lies in"):
+        Mirror(f"file://{home / name}", home)
+
+
+def test_folders_below_one_that_programs_run_are_fine(home):
+    for name in ("data.d/run", "d", "runs/2024.dir"):
+        assert folder_to_make(str(home / name), "stores") == home / name
+    Mirror("memory://runs.d", home)
+    Mirror(f"file://{home}/data.d/run", home)
+
+
+def test_a_shell_runs_what_a_recipe_s_prompt_says(home):
+    """So that the attack above is one."""
+    text = dump_yaml({"name": "x", "teachers": [{"prompts": {"query": "$(touch ran)"}}]})
+    (home / "recipe.yaml").write_text(text, "utf-8")
+    subprocess.run(["sh", "-c", ". ./recipe.yaml"], cwd=home, capture_output=True, check=False)
+    assert (home / "ran").exists()

@@ -92,6 +92,19 @@ def test_a_saved_data_set_names_its_own_files(folder: Path, name: Any) -> None:
         texts(folder / "saved")
 
 
+@pytest.mark.parametrize("kind", ["custom", "torch", "evil"])
+def test_the_format_of_a_saved_data_set_does_not_count(folder: Path, kind: str) -> None:
+    datasets.Dataset.from_dict({"text": ["a text"], "b": [1]}).save_to_disk(folder / "saved")
+    state = json.loads((folder / "saved" / "state.json").read_text())
+    changes = {"_format_type": kind, "_format_kwargs": {"transform": "os.system"}, "_format_columns": ["b"]}
+    (folder / "saved" / "state.json").write_text(json.dumps({**state, **changes}))
+    if kind == "evil":
+        with pytest.raises(UserError, match="cannot be read"):
+            texts(folder / "saved")
+    else:
+        assert texts(folder / "saved") == ["a text"]
+
+
 @pytest.mark.parametrize(
     "content", ["---\nconfigs: [[[\n---\n", "---\nconfigs: 5\n---\n", "---\ndataset_info: 5\n---\n"]
 )

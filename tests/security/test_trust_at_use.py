@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import os
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 import pytest
 
+import jasper_jax
 from jasper_jax.assets import hub, package_index
 from jasper_jax.assets.cache import asset_folder, download_folder, fetch_asset
 from jasper_jax.assets.catalogue import CATALOGUE
@@ -24,7 +26,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.program_cache import cache_programs
 from jasper_jax.runtime.user_cache import private_cache
 from jasper_jax.teachers import torch_teacher
-from jasper_jax.teachers.torch_settings import MODULE_TYPE
+from jasper_jax.teachers.torch_settings import MODULE_TYPE, no_code
 from jasper_jax.teachers.torch_teacher import refuse_harmful_files
 from tests.assets.index_server import IndexServer
 from tests.assets.small_assets import MODEL, TEXTS, small_catalogue
@@ -202,6 +204,29 @@ def test_a_teacher_of_pytorch_loads_no_pickles(tmp_path: Path, name: str, place:
     refuse_harmful_files("teachers.t", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights.bin", "a.pt", "../a.safetensors", "/a.safetensors", 5, None])
+@pytest.mark.parametrize("index", ["model.safetensors.index.json", "0_Transformer/other.safetensors.index.json"])
+def test_an_index_of_weights_names_safetensors_in_its_folder(tmp_path: Path, index: str, name: Any) -> None:
+    (tmp_path / index).parent.mkdir(exist_ok=True)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": "a-1.safetensors"}}))
+    (tmp_path / index).with_name("pytorch_model-00001-of-00002.bin").write_text("beside the shards, and not loaded")
+    if "/" not in index:
+        refuse_harmful_files("teachers.t", tmp_path)
+    (tmp_path / index).write_text(json.dumps({"weight_map": {"a": "a-1.safetensors", "b": name}}))
+    (tmp_path / index).with_name("pytorch_model-00001-of-00002.bin").unlink()
+    with pytest.raises(UserError, match=r"teachers\.t: .*index\.json: names .*; shards are \.safetensors files"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
+def test_an_index_beside_the_pickle_of_a_module_does_not_keep_it_from_being_loaded(tmp_path: Path) -> None:
+    """sentence-transformers looks for model.safetensors alone there."""
+    (tmp_path / "2_Dense").mkdir()
+    (tmp_path / "2_Dense" / "pytorch_model.bin").write_text("")
+    (tmp_path / "2_Dense" / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(UserError, match=r"pytorch_model\.bin has no model\.safetensors beside it, and pickled"):
+        refuse_harmful_files("teachers.t", tmp_path)
+
+
 SETTINGS = {
     "vocabulary": ("tokenizer_config.json", {"vocab": "/etc/hostname"}, "vocab"),
     "gguf": ("tokenizer_config.json", {"gguf_file": "../a.gguf"}, "gguf_file"),
@@ -226,6 +251,27 @@ SETTINGS = {
     "all kernels": ("sentence_bert_config.json", {"model_kwargs": {"allow_all_kernels": True}}, "allow_all_kernels"),
     "other tokenizer": ("sentence_bert_config.json", {"tokenizer_name_or_path": "/home/me"}, "tokenizer_name_or_path"),
     "no arguments": ("sentence_bert_config.json", {"config_kwargs": ["vocab"]}, "config_kwargs"),
+    "method": (
+        "sentence_bert_config.json",
+        {"modality_config": {"text": {"method": "load_adapter", "method_output_name": None}}},
+        r"modality_config\.text",
+    ),
+    "model of a processor": (
+        "processor_config.json",
+        {"audio_tokenizer": {"audio_tokenizer_class": "AutoModel", "audio_tokenizer_name_or_path": "elsewhere"}},
+        "audio_tokenizer_name_or_path",
+    ),
+    "model of an older processor": (
+        "audio_tokenizer_config.json",
+        {"audio_tokenizer_class": "AutoModel", "audio_tokenizer_name_or_path": "elsewhere"},
+        "audio_tokenizer_name_or_path",
+    ),
+    "retriever as a processor": ("processor_config.json", {"processor_class": "RagRetriever"}, "processor_class"),
+    "retriever of a tokenizer": ("tokenizer_config.json", {"processor_class": "RagRetriever"}, "processor_class"),
+    "model as a tokenizer": ("config.json", {"tokenizer_class": "AutoModel"}, "tokenizer_class"),
+    "model of images": ("preprocessor_config.json", {"a": {"image_processor_type": "X"}}, "image_processor_type"),
+    "files of a processor": ("preprocessor_config.json", {"repo_path": "/home/me"}, "repo_path"),
+    "activation": ("config.json", {"activation_function": "torch.utils.model_dump.__main__.X"}, "activation_function"),
 }
 
 
@@ -247,14 +293,16 @@ ODD_TYPES = (
 
 
 @pytest.mark.parametrize("kind", ODD_TYPES)
-@pytest.mark.parametrize("file", ["modules.json", "2_Router/router_config.json", "2_Asym/config.json"])
+@pytest.mark.parametrize(
+    "file", ["modules.json", "2_Router/router_config.json", "2_Asym/config.json", "0_Words/wordembedding_config.json"]
+)
 def test_a_teacher_of_pytorch_has_modules_of_sentence_transformers_alone(tmp_path: Path, file: str, kind: Any) -> None:
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     types = {"a": "sentence_transformers.models.Dense", "b": kind}
-    path.write_text(
-        json.dumps([{"type": kind} for kind in types.values()] if file == "modules.json" else {"types": types})
-    )
+    modules = [{"type": kind} for kind in types.values()]
+    forms = {"modules.json": modules, "0_Words/wordembedding_config.json": {"tokenizer_class": kind}}
+    path.write_text(json.dumps(forms.get(file, {"types": types})))
     with pytest.raises(UserError, match=rf"teachers\.t: .*{path.name}: the type {kind!r} is no module"):
         refuse_harmful_files("teachers.t", tmp_path)
 
@@ -300,9 +348,21 @@ def test_a_model_as_a_module_of_a_model_is_told_to_trust_code(tmp_path: Path) ->
 def test_settings_that_folders_have_are_fine(tmp_path: Path) -> None:
     plain = {"model_args": {"torch_dtype": "float16", "attn_implementation": "sdpa"}, "tokenizer_args": {}}
     plain |= {"max_seq_length": 512, "config_args": {"trust_remote_code": True}, "model_kwargs": None}
+    plain["modality_config"] = {"text": {"method": "forward"}, "image": {"method": "get_image_features"}}
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps(plain))
+    for number, name in enumerate(("torch.nn.modules.activation.Tanh", "torch.nn.Identity", "pylate.X")):
+        (tmp_path / f"{number}_Dense").mkdir()
+        (tmp_path / f"{number}_Dense" / "config.json").write_text(json.dumps({"activation_function": name}))
+    words = {"tokenizer_class": "sentence_transformers.models.tokenizer.WhitespaceTokenizer.WhitespaceTokenizer"}
+    (tmp_path / "wordembedding_config.json").write_text(json.dumps(words))
     config = {"_name_or_path": "org/name", "attn_implementation": {"": "sdpa"}, "_attn_implementation": "eager"}
     (tmp_path / "config.json").write_text(json.dumps(config))
+    for number, kind in enumerate(
+        ("BertTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend", "NVTokenizerX")
+    ):
+        (tmp_path / str(number)).mkdir()
+        classes = {"tokenizer_class": kind, "processor_class": "CLIPProcessor", "feature_extractor_type": None}
+        (tmp_path / str(number) / "tokenizer_config.json").write_text(json.dumps(classes))
     files = {"vocab_file": None, "merges_file": "/no/such/machine/merges.txt", "tokenizer_file": __file__}
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(files))
     refuse_harmful_files("teachers.t", tmp_path)
@@ -319,6 +379,33 @@ def test_the_vocabulary_of_a_setting_is_what_transformers_reads(tmp_path: Path) 
     assert "a-secret" in BertTokenizer.from_pretrained(tmp_path / "model").get_vocab()
     with pytest.raises(UserError, match="vocab may name a file"):
         refuse_harmful_files("teachers.t", tmp_path / "model")
+
+
+def test_nobody_is_asked_whether_code_may_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tokenizer of words is loaded without a word on trust, and then transformers asks on the terminal."""
+    from transformers import dynamic_module_utils
+
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    assert dynamic_module_utils.resolve_trust_remote_code(None, "folder", has_local_code=False, has_remote_code=True)
+    with no_code(), pytest.raises(ValueError, match="trust_remote_code"):
+        dynamic_module_utils.resolve_trust_remote_code(None, "folder", has_local_code=False, has_remote_code=True)
+    assert dynamic_module_utils.resolve_trust_remote_code(None, "folder", has_local_code=False, has_remote_code=True)
+
+
+def test_every_file_that_loads_a_folder_in_pytorch_does_so_within_it() -> None:
+    def within(path: Path) -> bool:
+        blocks = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.With)]
+        return any(ast.unparse(item.context_expr) == "no_code()" for block in blocks for item in block.items)
+
+    package = Path(jasper_jax.__file__).parent
+    loading = {
+        path
+        for path in package.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "SentenceTransformer"
+    }
+    assert len(loading) == 4
+    assert [path.name for path in sorted(loading) if not within(path)] == []
 
 
 def test_sentence_transformers_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
