@@ -151,7 +151,8 @@ def _make_graphs(folder: Path, place: Path, embedder: Embedder, dims: Sequence[i
         content = {"folder": str(folder.resolve()), "place": str(place.resolve()), "dims": list(dims), "opset": opset}
         content |= {"alone": vision and list(vision.alone), "pixels": vision and vision.preprocessing.size}
         job.write_text(json.dumps(content), "utf-8")
-        if error := run_in_torch("jasper_jax.export.onnx_in_torch", job, Path(scratch)):
+        module = "onnx_vision_in_torch" if vision else "onnx_in_torch"
+        if error := run_in_torch(f"jasper_jax.export.{module}", job, Path(scratch)):
             raise UserError(f"{folder}: torch could not write it as ONNX of opset {opset} ({error})")
 
 
@@ -199,7 +200,7 @@ def _refuse_wrong_images(graph: Path, embedder: Embedder, dims: Sequence[int], f
     model, worst = OnnxModel(graph, embedder.tokenizer), 1.0
     for dim, name in zip(dims, image_outputs(dims), strict=True):
         expected = embedder.encode(images, dim=dim).astype(np.float64)
-        alone = np.concatenate([model.session.run([name], {PIXELS: one[None]})[0] for one in pixels])
+        alone = np.concatenate([np.asarray(model.session.run([name], {PIXELS: one[None]})[0]) for one in pixels])
         for vectors in (alone, np.asarray(model.session.run([name], {PIXELS: pixels})[0])):
             cosines = (vectors * expected).sum(axis=1) / np.linalg.norm(expected, axis=1)
             worst = min(worst, float(cosines.min()))

@@ -43,18 +43,12 @@ def output_names(dims: Sequence[int]) -> list[str]:
 
 
 def main(job_file: str) -> None:
-    """Write the graphs of the job's ``folder`` to its ``place``, with its ``dims``, the default first, and its
-    ``opset``; those of a model of images where it has the ids of an image ``alone``."""
+    """Write the graph of the job's ``folder`` into its ``place``, with its ``dims``, the default first, and its
+    ``opset``."""
     job = json.loads(Path(job_file).read_text("utf-8"))
-    folder, place = Path(job["folder"]), Path(job["place"])
     with warnings.catch_warnings(), no_code():
         warnings.simplefilter("ignore")  # of the exporter, on its own code
-        if job["alone"]:
-            from jasper_jax.export.onnx_vision_in_torch import write_graphs
-
-            write_graphs(folder, place, job["dims"], job["alone"], job["pixels"], opset=job["opset"])
-        else:
-            write_graph(folder, place / MODEL, job["dims"], job["opset"])
+        write_graph(Path(job["folder"]), Path(job["place"]) / MODEL, job["dims"], job["opset"])
 
 
 def write_graph(folder: Path, out: Path, dims: Sequence[int], opset: int, inline: int = INLINE) -> None:

@@ -1,5 +1,5 @@
-"""The two ONNX graphs of a model of texts and images, written by ``onnx_in_torch``: ``model.onnx`` for texts, and
-``vision_model.onnx`` for images, each an input of its own.
+"""Writes the two ONNX graphs of a model of texts and images, in a separate process as ``onnx_in_torch``:
+``model.onnx`` for texts, and ``vision_model.onnx`` for images, each an input of its own.
 
 The modules are this package's own (``export/remote``), not the copies in the folder, which may be somebody else's. The
 image graph's input is ``pixel_values`` float32 ``[N, 3, S, S]``, as the folder's preprocessor makes them; its outputs
@@ -8,6 +8,9 @@ are ``image_embeds`` ``[N, E]`` and ``image_embeds_{dim}`` for each further dime
 
 from __future__ import annotations
 
+import json
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,7 @@ from jasper_jax.export.onnx_in_torch import (
 )
 from jasper_jax.export.remote.configuration_jasper_vl import JasperVLConfig
 from jasper_jax.export.remote.modeling_jasper_vl import JasperVL, pool
+from jasper_jax.teachers.torch_settings import no_code
 from jasper_jax.vision.resampling import pooling_matrix
 
 
@@ -126,10 +130,19 @@ def averages(size: int, cells: int):
     return torch.from_numpy(pooling_matrix(size, cells).astype(np.float32))
 
 
-def write_graphs(folder: Path, place: Path, dims: Sequence[int], alone: Sequence[int], pixels: int, **options) -> None:
-    """Write both graphs of ``folder`` into ``place``. ``alone``: the token ids of an input that is one image of
-    ``pixels`` by ``pixels``; ``options``: of :func:`~jasper_jax.export.onnx_in_torch.save_graph`."""
-    model, example = load(folder), torch.zeros(2, 3, pixels, pixels)
-    save_graph(Texts(model, dims), two_texts(), output_names(dims), place / MODEL, **options)
-    images = {PIXELS: (example, {0: "batch"})}
-    save_graph(Images(model, dims, alone, example), images, image_outputs(dims), place / VISION, **options)
+def main(job_file: str) -> None:
+    """Write both graphs of the job's ``folder`` into its ``place``, with its ``dims``, the default first, and its
+    ``opset``; ``alone`` are the token ids of an input that is one image of ``pixels`` by ``pixels``."""
+    job = json.loads(Path(job_file).read_text("utf-8"))
+    place, dims, opset = Path(job["place"]), job["dims"], job["opset"]
+    example = torch.zeros(2, 3, job["pixels"], job["pixels"])
+    with warnings.catch_warnings(), no_code():
+        warnings.simplefilter("ignore")  # of the exporter, on its own code
+        model = load(Path(job["folder"]))
+        save_graph(Texts(model, dims), two_texts(), output_names(dims), place / MODEL, opset=opset)
+        images = {PIXELS: (example, {0: "batch"})}
+        save_graph(Images(model, dims, job["alone"], example), images, image_outputs(dims), place / VISION, opset=opset)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
