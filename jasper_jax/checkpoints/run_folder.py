@@ -22,11 +22,14 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
+from jasper_jax.runtime.inside import leads_out
 from jasper_jax.runtime.shell import shell_word
 
 TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
 """What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
 refuse what they were not made for themselves."""
+WRITTEN = ("checkpoints", "evaluations", "exports", "tensorboard", "wandb", "profile", "token_counts", "captions")
+"""Folders in which files are replaced and deleted by their names alone."""
 
 
 class RunFolder:
@@ -130,3 +133,10 @@ class RunFolder:
                 f"{self.path}: not empty and not a run folder (no recipe.yaml that a run wrote);"
                 f" choose another with run_dir=..."
             )
+        checkpoints = self.path / "checkpoints"
+        for path in (*(self.path / name for name in WRITTEN), *checkpoints.glob("*"), *checkpoints.glob("*/*")):
+            if leads_out(path, self.path):
+                raise UserError(
+                    f"{path}: is a link out of the run folder, and a run would replace files there; put the folder"
+                    " itself there (cp -rL), or set run_dir=... to a folder on the other disk"
+                )
