@@ -15,6 +15,7 @@ from jasper_jax.export.sentence_transformers import refuse_foreign
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sealed
 from jasper_jax.runtime.paths import real_folder
+from jasper_jax.teachers.negatives import NegativeStore
 from tests.tiny import recipe_tree, write_model
 
 TOO_LONG = "x" * 300
@@ -50,6 +51,13 @@ def test_a_store_that_is_something_else_is_left_alone(refused, tiny: Path, tmp_p
     (tmp_path / "other" / "texts" / "thesis.tex").write_text("years of work")
     leaves = ("run", "run/recipe.yaml")
     refused("texts: not a text store", "embed", tiny, f"stores={tmp_path / 'other'}", leaves=leaves)
+
+
+def test_negatives_are_not_put_among_files_of_others(tmp_path: Path) -> None:
+    (tmp_path / "train-00000-of-00001.npy").write_text("an array of somebody else")
+    with pytest.raises(UserError, match="not empty and not a store of negatives .no spec.json.; move what is there"):
+        NegativeStore(tmp_path, {}, {"train": 1, "held_out": 0}, 1).pin()
+    assert [path.name for path in tmp_path.iterdir()] == ["train-00000-of-00001.npy"]
 
 
 @pytest.mark.parametrize(

@@ -132,9 +132,27 @@ def unfinished(spoil: Callable[[Path], Any]) -> Callable[[Path], None]:
     return both
 
 
+def moved_out(name: str) -> Callable[[Path], None]:
+    """A link in its place, to a file or folder of somebody else."""
+
+    def spoil(run: Path) -> None:
+        place, victim = next(run.glob(name), run / name), run.parent / "victim"
+        shutil.move(place, victim) if place.exists() else victim.mkdir()
+        place.symlink_to(victim)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("command", "spoil", "message"),
     [
+        *((command, moved_out(name), f"{name}: is a link out of ")
+          for command, name in (("train", "checkpoints"), ("train", "checkpoints/start"), ("evaluate", "evaluations"),
+                                ("train", "checkpoints/00-stage-1"), ("embed", "tensorboard"), ("export", "texts"),
+                                ("embed", "vectors"), ("evaluate", "vectors/b"))),
+        ("export", moved_out(f"{FINAL}/state/manifest.ocdbt"), "manifest.ocdbt: is a link to a file outside its"),
+        ("export", moved_out(f"{FINAL}/state/d"), "'d' is not a folder inside"),
+        ("train", moved_out("texts/texts-train.array_record-00000-of-*"), "is a link to a file outside its"),
         ("train", lambda run: shard(run).unlink(), "shard is missing; delete this file and embed again"),
         ("train", lambda run: cut(shard(run)), "bytes instead of"),
         ("vectors verify", lambda run: cut(shard(run)), "bytes instead of"),

@@ -134,7 +134,8 @@ def _download(archive: Archive, progress: bool, _url: str, target: str, _pooch: 
 
 def _download_from(index: Index, archive: Archive, target: str, progress: bool, cert: str | None) -> None:
     session = requests.Session()
-    session.mount("file://", _LocalFiles())
+    if index.url.startswith("file:"):  # no other may name or redirect to files of this machine
+        session.mount("file://", _LocalFiles())
     session.verify = cert or True
     session.headers["User-Agent"] = "jasper-jax"
     with pypi_simple.PyPISimple(index.url, auth=index.sign if index.auth else None, session=session) as client:

@@ -12,6 +12,7 @@ from jasper_jax.checkpoints.export_marker import refuse_damaged
 from jasper_jax.evaluation.benchmark_scores import FOLDER
 from jasper_jax.recipe.load import load_recipe, run_dir
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.inside import folder_inside
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.shell import shell_word
 
@@ -68,7 +69,11 @@ def is_recipe(model: str) -> bool:
 
 
 def results_folder(models: Sequence[str], given: Path | None) -> Path:
-    """Where results go: ``given``; else ``mteb`` in the run's folder for a recipe, where its report finds them."""
+    """Where results go: ``given``; else ``mteb`` in the run's folder for a recipe, where its report finds them.
+
+    UserError: nothing is given, and the folder is a link to one elsewhere.
+    """
     if given is not None:
         return user_path(given, new=True)
-    return run_dir(load_recipe(models[0])) / FOLDER if is_recipe(models[0]) else Path("mteb-results")
+    of_run = is_recipe(models[0])
+    return folder_inside(*((run_dir(load_recipe(models[0])), FOLDER) if of_run else (Path(), "mteb-results")))

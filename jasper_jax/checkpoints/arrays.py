@@ -76,7 +76,9 @@ def load(path: Path, abstract: Any) -> Any:
         try:
             with _by_itself() if own else contextlib.nullcontext():
                 return ocp.load(str(path.absolute()), abstract)
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:
+            if not isinstance(error, ValueError | KeyError | TypeError) and type(error) is not Exception:  # Orbax's own
+                raise
             raise UserError(f"{path}: the checkpoint does not fit this recipe: {first_line(error)}") from error
 
 

@@ -149,7 +149,7 @@ class Mirror:
                 self._send_small(name)
             local = self._local_checkpoints()
             for name in sorted(local, key=_progress):
-                sums = sums_path(self.folder / "checkpoints" / name).read_bytes()
+                sums = file_inside(sums_path(self.folder / "checkpoints" / name), self.folder).read_bytes()
                 if self._remote.get(name) != sums:
                     self._remove(name)
                     files = sorted(_files(sums) or {})

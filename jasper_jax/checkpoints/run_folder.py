@@ -22,11 +22,16 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError, first_three
 from jasper_jax.runtime.files import AT_WORK, exclusive, refuse_blocked, write_atomic
+from jasper_jax.runtime.inside import leads_out
 from jasper_jax.runtime.shell import shell_word
 
 TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
 """What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
 refuse what they were not made for themselves."""
+WRITTEN = ("checkpoints", "evaluations", "exports", "tensorboard", "wandb", "profile", "token_counts", "captions")
+"""Folders in which files are replaced and deleted by their names alone."""
+STORES = ("texts", "images", "vectors", "negatives", "evaluation")
+"""Folders whose texts a card, a report and a mirror may show."""
 
 
 class RunFolder:
@@ -130,3 +135,17 @@ class RunFolder:
                 f"{self.path}: not empty and not a run folder (no recipe.yaml that a run wrote);"
                 f" choose another with run_dir=..."
             )
+        self._refuse_links("run_dir", self.path, WRITTEN, ("checkpoints/*", "checkpoints/*/*"))
+        self._refuse_links("stores", stores_dir(self.recipe), STORES, ("vectors/*",))
+
+    def _refuse_links(self, key: str, folder: Path, names: Sequence[str], patterns: Sequence[str]) -> None:
+        """UserError if one of ``names`` in the folder of ``key``, or what is found there, is a link out of it."""
+        for path in (
+            *(folder / name for name in names),
+            *(path for pattern in patterns for path in folder.glob(pattern)),
+        ):
+            if leads_out(path, folder):
+                raise UserError(
+                    f"{path}: is a link out of {folder}, and a run would replace, or show to others, what is there; put"
+                    f" the folder itself there (cp -rL), or set {key}=... to the folder that has it"
+                )

@@ -9,6 +9,7 @@ from pathlib import Path
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
+from jasper_jax.runtime.inside import refuse_links
 
 SUMS = ".sha256.json"
 """Suffix of that file after the checkpoint's name."""
@@ -34,7 +35,9 @@ def seal(path: Path) -> None:
 
 
 def verify(path: Path) -> None:
-    """UserError if a file of the checkpoint is missing, added, or differs from its recorded sha256."""
+    """UserError if a file of the checkpoint is missing, added, or differs from its recorded sha256; or is a link out of
+    the checkpoint, whose content would become weights."""
+    refuse_links(path)
     remedy = f"delete {path} and run again to continue from the previous one"
     try:
         expected = parse_json(read_record_bytes(sums_path(path)))

@@ -6,6 +6,7 @@ a training text. So do ``state.json`` and ``dataset_dict.json`` of one that ``sa
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +37,12 @@ def refuse_other_formats(builder: Any, where: str, key: str) -> None:
 def refuse_other_files(files: Mapping[Any, Iterable[Any]], folder: Path, name: str, key: str) -> None:
     """UserError: one of ``files``, by split, is not in ``folder``, or, without one, not of ``name`` on the hub."""
     for file in (str(file) for split in files.values() for file in split):
-        if folder.is_dir():
-            own = inside(folder, file) is not None
+        if folder.is_dir():  # of an address, or a file in an archive, ``inside`` would see a name without a file
+            own = "://" not in file and os.path.isabs(file) and inside(folder, file) is not None
         else:
             repository = file.removeprefix(_HUB).partition("@")[0]
             own = file.startswith(_HUB) and name in (repository, repository.rpartition("/")[2])
-        if not own:
+        if not own or "::" in file:
             raise UserError(
                 f"{key}: the data set {name} lists {file}, which is not a file of its own (see its README.md); if you"
                 " want that file, name it with text, jsonl or parquet"

@@ -123,7 +123,8 @@ def skip_images(feature: Any) -> Any:
 
 
 _OWN_TYPE = re.compile(r"tensorflow_datasets\.core\.features\.\w+(\.\w+)*", re.ASCII)
-_TEMPLATE_KEYS = ("filepathTemplate", "filepath_template")
+_NAMING = ("name", "filepathTemplate", "filepath_template")
+"""Keys of a split from which the names of its files are made; the data set's ``name`` goes into them, too."""
 _TYPE_KEYS = ("type", "pythonClassName", "python_class_name")
 
 
@@ -139,13 +140,14 @@ def refuse_other_types(folder: Path, key: str) -> None:
         return  # which TFDS says
     except (OSError, ValueError) as e:
         raise UserError(f"{key}: {path}: cannot be read ({first_line(e)}); prepare the data set again") from None
-    for split in info.get("splits") or [] if isinstance(info, dict) else []:
-        for name in (split.get(k) for k in _TEMPLATE_KEYS if isinstance(split, dict)):
-            if isinstance(name, str) and {"/", "\\"} & set(name):
-                raise UserError(
-                    f"{key}: {folder / 'dataset_info.json'}: the files {name!r} are not in the data set's folder;"
-                    " prepare the data set again"
-                )
+    info = info if isinstance(info, dict) else {}
+    splits = [split for split in info.get("splits") or [] if isinstance(split, dict)]
+    for name in (info.get("name"), *(split.get(k) for split in splits for k in _NAMING)):
+        if isinstance(name, str) and {"/", "\\"} & set(name):
+            raise UserError(
+                f"{key}: {folder / 'dataset_info.json'}: the files {name!r} are not in the data set's folder;"
+                " prepare the data set again"
+            )
     while waiting:
         value = waiting.pop()
         if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):  # TFDS parses some strings again

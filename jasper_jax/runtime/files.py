@@ -230,10 +230,12 @@ def _sha256(path: str, *_: int) -> str:
 
 
 def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:
-    """UserError if a shard of the manifest is missing in ``folder`` or has another size."""
+    """UserError if a shard of the manifest is missing in ``folder``, has another size, or is a link out of it."""
     for shard in shards:
         path = folder / shard["file"]
         size = path.stat().st_size if path.exists() else None
+        if size is not None and path.is_symlink():
+            file_inside(path)
         if size != shard["bytes"]:
             seen = "is missing" if size is None else f"has {size} bytes instead of {shard['bytes']}"
             raise UserError(f"{path}: shard {seen}; {remedy}")

@@ -18,6 +18,7 @@ from jasper_jax.data.shards import SPLITS
 from jasper_jax.runtime import files
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.teachers.store_writer import refuse_foreign
 
 FORMAT = 1
 SHARD = 4096
@@ -65,7 +66,8 @@ class NegativeStore:
         self.shards = list(_shards(sizes))
 
     def pin(self) -> None:
-        """Record ``spec`` in ``spec.json``. UserError: it records another one."""
+        """Record ``spec`` in ``spec.json``. UserError: it records another one, or others' files are in the folder."""
+        refuse_foreign(self.folder, "store of negatives")
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "spec.json"
         if not path.exists():

@@ -28,12 +28,12 @@ from jasper_jax.teachers.vectors import VectorSpec, VectorStore
 _SCALES = TypeAdapter(list[vec.Scale])
 
 
-def refuse_foreign(folder: Path) -> None:
-    """UserError: ``folder`` has files, and no vector store was begun there: shards and ledgers would be among them."""
+def refuse_foreign(folder: Path, what: str = "vector store") -> None:
+    """UserError: ``folder`` has files, and no ``what`` was begun there: its shards would be among them."""
     names = [path.name for path in folder.iterdir() if not path.name.startswith(".")] if folder.is_dir() else []
     if names and not {"spec.json", "manifest.json"} & set(names):
         raise UserError(
-            f"{folder}: not empty and not a vector store (no spec.json); move what is there away, or set stores=..."
+            f"{folder}: not empty and not a {what} (no spec.json); move what is there away, or set stores=..."
         )
 
 

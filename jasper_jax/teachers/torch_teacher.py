@@ -53,7 +53,11 @@ def refuse_harmful_files(where: str, folder: Path, *, modules: bool = True) -> N
                     " pickled weights are never loaded; save the model once as safetensors where you trust it"
                 )
     for path in sorted(folder.rglob(CONFIG)):
-        refuse_adapter_alone(path.parent)  # peft would load the model that it names, from wherever that is
+        refuse_adapter_alone(path.parent)
+        raise UserError(
+            f"{where}: {path}: sentence-transformers reads the settings of the model that an adapter names, from"
+            " wherever that is; merge the adapter where peft is installed (merge_and_unload) and use that folder"
+        )
     for path in sorted(folder.rglob("tokenizer.json")):
         load_backend(path)
 

@@ -21,6 +21,7 @@ from mteb.get_tasks import _TASKS_REGISTRY
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
+from jasper_jax.benchmarks.candidates import results_folder
 from jasper_jax.benchmarks.encoder import Model, torch_model
 from jasper_jax.benchmarks.model_meta import as_module, model_meta, model_name, revision
 from jasper_jax.benchmarks.prompts import prompt_kind, with_prompts
@@ -391,3 +392,14 @@ def test_results_of_others_lead_nowhere(model: Path, tmp_path: Path, target: str
     assert (tmp_path / "victim").read_text() == "precious"
     assert not (tmp_path / "nowhere").exists()
     assert not list((tmp_path / "folder").iterdir())
+
+
+def test_scores_go_through_no_link_that_nobody_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "victim").mkdir()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert results_folder(["model"], None) == Path("mteb-results")
+    Path("mteb-results").symlink_to(tmp_path / "victim")
+    with pytest.raises(UserError, match="'mteb-results' is not a folder inside"):
+        results_folder(["model"], None)
+    assert results_folder(["model"], Path("mteb-results")) == Path("mteb-results"), "the user named it"

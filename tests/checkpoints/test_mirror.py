@@ -378,7 +378,13 @@ def test_what_an_export_does_not_have_is_not_sent(run: Path, tmp_path: Path) -> 
     assert not [name for name in mirror.store.names("") if mirror.store.read(name) == b"a key"]
 
 
-@pytest.mark.parametrize("name", ["metrics.jsonl", "evaluations/lee.json", f"checkpoints/{FIRST}/state/array"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("metrics.jsonl", "evaluations/lee.json", f"checkpoints/{FIRST}/state/array"),
+        f"checkpoints/{FIRST}.sha256.json",
+    ],
+)
 def test_a_link_out_of_the_run_folder_is_not_sent(name: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / "private").write_text("a key\n")
     (run / name).parent.mkdir(exist_ok=True)

