@@ -32,12 +32,15 @@ from jasper_jax.parameters.sharding import AXES, WIDE, constrain, present  # noq
 from jasper_jax.planning.cycles import estimated_cycles  # noqa: E402
 from jasper_jax.planning.estimate import estimate  # noqa: E402
 from jasper_jax.planning.work import analyse  # noqa: E402
+from jasper_jax.training.run_mesh import MOST_SHARDS  # noqa: E402
 
 HEADS, WIDTH = 4, 1024
-BATCHES = (128, 512, 1024, 2048, 4096)
-SLICES = ("v5e:4x4", "v5e:16x16")
-CLOCK = 1.5e9
-"""Cycles a second of a v5e: its 197 Tflop/s are 4 matrix units of 128 x 128 products and sums."""
+SIZES = {"v5e:4x4": (128, 512), "v5e:16x16": (128, 2048), "v5p:8x8x16": (8192,)}
+"""Slice -> batches: the recipe's, and 8 texts a chip or more."""
+TILED_AT_MOST = 2048
+"""Larger batches are not compiled in the tiled form too: that takes the compiler longer than anybody waits."""
+CLOCK = {"v5e": 1.5e9, "v5p": 1.75e9}
+"""Cycles a second: the 197 Tflop/s of a v5e are 4 matrix units of 128 x 128 products and sums, the 459 of a v5p 8."""
 STEP_FLOPS = 4.122e13 / 8
 """Operations of matrix products per text in stage 3 of configs/jasper_2b.yaml (docs/results/pods.md)."""
 TILED = relative.TILED_COMPARISONS
@@ -45,16 +48,17 @@ TILED = relative.TILED_COMPARISONS
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--batch", type=int, nargs="+", default=BATCHES)
-    parser.add_argument("--topology", nargs="+", default=SLICES)
+    parser.add_argument("--topology", nargs="+", default=list(SIZES), choices=list(SIZES))
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     rows = []
     for text in options.topology:
         topology = Topology.parse(text)
-        mesh = topology_mesh(topology, dict(zip(AXES, (1, topology.devices, 1))))
-        for batch in options.batch:
-            for tiled in (False, True) if (batch * (batch - 1) // 2) ** 2 > TILED * mesh.size else (False,):
+        shards = min(topology.devices, MOST_SHARDS)
+        mesh = topology_mesh(topology, dict(zip(AXES, (topology.devices // shards, shards, 1))))
+        for batch in SIZES[text]:
+            both = batch <= TILED_AT_MOST and (batch * (batch - 1) // 2) ** 2 > TILED * mesh.size
+            for tiled in (False, True) if both else (False,):
                 relative.TILED_COMPARISONS = 1 << 62 if tiled else TILED
                 rows.append(measure(topology, mesh, batch))
                 print(f"| {' | '.join(rows[-1])} |", flush=True)
@@ -92,10 +96,11 @@ def measure(topology: Topology, mesh: jax.sharding.Mesh, batch: int) -> list[str
         for name, (instruction, times) in counted.uncounted.items()
         if instruction.opcode == "sort" or "pallas_call" in instruction.op_name
     )
-    total = (counted.estimated + scheduled) / CLOCK + links
+    clock = CLOCK[topology.chip.name]
+    total = (counted.estimated + scheduled) / clock + links
     products = STEP_FLOPS * batch / mesh.size / topology.chip.peak_flops
     form = "blocked" if "relative_count" in text else "partitioned" if "sort(" in text else "tiled"
-    times = (counted.estimated / CLOCK, scheduled / CLOCK, links, total, products)
+    times = (counted.estimated / clock, scheduled / clock, links, total, products)
     return [
         *(str(topology), f"{batch:,}", f"{batch * (batch - 1) // 2:,}", form),
         *(f"{1e3 * value:,.1f}" for value in times),
@@ -111,11 +116,12 @@ def page(rows: list[list[str]]) -> str:
     return f"""# The relative loss on many chips
 
 `python scripts/bench/relative_chips.py --output docs/results/relative-chips.md`, jax {jax.__version__}, on
-{os.cpu_count()} cores, no TPU: the programs are compiled by the TPU compiler, not run. {HEADS} heads of {WIDTH:,}
-dimensions against one teacher, value and gradient, one chip's time. Fusions: the compiler's estimated cycles, at 1.5
-GHz. Sorts and kernels, for which it gives no estimate: the bundles of its schedule, times the loops around them. Links:
-bytes sent at the published rate. The total takes nothing to overlap, and counts neither latency nor waiting for memory.
-The step's products are those of stage 3 of configs/jasper_2b.yaml at the chip's peak ([pods](pods.md)).
+{os.cpu_count()} cores, no TPU: the programs are compiled by the TPU compiler, not run, on the mesh of `mesh: auto`.
+{HEADS} heads of {WIDTH:,} dimensions against one teacher, value and gradient, one chip's time. Fusions: the compiler's
+estimated cycles, at 1.5 GHz (v5p 1.75). Sorts and kernels, for which it gives no estimate: the bundles of its schedule,
+times the loops around them. Links: bytes sent at the published rate. The total takes nothing to overlap, and counts
+neither latency nor waiting for memory. The step's products are those of stage 3 of configs/jasper_2b.yaml at the chip's
+peak ([pods](pods.md)).
 
 {table}
 
