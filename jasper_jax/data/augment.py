@@ -27,7 +27,9 @@ class Augmented:
 
 
 def normalised(text: str) -> str:
-    """``text`` with every run of white space replaced by one space."""
+    """``text`` with every run of white space replaced by one space, and none at its ends."""
+    if text.isprintable() and "  " not in text and text == text.strip():  # of white space only a space is printable
+        return text
     return " ".join(text.split())
 
 
@@ -38,7 +40,7 @@ def keyed_hash(text: str, seed: int, purpose: str) -> int:
 
 
 def _chosen(text: str, seed: int, purpose: str, share: float) -> bool:
-    return keyed_hash(text, seed, purpose) < share * 2**64
+    return share > 0 and keyed_hash(text, seed, purpose) < share * 2**64
 
 
 def _sentences(text: str, language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Which texts of the sources enter the store: augments and counts documents, drops duplicates, holds out documents.
+"""Which texts of the sources enter the store: counts documents, drops duplicates, holds out documents.
 
 The texts of labelled pairs (``labels``) are in the store already: equal ones are duplicates, and a document of a
 held-out pair never enters training.
@@ -9,12 +9,17 @@ from __future__ import annotations
 import heapq
 from collections import Counter
 from collections.abc import Iterator
+from itertools import chain
 
-from jasper_jax.data.augment import augment_document, keyed_hash
 from jasper_jax.data.labels import Labels
-from jasper_jax.data.sources import Document, Mix
+from jasper_jax.data.prepared import Preparation, Prepared, batches
+from jasper_jax.data.seen import Seen
+from jasper_jax.data.sources import Mix
 from jasper_jax.data.text import Text, digest
 from jasper_jax.recipe.config_sources import Texts
+from jasper_jax.runtime.workers import Workers
+
+_LEFT_OUT = "left out (of a held-out pair)"
 
 
 class HeldOut:
@@ -42,57 +47,50 @@ class HeldOut:
 
 
 class Selection:
-    """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them."""
+    """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them.
 
-    def __init__(self, texts: Texts, seed: int, labels: Labels):
-        self.recipe, self.seed, self.labels = texts, seed, labels
-        self.mix = Mix(texts, seed)
+    ``seen``: an empty set, of the texts of each kind in the store or held out. ``workers`` read and prepare the
+    documents; everything that depends on other documents is decided here, in their order.
+    """
+
+    def __init__(self, texts: Texts, seed: int, labels: Labels, seen: Seen, workers: Workers):
+        self.recipe, self.labels, self.seen = texts, labels, seen
+        self._mix = Mix(texts, seed, workers)
+        self._prepared = workers.map(Preparation.of(texts, seed), batches(self._mix))
+        self._taken: int | None = 0
         self.counts: Counter[tuple[str, str, str]] = Counter()
         self.held_out = HeldOut(texts.held_out)
-        self.seen: set[bytes] = set(labels.digests)
+        for own in labels.digests:
+            seen.add(own)
 
-    def _new(self, text: str, kind: str) -> bool:
-        """Whether no earlier text of this kind equals it; about 100 bytes of memory a text."""
-        size = len(self.seen)
-        self.seen.add(digest(text, kind))
-        return len(self.seen) > size
+    @property
+    def exhausted(self) -> dict[str, int]:
+        """The sources that had run out when the last document was taken, with the number of documents they gave."""
+        return self._mix.exhausted(self._taken)
 
-    def _texts_of(self, document: Document) -> list[Text]:
-        text, kind, source = document
-
-        def count(what: str, n: int = 1) -> None:
-            self.counts[source, kind, what] += n
-
-        count("documents")
-        text = text.strip()
-        if not text:
-            count("empty")
+    def _texts_of(self, document: Prepared) -> list[Text]:
+        kind, source, counts = document.kind, document.source, self.counts
+        counts[source, kind, "documents"] += 1
+        if self.labels.holds_out(document.as_passage):
+            counts[source, kind, _LEFT_OUT] += 1
             return []
-        if self.labels.holds_out(text):
-            count("left out (of a held-out pair)")
-            return []
-        made = augment_document(text, kind, self.recipe.augment, self.seed)
-        if made.split:
-            count("documents divided")
-            count("pieces", len(made.texts))
-        count("words shuffled", made.shuffled)
+        for what, n in document.counts:
+            counts[source, kind, what] += n
         out = []
-        for piece in made.texts:
-            if len(piece) > self.recipe.max_chars:
-                count("cut")
-                piece = piece[: self.recipe.max_chars].rstrip()
-            if self.labels.holds_out(piece):
-                count("left out (of a held-out pair)")
-            elif self._new(piece, kind):
-                out.append(Text(piece, kind, source))
+        for text, own, as_passage in document.pieces:
+            if self.labels.holds_out(as_passage):
+                counts[source, kind, _LEFT_OUT] += 1
+            elif self.seen.add(own):
+                out.append(Text(text, kind, source))
             else:
-                count("duplicates")
+                counts[source, kind, "duplicates"] += 1
         return out
 
     def train(self) -> Iterator[Text]:
         """Training texts in order; ``held_out`` has the others afterwards."""
         count = 0
-        for document in self.mix:
+        for document in chain.from_iterable(self._prepared):
+            self._taken += 1
             texts = self._texts_of(document)
             if not texts:
                 continue
@@ -104,12 +102,13 @@ class Selection:
                 yield text
             if count == self.recipe.count:
                 return
+        self._taken = None
 
-    def _sorted(self, document: Document, texts: list[Text]) -> Iterator[Text]:
+    def _sorted(self, document: Prepared, texts: list[Text]) -> Iterator[Text]:
         """The texts that go to training now, of this document or of one that it displaces from those held out."""
-        if self.labels.trains_on(document.text, document.kind):
+        if self.labels.trains_on(document.digest):
             return iter(texts)
-        return self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts)
+        return self.held_out.push(document.rank, texts)
 
     def held(self) -> list[Text]:
         """At most ``held_out`` texts, none of which is in training under either kind."""

@@ -83,11 +83,10 @@ def kill_build(build: Callable, settings: Texts | Images, folder: Path) -> Path:
         {build.__name__}(settings, Path({str(folder)!r}), 0, progress=False)
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    unfinished = folder.with_name(f".{folder.name}.building")
-    while not list(unfinished.glob("*.part")) and child.poll() is None:
+    while not list(folder.parent.glob(f".{folder.name}.building-*/*.part")) and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "the child was done before it could be killed"
-    assert unfinished.exists()
+    [unfinished] = folder.parent.glob(f".{folder.name}.building-*")
     assert not folder.exists()
     return unfinished

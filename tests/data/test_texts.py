@@ -12,13 +12,17 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jasper_jax.data import parts, prepared
 from jasper_jax.data.augment import divide, normalised
 from jasper_jax.data.texts import TextRecord, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.workers import Workers
 from tests.data.store_helpers import PLAIN, contents, kill_build, lines, recipe, small_store
 
 
@@ -186,6 +190,55 @@ def test_three_processes_build_one_store(tmp_path):
     assert len({fingerprint for _, fingerprint in found}) == 1
     alone = build(texts, tmp_path / "alone")
     assert contents(alone.folder) == contents(tmp_path / "texts")
+
+
+@pytest.fixture(scope="module")
+def two_processes():
+    with Workers(2, alone=0.0) as workers:
+        yield workers
+
+
+def test_one_process_and_two_build_the_same_bytes(tmp_path, two_processes, monkeypatch):
+    monkeypatch.setattr(parts, "LINE_BYTES", 1 << 12)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 16)
+    monkeypatch.setattr(prepared, "DOCUMENTS", 7)
+    table = pa.table({"text": [*passages(90), "", *passages(20)[::2]]})
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=10)
+    a = lines(tmp_path / "a.txt", passages(200, 3)).model_copy(update={"kind": "query", "limit": 150})
+    sources = [a, lines(tmp_path / "b.txt", passages(20)), TextSource(parquet=str(tmp_path / "p.parquet"))]
+    augment = Augment(split_share=0.6, max_sentences=4, shuffle_share=0.1)
+    for count in (None, 300):
+        texts = recipe(*sources, held_out=20, shard_rows=32, max_chars=300, count=count, augment=augment)
+        one = build(texts, tmp_path / f"one{count}")
+        two = build_text_store(texts, tmp_path / f"two{count}", 0, progress=False, workers=Shared(two_processes))
+        assert contents(two.folder) == contents(one.folder)
+        assert one.summary()
+
+
+def test_an_error_behind_the_count_is_not_met_however_far_ahead_is_read(tmp_path, two_processes, monkeypatch):
+    monkeypatch.setattr(prepared, "DOCUMENTS", 3)
+    monkeypatch.setattr(parts, "LINE_BYTES", 64)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(60)) + "{")
+    source = TextSource(jsonl=str(tmp_path / "a.jsonl"))
+    texts = recipe(source, lines(tmp_path / "b.txt", ["one", "two"]), count=40, shuffle_buffer=4)
+    one = build(texts, tmp_path / "one")
+    two = build_text_store(texts, tmp_path / "two", 0, progress=False, workers=Shared(two_processes))
+    assert contents(two.folder) == contents(one.folder)
+    assert any("b.txt ran out after 2 documents" in note for note in two.manifest["notes"])
+    with pytest.raises(UserError, match="a.jsonl, line 61: not JSON"):
+        build_text_store(
+            recipe(source, shuffle_buffer=4), tmp_path / "all", 0, progress=False, workers=Shared(two_processes)
+        )
+
+
+class Shared(Workers):
+    """Workers that several builds use."""
+
+    def __init__(self, workers: Workers):
+        self.__dict__ = workers.__dict__
+
+    def close(self) -> None:
+        """Their fixture closes them."""
 
 
 def test_a_killed_build_starts_again(tmp_path):
