@@ -75,15 +75,15 @@ def _groups(path: Path) -> Iterator[tuple[int, int] | None]:
         yield None
 
 
-def read_part(part: Part) -> tuple[Part, list[Document] | None]:
-    """The part and its documents. None: they are too many to be held at once, or there is an error, which
-    :func:`stream_part` raises."""
+def read_part(part: Part) -> tuple[Part, list[tuple[str, str, str]] | None]:
+    """The part and its documents, as plain tuples, which are pickled faster. None: they are too many to be held at
+    once, or there is an error, which :func:`stream_part` raises."""
     if part.span is None:
         return part, None
     documents, characters = [], 0
     try:
         for document in documents_of(part.source, _rows(part)):
-            documents.append(document)
+            documents.append((document.text, document.kind, document.source))
             characters += len(document.text) + _EACH
             if characters > CHARACTERS:
                 return part, None

@@ -7,9 +7,8 @@ held-out pair never enters training.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from itertools import chain
 
 from jasper_jax.data.labels import Labels
 from jasper_jax.data.prepared import Preparation, Prepared, batches
@@ -35,6 +34,9 @@ class HeldOut:
     def push(self, rank: int, texts: list[Text]) -> Iterator[Text]:
         """Add a document; the texts that it displaces to training."""
         self._added += 1
+        if self._heap and self.texts >= self.size and -rank <= self._heap[0][0]:
+            yield from texts  # it would be the first to be displaced
+            return
         heapq.heappush(self._heap, (-rank, -self._added, texts))
         self.texts += len(texts)
         while self._heap and self.texts - len(self._heap[0][2]) >= self.size:
@@ -47,7 +49,7 @@ class HeldOut:
 
 
 class Selection:
-    """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them.
+    """One pass over the documents of a recipe; ``counts[source, kind]`` says what happened to them.
 
     ``seen``: an empty set, of the texts of each kind in the store or held out. ``workers`` read and prepare the
     documents; everything that depends on other documents is decided here, in their order.
@@ -57,39 +59,48 @@ class Selection:
         self.recipe, self.labels, self.seen = texts, labels, seen
         self._mix = Mix(texts, seed, workers)
         self._prepared = workers.map(Preparation.of(texts, seed), batches(self._mix))
-        self._taken: int | None = 0
-        self.counts: Counter[tuple[str, str, str]] = Counter()
+        self._taken, self._ended = 0, False
+        self.counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.held_out = HeldOut(texts.held_out)
-        for own in labels.digests:
-            seen.add(own)
+        own = tuple(labels.digests)
+        seen.expect(own)
+        for text in own:
+            seen.add(text)
 
     @property
     def exhausted(self) -> dict[str, int]:
         """The sources that had run out when the last document was taken, with the number of documents they gave."""
-        return self._mix.exhausted(self._taken)
+        return self._mix.exhausted(None if self._ended else self._taken)
 
     def _texts_of(self, document: Prepared) -> list[Text]:
-        kind, source, counts = document.kind, document.source, self.counts
-        counts[source, kind, "documents"] += 1
+        kind, source = document.kind, document.source
+        counts = self.counts[source, kind]
+        counts["documents"] += 1
         if self.labels.holds_out(document.as_passage):
-            counts[source, kind, _LEFT_OUT] += 1
+            counts[_LEFT_OUT] += 1
             return []
         for what, n in document.counts:
-            counts[source, kind, what] += n
+            counts[what] += n
         out = []
         for text, own, as_passage in document.pieces:
             if self.labels.holds_out(as_passage):
-                counts[source, kind, _LEFT_OUT] += 1
+                counts[_LEFT_OUT] += 1
             elif self.seen.add(own):
                 out.append(Text(text, kind, source))
             else:
-                counts[source, kind, "duplicates"] += 1
+                counts["duplicates"] += 1
         return out
+
+    def _documents(self) -> Iterator[Prepared]:
+        for batch in self._prepared:
+            documents = list(map(Prepared._make, batch))
+            self.seen.expect([own for document in documents for _, own, _ in document.pieces])
+            yield from documents
 
     def train(self) -> Iterator[Text]:
         """Training texts in order; ``held_out`` has the others afterwards."""
         count = 0
-        for document in chain.from_iterable(self._prepared):
+        for document in self._documents():
             self._taken += 1
             texts = self._texts_of(document)
             if not texts:
@@ -98,11 +109,11 @@ class Selection:
                 if count == self.recipe.count:
                     return
                 count += 1
-                self.counts[text.source, text.kind, "train"] += 1
+                self.counts[text.source, text.kind]["train"] += 1
                 yield text
             if count == self.recipe.count:
                 return
-        self._taken = None
+        self._ended = True
 
     def _sorted(self, document: Prepared, texts: list[Text]) -> Iterator[Text]:
         """The texts that go to training now, of this document or of one that it displaces from those held out."""
@@ -118,8 +129,8 @@ class Selection:
         for t in texts:
             twin = digest(t.text, "passage" if t.kind == "query" else "query")
             if twin in self.seen and twin not in own:
-                self.counts[t.source, t.kind, "left out of held_out (in training as the other kind)"] += 1
+                self.counts[t.source, t.kind]["left out of held_out (in training as the other kind)"] += 1
             elif len(out) < self.recipe.held_out:
-                self.counts[t.source, t.kind, "held_out"] += 1
+                self.counts[t.source, t.kind]["held_out"] += 1
                 out.append(t)
         return out

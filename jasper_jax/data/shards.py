@@ -99,30 +99,29 @@ def example(values: Mapping[str, bytes]) -> bytes:
     time: ``Example {Features {entry {name, Feature {BytesList {value}}} ...}}``, each with its tag and length."""
     pieces: list[bytes] = []
     for name in sorted(values):
-        key, value = name.encode(), values[name]
-        size, head = len(value), b""
-        for tag in (b"\x0a", b"\x0a", b"\x12"):  # BytesList.value, Feature.bytes_list, entry.value
-            head = tag + _varint(size + len(head)) + head
-        head = b"\x0a" + _varint(len(key)) + key + head  # entry.key
-        pieces += b"\x0a", _varint(len(head) + size), head, value  # Features.feature
+        value = values[name]
+        pieces += _entry_head(name, len(value)), value
     return b"\x0a" + _varint(sum(map(len, pieces))) + b"".join(pieces)  # Example.features
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _entry_head(name: str, size: int) -> bytes:
+    """What comes before a value of ``size`` bytes."""
+    key, head = name.encode(), b""
+    for tag in (b"\x0a", b"\x0a", b"\x12"):  # BytesList.value, Feature.bytes_list, entry.value
+        head = tag + _varint(size + len(head)) + head
+    head = b"\x0a" + _varint(len(key)) + key + head  # entry.key
+    return b"\x0a" + _varint(len(head) + size) + head  # Features.feature
 
 
 def _varint(number: int) -> bytes:
     """``number`` as protobuf writes it: 7 bits a byte, the lowest first."""
-    if number < 128:
-        return _BYTES[number]
-    if number < 16384:
-        return _BYTES[number & 127 | 128] + _BYTES[number >> 7]
     out = bytearray()
     while number > 127:
         out.append(number & 127 | 128)
         number >>= 7
     out.append(number)
     return bytes(out)
-
-
-_BYTES = tuple(bytes([number]) for number in range(256))
 
 
 def write_records(path: Path, records: Iterable[bytes], *, compress: bool) -> None:

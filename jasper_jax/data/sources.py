@@ -33,7 +33,7 @@ def read_source(source: TextSource, seed: int, workers: Workers | None = None) -
             yield from chain.from_iterable(map(stream_part, parts(source, seed)))
             return
         for part, documents in workers.map(read_part, parts(source, seed)):
-            yield from stream_part(part) if documents is None else documents
+            yield from stream_part(part) if documents is None else map(Document._make, documents)
     elif source.asset is not None:
         from jasper_jax.assets.corpora import read_corpus
 

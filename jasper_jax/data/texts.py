@@ -118,15 +118,15 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Worker
     writers = {split: SplitWriter(folder, split, texts.shard_rows, _write_texts, workers) for split in sh.SPLITS}
     given: dict[str, int] = {}
 
-    def rows(stream: Iterable[Text], split: str) -> Iterator[tuple[Text, bytes]]:
+    def rows(stream: Iterable[Text], split: str) -> Iterator[tuple[tuple[str, ...], bytes]]:
         given[split] = 0
         for text in stream:
             given[split] += 1
             if split == sh.TRAIN and given[split] % 256 == 0:
                 progress.advance(256)
-            yield text, TextStore.digested(text)
+            yield tuple(text), TextStore.digested(text)
         for text in labels.texts[split]:
-            yield text, TextStore.digested(text)
+            yield tuple(text), TextStore.digested(text)
 
     with Seen(folder / "seen.sqlite") as seen:
         selection = Selection(texts, seed, labels, seen, workers)
@@ -134,12 +134,12 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Worker
         writers[sh.HELD_OUT].write(rows(selection.held(), sh.HELD_OUT))
     sizes = {split: writer.rows for split, writer in writers.items()}
     progress.advance(given[sh.TRAIN] % 256)
-    documents = sum(n for (_, _, what), n in selection.counts.items() if what == "documents")
+    documents = sum(counts["documents"] for counts in selection.counts.values())
     if texts.sources:
         _refuse_too_few(texts, sizes, documents)
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, kind, what), n in selection.counts.items():
-        counts.setdefault(source, {}).setdefault(kind, {})[what] = n
+    for (source, kind), happened in selection.counts.items():
+        counts.setdefault(source, {})[kind] = dict(happened)
     for (source, what), n in labels.counts.items():
         if n:
             counts.setdefault(source, {}).setdefault("pairs", {})[what] = n
@@ -148,9 +148,9 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Worker
     finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes, **more)
 
 
-def _write_texts(path: Path, texts: Sequence[Text]) -> Written:
-    """Write the shard of ``texts``."""
-    records = (sh.example({name: value.encode() for name, value in text._asdict().items()}) for text in texts)
+def _write_texts(path: Path, texts: Sequence[tuple[str, ...]]) -> Written:
+    """Write a shard; ``texts`` are the fields of :class:`Text`."""
+    records = (sh.example(dict(zip(Text._fields, map(str.encode, text)))) for text in texts)
     return write_shard(path, records, compress=True)
 
 

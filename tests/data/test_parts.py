@@ -25,7 +25,7 @@ def in_parts(source: TextSource) -> tuple[list[str], int]:
     every = [pickle.loads(pickle.dumps(part)) for part in parts(source, 0)]
     found = [read_part(part)[1] for part in every]
     assert found == [list(stream_part(part)) for part in every]
-    return [document.text for documents in found for document in documents or ()], len(every)
+    return [text for documents in found for text, _, _ in documents or ()], len(every)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 50, 10_000])

@@ -22,18 +22,21 @@ def test_each_hash_is_new_once_also_beyond_the_memory(tmp_path: Path, monkeypatc
     path.parent.mkdir()
     first, second = digests(4000)[:3000], digests(4000)[2000:]
     with Seen(path) as seen:
+        seen.expect(first)
         assert [seen.add(own) for own in first] == [True] * 3000
+        assert [seen.add(own) for own in first] == [False] * 3000
+        seen.expect(second)
         assert path.stat().st_size > 32 << 10
-        assert [seen.add(own) for own in second] == [False] * 1000 + [True] * 1000
-        assert digests(4000)[-1] in seen
-        assert b"x" * 16 not in seen
+        assert [seen.add(own) for own in second[:1900]] == [False] * 1000 + [True] * 900
+        assert [own in seen for own in (first[0], second[1899], second[1900])] == [True, True, False]
     assert list(path.parent.iterdir()) == []
 
 
 def test_a_full_disk_is_the_systems_error(tmp_path: Path) -> None:
     with Seen(tmp_path / "seen") as seen:
         seen._execute("PRAGMA max_page_count=4").fetchall()
+        seen.expect(digests(4000))
         with pytest.raises(OSError, match="No space left on device") as raised:
-            _ = [seen.add(own) for own in digests(4000)]
+            _ = [seen.add(own) for own in digests(4000)], digests(1)[0] in seen
     assert (raised.value.errno, raised.value.filename) == (errno.ENOSPC, str(tmp_path / "seen"))
     assert list(tmp_path.iterdir()) == []
