@@ -21,10 +21,8 @@ from jasper_jax.runtime.text_files import Span, is_divisible, numbered_lines, sp
 
 LINE_BYTES = 1 << 20
 """Bytes of a part of lines."""
-GROUP_ROWS = 1 << 12
-"""Rows of a part of a Parquet file, at least: so many row groups are one part."""
-MOST_ROWS = 1 << 16
-"""Rows of a row group that are read as one part."""
+GROUP_ROWS, GROUP_BYTES = 1 << 12, 1 << 22
+"""Small row groups are one part until it has so many rows, or bytes by the file's own account."""
 CHARACTERS = 1 << 26
 """Characters of a part that are held at once."""
 _EACH = 100
@@ -62,16 +60,17 @@ def _groups(path: Path) -> Iterator[tuple[int, int] | None]:
 
     try:
         with pq.ParquetFile(path) as file:
-            rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
+            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
     except DAMAGED:
-        rows = []
-    start, held = 0, 0
-    for group, size in enumerate(rows, start=1):
-        held += size
-        if held >= GROUP_ROWS or group == len(rows):
-            yield start, group
-            start, held = group, 0
-    if not rows:  # empty, or damaged: reading it says so
+        sizes = []
+    start, rows, held = 0, 0, 0
+    for stop, (more, size) in enumerate(sizes, start=1):
+        rows, held = rows + more, held + size
+        if rows >= GROUP_ROWS or held >= GROUP_BYTES or stop == len(sizes):
+            yield start, stop
+            start, rows, held = stop, 0, 0
+    if not sizes:  # empty, or damaged: reading it says so
         yield None
 
 

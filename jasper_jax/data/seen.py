@@ -27,6 +27,7 @@ class Seen:
         self._path = path
         self._found: set[bytes] = set()
         self._new: list[bytes] = []
+        path.touch()  # a folder that cannot be written is the system's error
         # Nobody else opens the file, and some network file systems have no locks.
         self._table = sqlite3.connect(f"{path.absolute().as_uri()}?nolock=1", uri=True, isolation_level=None)
         for setting in ("journal_mode=OFF", "synchronous=OFF", f"cache_size=-{CACHE_KIB}"):

@@ -27,6 +27,8 @@ from jasper_jax.runtime.errors import UserError
 
 ALONE = 1.0
 """Seconds of calls in this process before others are started."""
+MOST = 8
+"""Processes, however many cores there are: one process that gives and takes work keeps no more of them busy."""
 AHEAD = 2
 """Calls for each process that a ``map`` is ahead of its caller."""
 A = TypeVar("A")
@@ -42,8 +44,8 @@ class Workers:
     """Calls functions in ``count`` processes, or in this one if it is 1. Close it after use, also after an error."""
 
     def __init__(self, count: int | None = None, *, alone: float = ALONE):
-        """``count``: None for one process for each core. ``alone``: see ``ALONE``."""
-        self.count = cores() if count is None else count
+        """``count``: None for one process for each core, at most ``MOST``. ``alone``: see ``ALONE``."""
+        self.count = min(cores(), MOST) if count is None else count
         self._alone = alone if self.count > 1 else float("inf")
         self._spent = 0.0
         self._threads: ThreadPoolExecutor | None = None

@@ -23,7 +23,7 @@ from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.workers import Workers
-from tests.data.store_helpers import PLAIN, contents, kill_build, lines, recipe, small_store
+from tests.data.store_helpers import PLAIN, build_by_two_processes, contents, kill_build, lines, recipe, small_store
 
 
 def build(texts, folder, seed=0):
@@ -241,9 +241,10 @@ class Shared(Workers):
         """Their fixture closes them."""
 
 
-def test_a_killed_build_starts_again(tmp_path):
-    texts = recipe(lines(tmp_path / "a.txt", passages(4000, 3)), held_out=10, shard_rows=16)
-    unfinished = kill_build(build_text_store, texts, tmp_path / "texts")
+@pytest.mark.parametrize("builds", [build_text_store, build_by_two_processes])
+def test_a_killed_build_starts_again(tmp_path, builds):
+    texts = recipe(lines(tmp_path / "a.txt", passages(2000, 3)), held_out=10, shard_rows=16)
+    unfinished = kill_build(builds, texts, tmp_path / "texts")
     store = build(texts, tmp_path / "texts")
     store.verify()
     assert not unfinished.exists()
