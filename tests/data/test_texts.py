@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,8 @@ import pytest
 
 from jasper_jax.data import parts, prepared
 from jasper_jax.data.augment import divide, normalised
+from jasper_jax.data.selection import HeldOut
+from jasper_jax.data.text import Text
 from jasper_jax.data.texts import TextRecord, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
@@ -128,6 +131,25 @@ def test_held_out_documents_do_not_depend_on_their_order(tmp_path):
     assert rows(first) != rows(second)
     other = build(recipe(lines(tmp_path / "a.txt", texts), held_out=20), tmp_path / "other", seed=1)
     assert len(set(rows(first, "held_out")) & set(rows(other, "held_out"))) < 15
+
+
+@pytest.mark.parametrize("size", [0, 1, 7, 40, 1000])
+def test_the_smallest_ranks_are_held_out_and_all_others_go_to_training(size):
+    rng = random.Random(size)
+    documents = [
+        (rng.randrange(30), [Text(f"{i}/{k}", "query", "s") for k in range(rng.randint(1, 3))]) for i in range(99)
+    ]
+    held_out = HeldOut(size)
+    trained = [text for rank, texts in documents for text in held_out.push(rank, texts)]
+    expected, count = [], 0
+    for _, texts in sorted(documents, key=lambda document: document[0]):  # of equal ranks the first
+        if count < size:
+            expected.append(texts)
+            count += len(texts)
+    assert held_out.documents() == expected
+    assert sorted(trained + [text for texts in expected for text in texts]) == sorted(
+        text for _, texts in documents for text in texts
+    )
 
 
 def test_a_text_of_both_kinds_is_not_held_out_while_trained_on(tmp_path):
