@@ -55,7 +55,7 @@ def encode_file(model: str, source: Path, output: Path, kind: str, dim: int | No
 
 def _read_texts(source: Path, kind: str) -> tuple[list[str], list[str]]:
     """The texts of a file and the kind of each: ``kind``, unless an object of a JSONL file says its own."""
-    from jasper_jax.data.sources import jsonl_rows, strings
+    from jasper_jax.data.rows import jsonl_rows, strings
     from jasper_jax.encoders.prompts import KINDS
 
     if str(source) == "-":

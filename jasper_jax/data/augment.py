@@ -6,6 +6,7 @@ corpus or on the number of processes.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import random
 from dataclasses import dataclass
@@ -27,18 +28,31 @@ class Augmented:
 
 
 def normalised(text: str) -> str:
-    """``text`` with every run of white space replaced by one space."""
+    """``text`` with every run of white space replaced by one space, and none at its ends."""
+    if text.isprintable() and "  " not in text and text == text.strip():  # of white space only a space is printable
+        return text
     return " ".join(text.split())
+
+
+@functools.lru_cache(maxsize=16)  # a text is hashed for several purposes, one after another
+def normalised_bytes(text: str) -> bytes:
+    """:func:`normalised` text in UTF-8."""
+    return normalised(text).encode()
+
+
+@functools.cache
+def _key(seed: int, purpose: str) -> bytes:
+    return f"{seed}/{purpose}".encode()
 
 
 def keyed_hash(text: str, seed: int, purpose: str) -> int:
     """A 64-bit hash, uniform over texts and independent between seeds and purposes."""
-    key = f"{seed}/{purpose}".encode()
-    return int.from_bytes(hashlib.blake2b(normalised(text).encode(), digest_size=8, key=key).digest())
+    key = _key(seed, purpose)
+    return int.from_bytes(hashlib.blake2b(normalised_bytes(text), digest_size=8, key=key).digest())
 
 
 def _chosen(text: str, seed: int, purpose: str, share: float) -> bool:
-    return keyed_hash(text, seed, purpose) < share * 2**64
+    return share > 0 and keyed_hash(text, seed, purpose) < share * 2**64
 
 
 def _sentences(text: str, language: str) -> list[str]:

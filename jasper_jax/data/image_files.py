@@ -11,8 +11,8 @@ from typing import Self
 
 from jasper_jax.data.image_log import NO_CAPTION, NO_IMAGE, NOT_TEXT, UNUSABLE, Example, SourceLog
 from jasper_jax.data.libraries import Row, require
+from jasper_jax.data.rows import jsonl_rows, parquet_rows, strings
 from jasper_jax.data.source_files import matching
-from jasper_jax.data.sources import jsonl_rows, parquet_rows, strings
 from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError

@@ -22,8 +22,8 @@ from jasper_jax.data.image_files import (
 )
 from jasper_jax.data.image_log import EMPTY, NOT_TEXT, UNUSABLE, Example, SourceLog
 from jasper_jax.data.libraries import Row, datasets_library, hf_rows, require, tfds_rows
+from jasper_jax.data.rows import strings
 from jasper_jax.data.source_files import kind_of, matching
-from jasper_jax.data.sources import strings
 from jasper_jax.recipe.config_sources import Images, ImageSource
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, nearest

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any
 
 from jasper_jax.data.libraries import Row, require
-from jasper_jax.data.sources import strings, table_rows
+from jasper_jax.data.rows import strings, table_rows
 from jasper_jax.recipe.config_evaluation import Classification, file_kind
 from jasper_jax.runtime.errors import UserError
 

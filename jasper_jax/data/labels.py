@@ -55,16 +55,16 @@ class Labels:
         self.digests = frozenset(digests[TRAIN] | digests[HELD_OUT])
         """Of every text, by kind."""
         held_out = {text.text for text in self.texts[HELD_OUT]}
-        self._held = {digest(text, kind) for text in held_out for kind in ("query", "passage")}
+        self._held = {digest(text, "passage") for text in held_out}
         self._train = digests[TRAIN]
 
-    def holds_out(self, text: str) -> bool:
-        """Whether a held-out pair has this text, as query or passage."""
-        return digest(text, "passage") in self._held
+    def holds_out(self, as_passage: bytes) -> bool:
+        """Whether a held-out pair has the text with this digest as a passage, as query or passage."""
+        return as_passage in self._held
 
-    def trains_on(self, text: str, kind: str) -> bool:
-        """Whether a training pair has this text."""
-        return digest(text, kind) in self._train
+    def trains_on(self, digest: bytes) -> bool:
+        """Whether a training pair has the text with this digest."""
+        return digest in self._train
 
     def tables(self, first: dict[str, int]) -> dict[str, PairTable]:
         """The tables by split, where the texts of a split are the store's rows from ``first[split]`` on."""

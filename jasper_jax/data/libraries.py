@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     values: Mapping[str, Any]
 
 
-def require(columns: Sequence[str], existing: Sequence[str], where: str) -> None:
+def require(columns: Sequence[str], existing: Collection[str], where: str) -> None:
     """UserError for the first of ``columns`` that does not exist."""
     for name in columns:
         if name not in existing:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from jasper_jax.assets.corpora import corpus_splits, read_beir, read_questions
 from jasper_jax.data.libraries import Row, hf_rows, require
+from jasper_jax.data.rows import strings, table_rows
 from jasper_jax.data.source_files import kind_of, pattern_of
-from jasper_jax.data.sources import strings, table_rows
 from jasper_jax.recipe.config_sources import PairSource
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.paths import user_path

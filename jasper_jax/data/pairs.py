@@ -20,7 +20,7 @@ from jasper_jax.data import shards as sh
 from jasper_jax.data.image_log import Example, SourceLog
 from jasper_jax.data.image_sources import check_image_sources, read_image_source
 from jasper_jax.data.pair_split import Entry, Pairs, divide, entry_of
-from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
+from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish, write_shard
 from jasper_jax.recipe.config_sources import Images
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import Bar, bar
@@ -116,7 +116,7 @@ def _gather(
 def _build(images: Images, folder: Path, seed: int, progress: bool) -> None:
     logs = [SourceLog(source, f"images.sources[{number}]") for number, source in enumerate(images.sources)]
     counts: list[Counter[str]] = [Counter() for _ in logs]
-    spool = SplitWriter(folder, sh.TRAIN + "-unsorted", images.shard_rows, compress=False)
+    spool = SplitWriter(folder, sh.TRAIN + "-unsorted", images.shard_rows, write_shard)
     with bar("images", None, "pairs", enabled=progress) as shown:
         pairs = _gather(images, logs, spool, counts, shown)
     splits = divide(pairs.groups(), seed, images.test, images.held_out)
@@ -162,7 +162,7 @@ def _write(splits: dict[str, list[Entry]], spool: SplitWriter, folder: Path, sha
             for record in reader.read(sh.TRAIN, [entry.row for entry in entries[start : start + 64]]):
                 yield record, PairStore.digested(PairStore.parse(record))
 
-    writers = {split: SplitWriter(folder, split, shard_rows, compress=False) for split in sh.PAIR_SPLITS}
+    writers = {split: SplitWriter(folder, split, shard_rows, write_shard) for split in sh.PAIR_SPLITS}
     for split, writer in writers.items():
         writer.write(rows(splits[split]))
     for part in spool.parts:

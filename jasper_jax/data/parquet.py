@@ -42,9 +42,11 @@ class Pages(NamedTuple):
     values: int
 
 
-def batches(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[tuple[int, pa.RecordBatch]]:
+def batches(
+    path: Path, columns: Sequence[str], rows: int = 1024, groups: tuple[int, int] | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """(number of its first row, from 1; at most ``rows`` rows of ``columns``), in order. Strings in lists are arrays of
-    type dictionary.
+    type dictionary. ``groups``: only of the row groups from the first to before the second of these numbers.
 
     Raises:
       UserError: a row group that would fill the memory.
@@ -54,9 +56,10 @@ def batches(path: Path, columns: Sequence[str], rows: int = 1024) -> Iterator[tu
         leaves = [meta.schema.column(i) for i in range(len(meta.schema))]
     wanted = [i for i, leaf in enumerate(leaves) if any(f"{leaf.path}.".startswith(f"{name}.") for name in columns)]
     in_lists = [leaves[i].path for i in wanted if _is_text(leaves[i]) and leaves[i].max_repetition_level]
-    number = 1
     with path.open("rb") as raw, pq.ParquetFile(path, read_dictionary=in_lists) as file:
-        for group in range(file.num_row_groups):
+        start, stop = groups or (0, file.num_row_groups)
+        number = 1 + sum(file.metadata.row_group(group).num_rows for group in range(start))
+        for group in range(start, stop):
             if not file.metadata.row_group(group).num_rows:
                 continue  # without pages
             most = rows

@@ -1,6 +1,6 @@
 """What the text store and the pair store share: rows in splits, built once in a folder, random access.
 
-    rows ─► shards of each split in ``.name.building`` ─► manifest ─► renamed to ``name`` when complete
+    rows ─► shards of each split in ``.name.building-*`` ─► manifest ─► renamed to ``name`` when complete
 
 Processes that want the same store wait for the one that holds the lock and builds it. A store that was built from
 another recipe, or whose source files have changed since, is refused.
@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +28,7 @@ from jasper_jax.recipe.config_sources import Images, Texts
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
+from jasper_jax.runtime.workers import Workers
 
 R = TypeVar("R")
 
@@ -167,19 +170,42 @@ def _fingerprint(digests: Mapping[str, Any], shards: Sequence[sh.ShardInfo]) -> 
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+class Written(NamedTuple):
+    """A shard's file: its size in bytes and its sha256."""
+
+    bytes: int
+    sha256: str
+
+
+def write_shard(path: Path, records: Iterable[bytes], *, compress: bool = False) -> Written:
+    """Write the records of a shard to ``path``."""
+    sh.write_records(path, records, compress=compress)
+    return Written(path.stat().st_size, files.sha256_file(path))
+
+
 class SplitWriter:
     """Writes the shards of one split from a stream of rows. ``finish`` names them, as names contain their number."""
 
-    def __init__(self, folder: Path, split: str, shard_rows: int, *, compress: bool):
-        self.folder, self.split, self.shard_rows, self.compress = folder, split, shard_rows, compress
+    def __init__(
+        self,
+        folder: Path,
+        split: str,
+        shard_rows: int,
+        write: Callable[[Path, list[Any]], Written],
+        workers: Workers | None = None,
+    ):
+        """``write(path, rows)`` writes a shard, called by ``workers`` (None: in this process)."""
+        self.folder, self.split, self.shard_rows = folder, split, shard_rows
         self.digest, self.parts, self.rows = hashlib.sha256(), [], 0
+        self._write, self._workers = write, workers or Workers(1)
+        self._written: list[Future[Written]] = []
 
-    def write(self, rows: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write rows; each is a record and what of it goes into the fingerprint."""
-        pending: list[bytes] = []
-        for record, digested in rows:
+    def write(self, rows: Iterable[tuple[Any, bytes]]) -> None:
+        """Write rows; each is what ``write`` takes and what of it goes into the fingerprint."""
+        pending: list[Any] = []
+        for row, digested in rows:
             self.digest.update(digested)
-            pending.append(record)
+            pending.append(row)
             self.rows += 1
             if len(pending) == self.shard_rows:
                 self._flush(pending)
@@ -187,10 +213,16 @@ class SplitWriter:
         if pending:
             self._flush(pending)
 
-    def _flush(self, records: list[bytes]) -> None:
+    def _flush(self, rows: list[Any]) -> None:
         part = self.folder / f"{self.split}-{len(self.parts):05d}.part"
-        sh.write_records(part, records, compress=self.compress)
         self.parts.append(part)
+        self._written.append(self._workers.submit(self._write, part, rows))
+        if len(self._written) >= self._workers.ahead:
+            self._written[-self._workers.ahead].result()
+
+    def written(self) -> list[Written]:
+        """What was written, for each of ``parts``; waits until all is."""
+        return [future.result() for future in self._written]
 
 
 def finish(
@@ -206,9 +238,9 @@ def finish(
     sizes = {split: writer.rows for split, writer in writers.items()}
     shards = sh.shard_map(sizes, settings.shard_rows)
     entries, split_bytes = [], Counter[str]()
-    for shard, part in zip(shards, [part for writer in writers.values() for part in writer.parts], strict=True):
+    parts = [done for writer in writers.values() for done in zip(writer.parts, writer.written(), strict=True)]
+    for shard, (part, (size, digest)) in zip(shards, parts, strict=True):
         path = part.rename(folder / sh.shard_file(store.ROWS, shard, shards))
-        size, digest = path.stat().st_size, files.sha256_file(path)
         split_bytes[shard.split] += size
         entry = {"split": shard.split, "index": shard.index, "file": path.name, "rows": shard.rows}
         entries.append({**entry, "bytes": size, "sha256": digest})
@@ -224,6 +256,17 @@ def finish(
         **more,
     }
     files.write_atomic(folder / "manifest.json", files.json_bytes(files.sealed(manifest)))
+
+
+def _building(folder: Path) -> str:
+    return f".{folder.name}.building"
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Delete what builds of ``folder`` have left beside it."""
+    for path in folder.parent.iterdir():
+        if path.name.startswith(_building(folder)):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def build_or_open(
@@ -249,15 +292,16 @@ def build_or_open(
             return store
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"{folder}: not a {kind.WHAT} (no manifest.json) and not empty; use another run_dir")
-        temporary = folder.parent / f".{folder.name}.building"
-        shutil.rmtree(temporary, ignore_errors=True)
+        # A name of its own: a process of a build that was killed may still write a shard into that build's folder.
+        temporary = folder.parent / f"{_building(folder)}-{uuid.uuid4().hex[:8]}"
+        _remove_unfinished(folder)
         temporary.mkdir()
         try:
             build(temporary)
             files.sync_folder(temporary)
             temporary.rename(folder)
         finally:
-            shutil.rmtree(temporary, ignore_errors=True)  # after an error
+            _remove_unfinished(folder)  # after an error
         files.sync_folder(folder.parent)
         store = kind.open(folder)
     finally:

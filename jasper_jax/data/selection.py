@@ -1,4 +1,4 @@
-"""Which texts of the sources enter the store: augments and counts documents, drops duplicates, holds out documents.
+"""Which texts of the sources enter the store: counts documents, drops duplicates, holds out documents.
 
 The texts of labelled pairs (``labels``) are in the store already: equal ones are duplicates, and a document of a
 held-out pair never enters training.
@@ -7,14 +7,18 @@ held-out pair never enters training.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 
-from jasper_jax.data.augment import augment_document, keyed_hash
 from jasper_jax.data.labels import Labels
-from jasper_jax.data.sources import Document, Mix
+from jasper_jax.data.prepared import Preparation, Prepared, batches
+from jasper_jax.data.seen import Seen
+from jasper_jax.data.sources import Mix
 from jasper_jax.data.text import Text, digest
 from jasper_jax.recipe.config_sources import Texts
+from jasper_jax.runtime.workers import Workers
+
+_LEFT_OUT = "left out (of a held-out pair)"
 
 
 class HeldOut:
@@ -30,6 +34,9 @@ class HeldOut:
     def push(self, rank: int, texts: list[Text]) -> Iterator[Text]:
         """Add a document; the texts that it displaces to training."""
         self._added += 1
+        if self._heap and self.texts >= self.size and -rank <= self._heap[0][0]:
+            yield from texts  # it would be the first to be displaced
+            return
         heapq.heappush(self._heap, (-rank, -self._added, texts))
         self.texts += len(texts)
         while self._heap and self.texts - len(self._heap[0][2]) >= self.size:
@@ -42,57 +49,59 @@ class HeldOut:
 
 
 class Selection:
-    """One pass over the documents of a recipe; ``counts[source, kind, what]`` of what happened to them."""
+    """One pass over the documents of a recipe; ``counts[source, kind]`` says what happened to them.
 
-    def __init__(self, texts: Texts, seed: int, labels: Labels):
-        self.recipe, self.seed, self.labels = texts, seed, labels
-        self.mix = Mix(texts, seed)
-        self.counts: Counter[tuple[str, str, str]] = Counter()
+    ``seen``: an empty set, of the texts of each kind in the store or held out. ``workers`` read and prepare the
+    documents; everything that depends on other documents is decided here, in their order.
+    """
+
+    def __init__(self, texts: Texts, seed: int, labels: Labels, seen: Seen, workers: Workers):
+        self.recipe, self.labels, self.seen = texts, labels, seen
+        self._mix = Mix(texts, seed, workers)
+        self._prepared = workers.map(Preparation.of(texts, seed), batches(self._mix))
+        self._taken, self._ended = 0, False
+        self.counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.held_out = HeldOut(texts.held_out)
-        self.seen: set[bytes] = set(labels.digests)
+        own = tuple(labels.digests)
+        seen.expect(own)
+        for text in own:
+            seen.add(text)
 
-    def _new(self, text: str, kind: str) -> bool:
-        """Whether no earlier text of this kind equals it; about 100 bytes of memory a text."""
-        size = len(self.seen)
-        self.seen.add(digest(text, kind))
-        return len(self.seen) > size
+    @property
+    def exhausted(self) -> dict[str, int]:
+        """The sources that had run out when the last document was taken, with the number of documents they gave."""
+        return self._mix.exhausted(None if self._ended else self._taken)
 
-    def _texts_of(self, document: Document) -> list[Text]:
-        text, kind, source = document
-
-        def count(what: str, n: int = 1) -> None:
-            self.counts[source, kind, what] += n
-
-        count("documents")
-        text = text.strip()
-        if not text:
-            count("empty")
+    def _texts_of(self, document: Prepared) -> list[Text]:
+        kind, source = document.kind, document.source
+        counts = self.counts[source, kind]
+        counts["documents"] += 1
+        if self.labels.holds_out(document.as_passage):
+            counts[_LEFT_OUT] += 1
             return []
-        if self.labels.holds_out(text):
-            count("left out (of a held-out pair)")
-            return []
-        made = augment_document(text, kind, self.recipe.augment, self.seed)
-        if made.split:
-            count("documents divided")
-            count("pieces", len(made.texts))
-        count("words shuffled", made.shuffled)
+        for what, n in document.counts:
+            counts[what] += n
         out = []
-        for piece in made.texts:
-            if len(piece) > self.recipe.max_chars:
-                count("cut")
-                piece = piece[: self.recipe.max_chars].rstrip()
-            if self.labels.holds_out(piece):
-                count("left out (of a held-out pair)")
-            elif self._new(piece, kind):
-                out.append(Text(piece, kind, source))
+        for text, own, as_passage in document.pieces:
+            if self.labels.holds_out(as_passage):
+                counts[_LEFT_OUT] += 1
+            elif self.seen.add(own):
+                out.append(Text(text, kind, source))
             else:
-                count("duplicates")
+                counts["duplicates"] += 1
         return out
+
+    def _documents(self) -> Iterator[Prepared]:
+        for batch in self._prepared:
+            documents = list(map(Prepared._make, batch))
+            self.seen.expect([own for document in documents for _, own, _ in document.pieces])
+            yield from documents
 
     def train(self) -> Iterator[Text]:
         """Training texts in order; ``held_out`` has the others afterwards."""
         count = 0
-        for document in self.mix:
+        for document in self._documents():
+            self._taken += 1
             texts = self._texts_of(document)
             if not texts:
                 continue
@@ -100,16 +109,17 @@ class Selection:
                 if count == self.recipe.count:
                     return
                 count += 1
-                self.counts[text.source, text.kind, "train"] += 1
+                self.counts[text.source, text.kind]["train"] += 1
                 yield text
             if count == self.recipe.count:
                 return
+        self._ended = True
 
-    def _sorted(self, document: Document, texts: list[Text]) -> Iterator[Text]:
+    def _sorted(self, document: Prepared, texts: list[Text]) -> Iterator[Text]:
         """The texts that go to training now, of this document or of one that it displaces from those held out."""
-        if self.labels.trains_on(document.text, document.kind):
+        if self.labels.trains_on(document.digest):
             return iter(texts)
-        return self.held_out.push(keyed_hash(document.text, self.seed, "held out"), texts)
+        return self.held_out.push(document.rank, texts)
 
     def held(self) -> list[Text]:
         """At most ``held_out`` texts, none of which is in training under either kind."""
@@ -119,8 +129,8 @@ class Selection:
         for t in texts:
             twin = digest(t.text, "passage" if t.kind == "query" else "query")
             if twin in self.seen and twin not in own:
-                self.counts[t.source, t.kind, "left out of held_out (in training as the other kind)"] += 1
+                self.counts[t.source, t.kind]["left out of held_out (in training as the other kind)"] += 1
             elif len(out) < self.recipe.held_out:
-                self.counts[t.source, t.kind, "held_out"] += 1
+                self.counts[t.source, t.kind]["held_out"] += 1
                 out.append(t)
         return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import NamedTuple
 
-from jasper_jax.data.augment import normalised
+from jasper_jax.data.augment import normalised_bytes
 
 
 class Text(NamedTuple):
@@ -18,4 +18,4 @@ class Text(NamedTuple):
 
 def digest(text: str, kind: str) -> bytes:
     """A 16-byte hash of kind and text, which ignores differences in white space."""
-    return hashlib.blake2b(normalised(text).encode(), digest_size=16, key=kind.encode()).digest()
+    return hashlib.blake2b(normalised_bytes(text), digest_size=16, key=kind.encode()).digest()

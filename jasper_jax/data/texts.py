@@ -9,7 +9,7 @@ A pure function of (the recipe's ``texts``, the seed, the sources' content).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
@@ -19,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from jasper_jax.data import shards as sh
 from jasper_jax.data.labels import Labels
 from jasper_jax.data.pair_table import PairTable, read_tables, write_tables
-from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, build_or_open, finish
+from jasper_jax.data.row_store import RowManifest, RowStore, SplitWriter, Written, build_or_open, finish, write_shard
+from jasper_jax.data.seen import Seen
 from jasper_jax.data.selection import Selection
 from jasper_jax.data.source_files import local_files, patterns_of
 from jasper_jax.data.text import Text
@@ -27,6 +28,7 @@ from jasper_jax.recipe.config_sources import Texts
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import check_files
 from jasper_jax.runtime.progress import Bar, bar
+from jasper_jax.runtime.workers import Workers
 
 
 class TextRecord(NamedTuple):
@@ -110,49 +112,46 @@ class TextStore(RowStore[TextRecord]):
         return [*lines, *self.manifest["notes"]]
 
 
-def _build(texts: Texts, folder: Path, seed: int, progress: Bar) -> None:
+def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Workers) -> None:
     sources = local_files(patterns_of([*texts.sources, *texts.pairs]))
     labels = Labels(texts, seed)
-    selection = Selection(texts, seed, labels)
-    writers = {split: SplitWriter(folder, split, texts.shard_rows, compress=True) for split in sh.SPLITS}
-
-    def shown(stream: Iterator[Text]) -> Iterator[Text]:
-        for n, text in enumerate(stream, start=1):
-            if n % 256 == 0:
-                progress.advance(256)
-            yield text
-
+    writers = {split: SplitWriter(folder, split, texts.shard_rows, _write_texts, workers) for split in sh.SPLITS}
     given: dict[str, int] = {}
 
-    def rows(stream: Iterable[Text], split: str) -> Iterator[tuple[bytes, bytes]]:
+    def rows(stream: Iterable[Text], split: str) -> Iterator[tuple[tuple[str, ...], bytes]]:
         given[split] = 0
         for text in stream:
             given[split] += 1
-            yield _row(text)
-        yield from map(_row, labels.texts[split])
+            if split == sh.TRAIN and given[split] % 256 == 0:
+                progress.advance(256)
+            yield tuple(text), TextStore.digested(text)
+        for text in labels.texts[split]:
+            yield tuple(text), TextStore.digested(text)
 
-    writers[sh.TRAIN].write(rows(shown(selection.train()), sh.TRAIN))
-    writers[sh.HELD_OUT].write(rows(selection.held(), sh.HELD_OUT))
+    with Seen(folder / "seen.sqlite") as seen:
+        selection = Selection(texts, seed, labels, seen, workers)
+        writers[sh.TRAIN].write(rows(selection.train(), sh.TRAIN))
+        writers[sh.HELD_OUT].write(rows(selection.held(), sh.HELD_OUT))
     sizes = {split: writer.rows for split, writer in writers.items()}
     progress.advance(given[sh.TRAIN] % 256)
-    documents = sum(n for (_, _, what), n in selection.counts.items() if what == "documents")
+    documents = sum(counts["documents"] for counts in selection.counts.values())
     if texts.sources:
         _refuse_too_few(texts, sizes, documents)
     counts: dict[str, dict[str, dict[str, int]]] = {}
-    for (source, kind, what), n in selection.counts.items():
-        if n:
-            counts.setdefault(source, {}).setdefault(kind, {})[what] = n
+    for (source, kind), happened in selection.counts.items():
+        counts.setdefault(source, {})[kind] = dict(happened)
     for (source, what), n in labels.counts.items():
         if n:
             counts.setdefault(source, {}).setdefault("pairs", {})[what] = n
     more = {"pairs": write_tables(folder, labels.tables(given))} if texts.pairs else {}
-    notes = _notes(texts, given, selection.mix.exhausted, labels.held_out_pairs)
+    notes = _notes(texts, given, selection.exhausted, labels.held_out_pairs)
     finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes, **more)
 
 
-def _row(text: Text) -> tuple[bytes, bytes]:
-    """The record of a text, and what of it goes into the fingerprint."""
-    return sh.example({name: value.encode() for name, value in text._asdict().items()}), TextStore.digested(text)
+def _write_texts(path: Path, texts: Sequence[tuple[str, ...]]) -> Written:
+    """Write a shard; ``texts`` are the fields of :class:`Text`."""
+    records = (sh.example(dict(zip(Text._fields, map(str.encode, text)))) for text in texts)
+    return write_shard(path, records, compress=True)
 
 
 def _refuse_too_few(texts: Texts, sizes: dict[str, int], documents: int) -> None:
@@ -182,16 +181,21 @@ def _notes(texts: Texts, sizes: dict[str, int], exhausted: dict[str, int], held_
     return notes
 
 
-def build_text_store(texts: Texts, folder: Path | str, seed: int, *, progress: bool = True) -> TextStore:
+def build_text_store(
+    texts: Texts, folder: Path | str, seed: int, *, progress: bool = True, workers: Workers | None = None
+) -> TextStore:
     """Build the text store in ``folder``, or open it if it exists (see ``row_store.build_or_open``).
+
+    ``workers`` read, prepare and write (None: one for each core, if there is much to do); they are closed at the end.
+    The store does not depend on them.
 
     UserError: unreadable sources, fewer than 2 training texts, a store of another recipe in ``folder``, or source files
     that have changed since it was built (they may be deleted).
     """
 
     def build(temporary: Path) -> None:
-        with bar("texts", texts.count, "texts", enabled=progress) as shown:
-            _build(texts, temporary, seed, shown)
+        with bar("texts", texts.count, "texts", enabled=progress) as shown, workers or Workers() as shared:
+            _build(texts, temporary, seed, shown, shared)
 
     def check(store: TextStore) -> None:
         store.refuse_other(texts, seed, patterns_of([*texts.sources, *texts.pairs]))

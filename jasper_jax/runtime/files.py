@@ -160,10 +160,15 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+_DECODER = json.JSONDecoder(parse_int=_integer)
+
+
 def parse_json(text: str | bytes) -> Any:
     """``json.loads``, but JSON that is nested too deeply, or has a whole number that no float can hold, raises
     ValueError as well."""
     try:
+        if isinstance(text, str) and not text.startswith("\ufeff"):
+            return _DECODER.decode(text)  # ``loads`` would make a decoder for each text
         return json.loads(text, parse_int=_integer)
     except RecursionError:
         raise ValueError("nested too deeply") from None

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import csv
 import io
+import math
+import stat
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.unpacking import DAMAGED, unpacked
@@ -54,12 +56,56 @@ def _refuse_no_text(start: bytes, where: str) -> None:
         raise UserError(f"{where}: is {encoding}, expected UTF-8; convert it: iconv -f {encoding} -t UTF-8")
 
 
-def _lines(raw: IO[bytes], where: str) -> Iterator[tuple[int, str]]:
-    number, compression = 0, ""
+class Span(NamedTuple):
+    """The lines of an uncompressed file that begin at bytes ``start`` to ``stop``."""
+
+    start: int
+    stop: int
+    number: int = 2
+    """Of the first line if ``start`` is not 0; see :func:`span_of`."""
+
+
+def span_of(path: Path, start: int, stop: int) -> Span:
+    """A span with the right number, for which the file is read up to ``start``."""
+    left, number, ends = start, 1, True
+    with path.open("rb") as file:
+        while left and (data := file.read(min(left, 1 << 20))):
+            left -= len(data)
+            number += data.count(b"\n")
+            ends = data.endswith(b"\n")
+    return Span(start, stop, number if ends else number + 1)
+
+
+def is_divisible(path: Path) -> bool:
+    """Whether :class:`Span` may be used: a regular file that is not compressed."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        return False
+    with path.open("rb") as file:
+        return not unpacked(file, str(path))[1]
+
+
+def _next_line(stream: IO[bytes], span: Span) -> int:
+    """Move to the first line that begins in the span, or to its end; the position."""
+    at = span.start - 1
+    stream.seek(at)
+    while at < span.stop and (end := stream.readline(min(span.stop - at, 1 << 16))):
+        at += len(end)
+        if end.endswith(b"\n"):
+            break
+    return at
+
+
+def _lines(raw: IO[bytes], where: str, span: Span | None = None) -> Iterator[tuple[int, str]]:
+    number, at, stop, compression = 0, 0, math.inf, ""
     try:
         stream, compression = unpacked(raw, where)
-        while line := stream.readline(LONGEST + 1):
+        if span is not None:
+            stop = span.stop
+            if span.start:
+                number, at = span.number - 1, _next_line(stream, span)
+        while at < stop and (line := stream.readline(LONGEST + 1)):
             number += 1
+            at += len(line)
             if number == 1:
                 _refuse_no_text(line[:_START], where)
             if len(line) > LONGEST:
@@ -76,14 +122,14 @@ def _lines(raw: IO[bytes], where: str) -> Iterator[tuple[int, str]]:
         raise UserError(f"{where}, after line {number}: damaged {compression} file ({error})") from None
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a text file with their numbers, from 1, without line ends.
+def numbered_lines(path: Path, span: Span | None = None) -> Iterator[tuple[int, str]]:
+    """The lines of a text file, or those of a span of it, with their numbers, from 1, without line ends.
 
     Raises:
       UserError: the file is no text, another encoding, or damaged, with the line; OSError as ``open`` raises it.
     """
     with path.open("rb") as file:
-        yield from _lines(file, str(path))
+        yield from _lines(file, str(path), span)
 
 
 def text_of(path: Path) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, Images, Texts, TextSource
+from jasper_jax.runtime.workers import Workers
 from jasper_jax.teachers.vectors import VectorSpec
 
 DTYPES = ["float16", "int8"]
@@ -37,6 +38,11 @@ def small_store(folder: Path, rows: int = 50, held_out: int = 7, shard_rows: int
     source = lines(folder / "texts.txt", [f"this is text number {i} of the corpus" for i in range(rows)])
     texts = recipe(source, held_out=held_out, shard_rows=shard_rows)
     return build_text_store(texts, folder / "texts", seed=3, progress=False)
+
+
+def build_by_two_processes(texts: Texts, folder: Path, seed: int, *, progress: bool = False) -> TextStore:
+    """A store whose parts are read, prepared and written by two processes from the start."""
+    return build_text_store(texts, folder, seed, progress=progress, workers=Workers(2, alone=0.0))
 
 
 def vector(text: str, kind: str, dim: int) -> np.ndarray:
@@ -83,11 +89,10 @@ def kill_build(build: Callable, settings: Texts | Images, folder: Path) -> Path:
         {build.__name__}(settings, Path({str(folder)!r}), 0, progress=False)
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
-    unfinished = folder.with_name(f".{folder.name}.building")
-    while not list(unfinished.glob("*.part")) and child.poll() is None:
+    while not list(folder.parent.glob(f".{folder.name}.building-*/*.part")) and child.poll() is None:
         time.sleep(0.005)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL, "the child was done before it could be killed"
-    assert unfinished.exists()
+    [unfinished] = folder.parent.glob(f".{folder.name}.building-*")
     assert not folder.exists()
     return unfinished

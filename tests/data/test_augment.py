@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 
 import pytest
 from hypothesis import given, settings
@@ -107,6 +108,15 @@ def test_the_decision_depends_on_the_text_alone():
     straight = {d: augment_document(d, "passage", augment, 5) for d in documents}
     random.Random(0).shuffle(documents)
     assert {d: augment_document(d, "passage", augment, 5) for d in documents} == straight
+
+
+def test_white_space_of_every_kind_is_normalised():
+    spaces = [character for character in map(chr, range(sys.maxunicode + 1)) if character.isspace()]
+    assert len(spaces) > 20
+    for space in spaces:
+        assert normalised(f"a{space}b") == normalised(f"a {space}b") == "a b"
+        assert normalised(f"{space}a") == normalised(f"a{space}") == "a"
+    assert normalised("  ") == normalised("") == ""
 
 
 def test_the_keyed_hash_ignores_white_space_and_is_pinned():

@@ -34,6 +34,15 @@ def test_the_map_covers_every_row_once():
     assert sh.shard_file("texts", shards[1], shards) == "texts-train.array_record-00001-of-00003"
 
 
+@pytest.mark.parametrize("size", [0, 1, 90, 127, 128, 129, 16383, 16384, 16385, 1 << 21])
+def test_an_example_is_protobufs(size):
+    values = {"text": b"t" * size, "kind": b"query", "source": "jsonl:é".encode(), "a": b""}
+    message = sh.example_class()()
+    for name, value in values.items():
+        message.features.feature[name].bytes_list.value.append(value)
+    assert sh.example(values) == message.SerializeToString(deterministic=True)
+
+
 def test_rows_come_in_the_order_asked(tmp_path):
     reader = make(tmp_path, {"train": 21, "held_out": 5})
     asked = [20, 3, 3, 0, 11, 20]

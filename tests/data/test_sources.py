@@ -256,7 +256,8 @@ def test_sources_are_mixed_by_weight_and_exhausted_ones_are_counted(tmp_path):
     counts = Counter(first)
     assert counts["c"] == 2
     assert counts["a"] / (counts["a"] + counts["b"]) == pytest.approx(0.75, abs=0.04)
-    assert mix.exhausted == {f"sources[2] text:{tmp_path / 'c.txt'}": 2}
+    assert mix.exhausted(2000) == mix.exhausted() == {f"sources[2] text:{tmp_path / 'c.txt'}": 2}
+    assert mix.exhausted(2) == {}
     assert [d.text[0] for _, d in zip(range(2000), Mix(recipe(a, b, c), seed=0))] == first
     assert [d.text[0] for _, d in zip(range(2000), Mix(recipe(a, b, c), seed=1))] != first
 

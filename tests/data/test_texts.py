@@ -6,20 +6,27 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import subprocess
 import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jasper_jax.data import parts, prepared
 from jasper_jax.data.augment import divide, normalised
+from jasper_jax.data.selection import HeldOut
+from jasper_jax.data.text import Text
 from jasper_jax.data.texts import TextRecord, TextStore, build_text_store
 from jasper_jax.recipe.config_sources import Augment, TextSource
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
-from tests.data.store_helpers import PLAIN, contents, kill_build, lines, recipe, small_store
+from jasper_jax.runtime.workers import Workers
+from tests.data.store_helpers import PLAIN, build_by_two_processes, contents, kill_build, lines, recipe, small_store
 
 
 def build(texts, folder, seed=0):
@@ -126,6 +133,25 @@ def test_held_out_documents_do_not_depend_on_their_order(tmp_path):
     assert len(set(rows(first, "held_out")) & set(rows(other, "held_out"))) < 15
 
 
+@pytest.mark.parametrize("size", [0, 1, 7, 40, 1000])
+def test_the_smallest_ranks_are_held_out_and_all_others_go_to_training(size):
+    rng = random.Random(size)
+    documents = [
+        (rng.randrange(30), [Text(f"{i}/{k}", "query", "s") for k in range(rng.randint(1, 3))]) for i in range(99)
+    ]
+    held_out = HeldOut(size)
+    trained = [text for rank, texts in documents for text in held_out.push(rank, texts)]
+    expected, count = [], 0
+    for _, texts in sorted(documents, key=lambda document: document[0]):  # of equal ranks the first
+        if count < size:
+            expected.append(texts)
+            count += len(texts)
+    assert held_out.documents() == expected
+    assert sorted(trained + [text for texts in expected for text in texts]) == sorted(
+        text for _, texts in documents for text in texts
+    )
+
+
 def test_a_text_of_both_kinds_is_not_held_out_while_trained_on(tmp_path):
     query = lines(tmp_path / "q.txt", passages(60, 1)).model_copy(update={"kind": "query"})
     passage = lines(tmp_path / "p.txt", passages(60, 1))
@@ -188,9 +214,59 @@ def test_three_processes_build_one_store(tmp_path):
     assert contents(alone.folder) == contents(tmp_path / "texts")
 
 
-def test_a_killed_build_starts_again(tmp_path):
-    texts = recipe(lines(tmp_path / "a.txt", passages(4000, 3)), held_out=10, shard_rows=16)
-    unfinished = kill_build(build_text_store, texts, tmp_path / "texts")
+@pytest.fixture(scope="module")
+def two_processes():
+    with Workers(2, alone=0.0) as workers:
+        yield workers
+
+
+def test_one_process_and_two_build_the_same_bytes(tmp_path, two_processes, monkeypatch):
+    monkeypatch.setattr(parts, "LINE_BYTES", 1 << 12)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 16)
+    monkeypatch.setattr(prepared, "DOCUMENTS", 7)
+    table = pa.table({"text": [*passages(90), "", *passages(20)[::2]]})
+    pq.write_table(table, tmp_path / "p.parquet", row_group_size=10)
+    a = lines(tmp_path / "a.txt", passages(200, 3)).model_copy(update={"kind": "query", "limit": 150})
+    sources = [a, lines(tmp_path / "b.txt", passages(20)), TextSource(parquet=str(tmp_path / "p.parquet"))]
+    augment = Augment(split_share=0.6, max_sentences=4, shuffle_share=0.1)
+    for count in (None, 300):
+        texts = recipe(*sources, held_out=20, shard_rows=32, max_chars=300, count=count, augment=augment)
+        one = build(texts, tmp_path / f"one{count}")
+        two = build_text_store(texts, tmp_path / f"two{count}", 0, progress=False, workers=Shared(two_processes))
+        assert contents(two.folder) == contents(one.folder)
+        assert one.summary()
+
+
+def test_an_error_behind_the_count_is_not_met_however_far_ahead_is_read(tmp_path, two_processes, monkeypatch):
+    monkeypatch.setattr(prepared, "DOCUMENTS", 3)
+    monkeypatch.setattr(parts, "LINE_BYTES", 64)
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": f"text {i}"}) + "\n" for i in range(60)) + "{")
+    source = TextSource(jsonl=str(tmp_path / "a.jsonl"))
+    texts = recipe(source, lines(tmp_path / "b.txt", ["one", "two"]), count=40, shuffle_buffer=4)
+    one = build(texts, tmp_path / "one")
+    two = build_text_store(texts, tmp_path / "two", 0, progress=False, workers=Shared(two_processes))
+    assert contents(two.folder) == contents(one.folder)
+    assert any("b.txt ran out after 2 documents" in note for note in two.manifest["notes"])
+    with pytest.raises(UserError, match="a.jsonl, line 61: not JSON"):
+        build_text_store(
+            recipe(source, shuffle_buffer=4), tmp_path / "all", 0, progress=False, workers=Shared(two_processes)
+        )
+
+
+class Shared(Workers):
+    """Workers that several builds use."""
+
+    def __init__(self, workers: Workers):
+        self.__dict__ = workers.__dict__
+
+    def close(self) -> None:
+        """Their fixture closes them."""
+
+
+@pytest.mark.parametrize("builds", [build_text_store, build_by_two_processes])
+def test_a_killed_build_starts_again(tmp_path, builds):
+    texts = recipe(lines(tmp_path / "a.txt", passages(2000, 3)), held_out=10, shard_rows=16)
+    unfinished = kill_build(builds, texts, tmp_path / "texts")
     store = build(texts, tmp_path / "texts")
     store.verify()
     assert not unfinished.exists()

@@ -136,7 +136,7 @@ def archives(rng: random.Random, place: Path) -> None:
 
     from jasper_jax.data.image_files import webdataset_pairs
     from jasper_jax.data.image_log import SourceLog
-    from jasper_jax.data.sources import csv_rows, jsonl_rows, parquet_rows
+    from jasper_jax.data.rows import csv_rows, jsonl_rows, parquet_rows
     from jasper_jax.recipe.config_sources import ImageSource
     from jasper_jax.runtime.text_files import numbered_lines
 

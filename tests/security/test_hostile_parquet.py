@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jasper_jax.data import parquet
-from jasper_jax.data.sources import parquet_rows
+from jasper_jax.data.rows import parquet_rows
 from jasper_jax.runtime.errors import UserError
 
 MB = 1 << 20
