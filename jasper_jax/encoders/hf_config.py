@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -36,10 +37,17 @@ _PLACE = re.compile(
 """A path of the machine where the file was written, or an address that is not everybody's."""
 
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
 def read_json(path: Path) -> Any:
-    """The parsed file. UserError: missing, malformed, or a link out of its folder."""
+    """The parsed file. UserError: missing, malformed, not Unicode, or a link out of its folder."""
     try:
-        return parse_json(read_record_bytes(file_inside(path)))
+        data = read_record_bytes(file_inside(path))
+        value = parse_json(data)
+        if _SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()  # ValueError for half of a pair, which libraries do not take
+        return value
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
     except OSError as error:

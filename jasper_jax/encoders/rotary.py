@@ -139,7 +139,7 @@ def read_layer_types(read: Reader, num_layers: int, derived: Sequence[str]) -> t
     if (
         not isinstance(layer_types, (list, tuple))
         or len(layer_types) != num_layers
-        or set(layer_types) - {FULL, SLIDING}
+        or any(kind not in (FULL, SLIDING) for kind in layer_types)
     ):
         raise UserError(
             f"{read.where}: layer_types is {layer_types!r}; expected {num_layers} times {FULL} or {SLIDING}"
