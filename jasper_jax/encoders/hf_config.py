@@ -46,12 +46,16 @@ def read_json(path: Path) -> Any:
         data = read_record_bytes(file_inside(path))
         value = parse_json(data)
         if _SURROGATE.search(data):
-            json.dumps(value, ensure_ascii=False).encode()  # ValueError for half of a pair, which libraries do not take
+            json.dumps(value, ensure_ascii=False).encode()  # half of a pair, which libraries do not take
         return value
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; give the folder of a saved Hugging Face model") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); copy the file again") from None
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: has half of a surrogate pair, which is not Unicode text; copy the file again"
+        ) from None
     except ValueError as error:
         refuse_pointer(path)
         raise UserError(f"{path}: not valid JSON ({error}); copy the file again") from None

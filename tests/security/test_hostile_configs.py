@@ -136,7 +136,8 @@ def test_a_pooling_mode_named_often(folders: dict[str, Path], tmp_path: Path) ->
 def test_modules_in_folders_that_cannot_be(folders: dict[str, Path], tmp_path: Path, name: str, at: int) -> None:
     steps = [(kind, name if i == at else path) for i, (kind, path) in enumerate(STEPS)]
     folder = sentence_model(tmp_path / "model", folders["bert"], steps, **{"1_Pooling/config": {}})
-    with pytest.raises(UserError, match=r"modules\.json: .* is not a folder inside"):
+    said = "has half of a surrogate pair" if name == "\ud800" else ".* is not a folder inside"
+    with pytest.raises(UserError, match=rf"modules\.json: {said}"):
         read_model_folder(folder)
 
 
