@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import yaml
 
-from jasper_jax import Distilled, Embedder, UserError, commands, distil, load_recipe
+from jasper_jax import Distilled, Embedder, UserError, distil, load_recipe, train_stages
+from jasper_jax.commands import opening
 from jasper_jax.encoders import folder as folders
 from jasper_jax.evaluation import by_text
 from jasper_jax.parameters.trees import flatten
@@ -295,8 +296,8 @@ def test_jax_leaves_memory_of_the_gpu_to_pytorch(tmp_path: Path, monkeypatch, ba
 
     monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")
     monkeypatch.delenv("XLA_PYTHON_CLIENT_PREALLOCATE")
-    monkeypatch.setattr(commands, "_run", stop)
+    monkeypatch.setattr(opening, "open_run", stop)
     teacher = {"name": "a", "model": "somewhere", "dim": 8, "backend": backend}
     with pytest.raises(Interrupted):
-        commands.train_stages(recipe(tmp_path, teachers=[teacher]))
+        train_stages(recipe(tmp_path, teachers=[teacher]))
     assert os.environ.get("XLA_PYTHON_CLIENT_PREALLOCATE") == said

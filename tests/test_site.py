@@ -42,7 +42,7 @@ def test_files_of_the_repository_are_pages(site: Path) -> None:
 
 def test_the_reference_has_signatures_and_sections(site: Path) -> None:
     page = (site / "reference" / "index.html").read_text("utf-8")
-    for name in ("distilled.distil", "embedder.Embedder.encode", "losses.relative_loss", "losses.HeadLoss"):
+    for name in ("commands.distil.distil", "embedder.Embedder.encode", "losses.relative_loss", "losses.HeadLoss"):
         assert f'id="jasper_jax.{name}"' in page
     assert "Returns:" in page
     assert ":class:" not in page

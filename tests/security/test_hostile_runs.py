@@ -74,6 +74,8 @@ NOT_WHOLE = {
     "encoders/tokenizer_file.py": "the user's cache",
     "export/check.py": "a temporary folder's",
     "export/onnx_in_torch.py": "a temporary folder's",
+    "export/onnx_vision_in_torch.py": "a temporary folder's",
+    "export/own_code.py": "the package's",
     "export/reload_in_torch.py": "an export that was just written",
     "publishing/repository.py": "a file of an export that was checked, smaller than 10 MB; or what was just downloaded",
     "reporting/page.py": "the package's",
