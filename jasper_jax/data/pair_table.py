@@ -114,5 +114,5 @@ def read_tables(folder: Path, sha256: str, remedy: str) -> dict[str, PairTable]:
                 raise ValueError("it unpacks to more than its size")
         with np.load(io.BytesIO(data)) as arrays:
             return {split: PairTable(**{name: arrays[f"{split}/{name}"] for name in columns}) for split in SPLITS}
-    except (*DAMAGED, ValueError, KeyError, NotImplementedError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not a table of pairs ({first_line(error)}); {remedy}") from None
