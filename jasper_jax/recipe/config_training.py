@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,6 +11,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     create_model,
+    model_validator,
 )
 
 from jasper_jax.losses.terms import TERMS, Term
@@ -101,6 +103,14 @@ class Stage(Section):
     """AdamW's decay of the mean of their squares."""
     eps: PositiveFloat = 1e-8
     """AdamW's addend to the root of that mean."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_runs(cls, values: Any) -> Any:
+        """Their recorded recipes have the key ``quantize``, which is gone; null did nothing."""
+        if isinstance(values, Mapping) and "quantize" in values and values["quantize"] is None:
+            return {key: value for key, value in values.items() if key != "quantize"}
+        return values
 
 
 class Training(Section):

@@ -90,3 +90,13 @@ def test_further_stages_are_no_other_recipe(tmp_path: Path) -> None:
 def test_a_recorded_recipe_that_is_none_is_refused_with_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"there/recipe.yaml: "):
         recipe_changes({"name": "x"}, parse_recipe(tree(tmp_path), "tiny"), "there/recipe.yaml")
+
+
+def test_a_recipe_recorded_with_a_key_that_is_gone(tmp_path) -> None:
+    """``quantize`` was a key of stages; null did nothing, and is what nearly all recorded recipes have."""
+    tree = recipe_tree(tmp_path)
+    kept = parse_recipe({**tree, "stages": [{**stage, "quantize": None} for stage in tree["stages"]]}, "here")
+    assert kept == parse_recipe(tree, "here")
+    assert not recipe_changes({**tree, "stages": [{**s, "quantize": None} for s in tree["stages"]]}, kept, "here")
+    with pytest.raises(UserError, match=r"stages\[0\]\.quantize: unknown key"):
+        parse_recipe({**tree, "stages": [{**stage, "quantize": "binary"} for stage in tree["stages"]]}, "here")
