@@ -75,5 +75,6 @@ def results_folder(models: Sequence[str], given: Path | None) -> Path:
     """
     if given is not None:
         return user_path(given, new=True)
-    of_run = is_recipe(models[0])
-    return folder_inside(*((run_dir(load_recipe(models[0])), FOLDER) if of_run else (Path(), "mteb-results")))
+    if is_recipe(models[0]):
+        return folder_inside(run_dir(load_recipe(models[0])), FOLDER)
+    return folder_inside(Path(), "mteb-results")

@@ -81,7 +81,7 @@ def validate(run: Run) -> tuple[Student, int | None]:
         model_type, extra = exported_as(student)
         check_tokenizer(make_tokenizer(student, run.student), run.student.tokenizer_path, model_type, extra)
     params = student.shapes()
-    recipe_mesh(run, student)
+    recipe_mesh(run, student)  # raises UserError if a batch or a leaf does not divide
     for stage in run.stages:
         make_partition(stage.train, make_kind(recipe, stage, student).active(params), f"stages[{stage.index}].train")
     _refuse_untrained(run, student, params)

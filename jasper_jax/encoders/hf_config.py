@@ -35,9 +35,8 @@ _PLACE = re.compile(
     r"([A-Za-z]:[\\/]|[\\/~])[\w.~ -]+[\\/].*|(~|\.\.?)[\\/].+|\\\\[\w.-]+\\.+|(?!https?://)[\w+.-]+://\S+", re.DOTALL
 )
 """A path of the machine where the file was written, or an address that is not everybody's."""
-
-
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""What half of a surrogate pair begins with in JSON."""
 
 
 def read_json(path: Path) -> Any:

@@ -121,14 +121,12 @@ def _onnx(trained: TrainedStudent) -> list[str]:
     if not trained.settings.onnx:
         return []
     int8 = "" if trained.settings.onnx_int8_loss is None else "; `onnx/model_quantized.onnx` is its int8 form"
-    images = (
-        ""
-        if trained.student.vision_model is None
-        else (
+    images = ""
+    if trained.student.vision_model is not None:
+        images = (
             " `onnx/vision_model.onnx` gives those of images from `pixel_values`, as `image_embeds` and"
             " `image_embeds_{dim}`; mixtures of text and images need PyTorch."
         )
-    )
     return [
         "",
         "`onnx/model.onnx` gives these vectors in onnxruntime: `sentence_embedding` of"

@@ -24,7 +24,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.export.agreement_texts import TEXTS
 from jasper_jax.export.check import SAMPLE, run_in_torch
-from jasper_jax.export.onnx_in_torch import MODEL, PIXELS, VISION, image_outputs, output_names
+from jasper_jax.export.onnx_in_torch import IMAGE, MODEL, PIXELS, SENTENCE, VISION, outputs_by_dim
 from jasper_jax.export.onnx_int8 import agreement_lost, quantize_model
 from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.recipe.config import Export
@@ -122,7 +122,7 @@ def _move_in(partial: Path, folder: Path, marker: dict[str, Any]) -> None:
 def _write(place: Path, folder: Path, embedder: Embedder, settings: Export, texts: Sequence[str]) -> str:
     """Write and compare both files in ``place``."""
     dims = [embedder.default_dim, *(dim for dim in reversed(embedder.dims) if dim != embedder.default_dim)]
-    outputs = dict(zip(output_names(dims)[1:], dims, strict=True))
+    outputs = dict(zip(outputs_by_dim(SENTENCE, dims), dims, strict=True))
     _make_graphs(folder, place, embedder, dims, settings.onnx_opset)
     floats = OnnxModel(place / MODEL, embedder.tokenizer)
     worst = _refuse_wrong(floats, embedder, outputs, folder)
@@ -198,7 +198,7 @@ def _refuse_wrong_images(graph: Path, embedder: Embedder, dims: Sequence[int], f
     prepared = np.stack([preprocessing.prepare(image) for image in images])
     pixels = np.asarray(preprocessing.normalise(prepared), np.float32).transpose(0, 3, 1, 2)
     model, worst = OnnxModel(graph, embedder.tokenizer), 1.0
-    for dim, name in zip(dims, image_outputs(dims), strict=True):
+    for dim, name in zip(dims, outputs_by_dim(IMAGE, dims), strict=True):
         expected = embedder.encode(images, dim=dim).astype(np.float64)
         alone = np.concatenate([np.asarray(model.session.run([name], {PIXELS: one[None]})[0]) for one in pixels])
         for vectors in (alone, np.asarray(model.session.run([name], {PIXELS: pixels})[0])):

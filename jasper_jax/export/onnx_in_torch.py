@@ -32,14 +32,14 @@ IMAGE, PIXELS = "image_embeds", "pixel_values"
 """The output and the input of the graph of images, as transformers.js names them."""
 
 
-def image_outputs(dims: Sequence[int]) -> list[str]:
-    """The outputs of the graph of images with ``dims``, the default first."""
-    return [IMAGE, *(f"{IMAGE}_{dim}" for dim in dims[1:])]
+def outputs_by_dim(name: str, dims: Sequence[int]) -> list[str]:
+    """The outputs of vectors called ``name`` with ``dims``, the default first."""
+    return [name, *(f"{name}_{dim}" for dim in dims[1:])]
 
 
 def output_names(dims: Sequence[int]) -> list[str]:
     """The outputs of a graph with ``dims``, the default first."""
-    return [TOKENS, SENTENCE, *(f"{SENTENCE}_{dim}" for dim in dims[1:])]
+    return [TOKENS, *outputs_by_dim(SENTENCE, dims)]
 
 
 def main(job_file: str) -> None:

@@ -19,11 +19,12 @@ import numpy as np
 import torch
 
 from jasper_jax.export.onnx_in_torch import (
+    IMAGE,
     MODEL,
     PIXELS,
     VISION,
-    image_outputs,
     output_names,
+    outputs_by_dim,
     save_graph,
     two_texts,
 )
@@ -141,7 +142,8 @@ def main(job_file: str) -> None:
         model = load(Path(job["folder"]))
         save_graph(Texts(model, dims), two_texts(), output_names(dims), place / MODEL, opset=opset)
         images = {PIXELS: (example, {0: "batch"})}
-        save_graph(Images(model, dims, job["alone"], example), images, image_outputs(dims), place / VISION, opset=opset)
+        vision, vectors = Images(model, dims, job["alone"], example), outputs_by_dim(IMAGE, dims)
+        save_graph(vision, images, vectors, place / VISION, opset=opset)
 
 
 if __name__ == "__main__":

@@ -26,12 +26,16 @@ class Night:
     text_tokens: int | None = None
     price: float | None = None
 
+    def tokens(self, plan: EmbeddingPlan, texts: int) -> int:
+        """Of so many texts, for the teacher of ``plan``."""
+        return texts * (self.text_tokens or plan.longest)
+
 
 def host_hours(plan: EmbeddingPlan, texts: int, night: Night) -> float | None:
     """Hours in which one host embeds ``texts``, at the likely rate of the teacher's largest program; None: it does not
     fit."""
     rate = plan.likely_tokens_per_second
-    return None if rate is None else texts * (night.text_tokens or plan.longest) / rate / 3600
+    return None if rate is None else night.tokens(plan, texts) / rate / 3600
 
 
 def nights_table(plans: Sequence[EmbeddingPlan], texts: int, night: Night) -> Table:
@@ -48,8 +52,8 @@ def nights_table(plans: Sequence[EmbeddingPlan], texts: int, night: Night) -> Ta
         column.justify = "right"
     every = 0.0
     for plan in plans:
-        tokens, hours = texts * (night.text_tokens or plan.longest), host_hours(plan, texts, night)
-        table.add_row(plan.program.stage.name, f"{tokens / 1e9:,.2f}", *_cells(hours, night))
+        hours = host_hours(plan, texts, night)
+        table.add_row(plan.program.stage.name, f"{night.tokens(plan, texts) / 1e9:,.2f}", *_cells(hours, night))
         every = math.nan if hours is None else every + hours
     if len(plans) > 1 and not math.isnan(every):
         table.add_row("all", "", *_cells(every, night))

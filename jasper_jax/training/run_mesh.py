@@ -24,8 +24,7 @@ from jasper_jax.training.lowering import abstract_teachers
 
 MOST_SHARDS = 32
 """The most devices over which ``auto`` shards parameters. A 32nd of the state of the largest student here is below 1
-GiB, while the parameters that a device receives in a step hardly depend on the number; over 256 chips a matrix of width
-1,024 leaves 4 columns a chip, and the TPU compiler repeats its products (docs/results/pods.md)."""
+GiB (docs/results/pods.md), and over more devices each sends more: docs/design.md has the bytes."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -32,7 +32,7 @@ from jasper_jax.assets.corpora import RetrievalTest, retrieval_test, subset
 from jasper_jax.embedder import Embedder
 from jasper_jax.evaluation.retrieval import score_retrieval
 from jasper_jax.export.onnx_folder import FOLDER, MODEL, QUANTIZED
-from jasper_jax.export.onnx_in_torch import SENTENCE, output_names
+from jasper_jax.export.onnx_in_torch import SENTENCE, outputs_by_dim
 from jasper_jax.export.onnx_session import OnnxModel
 from jasper_jax.teachers.vectors import normalize_rows
 
@@ -83,7 +83,7 @@ def model_of(folder: Path, name: str, student: Embedder) -> OnnxModel:
 
 def outputs_of(student: Embedder) -> dict[str, int]:
     dims = [student.default_dim, *(dim for dim in reversed(student.dims) if dim != student.default_dim)]
-    return dict(zip(output_names(dims)[1:], dims, strict=True))
+    return dict(zip(outputs_by_dim(SENTENCE, dims), dims, strict=True))
 
 
 def head(folder: Path, student: Embedder, queries: Sequence[str], passages: Sequence[str]) -> list[str]:
