@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from pydantic import BaseModel, model_validator
 
 from jasper_jax.data import shards as sh
@@ -27,6 +27,7 @@ from jasper_jax.data.source_files import SourceFile, changed_files, hashed
 from jasper_jax.recipe.config_sources import Images, Texts
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.in_place import folder_lock
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.workers import Workers
 
@@ -278,7 +279,7 @@ def build_or_open(
     call starts again and gives the same store.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.parent / f".{folder.name}.lock")
+    lock = folder_lock(folder.parent / f".{folder.name}.lock")
     try:
         lock.acquire(blocking=False)
     except Timeout:

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from jasper_jax.runtime.bounded import read_record_bytes, read_regular
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.in_place import folder_lock
 from jasper_jax.runtime.inside import file_inside
 
 _DIGEST = hashlib.sha256().digest_size
@@ -279,7 +280,7 @@ def exclusive(folder: Path, what: str, key: str = "run_dir") -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
+        lock = folder_lock(folder / ".lock")
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise UserError(

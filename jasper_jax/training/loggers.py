@@ -21,6 +21,7 @@ from jasper_jax.runtime import processes
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.files import write_once
+from jasper_jax.runtime.in_place import own_database
 from jasper_jax.runtime.inside import file_inside
 from jasper_jax.training.wandb_settings import numbers_only, refuse_wandb_settings
 
@@ -80,13 +81,6 @@ def run_id(folder: Path, name: str) -> str:
     return known
 
 
-def _own_file(path: Path) -> Path:
-    """``path``, which may not exist. UserError: it is a link out of its folder, and would be written."""
-    if os.path.lexists(path):
-        file_inside(path)
-    return path
-
-
 class TensorBoard:
     def __init__(self, folder: Path, run_name: str, begin: int):
         from tensorboardX import SummaryWriter
@@ -127,7 +121,8 @@ class MLflow:
         from mlflow.entities import Metric  # type: ignore[import-not-found]
 
         self._metric = Metric
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_file(folder.absolute() / 'mlflow.db')}"
+        server = os.environ.get("MLFLOW_TRACKING_URI")
+        address = server or f"sqlite:///{own_database(folder.absolute() / 'mlflow.db')}"
         self._client = MlflowClient(tracking_uri=address)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
