@@ -7,6 +7,7 @@ stores of texts and vectors unless the recipe sets another folder for them.
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,8 +29,11 @@ from jasper_jax.runtime.shell import shell_word
 TRAINED = ("checkpoints", "metrics.jsonl", "evaluation.json", "export")
 """What depends on the whole recipe; in a folder without any, another recipe may take over. Stores of texts and vectors
 refuse what they were not made for themselves."""
-WRITTEN = ("checkpoints", "evaluations", "exports", "tensorboard", "wandb", "profile", "token_counts", "captions")
-"""Folders in which files are replaced and deleted by their names alone."""
+WRITTEN = (
+    *("checkpoints", "evaluations", "export", "exports", "tensorboard", "wandb", "profile", "token_counts"),
+    "captions",
+)
+"""Folders in which files are replaced and deleted by their names alone, and new ones are written, in folders below."""
 STORES = ("texts", "images", "vectors", "negatives", "evaluation")
 """Folders whose texts a card, a report and a mirror may show."""
 
@@ -139,10 +143,14 @@ class RunFolder:
         self._refuse_links("stores", stores_dir(self.recipe), STORES, ("vectors/*",))
 
     def _refuse_links(self, key: str, folder: Path, names: Sequence[str], patterns: Sequence[str]) -> None:
-        """UserError if one of ``names`` in the folder of ``key``, or what is found there, is a link out of it."""
+        """UserError if one of ``names`` in the folder of ``key``, a folder below them, or what is found by ``patterns``
+        is a link out of it. A checkpoint's own folders are looked at when it is read, and it is written as a new one.
+        """
+        below = (top for name in names if name != "checkpoints" for top in os.walk(folder / name))
         for path in (
             *(folder / name for name in names),
             *(path for pattern in patterns for path in folder.glob(pattern)),
+            *(Path(place, name) for place, folders, _ in below for name in folders),
         ):
             if leads_out(path, folder):
                 raise UserError(
