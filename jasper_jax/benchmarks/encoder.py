@@ -17,7 +17,7 @@ from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.teachers.torch_settings import no_code
-from jasper_jax.teachers.torch_teacher import refuse_harmful_files
+from jasper_jax.teachers.torch_teacher import only_texts, refuse_harmful_files
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata  # pyright: ignore[reportMissingImports]
@@ -90,7 +90,7 @@ def torch_model(folder: Path, prompts: Mapping[str, str]) -> Model:
     def encode(texts: Sequence[str], kind: str | None, dim: int) -> np.ndarray:
         prompt = default if kind is None else prompt_of(names, kind)
         # Always a prompt: without one, sentence-transformers adds the model's default prompt.
-        return truncate(model.encode(list(texts), prompt=prompt, show_progress_bar=True), dim)
+        return truncate(model.encode(only_texts(model, texts), prompt=prompt, show_progress_bar=True), dim)
 
     table = getattr(getattr(model[0], "auto_model", None), "get_input_embeddings", lambda: None)()
     return Model(

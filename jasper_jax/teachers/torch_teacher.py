@@ -81,6 +81,12 @@ def torch_device(gpus: int, own: Sequence[int], rank: int, environment: Mapping[
     return f"cuda:{(own[0] if own else local) % gpus}"
 
 
+def only_texts(model: Any, texts: Sequence[str]) -> list[Any]:
+    """``texts`` for ``encode`` of a SentenceTransformer, as texts whatever they say: one that also takes images would
+    open the file or address that a text is, or a picture in it (``data:image/...``)."""
+    return list(texts) if set(model.modalities) <= {"text"} else [{"text": text} for text in texts]
+
+
 class TorchEncoder:
     """``(texts, kinds) -> [n, T]`` for ``embed_teacher``; the model is loaded when a text is first encoded."""
 
@@ -132,7 +138,8 @@ class TorchEncoder:
             rows = [i for i, row_kind in enumerate(kinds) if row_kind == kind]
             # Always pass a prompt: without one, sentence-transformers adds the model's default prompt.
             prompt = prompt_of(prompts, kind)
-            vectors = self._model.encode([texts[i] for i in rows], prompt=prompt, show_progress_bar=show_progress)
+            given = only_texts(self._model, [texts[i] for i in rows])
+            vectors = self._model.encode(given, prompt=prompt, show_progress_bar=show_progress)
             if not len(out):
                 out = np.empty((len(texts), vectors.shape[1]), np.float32)
             out[rows] = vectors
