@@ -16,6 +16,7 @@ from jasper_jax.embedder import Embedder
 from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.evaluation.similarity import truncate
 from jasper_jax.runtime.errors import UserError, first_line
+from jasper_jax.runtime.library_output import shown_logs
 from jasper_jax.teachers.torch_settings import no_code
 from jasper_jax.teachers.torch_teacher import only_texts, refuse_harmful_files
 
@@ -77,7 +78,7 @@ def torch_model(folder: Path, prompts: Mapping[str, str]) -> Model:
     from sentence_transformers import SentenceTransformer
 
     try:
-        with no_code():
+        with no_code(), shown_logs():
             model = SentenceTransformer(
                 str(folder), local_files_only=True, trust_remote_code=False, model_kwargs={"use_safetensors": True}
             )

@@ -18,6 +18,7 @@ from jasper_jax.runtime.compilers import missing_platform
 from jasper_jax.runtime.console import new_console, print_traceback
 from jasper_jax.runtime.errors import Interrupted, UserError, WriteFailed
 from jasper_jax.runtime.interrupt import EXIT_CODE, process_of_command
+from jasper_jax.runtime.library_output import shown_logs
 
 _FILE_ERRORS = (
     *(errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EDQUOT, errno.EISDIR, errno.ENOTDIR, errno.EIO),
@@ -34,7 +35,7 @@ def run_to_end(app: Callable[[], Any]) -> None:
     _use_utf_8()
     keep_to_installed_modules()
     try:
-        with process_of_command():
+        with process_of_command(), shown_logs():
             _run(app)
     except SystemExit as ending:
         processes.leave(ending.code if isinstance(ending.code, int) else 0)

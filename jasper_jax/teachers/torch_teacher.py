@@ -18,6 +18,7 @@ from jasper_jax.encoders.tokenizer_file import load_backend
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError, first_line
 from jasper_jax.runtime.inside import refuse_links
+from jasper_jax.runtime.library_output import shown_logs
 from jasper_jax.teachers.torch_settings import no_code, refuse_settings
 
 
@@ -105,7 +106,7 @@ class TorchEncoder:
 
         own = [device.local_hardware_id for device in jax.local_devices() if device.platform == "gpu"]
         try:
-            with no_code():
+            with no_code(), shown_logs():
                 model = SentenceTransformer(
                     str(self.folder),
                     device=torch_device(torch.cuda.device_count(), own, self._rank, os.environ),
