@@ -7,6 +7,7 @@ decides. So a command costs one ``stat`` a file, and rarely reads the file again
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import sha256_file
 from jasper_jax.runtime.paths import matching_files, user_path
 
+_UNDECODED = re.compile("[\ud800-\udfff]")
+"""What stands in Python for the bytes of a name that are not UTF-8."""
 _KINDS = SOURCE_KINDS + PAIR_SOURCE_KINDS + IMAGE_SOURCE_KINDS
 
 
@@ -51,8 +54,15 @@ class SourceFile(BaseModel):
 
 
 def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
-    """The files that the path or glob at ``key`` of the recipe names, sorted. UserError: none."""
+    """The files that the path or glob at ``key`` of the recipe names, sorted.
+
+    Raises:
+      UserError: none; or a name is not UTF-8, which no record of files can have.
+    """
     paths = matching_files(pattern, key)
+    for path in paths:
+        if _UNDECODED.search(str(path)):
+            raise UserError(f"{key}: {path}: the name is not UTF-8; rename the file")
     if not paths:
         folder = user_path(pattern, key)
         if os.path.isdir(folder):

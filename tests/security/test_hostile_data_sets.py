@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from jasper_jax.assets.corpora import read_beir
 from jasper_jax.data.hf_files import refuse_other_files
 from jasper_jax.data.libraries import hf_rows, refuse_other_types, skip_images, tfds_rows
+from jasper_jax.data.source_files import matching
 from jasper_jax.runtime.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -227,3 +229,18 @@ def test_a_folder_of_beir_is_made_of_its_own_files(tmp_path: Path, name: str) ->
     (folder / name).symlink_to(private)
     with pytest.raises(UserError, match="is a link to a file outside its folder"):
         read_beir(folder, "train")
+
+
+# ------------------------------------------------------------------------------------------------ names of files
+
+
+def test_a_name_that_no_record_can_have_is_a_line_before_any_work(tmp_path: Path) -> None:
+    """Else the store's manifest could not be written, at the end of its build."""
+    name = b"\xff\x1b]0;x\x07.jsonl"
+    try:
+        (tmp_path / os.fsdecode(name)).write_text('{"text": "a"}\n')
+    except OSError:
+        pytest.skip("a file system without such names")
+    with pytest.raises(UserError) as raised:
+        matching(str(tmp_path / "*.jsonl"))
+    assert str(raised.value).endswith(r"\udcff\x1b]0;x\x07.jsonl: the name is not UTF-8; rename the file")
