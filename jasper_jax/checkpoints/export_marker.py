@@ -14,7 +14,7 @@ from typing import Any
 from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file
+from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file, write_atomic
 from jasper_jax.runtime.inside import file_inside
 
 MARKER = "jasper.json"
@@ -61,9 +61,9 @@ def checksums(folder: Path) -> dict[str, str]:
 
 
 def write_marker(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the marker with ``content`` (``sha256`` among it), sealed by a checksum of its own."""
+    """Replace the marker by one with ``content`` (``sha256`` among it), sealed by a checksum of its own."""
     text = json.dumps(sealed(content), indent=2, ensure_ascii=False)
-    (folder / MARKER).write_text(f"{text}\n", "utf-8")
+    write_atomic(folder / MARKER, f"{text}\n")  # the old one may have a second name, as of a copy by hard links
 
 
 def read_marker(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from types import ModuleType
 
 import pytest
 
+from jasper_jax.checkpoints.export_marker import MARKER, read_marker, write_marker
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.row_store import build_or_open
 from jasper_jax.data.texts import TextStore
@@ -163,3 +164,18 @@ def test_no_folder_that_a_run_writes_in_leads_out_of_it(tmp_path: Path, name: st
     (run.path / "latest").mkdir()
     (run.path / name).symlink_to(run.path / "latest")  # as wandb/latest-run is one
     run.claim()
+
+
+# ------------------------------------------------------------------------------------------------ markers
+
+
+def test_a_marker_is_replaced(tmp_path: Path) -> None:
+    """``jasper export --onnx`` writes it again: in a copy by hard links, that of the other export too."""
+    for name in ("mine", "theirs"):
+        (tmp_path / name).mkdir()
+    write_marker(tmp_path / "mine", {"format": 1, "sha256": {"a": "0"}})
+    before = (tmp_path / "mine" / MARKER).read_bytes()
+    os.link(tmp_path / "mine" / MARKER, tmp_path / "theirs" / MARKER)
+    write_marker(tmp_path / "theirs", {"format": 1, "sha256": {}})
+    assert (tmp_path / "mine" / MARKER).read_bytes() == before
+    assert read_marker(tmp_path / "theirs")["sha256"] == {}
