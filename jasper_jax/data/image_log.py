@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from jasper_jax.data.source_files import SourceFile, as_it_is, label
 from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.shown import visible
 
 FIRST = 5
 """Names kept for each reason."""
@@ -43,9 +44,10 @@ class SourceLog:
         self.files: dict[str, SourceFile] = {}
 
     def skip(self, reason: str, name: str) -> None:
+        """Count ``name``, which may be a file's that is not UTF-8."""
         self.skipped[reason] += 1
         if len(names := self.first.setdefault(reason, [])) < FIRST:
-            names.append(name)
+            names.append(visible(name))
 
     def note(self, path: Path) -> None:
         """Record the state of a local file before it is read."""

@@ -61,8 +61,7 @@ def matching(pattern: str, key: str = "texts.sources") -> list[Path]:
     """
     paths = matching_files(pattern, key)
     for path in paths:
-        if _UNDECODED.search(str(path)):
-            raise UserError(f"{key}: {path}: the name is not UTF-8; rename the file")
+        _refuse_undecoded(path, key)
     if not paths:
         folder = user_path(pattern, key)
         if os.path.isdir(folder):
@@ -122,6 +121,12 @@ def changed_files(recorded: Sequence[SourceFile], patterns: Sequence[str]) -> li
 
 
 def as_it_is(path: Path) -> SourceFile:
-    """``path`` with its current size and modification time, without sha256."""
+    """``path`` with its current size and modification time, without sha256. UserError: its name is not UTF-8."""
+    _refuse_undecoded(path, "a data set's file")
     stat = path.stat()
     return SourceFile(file=str(path), bytes=stat.st_size, mtime_ns=stat.st_mtime_ns)
+
+
+def _refuse_undecoded(path: Path, where: str) -> None:
+    if _UNDECODED.search(str(path)):
+        raise UserError(f"{where}: {path}: the name is not UTF-8; rename the file")

@@ -15,7 +15,9 @@ import pytest
 from jasper_jax.assets.corpora import read_beir
 from jasper_jax.data.hf_files import refuse_other_files
 from jasper_jax.data.libraries import hf_rows, refuse_other_types, skip_images, tfds_rows
-from jasper_jax.data.source_files import matching
+from jasper_jax.data.pairs import build_pair_store
+from jasper_jax.data.source_files import label, matching
+from jasper_jax.recipe.config_sources import ImageSource
 from jasper_jax.runtime.errors import UserError
 
 datasets = pytest.importorskip("datasets")
@@ -244,3 +246,23 @@ def test_a_name_that_no_record_can_have_is_a_line_before_any_work(tmp_path: Path
     with pytest.raises(UserError) as raised:
         matching(str(tmp_path / "*.jsonl"))
     assert str(raised.value).endswith(r"\udcff\x1b]0;x\x07.jsonl: the name is not UTF-8; rename the file")
+
+
+def test_an_image_whose_name_is_not_utf8_is_skipped_or_a_line(tmp_path: Path) -> None:
+    """Not the end of the build, with a traceback."""
+    pytest.importorskip("PIL.Image")
+    from tests.data.picture_helpers import folder, images, picture, tar
+
+    members = [(f"{n}.{end}", data) for n in range(4) for end, data in (("png", picture(n)), ("txt", b"%d" % n))]
+    source = ImageSource(webdataset=str(tar(tmp_path / "a.tar", [*members, ("\udcff.png", picture(9))])))
+    store = build_pair_store(images(source, skip_share=0.9), tmp_path / "images", 0, progress=False)
+    assert store.manifest["skipped"][label(source)]["without a caption"]["first"] == [r"a.tar/\udcff"]
+
+    named = {"0.png": picture(0), "\udcff.png": picture(1)}
+    rows = [{"image": name, "caption": f"of {name!r}"} for name in named]
+    try:
+        source = folder(tmp_path / "folder", rows, named)
+    except OSError:
+        pytest.skip("a file system without such names")
+    with pytest.raises(UserError, match=r"udcff\.png: the name is not UTF-8; rename the file"):
+        build_pair_store(images(source), tmp_path / "more", 0, progress=False)
