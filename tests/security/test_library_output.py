@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import warnings
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from jasper_jax.checkpoints.arrays import Saving, metadata
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.ending import run_to_end
 from jasper_jax.teachers.torch_teacher import TorchEncoder
@@ -48,6 +50,18 @@ def test_records_and_warnings(logged: io.StringIO, capsys: pytest.CaptureFixture
     assert lines[:3] == [f"a tensor {VISIBLE}", "REPORT", "failed"]
     assert lines[-1] == f"ValueError: {VISIBLE}"
     assert VISIBLE in capsys.readouterr().out
+
+
+def test_the_metadata_of_a_checkpoint(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Orbax names a handler that it does not have."""
+    Saving(tmp_path / "start", {"a": np.ones(2, np.float32)}, {"format": 1}).wait()
+    path = tmp_path / "start" / "_CHECKPOINT_METADATA"
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps({**kept, "item_handlers": {"state": CLIPBOARD}}))
+    with caplog.at_level(logging.WARNING):
+        run_to_end(lambda: print(metadata(tmp_path / "start")))
+    assert VISIBLE in caplog.text
+    assert "\x1b" not in caplog.text
 
 
 def test_the_names_of_tensors(tmp_path: Path) -> None:
