@@ -7,6 +7,7 @@ rename, and write the object that makes the others valid last (``jasper_jax.chec
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -92,13 +93,13 @@ class Store:
     def write(self, name: str, data: bytes) -> None:
         """Write an object atomically: a reader sees the old bytes or the new."""
         with self._reaching(name):
-            self._files.pipe_file(self._at(name), data)
+            self._files.pipe_file(self._to(name), data)
 
     def send(self, folder: Path, names: Sequence[str], to: str) -> None:
         """Copy files of a local folder below ``to``. UserError: one is a link out of the folder."""
         files = [str(file_inside(folder / name, folder)) for name in names]
         with self._reaching(to):
-            self._files.put(files, [self._at(f"{to}/{name}") for name in names])
+            self._files.put(files, [self._to(f"{to}/{name}") for name in names])
 
     def fetch(self, source: str, names: Sequence[str], folder: Path) -> bool:
         """Copy objects below ``source`` into a local folder; False if one of them is missing."""
@@ -134,6 +135,15 @@ class Store:
         if name and self.url.startswith("file://") and inside(Path(root), name) is None:
             raise UserError(f"{self.where(name)}: is a link out of {self.url}; put the file or folder itself there")
         return f"{root}/{name}" if name else root
+
+    def _to(self, name: str) -> str:
+        """:meth:`_at`, to be written: on this machine in place, so not a file that has a second name elsewhere."""
+        path = self._at(name)
+        if self.url.startswith("file://"):
+            with contextlib.suppress(FileNotFoundError):
+                if os.lstat(path).st_nlink > 1 and os.path.isfile(path):
+                    os.unlink(path)
+        return path
 
     @property
     def _files(self) -> Any:

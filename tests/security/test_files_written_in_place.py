@@ -23,6 +23,7 @@ from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.files import exclusive
 from jasper_jax.runtime.in_place import own_database
+from jasper_jax.runtime.remote import Store
 from jasper_jax.training.loggers import LOGGERS
 from tests.tiny import recipe_tree
 
@@ -179,3 +180,21 @@ def test_a_marker_is_replaced(tmp_path: Path) -> None:
     write_marker(tmp_path / "theirs", {"format": 1, "sha256": {}})
     assert (tmp_path / "mine" / MARKER).read_bytes() == before
     assert read_marker(tmp_path / "theirs")["sha256"] == {}
+
+
+# ------------------------------------------------------------------------------------------------ mirrors
+
+
+def test_a_mirror_on_a_disk_writes_no_second_name(tmp_path: Path, private: Path) -> None:
+    mirror, run = tmp_path / "mirror", tmp_path / "run"
+    for folder in (mirror / "export", run):
+        folder.mkdir(parents=True)
+    for name in ("metrics.jsonl", "export/model.safetensors"):
+        os.link(private, mirror / name)
+    (run / "model.safetensors").write_bytes(b"weights")
+    store = Store(f"file://{mirror}")
+    store.write("metrics.jsonl", b"{}")
+    store.send(run, ["model.safetensors"], "export")
+    assert (mirror / "metrics.jsonl").read_bytes() == b"{}"
+    assert (mirror / "export" / "model.safetensors").read_bytes() == b"weights"
+    assert private.read_text() == "precious\n"
