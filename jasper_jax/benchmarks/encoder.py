@@ -91,7 +91,8 @@ def torch_model(folder: Path, prompts: Mapping[str, str]) -> Model:
     def encode(texts: Sequence[str], kind: str | None, dim: int) -> np.ndarray:
         prompt = default if kind is None else prompt_of(names, kind)
         # Always a prompt: without one, sentence-transformers adds the model's default prompt.
-        return truncate(model.encode(only_texts(model, texts), prompt=prompt, show_progress_bar=True), dim)
+        given = only_texts(model, texts, prompt)
+        return truncate(model.encode(given, prompt=prompt, show_progress_bar=True), dim)
 
     table = getattr(getattr(model[0], "auto_model", None), "get_input_embeddings", lambda: None)()
     return Model(

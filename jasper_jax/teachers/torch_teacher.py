@@ -82,10 +82,22 @@ def torch_device(gpus: int, own: Sequence[int], rank: int, environment: Mapping[
     return f"cuda:{(own[0] if own else local) % gpus}"
 
 
-def only_texts(model: Any, texts: Sequence[str]) -> list[Any]:
+def only_texts(model: Any, texts: Sequence[str], prompt: str | None = None) -> list[Any]:
     """``texts`` for ``encode`` of a SentenceTransformer, as texts whatever they say: one that also takes images would
-    open the file or address that a text is, or a picture in it (``data:image/...``)."""
-    return list(texts) if set(model.modalities) <= {"text"} else [{"text": text} for text in texts]
+    open the file or address that a text is, or a picture in it (``data:image/...``).
+
+    UserError: ``prompt``, of which the library counts the tokens by itself, is such a text.
+    """
+    if set(model.modalities) <= {"text"}:
+        return list(texts)
+    from sentence_transformers.base.modality import infer_modality
+
+    if prompt and infer_modality(prompt, model.modalities) != "text":
+        raise UserError(
+            f"the prompt {prompt[:200]!r} is a path or an address, which a model of images would open; set another one"
+            " with prompts"
+        )
+    return [{"text": text} for text in texts]
 
 
 class TorchEncoder:
@@ -139,7 +151,7 @@ class TorchEncoder:
             rows = [i for i, row_kind in enumerate(kinds) if row_kind == kind]
             # Always pass a prompt: without one, sentence-transformers adds the model's default prompt.
             prompt = prompt_of(prompts, kind)
-            given = only_texts(self._model, [texts[i] for i in rows])
+            given = only_texts(self._model, [texts[i] for i in rows], prompt)
             vectors = self._model.encode(given, prompt=prompt, show_progress_bar=show_progress)
             if not len(out):
                 out = np.empty((len(texts), vectors.shape[1]), np.float32)

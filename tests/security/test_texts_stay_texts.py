@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from jasper_jax.recipe.config import Teacher
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.torch_teacher import TorchEncoder
 from tests.tiny import write_tokenizer
 
@@ -68,3 +69,14 @@ def test_no_text_is_opened(clip: Path, tmp_path: Path, monkeypatch: pytest.Monke
         plain = SentenceTransformer(str(clip), device="cpu")
         np.testing.assert_allclose(encode(["a map", "a map"])[1], plain.encode("a map"), rtol=1e-5)
         np.testing.assert_allclose(encode(["a map", "a map"])[0], plain.encode("what is a map"), rtol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", ["{}/private.png", "https://localhost:9/x.png", "data:image/png;base64,AAAA"])
+def test_no_prompt_is_opened(clip: Path, tmp_path: Path, prompt: str) -> None:
+    """sentence-transformers counts the tokens of a prompt, and takes it for an input of its own."""
+    PIL.new("RGB", (16, 16), "blue").save(tmp_path / "private.png")
+    settings = Teacher(name="t", model=str(clip), backend="torch", dim=8)
+    encoder = TorchEncoder(settings, clip, {"query": prompt.format(tmp_path)})
+    with pytest.raises(UserError, match="is a path or an address, which a model of images would open; set another one"):
+        encoder(["a map"], ["query"])
+    assert encoder(["a map"], ["passage"]).shape == (1, 8)
