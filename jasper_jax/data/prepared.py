@@ -6,12 +6,14 @@ documents and results are plain tuples, which are pickled in a third of the time
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jasper_jax.assets.corpora import Document
 from jasper_jax.data.augment import augment_document, keyed_hash
+from jasper_jax.data.near_duplicates import Bands
 from jasper_jax.data.text import digest
 from jasper_jax.recipe.config_sources import Augment, Texts
 
@@ -19,8 +21,8 @@ DOCUMENTS, CHARACTERS = 256, 1 << 20
 """A batch ends with the document that reaches one of these."""
 
 
-Piece = tuple[str, bytes, bytes]
-"""A text of a document, its digest, and what its digest would be if it were a passage."""
+Piece = tuple[str, bytes, bytes, tuple[bytes, ...]]
+"""A text of a document, its digest, what its digest would be if it were a passage, and its bands."""
 
 
 class Prepared(NamedTuple):
@@ -46,10 +48,13 @@ class Preparation:
     augment: Augment
     max_chars: int
     seed: int
+    bands: Bands | None
+    """None: equal texts alone are duplicates."""
 
     @classmethod
     def of(cls, texts: Texts, seed: int) -> Preparation:
-        return cls(texts.augment, texts.max_chars, seed)
+        bands = None if texts.near_duplicates is None else Bands.of(texts.near_duplicates)
+        return cls(texts.augment, texts.max_chars, seed, bands)
 
     def __call__(self, documents: Sequence[tuple[str, str, str]]) -> list[tuple[Any, ...]]:
         return [self._prepare(*document) for document in documents]
@@ -58,7 +63,7 @@ class Preparation:
         text = text.strip()
         if not text:
             return kind, source, b"", b"", 0, (("empty", 1),), ()
-        whole = _, own, as_passage = _piece(text, kind)
+        own, as_passage = _digests(text, kind)
         made = augment_document(text, kind, self.augment, self.seed)
         counts: list[tuple[str, int]] = []
         if made.split:
@@ -67,17 +72,21 @@ class Preparation:
             counts.append(("words shuffled", made.shuffled))
         if cut := sum(len(piece) > self.max_chars for piece in made.texts):
             counts.append(("cut", cut))
-        pieces = tuple(whole if piece == text and not cut else _piece(self._cut(piece), kind) for piece in made.texts)
+        pieces = tuple(self._piece(self._cut(piece), kind) for piece in made.texts)
         rank = keyed_hash(text, self.seed, "held out")
         return kind, source, own, as_passage, rank, tuple(counts), pieces
 
     def _cut(self, text: str) -> str:
         return text if len(text) <= self.max_chars else text[: self.max_chars].rstrip()
 
+    def _piece(self, text: str, kind: str) -> Piece:
+        return text, *_digests(text, kind), () if self.bands is None else self.bands(text, kind)
 
-def _piece(text: str, kind: str) -> Piece:
+
+@functools.lru_cache(maxsize=1)  # a document is often one text
+def _digests(text: str, kind: str) -> tuple[bytes, bytes]:
     own = digest(text, kind)
-    return text, own, own if kind == "passage" else digest(text, "passage")
+    return own, own if kind == "passage" else digest(text, "passage")
 
 
 def batches(documents: Iterable[Document]) -> Iterator[list[tuple[str, str, str]]]:

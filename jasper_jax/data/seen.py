@@ -51,6 +51,10 @@ class Seen:
         self._new.append(digest)
         return True
 
+    def has(self, digest: bytes) -> bool:
+        """Whether an expected hash was added."""
+        return digest in self._found
+
     def __contains__(self, digest: bytes) -> bool:
         self._write()
         return self._execute("SELECT 1 FROM seen WHERE digest = ?", (digest,)).fetchone() is not None

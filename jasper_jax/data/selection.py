@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from jasper_jax.data.labels import Labels
+from jasper_jax.data.near_duplicates import Bands
 from jasper_jax.data.prepared import Preparation, Prepared, batches
 from jasper_jax.data.seen import Seen
+from jasper_jax.data.shards import TRAIN
 from jasper_jax.data.sources import Mix
 from jasper_jax.data.text import Text, digest
 from jasper_jax.recipe.config_sources import Texts
 from jasper_jax.runtime.workers import Workers
 
 _LEFT_OUT = "left out (of a held-out pair)"
+_SHOWN, _REMEMBERED = 3, 1 << 16
+"""Near-duplicates shown beside what they are near, and hashes of texts that are kept for it."""
 
 
 class HeldOut:
@@ -49,7 +53,8 @@ class HeldOut:
 
 
 class Selection:
-    """One pass over the documents of a recipe; ``counts[source, kind]`` says what happened to them.
+    """One pass over the documents of a recipe. ``counts[source, kind]`` says what happened to them; ``near_duplicates``
+    has some that were left out, each with a text that it is near.
 
     ``seen``: an empty set, of the texts of each kind in the store or held out. ``workers`` read and prepare the
     documents; everything that depends on other documents is decided here, in their order.
@@ -58,14 +63,29 @@ class Selection:
     def __init__(self, texts: Texts, seed: int, labels: Labels, seen: Seen, workers: Workers):
         self.recipe, self.labels, self.seen = texts, labels, seen
         self._mix = Mix(texts, seed, workers)
-        self._prepared = workers.map(Preparation.of(texts, seed), batches(self._mix))
+        preparation = Preparation.of(texts, seed)
+        self._bands = preparation.bands
+        self._prepared = workers.map(preparation, batches(self._mix))
         self._taken, self._ended = 0, False
         self.counts: defaultdict[tuple[str, str], Counter[str]] = defaultdict(Counter)
         self.held_out = HeldOut(texts.held_out)
+        self.near_duplicates: list[tuple[str, str]] = []
+        self._recent: dict[bytes, str] = {}
         own = tuple(labels.digests)
         seen.expect(own)
         for text in own:
             seen.add(text)
+        if self._bands is not None:
+            self._add_labelled(self._bands)
+
+    def _add_labelled(self, bands: Bands) -> None:
+        """What is near a text of labelled pairs stays out; near one of those held out, whatever its kind."""
+        for split, texts in self.labels.texts.items():
+            for text in texts:
+                kinds = (text.kind,) if split == TRAIN else ("query", "passage")
+                found = [band for kind in kinds for band in bands(text.text, kind)]
+                self.seen.expect(found)
+                self._add(text.text, found)
 
     @property
     def exhausted(self) -> dict[str, int]:
@@ -82,19 +102,34 @@ class Selection:
         for what, n in document.counts:
             counts[what] += n
         out = []
-        for text, own, as_passage in document.pieces:
+        for text, own, as_passage, bands in document.pieces:
             if self.labels.holds_out(as_passage):
                 counts[_LEFT_OUT] += 1
-            elif self.seen.add(own):
-                out.append(Text(text, kind, source))
-            else:
+            elif self.seen.has(own):
                 counts["duplicates"] += 1
+            elif shared := [band for band in bands if self.seen.has(band)]:
+                counts["near-duplicates"] += 1
+                self._show(text, shared)
+            else:
+                self._add(text, (own, *bands))
+                out.append(Text(text, kind, source))
         return out
+
+    def _add(self, text: str, digests: Sequence[bytes]) -> None:
+        for one in digests:
+            self.seen.add(one)
+        if self._bands is not None and len(self._recent) < _REMEMBERED:
+            self._recent.update(dict.fromkeys(digests, text))
+
+    def _show(self, text: str, shared: list[bytes]) -> None:
+        if len(self.near_duplicates) < _SHOWN and (kept := self._recent.get(shared[0])):
+            self.near_duplicates.append((text, kept))
 
     def _documents(self) -> Iterator[Prepared]:
         for batch in self._prepared:
             documents = list(map(Prepared._make, batch))
-            self.seen.expect([own for document in documents for _, own, _ in document.pieces])
+            pieces = [piece for document in documents for piece in document.pieces]
+            self.seen.expect([digest for _, own, _, bands in pieces for digest in (own, *bands)])
             yield from documents
 
     def train(self) -> Iterator[Text]:
@@ -124,13 +159,16 @@ class Selection:
     def held(self) -> list[Text]:
         """At most ``held_out`` texts, none of which is in training under either kind."""
         texts = [t for document in self.held_out.documents() for t in document]
-        own = {digest(t.text, t.kind) for t in texts}
+        own = {digest for t in texts for digest in self._digests(t.text, t.kind)}
         out = []
         for t in texts:
-            twin = digest(t.text, "passage" if t.kind == "query" else "query")
-            if twin in self.seen and twin not in own:
+            twins = self._digests(t.text, "passage" if t.kind == "query" else "query")
+            if any(twin in self.seen and twin not in own for twin in twins):
                 self.counts[t.source, t.kind]["left out of held_out (in training as the other kind)"] += 1
             elif len(out) < self.recipe.held_out:
                 self.counts[t.source, t.kind]["held_out"] += 1
                 out.append(t)
         return out
+
+    def _digests(self, text: str, kind: str) -> tuple[bytes, ...]:
+        return digest(text, kind), *(() if self._bands is None else self._bands(text, kind))

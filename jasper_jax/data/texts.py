@@ -145,7 +145,12 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Worker
             counts.setdefault(source, {}).setdefault("pairs", {})[what] = n
     more = {"pairs": write_tables(folder, labels.tables(given))} if texts.pairs else {}
     notes = _notes(texts, given, selection.exhausted, labels.held_out_pairs)
+    notes += [f"a near-duplicate: {_short(text)}, of {_short(kept)}" for text, kept in selection.near_duplicates]
     finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes, **more)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 
 def _write_texts(path: Path, texts: Sequence[tuple[str, ...]]) -> Written:

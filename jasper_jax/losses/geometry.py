@@ -12,8 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from jasper_jax.losses.relative import PairOrder, pair_order, pairs
-from jasper_jax.parameters.sharding import ROWS, constrain
+from jasper_jax.losses.relative import PairOrder, by_rows, pair_order, pairs
+from jasper_jax.parameters.sharding import AXES, DATA, ROWS, WIDE, constrain
 
 Arrays = jax.Array | np.ndarray
 
@@ -45,8 +45,33 @@ def upcast(x: Arrays) -> jax.Array:
 def gram(x: Float[Arrays, "B E"]) -> Float[jax.Array, "B B"]:
     """Products of all pairs of rows, `X Xᵀ`."""
     x = upcast(x)
+    if by_rows(len(x), x.dtype):
+        return _gram_by_rows(x)
     # The same on every device of a mesh, where the dimensions of x are divided and their products summed.
-    return constrain(jnp.einsum("ie,je->ij", x, x, precision=lax.Precision.HIGHEST))
+    return constrain(_products(x, x))
+
+
+@jax.custom_vjp
+def _gram_by_rows(x: jax.Array) -> jax.Array:
+    """`gram`, of which each device has some rows: all of x goes to every device, instead of a sum of `[B, B]`."""
+    return _gram_forward(x)[0]
+
+
+def _gram_forward(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    x = constrain(x)
+    return constrain(_products(constrain(x, AXES), x), AXES), x
+
+
+def _gram_backward(x: jax.Array, cotangent: jax.Array) -> tuple[jax.Array]:
+    both = constrain(cotangent, AXES) + constrain(cotangent.T, AXES)
+    return (constrain(constrain(_products(both, x.T), AXES), DATA, WIDE),)
+
+
+_gram_by_rows.defvjp(_gram_forward, _gram_backward)
+
+
+def _products(x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum("ie,je->ij", x, y, precision=lax.Precision.HIGHEST)
 
 
 def cross_cosines(x: Float[Arrays, "B E"], y: Float[Arrays, "C E"]) -> Float[jax.Array, "B C"]:

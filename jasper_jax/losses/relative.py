@@ -7,7 +7,7 @@ A batch of B texts has P = B(B-1)/2 pairs, and the loss compares all pairs of pa
 It is piecewise linear in the student similarities s. With V violations (comparisons above 0) in all, and
 g_p = those in which p is the worse pair (q above) less those in which it is the better one, the sum is
 `Σ_p g_p s_p + margin · V`, and g is its gradient. So the loss *is* two integers per pair, and these can be
-counted without writing the comparisons out. Three exact forms do that: `relative_tiled`, `relative_blocked` and
+counted without writing the comparisons out. Three exact forms do that: `relative_tiled`, `relative_merged` and
 `relative_partitioned`.
 
 The teacher's pairs are ranked once per batch (`pair_order`); every head and nested dimension that has this
@@ -24,12 +24,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jasper_jax.losses.relative_blocked import blocked
+from jasper_jax.losses.relative_merged import merged
 from jasper_jax.losses.relative_partitioned import argsort, partitioned
+from jasper_jax.losses.relative_rows import relative_by_rows, rows_divide
 from jasper_jax.losses.relative_tiled import CPU_COLUMNS, tiled
-from jasper_jax.parameters.sharding import devices
+from jasper_jax.parameters.sharding import constrain, devices
 
-METHODS = ("auto", "tiled", "blocked", "partitioned")
+METHODS = ("auto", "tiled", "merged", "partitioned")
 
 # On CPU and GPU `auto` takes the tiled form up to this many pairs, the partitioned one above. CPU: measured on two
 # cores with 1 and 8 student vectors: tiled 1.2 to 1.6 times faster at P = 1128 (B = 48), partitioned 1.2 to 1.5 times
@@ -39,7 +40,7 @@ METHODS = ("auto", "tiled", "blocked", "partitioned")
 TILED_UP_TO = {"cpu": 1 << 10, "gpu": 1 << 17}
 
 # On TPU `auto` takes the tiled form up to this many comparisons (P²) a device and head, which take a millisecond by
-# the compiler's estimate (docs/results/relative-chips.md), and the blocked form above. B = 128 is below it on one chip,
+# the compiler's estimate (docs/results/relative-chips.md), and the merged form above. B = 128 is below it on one chip,
 # B = 512 on 256. The partitioned form is for other types than float32, which the kernel does not take.
 TILED_COMPARISONS = 1 << 26
 
@@ -111,6 +112,30 @@ def _pair_order(similarities: jax.Array) -> PairOrder:
     return PairOrder(similarities, order, place, first=starts[group], last=starts[group + 1])
 
 
+def by_rows(texts: int, dtype: Any) -> bool:
+    """Whether the devices share similarity matrices `[B, B]` by rows: those that a TPU counts by merging."""
+    merges = _fastest("tpu", texts * (texts - 1) // 2, dtype) == "merged"
+    return merges and rows_divide(texts)
+
+
+def relative_from_matrices(
+    similarities: jax.Array, teacher: jax.Array, order: PairOrder, margin: jax.Array
+) -> jax.Array:
+    """The relative-similarity loss `[H]` of matrices `[H, B, B]` against a teacher's `[B, B]`, with its order of pairs
+    and margins `[H]`; as `relative_from_similarities`."""
+
+    def of_pairs(similarities: jax.Array, margin: jax.Array) -> jax.Array:
+        return relative_from_similarities(pairs(constrain(similarities)), order, margin)
+
+    if not by_rows(teacher.shape[0], similarities.dtype):
+        return of_pairs(similarities, margin)
+
+    def rows(similarities: jax.Array, margin: jax.Array) -> jax.Array:
+        return relative_by_rows(similarities, lax.stop_gradient(teacher), margin, True)
+
+    return lax.platform_dependent(similarities, margin, tpu=rows, default=of_pairs)
+
+
 def relative_from_similarities(
     similarities: jax.Array, order: PairOrder, margin: float | jax.Array = 0.015, method: str = "auto"
 ) -> jax.Array:
@@ -120,7 +145,7 @@ def relative_from_similarities(
       similarities: cosine similarities `[H, P]` of the student's pairs, in the order of `pairs`.
       order: the teacher's, from `pair_order`.
       margin: of the hinge, in units of cosine similarity; one number or `[H]`.
-      method: `"tiled"`, `"blocked"` (float32 alone), `"partitioned"`, or `"auto"`, which chooses by platform and size.
+      method: `"tiled"`, `"merged"` (float32 alone), `"partitioned"`, or `"auto"`, which chooses by platform and size.
 
     Returns:
       `[H]`, the mean over the P(P-1)/2 pairs of pairs. Tied pairs of the teacher add 0 and count in the mean.
@@ -137,8 +162,8 @@ def relative_from_similarities(
             f"an order of {order.similarities.shape}"
         )
     heads, count = similarities.shape
-    if method == "blocked" and similarities.dtype != jnp.float32:
-        raise ValueError(f"method: blocked takes float32 similarities, got {similarities.dtype}; take partitioned")
+    if method == "merged" and similarities.dtype != jnp.float32:
+        raise ValueError(f"method: merged takes float32 similarities, got {similarities.dtype}; take partitioned")
     margin = jnp.asarray(margin, similarities.dtype)
     if margin.ndim and margin.shape != (heads,):
         raise ValueError(f"margin: expected a number or [H], got {margin.shape} for {similarities.shape}")
@@ -203,10 +228,10 @@ def _form(platform: str, method: str, count: int, dtype: Any):
         places = (order.order, order.place, order.first, order.last)
         return partitioned(similarities, margin, *places, packed_sort=on_cpu)
 
-    def run_blocked(similarities: jax.Array, margin: jax.Array, order: PairOrder):
-        return blocked(similarities, margin, order.similarities, interpret=platform != "tpu")
+    def run_merged(similarities: jax.Array, margin: jax.Array, order: PairOrder):
+        return merged(similarities, margin, order.similarities, kernel=platform == "tpu")
 
-    return {"tiled": run_tiled, "blocked": run_blocked, "partitioned": run_partitioned}[method]
+    return {"tiled": run_tiled, "merged": run_merged, "partitioned": run_partitioned}[method]
 
 
 def _fastest(platform: str, count: int, dtype: Any) -> str:
@@ -215,7 +240,7 @@ def _fastest(platform: str, count: int, dtype: Any) -> str:
         return "tiled" if count <= TILED_UP_TO[platform] * sharing else "partitioned"
     if count**2 <= TILED_COMPARISONS * devices():
         return "tiled"
-    return "blocked" if dtype == jnp.float32 else "partitioned"
+    return "merged" if dtype == jnp.float32 else "partitioned"
 
 
 def _comparisons(count: int) -> float:

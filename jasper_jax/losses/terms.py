@@ -17,7 +17,7 @@ from jasper_jax.losses.comparison import Comparison, HeadDim
 from jasper_jax.losses.distillation import cosine_loss, squared_difference
 from jasper_jax.losses.geometry import Arrays, cross_cosines
 from jasper_jax.losses.ranking import margin_loss, ranking_loss
-from jasper_jax.losses.relative import pairs, relative_from_similarities
+from jasper_jax.losses.relative import relative_from_matrices
 
 Values = dict[str, jax.Array]
 """Head -> scalar."""
@@ -67,7 +67,8 @@ def _relative(comparison: Comparison, heads: Sequence[str]) -> Values:
     rows = comparison.rows(heads)
     similarities = comparison.similarities(rows)
     margins = jnp.asarray([comparison.settings[row.head]["margin"] for row in rows], similarities.dtype)
-    return comparison.by_head(relative_from_similarities(pairs(similarities), comparison.order, margins), rows)
+    teacher, order = comparison.target_similarities, comparison.order
+    return comparison.by_head(relative_from_matrices(similarities, teacher, order, margins), rows)
 
 
 def _sigmoid(comparison: Comparison, heads: Sequence[str]) -> Values:

@@ -180,6 +180,9 @@ class Texts(Section):
     """Texts of ``sources`` held out for losses and agreement: complete documents, selected by hash."""
     held_out_pairs: Annotated[int, Field(ge=0)] = 500
     """Pairs held out for losses and retrieval: all pairs of a passage and of its queries, selected by hash."""
+    near_duplicates: Annotated[float, Field(gt=0.1, lt=1)] | None = None
+    """Leave out texts that share about this part of their shingles of five characters with one before them (Jaccard
+    similarity, by MinHash), e.g. 0.8, and keep those held out as far from training; None: equal texts alone."""
     shuffle_buffer: PositiveInt = 100_000
     """Documents of a source that are shuffled in memory together."""
     max_chars: PositiveInt = 20_000

@@ -16,6 +16,8 @@ ONNX_PACKAGES = ("torch", "sentence_transformers", "onnx", "onnxscript", "onnxru
 
 def needed_packages(recipe: Recipe) -> Iterator[tuple[str, str, str]]:
     """``(key, extra, package)`` for every optional package that a run of the recipe imports."""
+    if recipe.texts and recipe.texts.near_duplicates is not None:
+        yield "texts.near_duplicates", "dedup", "datasketch"
     for number, source in enumerate(recipe.texts.sources if recipe.texts else ()):
         if source.hf is not None:
             yield f"texts.sources[{number}].hf", "datasets", "datasets"

@@ -1,10 +1,11 @@
 """How fast a text store is built, with how much memory: by one process and by one for each core.
 
-    python scripts/bench/text_store.py --texts 200000 [--than OTHER_CHECKOUT]
+    python scripts/bench/text_store.py --texts 200000 [--than OTHER_CHECKOUT] [--near-duplicates 0.8]
 
 Texts are generated: 2 to 12 sentences of 5 to 20 words, every twentieth one a copy of an earlier one, as JSONL. Every
 build is a fresh process, with the default recipe's division and shuffling; all ways take turns, each in every round.
 ``--than`` names another version of this repository, which builds the same store. The stores must be equal to the byte.
+``--near-duplicates`` leaves out near-duplicates too, beside a build that does not.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def generate(path: Path, texts: int) -> None:
             earlier = line if number % 7 == 0 else earlier
 
 
-def build(source: Path, folder: Path, processes: int | None) -> dict[str, Any]:
+def build(source: Path, folder: Path, processes: int | None, near: float | None) -> dict[str, Any]:
     """Build a store; seconds and peak memory of all its processes. ``processes``: None for the version's only way."""
     from jasper_jax.data.texts import build_text_store
     from jasper_jax.recipe.config_sources import Texts, TextSource
@@ -50,7 +51,8 @@ def build(source: Path, folder: Path, processes: int | None) -> dict[str, Any]:
 
         more["workers"] = Workers(processes)
     began = time.perf_counter()
-    store = build_text_store(Texts(sources=[TextSource(jsonl=str(source))]), folder, 0, progress=False, **more)
+    texts = Texts(sources=[TextSource(jsonl=str(source))], **({} if near is None else {"near_duplicates": near}))
+    store = build_text_store(texts, folder, 0, progress=False, **more)
     seconds = time.perf_counter() - began
     own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
     digest = hashlib.sha256()
@@ -66,10 +68,10 @@ def build(source: Path, folder: Path, processes: int | None) -> dict[str, Any]:
     }
 
 
-def measure(source: Path, package: Path, processes: int | None) -> dict[str, Any]:
+def measure(source: Path, package: Path, processes: int | None, near: float | None) -> dict[str, Any]:
     """:func:`build` in a process of its own, by the version in ``package``."""
     with tempfile.TemporaryDirectory(dir=source.parent) as folder:
-        asked = json.dumps([str(source), f"{folder}/texts", processes])
+        asked = json.dumps([str(source), f"{folder}/texts", processes, near])
         command = [sys.executable, __file__, "--build", asked]
         environment = {**os.environ, "PYTHONPATH": str(package)}
         return json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout)
@@ -81,33 +83,36 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--than", type=Path)
+    parser.add_argument("--near-duplicates", type=float)
     parser.add_argument("--build", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.build:
-        source, folder, processes = json.loads(given.build)
-        print(json.dumps(build(Path(source), Path(folder), processes)))
+        source, folder, processes, near = json.loads(given.build)
+        print(json.dumps(build(Path(source), Path(folder), processes, near)))
         return
-    ways: dict[str, tuple[Path, int | None]] = {"than": (given.than.resolve(), None)} if given.than else {}
-    ways |= {str(count): (ROOT, count) for count in (1, given.processes)}
+    ways: dict[str, tuple[Path, int | None, float | None]] = {}
+    if given.than:
+        ways["the version to compare with"] = given.than.resolve(), None, None
+    ways |= {f"{count} process{'es' * (count > 1)}": (ROOT, count, None) for count in (1, given.processes)}
+    if given.near_duplicates:
+        ways["near-duplicates too"] = ROOT, given.processes, given.near_duplicates
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "texts.jsonl"
         generate(source, given.texts)
         for _ in range(given.rounds):
-            for way, (package, processes) in ways.items():
-                found[way].append(measure(source, package, processes))
-    assert len({result["sha256"] for results in found.values() for result in results}) == 1
+            for way, (package, processes, near) in ways.items():
+                found[way].append(measure(source, package, processes, near))
+    exact = [result["sha256"] for way, results in found.items() if ways[way][2] is None for result in results]
+    assert len(set(exact)) == 1
     print("| | texts/s, median and all | processor's seconds | peak memory of this process, and of the largest other |")
     print("| --- | ---: | ---: | ---: |")
     for way, results in found.items():
         rates = [result["texts"] / result["seconds"] for result in results]
         cpu = statistics.median(result["cpu"] for result in results)
         memory = [max(result[key] for result in results) for key in ("main_mib", "worker_mib")]
-        name = {"than": "the version to compare with", "1": "1 process"}.get(way, f"{way} processes")
         every = ", ".join(f"{rate:,.0f}" for rate in rates)
-        print(
-            f"| {name} | {statistics.median(rates):,.0f} ({every}) | {cpu:.1f} | {memory[0]:,.0f}, {memory[1]:,.0f} |"
-        )
+        print(f"| {way} | {statistics.median(rates):,.0f} ({every}) | {cpu:.1f} | {memory[0]:,.0f}, {memory[1]:,.0f} |")
 
 
 if __name__ == "__main__":

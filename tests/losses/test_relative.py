@@ -309,7 +309,7 @@ def test_errors():
         relative_from_similarities(jnp.zeros(6), order)
     with pytest.raises(ValueError, match=r"margin.*\(3,\).*\(2, 6\)"):
         relative_from_similarities(jnp.zeros((2, 6)), order, jnp.zeros(3))
-    with pytest.raises(ValueError, match=r"'sorted' is not one of auto, tiled, blocked, partitioned"):
+    with pytest.raises(ValueError, match=r"'sorted' is not one of auto, tiled, merged, partitioned"):
         relative_from_similarities(jnp.zeros((2, 6)), order, method="sorted")
     with pytest.raises(ValueError, match=r"\(2, 3\)"):
         pairs(jnp.zeros((2, 3)))
@@ -367,13 +367,13 @@ def test_auto_chooses_by_the_platform_it_is_lowered_for():
     def form(batch, platform):  # of the tiled and the partitioned form only the second sorts
         program = lower(batch, 1, "auto", platform).as_text()
         if "tpu_custom_call" in program:
-            return "blocked"
+            return "merged"
         return "partitioned" if "stablehlo.sort" in program else "tiled"
 
     assert form(45, "cpu") == "tiled"
     assert form(47, "cpu") == "partitioned"
     assert form(128, "cpu") == "partitioned"
     assert form(128, "tpu") == form(128, "cuda") == "tiled"
-    assert (form(129, "tpu"), form(1024, "tpu"), form(1024, "cuda")) == ("blocked", "blocked", "partitioned")
+    assert (form(129, "tpu"), form(1024, "tpu"), form(1024, "cuda")) == ("merged", "merged", "partitioned")
     assert 128 * 127 // 2 <= TILED_COMPARISONS**0.5 < 129 * 128 // 2
     assert 45 * 44 // 2 <= TILED_UP_TO["cpu"] < 47 * 46 // 2

@@ -18,8 +18,10 @@ from jasper_jax.batches.batch_sizes import TokenCounts
 from jasper_jax.batches.batches import Batches
 from jasper_jax.batches.draws import BatchDraws
 from jasper_jax.losses import pair_similarities, teacher_order
-from jasper_jax.losses.relative import relative_from_similarities
-from jasper_jax.parameters.sharding import make_mesh
+from jasper_jax.losses.geometry import cosines, gram
+from jasper_jax.losses.relative import pair_order, pairs, relative_from_similarities
+from jasper_jax.losses.relative_rows import relative_by_rows
+from jasper_jax.parameters.sharding import WIDE, constrain, make_mesh
 from jasper_jax.parameters.trees import flatten
 from jasper_jax.planning.work import analyse
 from jasper_jax.run import Run
@@ -147,7 +149,32 @@ def relative(sizes: tuple[int, int, int], method: str, texts: int = 94) -> dict:
     return {"value": float(value), "gradient": np.asarray(gradient), "program": compiled.as_text()}
 
 
+def rows(sizes: tuple[int, int, int], texts: int) -> dict:
+    """The relative loss of vectors whose similarities lie over the devices by rows, and its gradients; on one device
+    the plain form."""
+    mesh = make_mesh(sizes, jax.devices()[: int(np.prod(sizes))])
+    vectors = np.random.default_rng(0).integers(-3, 4, (3, texts, 16)).astype(np.float32)
+    margin = np.float32([0.015, 0.3])
+
+    def loss(vectors: jax.Array, margin: jax.Array) -> jax.Array:
+        *students, teacher = (constrain(of, None, WIDE) for of in vectors)
+        matrices, target = cosines(jnp.stack([gram(of) for of in students])), cosines(gram(teacher))
+        if mesh.size > 1:
+            values = relative_by_rows(matrices, jax.lax.stop_gradient(target), margin, False)
+        else:
+            values = relative_from_similarities(pairs(matrices), pair_order(pairs(target)), margin)
+        return jnp.dot(values, jnp.asarray([1.0, 2.0]))
+
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(vectors, margin).compile()
+    value, gradients = compiled(vectors, margin)
+    return {"value": float(value), "gradients": [np.asarray(of) for of in gradients], "program": compiled.as_text()}
+
+
 if __name__ == "__main__":
     place, cases = Path(sys.argv[1]), pickle.loads(Path(sys.argv[2]).read_bytes())
-    out = {name: steps(place, case) if "stage" in case else relative(**case) for name, case in cases.items()}
+    out = {
+        name: steps(place, case) if "stage" in case else (relative if "method" in case else rows)(**case)
+        for name, case in cases.items()
+    }
     Path(sys.argv[3]).write_bytes(pickle.dumps(out))

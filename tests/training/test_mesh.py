@@ -40,16 +40,18 @@ CASES: dict[str, dict] = {
     "float32, 2x2x2": {"mesh": (2, 2, 2), "stage": 3, "dtype": "float32", "rate": 1e-4},
     "relative": {"sizes": ONE, "method": "partitioned"},
     "relative, 128 texts": {"sizes": ONE, "method": "partitioned", "texts": 128},
-    "relative, 128 texts, 8": {"sizes": (1, 8, 1), "method": "blocked", "texts": 128},
+    "relative, 128 texts, 8": {"sizes": (1, 8, 1), "method": "merged", "texts": 128},
+    "rows": {"sizes": ONE, "texts": 256},
+    "rows, 2x2x2": {"sizes": (2, 2, 2), "texts": 256},
     **{
         f"relative, {method}, {name}": {"sizes": sizes, "method": method}
-        for method in ("tiled", "blocked")
+        for method in ("tiled", "merged")
         for name, sizes in {"8": (1, 8, 1), "2x2x2": (2, 2, 2)}.items()
     },
 }
 FULL = (
     *("stage 3, 1x2x1", "stage 3, 8x1x1", "stage 3, 2x2x2", "stage 3, micro", "stage 4, 1x8x1"),
-    *("float32", "float32, 2x2x2", "relative, tiled, 2x2x2", "relative, blocked, 8"),
+    *("float32", "float32, 2x2x2", "relative, tiled, 2x2x2", "relative, merged, 8"),
 )
 """Cases of the long campaign: what they add is between the others."""
 
@@ -132,21 +134,30 @@ def test_devices_share_the_comparisons_of_the_relative_loss(found, name: str) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "alone", "block"),
+    ("name", "alone", "entries"),
     [
-        case("relative, blocked, 8", "relative", 768),
-        case("relative, blocked, 2x2x2", "relative", 768),
-        case("relative, 128 texts, 8", "relative, 128 texts", 1024),
+        case("relative, merged, 8", "relative", 2048),
+        case("relative, merged, 2x2x2", "relative", 2048),
+        case("relative, 128 texts, 8", "relative, 128 texts", 2048),
     ],
 )
-def test_devices_share_the_blocks_of_the_relative_loss(found, name: str, alone: str, block: int) -> None:
-    """A device holds an eighth of the pairs, padded, and swaps them with others. A kernel merges blocks whose length is
-    a power of 2, others are sorted."""
+def test_devices_share_the_sorting_of_the_relative_loss(found, name: str, alone: str, entries: int) -> None:
+    """A device holds two entries for each of an eighth of the pairs, padded to a power of 2, and swaps them."""
     one, eight = found[alone], found[name]
     assert eight["value"] == pytest.approx(one["value"], rel=1e-6)
     np.testing.assert_array_equal(eight["gradient"], one["gradient"])
-    assert re.search(rf"f32\[2,{block}\]\S* collective-permute", eight["program"])
-    assert bool(re.search(rf"[sf]32\[2,{2 * block}\]\S*\) sort", eight["program"])) == (block == 768)
+    assert re.search(rf"f32\[1,{entries}\]\S* collective-permute", eight["program"])
+
+
+def test_no_device_holds_the_similarities_of_all_texts(found) -> None:
+    """Their rows lie over the devices, and so do those of their gradients; the texts' vectors are on each."""
+    one, eight = found["rows"], found["rows, 2x2x2"]
+    assert eight["value"] == pytest.approx(one["value"], rel=1e-5)
+    for alone, shared in zip(one["gradients"], eight["gradients"]):
+        np.testing.assert_allclose(shared, alone, rtol=1e-4, atol=1e-6 * np.abs(alone).max())
+    assert re.search(r"f32\[(2,)?256,256\]", one["program"])
+    assert not re.search(r"f32\[(\d,)?256,256\]", eight["program"])
+    assert re.search(r"f32\[(2,)?32,256\]", eight["program"])
 
 
 @pytest.mark.parametrize("case", FAMILIES)
