@@ -119,6 +119,17 @@ class WeightsAndBiases:
         self._run.finish()
 
 
+def _database(path: Path) -> str:
+    """The address of an SQLite database. UserError: its path has a character with a meaning in addresses, and the
+    tables would go into another file: ``a?/mlflow.db`` is the file ``a``, and ``%2F`` may be a slash."""
+    if "?" in str(path) or "%" in str(path):
+        raise UserError(
+            f"training.loggers: mlflow: {path}: the path of its database may have no ? and no %; choose another"
+            " run_dir, or set MLFLOW_TRACKING_URI"
+        )
+    return f"sqlite:///{path}"
+
+
 class MLflow:
     """In ``mlflow.db`` of the run folder, unless ``MLFLOW_TRACKING_URI`` names a server."""
 
@@ -127,7 +138,7 @@ class MLflow:
         from mlflow.entities import Metric  # type: ignore[import-not-found]
 
         self._metric = Metric
-        address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_own_file(folder.absolute() / 'mlflow.db')}"
+        address = os.environ.get("MLFLOW_TRACKING_URI") or _database(_own_file(folder.absolute() / "mlflow.db"))
         self._client = MlflowClient(tracking_uri=address)
         found = self._client.get_experiment_by_name(PROJECT)
         experiment = found.experiment_id if found else self._client.create_experiment(PROJECT)
