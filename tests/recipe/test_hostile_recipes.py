@@ -132,6 +132,13 @@ def test_no_other_yaml_is_read_than_the_packages_own() -> None:
     assert readers == {"recipe/yaml_text.py", "assets/catalogue.py", "encoders/published.py"}, "the last two: own files"
 
 
+def test_a_count_that_fills_the_memory_when_a_recipe_is_checked(recipe_file) -> None:
+    """``jasper check`` took a byte for each text."""
+    assert load_recipe(recipe_file(), ["texts.count=1000000000"]).texts is not None
+    with pytest.raises(UserError, match="texts.count: 10000000000 is not allowed: input should be less than or equal"):
+        load_recipe(recipe_file(), ["texts.count=10000000000"])
+
+
 def test_a_tree_of_the_most_levels_is_written_again() -> None:
     """One of 340 levels, as a student's config may have, was read, and ended in a traceback when it was written."""
     tree = parse_yaml("a: " + "[" * 98 + "1" + "]" * 98)
