@@ -32,6 +32,8 @@ SQUAD_SPLITS = {
 }
 SPLITS: dict[str, tuple[str, ...]] = {"squad-shifts": tuple(SQUAD_SPLITS), "randfacts": (), "lee": ()}
 """The readable corpora and their splits; none where the corpus is not divided."""
+MOST_GAIN = 100_000
+"""Of a judgement; grades go to 4, or 100. The metrics' library keeps a count of each gain up to the highest."""
 
 
 class Document(NamedTuple):
@@ -210,6 +212,8 @@ def read_beir(folder: str | Path, split: str = "test") -> RetrievalTest:
             gain = int(score)
         except ValueError:
             raise UserError(f"{where}: score {score!r} is not an integer") from None
+        if gain > MOST_GAIN:
+            raise UserError(f"{where}: score {score[:40]}; expected a gain of at most {MOST_GAIN:,}")
         if gain <= 0:
             continue
         if query in queries:

@@ -46,12 +46,18 @@ class Draws:
         return {"ordered": [list(pair) for pair in self.ordered], "sampled": [list(pair) for pair in self.sampled]}
 
 
+_AT_ONCE = 1 << 24
+"""Draws whose record numbers are held at once."""
+
+
 @functools.lru_cache(maxsize=4)
 def drawn_records(draws: Draws, size: int) -> np.ndarray:
     """``[size]`` bool: whether a record of a store of ``size`` training records is drawn. Not to be written to."""
     drawn = np.zeros(size, bool)
     for seed, n in draws.ordered:
-        drawn[DrawOrder(size, seed).records(0, min(n, size))] = True
+        order, n = DrawOrder(size, seed), min(n, size)
+        for start in range(0, n, _AT_ONCE):
+            drawn[order.records(start, min(start + _AT_ONCE, n))] = True
     for seed, n in draws.sampled:
         drawn[sample_records(size, n, seed)] = True
     drawn.setflags(write=False)

@@ -33,6 +33,9 @@ _LONG_NAMES = (
     *(tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK),
 )
 _LONGEST_NAME = 1 << 20
+"""Bytes of all headers of ``_LONG_NAMES`` before a member."""
+_MOST_CHAINED = 8
+"""Such headers; there are three kinds."""
 
 
 def columns(source: ImageSource) -> list[str]:
@@ -145,15 +148,36 @@ def _size(stem: str, pair: dict[bool, bytes]) -> int:
     return sum(len(content) + len(stem) + 200 for content in pair.values())
 
 
-class _Member(tarfile.TarInfo):
-    """A header; ReadError for a name so long that it would fill the memory: ``tarfile`` reads names whole."""
+def _header() -> type[tarfile.TarInfo]:
+    """The headers of one tar; ReadError for those that would fill the memory. ``tarfile`` reads names and attributes
+    whole, follows one header of them after another, and gives each member a copy of all attributes before it."""
 
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _LONG_NAMES and member.size > _LONGEST_NAME:
-            raise tarfile.ReadError(f"a header of {member.size:,} bytes")
-        return member
+    class Header(tarfile.TarInfo):
+        chained = held = 0
+
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+            member = super().frombuf(buf, encoding, errors)
+            if member.type not in _LONG_NAMES:
+                cls.chained = cls.held = 0
+                if member.type == tarfile.GNUTYPE_SPARSE:
+                    cls._refuse_holes()
+                return member
+            cls.chained, cls.held = cls.chained + 1, cls.held + member.size
+            if cls.chained > _MOST_CHAINED:
+                raise tarfile.ReadError(f"more than {_MOST_CHAINED} headers for one member")
+            if cls.held > _LONGEST_NAME:
+                raise tarfile.ReadError(f"a header of {member.size:,} bytes")
+            return member
+
+        @staticmethod
+        def _refuse_holes(*_: object) -> None:
+            """``tarfile`` calls it for the three forms of sparse files that are said in attributes."""
+            raise tarfile.ReadError("a file with holes, which can be far larger than the tar")
+
+        _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_holes
+
+    return Header
 
 
 def _members(
@@ -167,8 +191,10 @@ def _members(
     waiting: dict[str, dict[bool, bytes]] = {}
     held = 0
     try:
-        with path.open("rb") as file, tarfile.open(None, "r|", unpacked(file, str(path))[0], tarinfo=_Member) as tar:
-            for member in tar:
+        with path.open("rb") as file, tarfile.open(None, "r|", unpacked(file, str(path))[0], tarinfo=_header()) as tar:
+            while (member := tar.next()) is not None:
+                setattr(tar, "members", [])  # noqa: B010  (it would keep all, with their attributes)
+                tar.pax_headers = {}
                 folder, _, name = member.name.rpartition("/")
                 stem, _, extension = name.partition(".")
                 extension = extension.lower()
@@ -194,7 +220,7 @@ def _members(
                         f"{path}: {len(waiting):,} members before {member.name!r} wait for their image or caption, more"
                         f" than {WAITING:,} bytes; put the two of each pair next to each other"
                     )
-    except (tarfile.TarError, *DAMAGED) as e:
+    except (tarfile.TarError, ValueError, *DAMAGED) as e:  # ValueError: an attribute is no number
         raise UserError(f"{path}: damaged, or not a tar file ({e})") from None
     for stem, pair in waiting.items():
         yield stem, pair.get(False), pair.get(True)

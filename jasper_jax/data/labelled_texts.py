@@ -10,13 +10,16 @@ from jasper_jax.data.rows import strings, table_rows
 from jasper_jax.recipe.config_evaluation import Classification, file_kind
 from jasper_jax.runtime.errors import UserError
 
+MOST_LABELS = 2_000
+"""Of a test; benchmarks have up to 150. The probe has some tables of 8 texts of each label by labels, of 256 MB."""
+
 
 def read_labels(spec: Classification, key: str) -> dict[str, str]:
     """The distinct texts of a file, each with its label; ``key`` is where the recipe names the file.
 
     Raises:
-      UserError: no such file or column, an empty text or label, a text with two labels, fewer than two labels, or a
-        label with one text, which cannot be both trained on and tested.
+      UserError: no such file or column, an empty text or label, a text with two labels, fewer than two labels or more
+        than ``MOST_LABELS``, or a label with one text, which cannot be both trained on and tested.
     """
     labels: dict[str, str] = {}
     columns = list(dict.fromkeys([spec.text, spec.label]))
@@ -31,6 +34,11 @@ def read_labels(spec: Classification, key: str) -> dict[str, str]:
     if len(counts) < 2:
         seen = f"one label, {next(iter(counts))!r}" if counts else "no texts"
         raise UserError(f"{key}: {spec.file} has {seen}; a classification test needs two labels or more")
+    if len(counts) > MOST_LABELS:
+        raise UserError(
+            f"{key}: {spec.file} has {len(counts):,} labels in the column {spec.label!r}; at most {MOST_LABELS:,}, is"
+            " it the column of the labels?"
+        )
     if rare := [label for label, count in counts.items() if count < 2]:
         raise UserError(
             f"{key}: {spec.file} has {len(labels):,} texts of {len(counts):,} labels, and one text of {rare[0]!r};"

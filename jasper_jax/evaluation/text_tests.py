@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jasper_jax.assets.corpora import (
+    MOST_GAIN,
     RetrievalTest,
     as_test,
     beir_file,
@@ -105,6 +106,8 @@ def _gain(score: float, where: str) -> int:
         return int(score > 0)
     if score != int(score):
         raise UserError(f"{where}: score {score:g}; expected 0, a share up to 1, or a whole number, the gain in nDCG")
+    if score > MOST_GAIN:
+        raise UserError(f"{where}: score {score:g}; expected a gain in nDCG of at most {MOST_GAIN:,}")
     return int(score)
 
 

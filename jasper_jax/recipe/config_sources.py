@@ -174,7 +174,7 @@ class Texts(Section):
     pairs: list[PairSource] = Field(default_factory=list)
     """Labelled pairs of a query and a passage that answers it. Their texts are rows of the store like those of
     ``sources``, in addition to ``count`` and ``held_out``, and are not augmented."""
-    count: PositiveInt | None = None
+    count: Annotated[int, Field(ge=1, le=1_000_000_000)] | None = None
     """Texts of ``sources`` for training; None: all."""
     held_out: Annotated[int, Field(ge=0)] = 500
     """Texts of ``sources`` held out for losses and agreement: complete documents, selected by hash."""

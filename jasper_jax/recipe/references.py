@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from jasper_jax.recipe.yaml_text import DEEPEST
 from jasper_jax.runtime.errors import UserError
 
 _REFERENCE = re.compile(r"\$\{([\w-]+(?:\.[\w-]+|\[-?\d+\])*)\}")
@@ -36,13 +37,16 @@ class _References:
         self._tree, self._where = tree, where
         self._open: list[str] = []
         """The keys whose values are being replaced, the outermost first."""
-        self._made = 0
+        self._made = self._level = 0
 
-    def value(self, node: Any) -> Any:
+    def value(self, node: Any, level: int = 0) -> Any:
+        self._level = level  # at which a reference puts what it stands for
+        if isinstance(node, dict | list) and level == DEEPEST:
+            raise RecursionError
         if isinstance(node, dict):
-            return {key: self.value(item) for key, item in self._counted(node).items()}
+            return {key: self.value(item, level + 1) for key, item in self._counted(node).items()}
         if isinstance(node, list):
-            return [self.value(item) for item in self._counted(node)]
+            return [self.value(item, level + 1) for item in self._counted(node)]
         return self._string(node) if isinstance(node, str) and "${" in node else self._counted(node)
 
     def _string(self, text: str) -> Any:
@@ -74,7 +78,7 @@ class _References:
                     f" variable is $NAME"
                 ) from None
         self._open.append(key)
-        value = self.value(node)
+        value = self.value(node, self._level)
         self._open.pop()
         return value
 

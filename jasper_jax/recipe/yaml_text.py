@@ -15,6 +15,8 @@ from jasper_jax.runtime.text_files import text_of
 
 MOST_NODES = 20_000
 """Values and keys of a document, those of an alias counted wherever it stands ("billion laughs")."""
+DEEPEST = 100
+"""Levels of lists and mappings; a recipe has ten, and what writes it again calls itself for each."""
 _LONGEST_INTEGER = 100
 """Characters of a whole number; Python does not print those of more than 4,300 digits."""
 _TAG = "tag:yaml.org,2002:"
@@ -80,9 +82,9 @@ def parse_yaml(text: str | bytes) -> Any:
     """The tree that ``text`` means: dicts, lists, strings, numbers, booleans and None.
 
     Raises:
-      yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a key twice or a tag, refers to itself, has a
-        whole number of more than ``_LONGEST_INTEGER`` characters, or more than ``MOST_NODES`` nodes with its aliases
-        written out.
+      yaml.YAMLError, ValueError, RecursionError: it is not YAML, has a key twice or a tag, refers to itself, is more
+        than ``DEEPEST`` levels deep, has a whole number of more than ``_LONGEST_INTEGER`` characters, or more than
+        ``MOST_NODES`` nodes with its aliases written out.
     """
     return _unshared(yaml.load(text, Loader=_Loader))
 
@@ -99,9 +101,9 @@ def _unshared(tree: Any) -> Any:
     return [_unshared(value) for value in tree] if isinstance(tree, list) else tree
 
 
-def _count(node: yaml.Node, counts: dict[yaml.Node, int], above: set[yaml.Node]) -> int:
-    """The nodes of ``node`` with aliases written out; ``counts`` has those of nodes seen before, ``above`` those that
-    contain this one."""
+def _count(node: yaml.Node, counts: dict[yaml.Node, tuple[int, int]], above: set[yaml.Node]) -> tuple[int, int]:
+    """The nodes and the levels of ``node`` with aliases written out; ``counts`` has those of nodes seen before,
+    ``above`` those that contain this one."""
     if node in counts:
         return counts[node]
     if node in above:
@@ -117,12 +119,15 @@ def _count(node: yaml.Node, counts: dict[yaml.Node, int], above: set[yaml.Node])
     elif isinstance(node, yaml.SequenceNode):
         children = node.value
     above.add(node)
-    total = 1 + sum(_count(child, counts, above) for child in children)
+    below = [_count(child, counts, above) for child in children]
     above.remove(node)
+    total, levels = 1 + sum(nodes for nodes, _ in below), 1 + max((depth for _, depth in below), default=0)
     if total > MOST_NODES:
         raise _refused(f"more than {MOST_NODES:,} values, with aliases written out", node)
-    counts[node] = total
-    return total
+    if levels > DEEPEST:
+        raise _refused(f"more than {DEEPEST} levels of lists and mappings, with aliases written out", node)
+    counts[node] = total, levels
+    return counts[node]
 
 
 def _refuse_duplicates(node: yaml.MappingNode) -> None:

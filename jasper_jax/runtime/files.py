@@ -23,10 +23,9 @@ from jasper_jax.runtime.bounded import read_record_bytes, read_regular
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.in_place import folder_lock
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.json_text import parse_json
 
 _DIGEST = hashlib.sha256().digest_size
-_MOST_DIGITS = 300
-"""Of a whole number in JSON; float64 holds 308."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -153,26 +152,6 @@ def is_whole(value: Mapping[str, Any]) -> bool:
 def json_bytes(value: Any) -> bytes:
     """``value`` as JSON with sorted keys: equal values give equal bytes."""
     return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > _MOST_DIGITS:
-        raise ValueError(f"a whole number of {len(digits):,} digits; at most {_MOST_DIGITS}")
-    return int(digits)
-
-
-_DECODER = json.JSONDecoder(parse_int=_integer)
-
-
-def parse_json(text: str | bytes) -> Any:
-    """``json.loads``, but JSON that is nested too deeply, or has a whole number that no float can hold, raises
-    ValueError as well."""
-    try:
-        if isinstance(text, str) and not text.startswith("\ufeff"):
-            return _DECODER.decode(text)  # ``loads`` would make a decoder for each text
-        return json.loads(text, parse_int=_integer)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
 
 
 class Manifest(BaseModel):

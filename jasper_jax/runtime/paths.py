@@ -47,7 +47,10 @@ def _up_to_variable(text: str) -> str:
 def _exists(text: str) -> bool:
     """Whether a path or pattern, with its variables replaced, leads to something."""
     path = os.path.expandvars(os.path.expanduser(text))
-    return os.path.lexists(path) or next(glob.iglob(path), None) is not None
+    try:
+        return os.path.lexists(path) or next(glob.iglob(path), None) is not None
+    except RecursionError:  # of a pattern with hundreds of parts
+        return False
 
 
 def folder_to_make(text: str, key: str) -> Path:
@@ -102,7 +105,10 @@ def matching_files(pattern: str, key: str = "path") -> list[Path]:
     while parts and os.path.lexists(literal / parts[0]):
         literal /= parts.pop(0)
     escaped = os.path.join(glob.escape(str(literal)), *parts) if str(literal) != "." else os.path.join("", *parts)
-    found = sorted(Path(name) for name in glob.glob(escaped, recursive=True) if os.path.isfile(name))
+    try:
+        found = sorted(Path(name) for name in glob.glob(escaped, recursive=True) if os.path.isfile(name))
+    except RecursionError:
+        raise UserError(f"{key}: {pattern[:80]!r} ... has {len(parts):,} parts after its first *; name fewer") from None
     for file in found:
         if leads_out(file, literal):
             raise UserError(

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from jasper_jax.runtime.errors import Interrupted, UserError, first_line
+from jasper_jax.runtime.listening import bind_address
 
 COORDINATOR, PROCESSES, PROCESS = "JASPER_COORDINATOR", "JASPER_PROCESSES", "JASPER_PROCESS"
 PATIENCE = 120
@@ -64,7 +65,8 @@ def connect(coordinator: str | None = None, processes: int | None = None, proces
         return
     if index:
         _wait_for_coordinator(host, int(port))
-    _initialize(coordinator_address=coordinator, num_processes=count, process_id=index)
+    own = {} if index else bind_address(host, int(port))
+    _initialize(coordinator_address=coordinator, num_processes=count, process_id=index, **own)
 
 
 def _number(variable: str, option: str, value: int | None) -> int | None:

@@ -17,7 +17,7 @@ _CONTROLS = re.compile(
 _TOKEN = re.compile(r"\bhf_(oauth_|jwt_)?[A-Za-z0-9]{24,}[\w.-]*|\bBearer [^\s'\"]{8,}")
 """Access tokens of the hub, and whatever is in the header that sends one."""
 _KEY = re.compile(r"[\w.~%-]+=")
-_ENDING = re.compile(r"[\"'),.;:>\]]*\Z")
+_ENDING = "\"'),.;:>]"
 HIDDEN = "***"
 """What stands for a secret."""
 
@@ -62,4 +62,4 @@ def _redacted_word(word: str) -> str:
 
 def _hidden(mark: str, parameters: str) -> str:
     """The punctuation after an address stays."""
-    return f"{mark}{HIDDEN}{_ENDING.search(parameters)[0]}"  # type: ignore[index]  # it matches the empty string
+    return f"{mark}{HIDDEN}{parameters[len(parameters.rstrip(_ENDING)) :]}"

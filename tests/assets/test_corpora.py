@@ -201,6 +201,11 @@ def test_a_beir_folder(beir):
         ({"qrels": [*QRELS, "q1 d1 1"]}, r"test\.tsv:5: expected 3 tab-separated columns: .*; got 1"),
         ({"qrels": [*QRELS, "q1\td1\tyes"]}, r"test\.tsv:5: score 'yes' is not an integer"),
         (
+            {"qrels": [*QRELS, "q1\td1\t2147483647"]},
+            r"test\.tsv:5: score 2147483647; expected a gain of at most 100,000",
+        ),
+        ({"qrels": [*QRELS, f"q1\td1\t1{'0' * 4000}"]}, r"test\.tsv:5: score 10+; expected a gain of at most 100,000"),
+        (
             {"qrels": ["q9\td1\t1"]},
             r"test\.tsv: no query has .*1 rows name queries that queries\.jsonl lacks, e\.g\. 'q9'",
         ),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jasper_jax.data import drawn
 from jasper_jax.data.draw_order import DrawOrder, sample_records
 from jasper_jax.data.drawn import Draws, drawn_records
 
@@ -15,6 +16,14 @@ def test_the_records_are_those_of_the_order_and_the_sample():
     assert set(np.flatnonzero(drawn_records(draws, 200))) == expected
     assert not drawn_records(Draws(), 200).any()
     assert drawn_records(Draws(((3, 1000),)), 200).all()
+
+
+def test_draws_are_taken_in_parts(monkeypatch) -> None:
+    draws = Draws(((5, 61),))
+    expected = drawn_records.__wrapped__(draws, 200)
+    monkeypatch.setattr(drawn, "_AT_ONCE", 7)
+    assert (drawn_records.__wrapped__(draws, 200) == expected).all()
+    assert expected.sum() == 61
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,10 @@ def test_scores() -> None:
         (["a,x", "b,x"], "has one label, 'x'; a classification test needs two labels"),
         (["a,x", "b,y", "c,x"], r"3 texts of 2 labels, and one text of 'y'; a label needs at least two"),
         (["a,x", "b,y", "a,y"], r"line 4: the text has label 'y', and 'x' in another row"),
+        (
+            [f"{i},{i // 2}" for i in range(4002)],
+            r"2,001 labels in the column 'label'; at most 2,000, is it the column",
+        ),
         (["a,x", " ,y"], "line 3: column 'text' holds no text or several"),
         (["a,x", "b,"], "line 3: column 'label' holds no text or several"),
     ],

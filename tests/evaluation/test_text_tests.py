@@ -36,6 +36,8 @@ def test_scores_are_gains_and_a_passage_judged_irrelevant_stays_a_candidate(tmp_
         ("a,p,0\n", "evaluation.retrieval.mine.pairs: 1 pairs, none with a score above 0"),
         ("a,p,2.5\n", "query 'a': score 2.5; expected 0, a share up to 1, or a whole number"),
         ("a,p,good\n", "column 'score' is 'good'; expected a number"),
+        ("a,p,100001\n", "query 'a': score 100001; expected a gain in nDCG of at most 100,000"),
+        ("a,p,1e300\n", r"query 'a': score 1e\+300; expected a gain in nDCG of at most 100,000"),
     ],
 )
 def test_scores_that_are_no_gains(rows: str, problem: str, tmp_path: Path) -> None:

@@ -88,6 +88,7 @@ def test_a_key_of_the_recipe_is_read(recipe_file, tmp_path: Path) -> None:
         ({f"a{i}": f"${{a{i - 1}}}" * 9 if i else "laugh" for i in range(30)}, "more than 200,000 characters"),
         ({f"a{i}": [f"${{a{i - 1}}}"] * 9 if i else [1] for i in range(30)}, "more than 200,000 characters"),
         ({f"a{i}": f"${{a{i + 1}}}" for i in range(5000)}, "nested too deeply"),
+        ({"a0": [[[[[1]]]]], **{f"a{i}": [[[[[f"${{a{i - 1}}}"]]]]] for i in range(1, 40)}}, "nested too deeply"),
     ],
 )
 def test_references_that_make_no_value(changes: dict, message: str | None, recipe_file) -> None:
@@ -97,6 +98,7 @@ def test_references_that_make_no_value(changes: dict, message: str | None, recip
 
 LAUGHS = "a0: &a0 [lol]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 MERGES = "a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i}\n  <<: [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+DEEP = f"a0: &a0 {'[' * 60}{']' * 60}\n" + "".join(f"a{i}: &a{i} {'[' * 60}*a{i - 1}{']' * 60}\n" for i in range(1, 8))
 TREES = {
     LAUGHS: "more than 20,000 values, with aliases written out",
     MERGES: "more than 20,000 values, with aliases written out",
@@ -104,6 +106,8 @@ TREES = {
     "a: !!python/object/apply:os.system [id]": "the tag !!python/object/apply:os.system is not allowed",
     "a: !!binary AAAA": "the tag !!binary is not allowed",
     "a: " + "[" * 100_000: "not valid YAML",
+    "a: " + "[" * 340 + "]" * 340: "more than 100 levels of lists and mappings, with aliases written out",
+    DEEP: "more than 100 levels of lists and mappings, with aliases written out",
     "a: 1\nb: {c: 1, c: 2}": "the key c is there twice",
     "a: " + "9" * 10_000: "not valid YAML",
 }
@@ -126,6 +130,19 @@ def test_no_other_yaml_is_read_than_the_packages_own() -> None:
         p.relative_to(package).as_posix() for p in package.rglob("*.py") if re.search(r"yaml\.\w*load", p.read_text())
     }
     assert readers == {"recipe/yaml_text.py", "assets/catalogue.py", "encoders/published.py"}, "the last two: own files"
+
+
+def test_a_count_that_fills_the_memory_when_a_recipe_is_checked(recipe_file) -> None:
+    """``jasper check`` took a byte for each text."""
+    assert load_recipe(recipe_file(), ["texts.count=1000000000"]).texts is not None
+    with pytest.raises(UserError, match="texts.count: 10000000000 is not allowed: input should be less than or equal"):
+        load_recipe(recipe_file(), ["texts.count=10000000000"])
+
+
+def test_a_tree_of_the_most_levels_is_written_again() -> None:
+    """One of 340 levels, as a student's config may have, was read, and ended in a traceback when it was written."""
+    tree = parse_yaml("a: " + "[" * 98 + "1" + "]" * 98)
+    assert parse_yaml(dump_yaml(tree)) == tree
 
 
 def test_anchors_and_merges_may_be_used_and_are_copies() -> None:

@@ -91,6 +91,12 @@ def test_equal_values_give_equal_bytes():
 def test_json_that_is_nested_too_deeply_is_a_value_error():
     with pytest.raises(ValueError, match="nested too deeply"):
         files.parse_json("[" * 100_000)
+    deepest = '{"a": [' * 50 + '"["' + "]}" * 50
+    for text in (deepest, deepest.encode(), "[" + "[], " * 1000 + "{}]"):
+        assert files.parse_json(text) == json.loads(text)
+    for text in (f"[{deepest}]", f"[1, {deepest}]".encode()):
+        with pytest.raises(ValueError, match="nested too deeply, in more than 100 levels"):
+            files.parse_json(text)
 
 
 @pytest.mark.parametrize("digits", [301, 5000])

@@ -101,6 +101,16 @@ def test_patterns_find_files_in_order(home):
     assert matching_files("a") == []
 
 
+def test_a_pattern_of_very_many_parts_is_a_line(home, monkeypatch):
+    monkeypatch.setenv("PARTS", "*/" * 2000)
+    with pytest.raises(
+        UserError, match=r"texts\.sources: '(\*/)+' \.\.\. has 2,001 parts after its first \*; name fewer"
+    ):
+        matching_files("*/" * 2000 + "*.txt", "texts.sources")
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        user_path("$PARTS*.txt")
+
+
 @pytest.mark.parametrize("link", ["data/b.txt", "data/sub"])
 def test_what_a_pattern_finds_is_in_the_folder_that_is_searched(home, link):
     """Among a million files of an archive nobody sees the one that is a link to a key."""

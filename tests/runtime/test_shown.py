@@ -48,6 +48,8 @@ def test_what_is_shown_of_a_text(text: str, expected: str) -> None:
 def test_a_long_hostile_text_takes_no_longer_than_its_length() -> None:
     assert shown("://" * 10**6 + "@") == "://***@"
     assert shown("a" * 10**6 + "@?") == "a" * 10**6 + "@?"
+    assert shown("gs://a?" + "'" * 10**6 + "x") == "gs://a?***"
+    assert shown("gs://a?x" + "'" * 10**6) == "gs://a?***" + "'" * 10**6
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,3 +150,19 @@ def test_mlflow_writes_no_database_of_others(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError, match=r"mlflow\.db: is a link to a file outside its folder"):
         LOGGERS["mlflow"](tmp_path / "run", "tiny", 0)
     assert (tmp_path / "mine.db").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["mine.db?", "mine%2Edb", "x%2F..%2Fmine.db?a=b"])
+def test_mlflow_s_database_is_in_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The run folder is part of an address, in which ``mine.db?/mlflow.db`` was the file ``mine.db``."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    modules = {"mlflow": types.ModuleType("mlflow"), "mlflow.entities": types.ModuleType("mlflow.entities")}
+    modules["mlflow.entities"].Metric = None  # type: ignore[attr-defined]
+    modules["mlflow"].MlflowClient = lambda **options: pytest.fail(f"{options} was opened")  # type: ignore[attr-defined]
+    for package, module in modules.items():
+        monkeypatch.setitem(sys.modules, package, module)
+    (tmp_path / name).mkdir()
+    with pytest.raises(
+        UserError, match=r"in the address of a database . has a meaning, so another one would be written; set run_dir"
+    ):
+        LOGGERS["mlflow"](tmp_path / name, "tiny", 0)

