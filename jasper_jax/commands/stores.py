@@ -36,9 +36,10 @@ def embed_teachers(recipe: Recipe, process_index: int, process_count: int) -> No
 
 
 def embed_teachers_on_ray(recipe: Recipe, address: str) -> None:
-    """``jasper embed --ray``. ``address``: as of ``ray_cluster.connected``."""
+    """``jasper embed --ray``. ``address``: as of ``ray_connection.connected``."""
     from jasper_jax.runtime.files import exclusive
-    from jasper_jax.teachers.ray_cluster import RayCluster, connected, listed, needs, refuse_unlike_nodes, room
+    from jasper_jax.teachers.ray_cluster import RayCluster, listed, needs, refuse_unlike_nodes, room
+    from jasper_jax.teachers.ray_connection import connected
 
     with connected(address) as ray:  # before JAX has threads, since it forks
         from jasper_jax.commands.validation import validate

@@ -1,30 +1,22 @@
-"""A Ray cluster whose actors embed: connecting to it, what its nodes have room for, and its actors as workers."""
+"""A Ray cluster whose actors embed: what its nodes have room for, and its actors as workers."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
 import math
 import os
 import re
-import signal
-import socket
-import threading
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jasper_jax.recipe.config import Ray
-from jasper_jax.runtime.errors import Interrupted, UserError, first_line
+from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.progress import say
+from jasper_jax.teachers.ray_connection import Head
 from jasper_jax.teachers.scheduling import IN_HAND, Lost, Made, Ready
 from jasper_jax.teachers.store_writer import Task
 from jasper_jax.teachers.teacher_worker import Order, TeacherWorker, refuse_other_versions, version_reader
 
-LOCAL, AUTO = "local", "auto"
-REACH = 10.0
-"""Seconds in which the address must answer."""
 LOOK = 5.0
 """Seconds between two looks at the nodes, which may come and go."""
 PATIENCE = 60.0
@@ -33,99 +25,6 @@ PATIENCE = 60.0
 
 NODE_DIED = "its node has died"
 """What Ray says of an actor that was lost with its node."""
-
-
-def refuse_without_ray() -> None:
-    """UserError if Ray is not installed."""
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--ray needs the extra ray, which is not installed: pip install 'jasper-jax[ray]'")
-
-
-@contextlib.contextmanager
-def connected(address: str) -> Iterator[Any]:
-    """Within the block this process drives the Ray cluster at ``address``; yields the module ``ray``.
-
-    ``address``: ``host:port`` of its head, ``auto`` (``RAY_ADDRESS``, or the cluster of which this machine is a node),
-    or ``local``: a cluster of this machine alone, which ends with the block or the process.
-
-    Raises:
-      UserError: Ray is not installed; the address is none, does not answer, or has another version.
-    """
-    refuse_without_ray()
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if address == AUTO:
-        address = os.environ.get("RAY_ADDRESS") or AUTO
-    _refuse_unreachable(address)
-    import ray  # pyright: ignore[reportMissingImports]
-    from ray._private import worker  # pyright: ignore[reportMissingImports]
-
-    # Of a lost node Ray prints the last twenty lines of a log; the scheduler says it in one.
-    printing, worker.print_to_stdstream = worker.print_to_stdstream, lambda *_, **__: None
-    try:
-        _initialize(ray, address)
-        with interrupts():
-            yield ray
-    finally:
-        ray.shutdown()
-        worker.print_to_stdstream = printing
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[None]:
-    """Within the block, what a signal handler raises in Ray's C code is raised as it is. Python makes a SystemError of
-    it where that code returns a result all the same."""
-    try:
-        yield
-    except SystemError as error:
-        if isinstance(error.__cause__, Interrupted | KeyboardInterrupt):
-            raise error.__cause__ from None
-        raise
-
-
-def _initialize(ray: Any, address: str) -> None:
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        # Ray has workers import from the driver's current folder, in which may be anybody's data with a json.py.
-        with contextlib.chdir("/"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # JAX is imported, but has no threads yet
-            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        what = " ".join(str(error).split()) or first_line(error)
-        remedy = "run on a node of the cluster, with its versions of Python and Ray"
-        raise UserError(f"--ray {address}: Ray could not join the cluster ({what[:400]}); {remedy}") from error
-    finally:
-        if in_main_thread:
-            signal.signal(signal.SIGTERM, handler)  # Ray sets its own
-
-
-def _refuse_unreachable(address: str) -> None:
-    """UserError unless ``address`` can be the head of a cluster. Ray itself tries for minutes, and says so in logs."""
-    if address in (LOCAL, AUTO):
-        return
-    parts = re.fullmatch(r"([^:/=\s]+|\[[0-9a-fA-F:]+\]):(\d{1,5})", address)
-    if not parts or not 0 < int(parts[2]) < 65536:
-        raise UserError(
-            f"--ray {address}: expected host:port of the cluster's head, auto, or nothing for this machine; run on a"
-            " node of the cluster, which sees the disk of the others (ray:// does not)"
-        )
-    remedy = "is the head running there (ray start --head), and is the port open?"
-    try:
-        with socket.create_connection((parts[1].strip("[]"), int(parts[2])), timeout=REACH) as connection:
-            answers = bool(os.environ.get("RAY_USE_TLS")) or _speaks_grpc(connection)
-    except OSError as error:
-        raise UserError(f"--ray {address}: cannot be reached ({error}); {remedy}") from None
-    if not answers:
-        raise UserError(f"--ray {address}: what answers there is no Ray cluster; {remedy}")
-
-
-def _speaks_grpc(connection: socket.socket) -> bool:
-    """Whether HTTP/2 answers, of which gRPC consists: its first frame is SETTINGS, of type 4."""
-    connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
-    answer = b""
-    while len(answer) < 9 and (received := connection.recv(9 - len(answer))):
-        answer += received
-    return len(answer) == 9 and answer[3] == 4
 
 
 def refuse_unlike_nodes(ray: Any, needed: Mapping[str, float]) -> None:
@@ -187,6 +86,7 @@ class RayCluster:
         self._calls: dict[Any, tuple[Any, Task | None]] = {}
         """By reference of its result: the worker, and the task or None for loading the teacher."""
         self._room, self._looked = 0, -math.inf
+        self._head = Head(ray.get_runtime_context().gcs_address)
         self._had_room = self._had_ready = time.monotonic()
         threads = str(int(needed.get("CPU", 1)))
         variables = dict.fromkeys(("PJRT_NPROC", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"), threads)
@@ -202,10 +102,15 @@ class RayCluster:
         )
 
     def capacity(self) -> int:
-        """UserError: for a minute no node could hold a worker."""
+        """UserError: for a minute no node could hold a worker, or the head is lost."""
         now = time.monotonic()
         if now - self._looked >= LOOK:
-            self._looked, self._room = now, room(self._needed, self._ray.nodes())
+            self._looked = now
+            if not self._head.answers():
+                self._head.refuse_lost()
+                self._room = 0  # no one is hired
+                return 0
+            self._room = room(self._needed, self._ray.nodes())
         if self._room:
             self._had_room = now
         elif now - self._had_room > PATIENCE:
@@ -225,7 +130,8 @@ class RayCluster:
 
     def stop(self, worker: Any) -> None:
         self._calls = {call: of for call, of in self._calls.items() if of[0] != worker}
-        self._ray.kill(worker)
+        if self._head.answers():  # else the worker goes with its cluster
+            self._ray.kill(worker)
 
     def wait(self) -> list[Ready | Made | Lost]:
         self._say_if_waiting()

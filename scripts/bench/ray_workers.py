@@ -25,7 +25,7 @@ from jasper_jax.assets.corpora import read_corpus
 from jasper_jax.data.texts import TextStore, build_text_store
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.recipe.config_sources import Augment, Texts, TextSource
-from jasper_jax.teachers import ray_cluster, shard_maker
+from jasper_jax.teachers import ray_cluster, ray_connection, shard_maker
 from jasper_jax.teachers.cluster_embedding import TeacherStore, embed_on_cluster
 from jasper_jax.teachers.embedding import embed_teacher
 from jasper_jax.teachers.models import TeacherModel
@@ -85,7 +85,7 @@ def fill(place: Path, model: str, how: str) -> None:
         embed_teacher(folder, texts, teacher.spec, teacher.encoder(), progress=False)
         return
     ray_cluster.TeacherWorker = TimedWorker  # type: ignore[misc]
-    with ray_cluster.connected(ray_cluster.LOCAL) as ray:
+    with ray_connection.connected(ray_connection.LOCAL) as ray:
         actor = ray.remote(IdleWorker).options(num_cpus=1, max_concurrency=2).remote()
         ray.get(actor.nothing.remote())
         start = time.perf_counter()

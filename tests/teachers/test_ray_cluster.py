@@ -1,4 +1,4 @@
-"""``jasper embed --ray``: what is refused before Ray is asked; with ``--full`` and Ray, kills of nodes and drivers."""
+"""``jasper embed --ray``: what is refused before Ray is asked; with Ray and ``--full``, kills of nodes, head, drivers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ import yaml
 
 from jasper_jax.recipe.config import Ray
 from jasper_jax.runtime.errors import Interrupted, UserError
-from jasper_jax.teachers.ray_cluster import interrupts, needs, room
+from jasper_jax.teachers.ray_cluster import needs, room
+from jasper_jax.teachers.ray_connection import interrupts
 from tests.data.store_helpers import contents
 from tests.tiny import recipe_tree, write_texts
 
@@ -136,16 +137,24 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
 nodes = [cluster.add_node(num_cpus=1) for _ in range(int(sys.argv[1]))]
 print(cluster.address, flush=True)
 for line in sys.stdin:
-    node = nodes.pop()
+    head = line.strip() == "head"
+    node = cluster.head_node if head else nodes.pop()
     (raylet,) = node.all_processes["raylet"]
     workers = psutil.Process(raylet.process.pid).children(recursive=True)
-    cluster.remove_node(node, allow_graceful=False)
+    if head:
+        for processes in node.all_processes.values():
+            for one in processes:
+                one.process.kill()
+    else:
+        cluster.remove_node(node, allow_graceful=False)
     for worker in workers:  # which would go on for seconds, as they do not where a machine is lost
         try:
             worker.kill()
         except psutil.NoSuchProcess:
             pass
     print("killed", flush=True)
+    if head:
+        break
 cluster.shutdown()
 """
 
@@ -168,10 +177,10 @@ class Nodes:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def kill_one(self) -> None:
-        """End a node and all its processes, without warning."""
+    def kill(self, which: str = "node") -> None:
+        """End a node, or the ``head``, and all its processes, without warning."""
         assert self.process.stdin is not None
-        self.process.stdin.write("kill\n")
+        self.process.stdin.write(f"{which}\n")
         self.process.stdin.flush()
         assert self._line() == "killed"
 
@@ -217,7 +226,7 @@ def same_as_one(place: Path, name: str) -> bool:
 def test_three_nodes_of_which_one_is_killed(place, cluster) -> None:
     driver = embed(place, "three", "--ray", cluster.address)
     wait_for_shards(place, "three", 8, driver)
-    cluster.kill_one()
+    cluster.kill()
     assert driver.wait(timeout=200) == 0, (place / "three.log").read_text()
     assert same_as_one(place, "three")
     log = (place / "three.log").read_text()
@@ -243,6 +252,27 @@ def test_a_driver_that_is_stopped_continues(place, request, number, code, where)
     assert made < len(list((place / "one").glob("vectors/*/vectors-*")))
     assert embed(place, name, *words).wait(timeout=200) == 0, (place / f"{name}.log").read_text()
     assert same_as_one(place, name)
+
+
+@full
+def test_a_cluster_that_lost_its_head(place, cluster) -> None:
+    """Nothing of it can be kept; a new cluster goes on with the shards that are there."""
+    driver = embed(place, "headless", "--ray", cluster.address)
+    wait_for_shards(place, "headless", 8, driver)
+    cluster.kill("head")
+    assert driver.wait(timeout=200) == 2, (place / "headless.log").read_text()
+    said = last_line(place, "headless")
+    assert f"the head of the cluster, {cluster.address}, has not answered for 20 s" in said
+    assert "Traceback" not in (place / "headless.log").read_text()
+    made = {path: path.stat().st_mtime_ns for path in (place / "headless").glob("vectors/*/vectors-*")}
+    assert len(made) < len(list((place / "one").glob("vectors/*/vectors-*")))
+    again = Nodes(2)
+    try:
+        assert embed(place, "headless", "--ray", again.address).wait(timeout=200) == 0
+    finally:
+        again.end()
+    assert same_as_one(place, "headless")
+    assert all(path.stat().st_mtime_ns == written for path, written in made.items())
 
 
 @full
