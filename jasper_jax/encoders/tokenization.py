@@ -159,6 +159,11 @@ class Tokenizer:
             encoding = self._backend.encode(prompt)
         return len(encoding) - (encoding.special_tokens_mask[-1] if len(encoding) else 0)
 
+    def prompt_lengths(self, prompts: Sequence[str]) -> np.ndarray:
+        """:meth:`prompt_length` of each, int32 [n]."""
+        lengths = {prompt: self.prompt_length(prompt) for prompt in set(prompts)}
+        return np.array([lengths[prompt] for prompt in prompts], np.int32)
+
     def fingerprint(self) -> str:
         """sha256 of the tokenizer, its settings and ``max_length``."""
         return hashlib.sha256(f"{self._backend.to_str()}\n{self.pad_id}".encode()).hexdigest()
