@@ -1,49 +1,40 @@
 """Texts -> vectors: a model folder, or a student in training, behind one ``encode``.
 
 Texts are tokenised at once, packed into rows, and encoded in a few static shapes (``batch_shapes``) on all devices of
-the process (``local_mesh``).
+the process (``placed_model``).
 """
 
 from __future__ import annotations
 
-import math
-from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
 from jasper_jax.assets.catalogue import CATALOGUE
 from jasper_jax.assets.models import HUB_ID, resolve_model
-from jasper_jax.encoders.batch_shapes import RowBatch, plan_batches, row_shapes, texts_per_row
-from jasper_jax.encoders.dense import dense, refuse_chain
+from jasper_jax.encoders.batch_shapes import plan_batches
+from jasper_jax.encoders.dense import dense
 from jasper_jax.encoders.encoder import Encoder
 from jasper_jax.encoders.folder import read_model_folder
-from jasper_jax.encoders.local_mesh import local_mesh, put_leaf, put_params, put_rows, replicate
+from jasper_jax.encoders.local_mesh import put_params
 from jasper_jax.encoders.model_folder import ModelFolder
+from jasper_jax.encoders.placed_model import PlacedModel, load_on_devices, refuse_dtype
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.prepared_texts import PreparedTexts
-from jasper_jax.encoders.prompts import PROMPT_NAMES, prompt_of, replace_prompts
+from jasper_jax.encoders.prompts import named_prompt, prompts_of_texts, replace_prompts
 from jasper_jax.encoders.quantization import quantizer, read_ranges
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.row_programs import compile_shapes, lower_rows, output_vectors, pooled_rows
 from jasper_jax.encoders.tokenization import Tokenizer
-from jasper_jax.encoders.weights import load_params
-from jasper_jax.parameters.sharding import row_shards
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.progress import bar
 from jasper_jax.vision.image_tokens import inserted
-from jasper_jax.vision.mixtures import images_of, is_image, read_mixture
+from jasper_jax.vision.mixtures import images_of, input_list, is_image, read_mixtures
 from jasper_jax.vision.vision_model import VisionModel
-
-DTYPES = ("float32", "bfloat16", "float16")
-_IN_FLIGHT = 2  # batches dispatched before the oldest is fetched: the host prepares batches while the device computes
 
 
 class Embedder:
@@ -80,8 +71,7 @@ class Embedder:
         ranges: Mapping[int, np.ndarray] | None = None,
         image_root: str | Path | None = None,
     ):
-        if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        refuse_dtype(dtype)
         _refuse_count("max_length", max_length)
         tokenizer.check_vocabulary(encoder.vocab_size)
         limit = max_length or tokenizer.max_length or encoder.max_positions
@@ -90,10 +80,11 @@ class Embedder:
                 f"max_length is {limit}; this {encoder.family.model_type} encoder has positions for "
                 f"{encoder.max_positions} tokens"
             )
+        self._model = PlacedModel(encoder, params, pooling or Pooling(), outputs or {}, dtype=dtype, mesh=mesh)
         self.encoder = encoder
-        self.mesh = mesh or local_mesh(sum(leaf.nbytes for leaf in jax.tree.leaves(params)))
-        self.params = put_params({"encoder": dict(params)}, self.mesh)["encoder"]
-        self.pooling = pooling or Pooling()
+        self.mesh = self._model.mesh
+        self.params = self._model.params
+        self.pooling = self._model.pooling
         self.tokenizer = tokenizer.with_max_length(limit)
         self.max_length = limit
         self.prompts = dict(prompts or {})
@@ -105,21 +96,9 @@ class Embedder:
         self._vision_params = put_params(vision_params or {}, self.mesh)
         self.tokens = 0
         """Tokens encoded so far, padding not counted."""
-        self._flops_per_token = 2 * sum(leaf.size for leaf in jax.tree.leaves(self.params["layers"]))
-        pooled = self.pooling.size(encoder.hidden_size)
-        self._outputs = {
-            dim: (
-                tuple(replicate((kernel, bias), self.mesh) for kernel, bias, _ in chain),
-                tuple(activation for _, _, activation in chain),
-            )
-            for dim, chain in (outputs or {pooled: ()}).items()
-        }
         self.ranges = dict(ranges or {})
-        self.default_dim = next(iter(self._outputs)) if default_dim is None else default_dim
-        self._compiled: set[tuple[int, int, int | None]] = set()
-        for dim, (weights, activations) in self._outputs.items():
-            refuse_chain(f"output {dim}", weights, activations, pooled, dim)
-        if self.default_dim not in self._outputs:
+        self.default_dim = next(iter(self._model.outputs)) if default_dim is None else default_dim
+        if self.default_dim not in self._model.outputs:
             raise UserError(f"default_dim is {self.default_dim}; outputs are {', '.join(map(str, self.dims))}")
 
     @classmethod
@@ -146,8 +125,7 @@ class Embedder:
 
         Vectors are L2-normalised whether or not the folder ends with a Normalize step.
         """
-        if dtype not in DTYPES:
-            raise UserError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        refuse_dtype(dtype)
         _refuse_count("max_length", max_length)
         _refuse_count("dim", dim)
         if prompts is not None and not isinstance(prompts, Mapping):
@@ -169,20 +147,14 @@ class Embedder:
         positions = encoder.max_positions
         limit = max_length or folder.max_length or min(tokenizer.max_length or positions, positions)
         vision_model, vision_params = None, None
-        if (
-            images and folder.vision is not None and folder.vision.tokens + 4 <= limit
-        ):  # 4: image start and end, special tokens
+        if images and folder.vision is not None and folder.vision.fits(limit):
             from jasper_jax.vision.load import load_part
 
             vision_model, vision_params = load_part(folder.vision, tokenizer, encoder, limit, dtype)
-        mesh = local_mesh(sum(map(math.prod, encoder.shapes().values())) * jnp.dtype(dtype).itemsize)
-
-        def place(path: str, leaf: np.ndarray) -> jax.Array:
-            return put_leaf(f"encoder/{path}", leaf, mesh)
-
+        params, mesh = load_on_devices(folder.encoder_path, encoder, dtype)
         return cls(
             encoder,
-            load_params(folder.encoder_path, encoder, dtype=dtype, place=place),
+            params,
             tokenizer,
             folder.pooling,
             outputs=folder.outputs or None,
@@ -201,12 +173,12 @@ class Embedder:
     @property
     def dims(self) -> list[int]:
         """Output dimensions that ``encode(dim=...)`` takes, ascending."""
-        return sorted(self._outputs)
+        return sorted(self._model.outputs)
 
     def output(self, dim: int) -> tuple[tuple[tuple[jax.Array, jax.Array | None], ...], tuple[str, ...]]:
         """The Dense steps of ``dim``, as ``encoders.dense.dense`` takes them: (kernel, bias or None) of each, and their
         activations."""
-        return self._outputs[dim]
+        return self._model.outputs[dim]
 
     def project(self, pooled: np.ndarray, dim: int) -> np.ndarray:
         """:meth:`pooled` vectors ``[n, D]`` through the Dense steps of ``dim``: ``[n, dim]``, not normalised."""
@@ -223,12 +195,7 @@ class Embedder:
         ``"passage"``: of ``passage``, ``document`` and ``corpus``. None: the folder's ``default_prompt_name``. Without
         such a prompt, "". Any other kind must be the name of a prompt.
         """
-        if kind is None:
-            return self.prompts.get(self.default_prompt_name or "", "")
-        if kind in PROMPT_NAMES or kind in self.prompts:
-            return prompt_of(self.prompts, kind)
-        names = ", ".join(dict.fromkeys((*PROMPT_NAMES, *self.prompts)))
-        raise UserError(f"kind is {kind!r}; this model has {names}")
+        return named_prompt(self.prompts, kind, self.default_prompt_name)
 
     def with_prompts(self, prompts: Mapping[str, str]) -> Embedder:
         """The same model, on the same memory, with these prompts by kind in place of its own."""
@@ -292,103 +259,34 @@ class Embedder:
         return self._compute(self._prepare(texts, kind, batch_tokens), dim, show_progress=show_progress)
 
     def _prepare(self, texts: Any, kind: Any, batch_tokens: int | None) -> PreparedTexts:
-        if not isinstance(texts, Iterable) or isinstance(texts, (Mapping, Set)) or getattr(texts, "ndim", 1) != 1:
-            raise UserError(
-                f"texts is a {type(texts).__name__}; expected a text, or a list or another sequence of texts"
-            )
+        texts = input_list(texts)
         _refuse_count("batch_tokens", batch_tokens)
-        texts = list(texts)
-        prompts = self._prompts_of(texts, kind)
+        prompts = prompts_of_texts(kind, len(texts), self.prompt)
         if not texts:
             return PreparedTexts([], [], None, [])
-        inputs = [
-            read_mixture(text, self.vision_model, f"texts[{i}]", lambda prompt=prompt: prompt, self.image_root)
-            for i, (prompt, text) in enumerate(zip(prompts, texts, strict=True))
-        ]
+        inputs = read_mixtures(texts, prompts, self.vision_model, self.image_root)
         ids = self.tokenizer.encode([mixture.text for mixture in inputs])
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-        shapes = row_shapes(
-            self.max_length,
-            jax.default_backend(),
-            devices=row_shards(self.mesh),
-            flops_per_token=self._flops_per_token,
-            batch_tokens=batch_tokens,
-        )
+        shapes = self._model.row_shapes(self.max_length, batch_tokens)
         images = images_of(inputs, ids, self.vision_model, self.max_length)
-        return PreparedTexts(ids, images, self._prompt_lengths(prompts), plan_batches(lengths, shapes))
+        skip = None if self.pooling.include_prompt else self.tokenizer.prompt_lengths(prompts)
+        return PreparedTexts(ids, images, skip, plan_batches(lengths, shapes), self.tokenizer.pad_id)
 
     def _compute(self, prepared: PreparedTexts, dim: int | None, *, show_progress: bool) -> np.ndarray:
-        ids, images = prepared.ids, prepared.images
-        out = np.empty((len(ids), dim or self.pooling.size(self.encoder.hidden_size)), np.float32)
-        self.tokens += sum(map(len, ids))
-        output = None if dim is None else (*self.output(dim), self.normalize)
-        if not images:
-            self._compile({(batch.rows, batch.length) for batch in prepared.batches}, dim, output)
-        waiting: deque[tuple[RowBatch, jax.Array]] = deque()
-        with bar("embedding", len(ids), "texts", enabled=show_progress and len(ids) > 0) as progress:
-
-            def fetch() -> None:
-                batch, vectors = waiting.popleft()
-                slots = batch.packing.row * texts_per_row(batch.length) + batch.packing.place
-                out[batch.indices] = np.asarray(vectors)[slots]
-                progress.advance(len(batch.indices))
-
-            for batch in prepared.batches:
-                rows = prepared.rows(batch, self.tokenizer.pad_id)
-                with jax.set_mesh(self.mesh):
-                    seen = None
-                    if images:
-                        assert self.vision_model is not None
-                        seen = inserted(self.vision_model, self.dtype, self._vision_params, batch, rows["ids"], images)
-                    vectors = pooled_rows(
-                        self.encoder,
-                        self.pooling,
-                        self.params,
-                        put_rows(rows, self.mesh),
-                        inserted=seen,
-                        compute_dtype=self.dtype,
-                    )
-                    waiting.append((batch, vectors if output is None else output_vectors(*output, vectors)))
-                if len(waiting) > _IN_FLIGHT:
-                    fetch()
-            while waiting:
-                fetch()
-        return out
-
-    def _compile(self, shapes: set[tuple[int, int]], dim: int | None, output: Any) -> None:
-        """Compile the shapes that are new, several of them together."""
-        new = [shape for shape in sorted(shapes) if (*shape, dim) not in self._compiled]
-        if len(new) > 1:
-            lower = partial(
-                lower_rows, self.encoder, self.pooling, self.params, mesh=self.mesh, compute_dtype=self.dtype
-            )
-            compile_shapes(new, lower, output, self.mesh)
-        self._compiled.update((*shape, dim) for shape in new)
+        self.tokens += sum(map(len, prepared.ids))
+        insert = None  # the tokens of images into a batch
+        if prepared.images:
+            assert self.vision_model is not None
+            insert = partial(inserted, self.vision_model, self.dtype, self._vision_params, images=prepared.images)
+        return self._model.vectors(
+            prepared, dim, normalized=self.normalize, inserted=insert, show_progress=show_progress
+        )
 
     def _checked_dim(self, dim: int | None) -> int:
         dim = self.default_dim if dim is None else dim
-        if not isinstance(dim, (int, np.integer)) or dim not in self._outputs:
+        if not isinstance(dim, (int, np.integer)) or dim not in self._model.outputs:
             raise UserError(f"dim is {dim!r}; this model has {', '.join(map(str, self.dims))}")
         return dim
-
-    def _prompts_of(self, texts: list[Any], kind: str | None | Sequence[str | None]) -> list[str]:
-        if kind is None or isinstance(kind, str):
-            return [self.prompt(kind)] * len(texts)
-        if not isinstance(kind, (Sequence, np.ndarray)):
-            raise UserError(f"kind is {kind!r}; expected the name of a prompt, a list of one per text, or None")
-        if wrong := [one for one in kind if one is not None and not isinstance(one, str)]:
-            raise UserError(f"kind has {wrong[0]!r}; expected the name of a prompt or None for each text")
-        if len(kind) != len(texts):
-            raise UserError(f"{len(kind)} kinds for {len(texts)} texts; give one kind for all, or one per text")
-        prompts = {text_kind: self.prompt(text_kind) for text_kind in set(kind)}
-        return [prompts[text_kind] for text_kind in kind]
-
-    def _prompt_lengths(self, prompts: list[str]) -> np.ndarray | None:
-        """The number of tokens of each prompt; None if the pooling includes prompts."""
-        if self.pooling.include_prompt:
-            return None
-        lengths = {prompt: self.tokenizer.prompt_length(prompt) for prompt in set(prompts)}
-        return np.array([lengths[prompt] for prompt in prompts], np.int32)
 
 
 def _refuse_count(name: str, value: Any) -> None:

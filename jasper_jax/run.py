@@ -7,7 +7,7 @@ from pathlib import Path
 from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.stores import DataStores
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.stages import needs
+from jasper_jax.recipe.stage_data import needs
 from jasper_jax.student.source import StudentSource
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.stores import TeacherVectors

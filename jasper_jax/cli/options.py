@@ -70,7 +70,7 @@ def optional_path(path: Path | None) -> Path | None:
 
 def join_processes(coordinator: str | None, processes: int | None, process: int | None) -> None:
     """Let this process find the others, before JAX is used."""
-    from jasper_jax.runtime.processes import connect
+    from jasper_jax.runtime.joining import connect
     from jasper_jax.runtime.progress import say
     from jasper_jax.runtime.xla_flags import add_flags, gpus_communicate
 

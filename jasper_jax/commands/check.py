@@ -20,7 +20,8 @@ from jasper_jax.parameters.trees import flatten
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.extras import missing_extras
 from jasper_jax.recipe.load import dump_recipe
-from jasper_jax.recipe.stages import held_out, nested_heads, no_held_out_losses
+from jasper_jax.recipe.stage_data import held_out, no_held_out_losses
+from jasper_jax.recipe.stages import nested_heads
 from jasper_jax.run import Run
 from jasper_jax.runtime.console import bold
 from jasper_jax.runtime.tables import OUT, print_table

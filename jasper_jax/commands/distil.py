@@ -91,7 +91,7 @@ def run_all(recipe: Recipe) -> None:
     from scoring on, it does when the others have ended."""
     from jasper_jax.evaluation.results import is_evaluated
     from jasper_jax.export.sentence_transformers import refuse_foreign
-    from jasper_jax.recipe.stages import mines
+    from jasper_jax.recipe.stage_data import mines
 
     run, mesh = open_training_run(recipe)
     with run.run_folder.alone("run"):

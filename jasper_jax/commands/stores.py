@@ -115,7 +115,7 @@ def embed_share(
 def mine_negatives(recipe: Recipe, process_index: int, process_count: int) -> None:
     """``jasper mine``; several processes may run it on one run folder at once."""
     from jasper_jax.commands.validation import validate
-    from jasper_jax.recipe.stages import mines
+    from jasper_jax.recipe.stage_data import mines
 
     refuse_index(process_index, process_count)
     if not mines(recipe):

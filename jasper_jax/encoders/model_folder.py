@@ -35,6 +35,10 @@ class VisionPart:
     projector: tuple[np.ndarray, np.ndarray] | None  # kernel [C, D] and bias [D], float32
     projection: str = "none"  # as student.vision.projector; joint: [n·C, n·D] and [n·D]
 
+    def fits(self, max_length: int) -> bool:
+        """Whether an image fits in ``max_length`` tokens: its own, its start and end, and two special tokens."""
+        return self.tokens + 4 <= max_length
+
 
 @dataclass(frozen=True)
 class ModelFolder:

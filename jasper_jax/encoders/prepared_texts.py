@@ -20,12 +20,14 @@ class PreparedTexts(NamedTuple):
     skip: np.ndarray | None
     """Tokens of each text's prompt; None if the pooling includes prompts."""
     batches: Sequence[RowBatch]
+    pad_id: int = 0
+    """Fills the rest of a row."""
 
-    def rows(self, batch: RowBatch, pad_id: int) -> dict[str, np.ndarray]:
+    def rows(self, batch: RowBatch) -> dict[str, np.ndarray]:
         """A batch as ``encoders.packed.Packed``, without ``slots``: their number would be one more static shape."""
         shape = (batch.rows, batch.length)
         texts = [self.ids[text] for text in batch.indices]
-        tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), pad_id)
+        tokens, lengths = fill_rows(texts, batch.packing, shape, texts_per_row(batch.length), self.pad_id)
         if self.skip is None:
             return {"ids": tokens, "lengths": lengths}
         prompts = np.zeros_like(lengths)

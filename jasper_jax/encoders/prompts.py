@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jasper_jax.encoders.hf_config import read_object
 from jasper_jax.runtime.errors import UserError
@@ -19,6 +21,34 @@ KINDS = tuple(PROMPT_NAMES)
 def prompt_of(prompts: Mapping[str, str], kind: str) -> str:
     """The prompt for ``kind`` among a model's named prompts (see ``PROMPT_NAMES``), or an empty string."""
     return next((prompts[name] for name in PROMPT_NAMES.get(kind, (kind,)) if prompts.get(name)), "")
+
+
+def named_prompt(prompts: Mapping[str, str], kind: str | None, default_name: str | None) -> str:
+    """As :func:`prompt_of`, or an empty string; None: the prompt of ``default_name``. UserError: neither a kind nor a
+    name in ``prompts``."""
+    if kind is None:
+        return prompts.get(default_name or "", "")
+    if kind in PROMPT_NAMES or kind in prompts:
+        return prompt_of(prompts, kind)
+    names = ", ".join(dict.fromkeys((*PROMPT_NAMES, *prompts)))
+    raise UserError(f"kind is {kind!r}; this model has {names}")
+
+
+def prompts_of_texts(
+    kind: str | None | Sequence[str | None], count: int, prompt: Callable[[str | None], str]
+) -> list[str]:
+    """The prompt of each of ``count`` texts, whose kinds are one for all or one per text; ``prompt``: kind -> prompt.
+    UserError: something else than kinds, or another number of them."""
+    if kind is None or isinstance(kind, str):
+        return [prompt(kind)] * count
+    if not isinstance(kind, (Sequence, np.ndarray)):
+        raise UserError(f"kind is {kind!r}; expected the name of a prompt, a list of one per text, or None")
+    if wrong := [one for one in kind if one is not None and not isinstance(one, str)]:
+        raise UserError(f"kind has {wrong[0]!r}; expected the name of a prompt or None for each text")
+    if len(kind) != count:
+        raise UserError(f"{len(kind)} kinds for {count} texts; give one kind for all, or one per text")
+    prompts = {text_kind: prompt(text_kind) for text_kind in set(kind)}
+    return [prompts[text_kind] for text_kind in kind]
 
 
 def replace_prompts(prompts: Mapping[str, str], given: Mapping[str, str]) -> dict[str, str]:

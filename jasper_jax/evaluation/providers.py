@@ -37,7 +37,7 @@ from jasper_jax.evaluation.teachers import (
 )
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.recipe.load import stores_dir
-from jasper_jax.recipe.stages import needs
+from jasper_jax.recipe.stage_data import needs
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.dimensions import Provider as HeadProvider

@@ -14,7 +14,7 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.encoders.tokenization import Tokenizer
 from jasper_jax.evaluation.image_tests import ImageTests, ImageVectors
 from jasper_jax.evaluation.text_tests import TextTests, encode_list
-from jasper_jax.recipe.stages import needs
+from jasper_jax.recipe.stage_data import needs
 from jasper_jax.runtime.progress import say
 from jasper_jax.student.start import student_embedder
 from jasper_jax.student.student import Student

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jasper_jax.recipe.config import Head, Recipe
-from jasper_jax.recipe.stages import needs, resolve_stages, uses_teachers
+from jasper_jax.recipe.stage_data import needs, uses_teachers
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.runtime.remote import check_address, is_remote
 

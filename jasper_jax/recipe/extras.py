@@ -6,7 +6,8 @@ import importlib.util
 from collections.abc import Iterator
 
 from jasper_jax.recipe.config import Recipe
-from jasper_jax.recipe.stages import needs, resolve_stages
+from jasper_jax.recipe.stage_data import needs
+from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.remote import CLIENTS
 
 LOGGERS = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow", "trackio": "trackio"}

@@ -11,7 +11,8 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.pooling import POOLING_KEYS, Pooling
 from jasper_jax.encoders.prompts import prompt_of
 from jasper_jax.encoders.registry import encoder_from_config, keep_layers
-from jasper_jax.encoders.tokenization import Tokenizer, length_limit
+from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.encoders.tokenizer_config import length_limit
 from jasper_jax.encoders.weights import check_params, load_params
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.config import Student as StudentSettings

@@ -16,7 +16,8 @@ from jasper_jax.encoders.model_folder import ModelFolder
 from jasper_jax.encoders.prompts import KINDS, prompt_of, read_prompts
 from jasper_jax.encoders.published import describe as published
 from jasper_jax.encoders.registry import encoder_from_config
-from jasper_jax.encoders.tokenization import Tokenizer, length_limit
+from jasper_jax.encoders.tokenization import Tokenizer
+from jasper_jax.encoders.tokenizer_config import length_limit
 from jasper_jax.recipe.config import Teacher
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.torch_teacher import TorchEncoder

@@ -12,7 +12,7 @@ from jasper_jax.data.drawn import drawn_records
 from jasper_jax.data.texts import TextStore
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
-from jasper_jax.recipe.stages import mines, uses_teachers
+from jasper_jax.recipe.stage_data import mines, uses_teachers
 from jasper_jax.runtime import processes
 from jasper_jax.teachers.cluster_embedding import TeacherStore, embed_on_cluster
 from jasper_jax.teachers.embedding import embed_teacher

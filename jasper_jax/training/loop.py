@@ -15,7 +15,8 @@ from jasper_jax.checkpoints.run_folder import RunFolder
 from jasper_jax.data.pairs import PairStore
 from jasper_jax.data.texts import TextStore
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.recipe.stages import ResolvedStage, no_held_out_losses
+from jasper_jax.recipe.stage_data import no_held_out_losses
+from jasper_jax.recipe.stages import ResolvedStage
 from jasper_jax.runtime.environment import environment
 from jasper_jax.runtime.progress import bar, say
 from jasper_jax.runtime.timings import Timings

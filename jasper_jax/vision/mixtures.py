@@ -9,7 +9,7 @@ the key ``text`` or ``image`` may replace ``content``. An input becomes one stri
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +32,23 @@ class Mixture(NamedTuple):
 def is_image(item: Any) -> bool:
     """Whether ``item`` is an image: PIL's, a path, or a file's bytes."""
     return isinstance(item, (os.PathLike, bytes, bytearray, memoryview)) or hasattr(item, "tobitmap")
+
+
+def input_list(inputs: Any) -> list[Any]:
+    """The inputs of one call. UserError: no sequence of them."""
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (Mapping, Set)) or getattr(inputs, "ndim", 1) != 1:
+        raise UserError(f"texts is a {type(inputs).__name__}; expected a text, or a list or another sequence of texts")
+    return list(inputs)
+
+
+def read_mixtures(
+    inputs: Sequence[Any], prompts: Sequence[str], vision_model: VisionModel | None, image_root: Path | None
+) -> list[Mixture]:
+    """:func:`read_mixture` of each input, with its prompt."""
+    return [
+        read_mixture(one, vision_model, f"texts[{i}]", lambda prompt=prompt: prompt, image_root)
+        for i, (prompt, one) in enumerate(zip(prompts, inputs, strict=True))
+    ]
 
 
 def read_mixture(

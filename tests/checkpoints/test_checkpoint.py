@@ -157,11 +157,11 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jasper_jax.checkpoints import arrays, checkpoint
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining
 from jasper_jax.runtime.errors import UserError, WriteFailed
 
 port, index, folder, failing = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
-processes.connect(f"127.0.0.1:{port}", 2, index)
+joining.connect(f"127.0.0.1:{port}", 2, index)
 made = arrays.Saving.__init__
 
 def shared(value):

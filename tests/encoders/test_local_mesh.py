@@ -45,7 +45,7 @@ def run(devices=None, memory=None):
     share = kernel.addressable_shards[0].data.size / kernel.size
     return vectors, {
         "mesh": mesh_sizes_of(model.mesh), "share": share, "devices": len(kernel.sharding.device_set),
-        "shapes": len(model._compiled), "compiled": first, "again": len(compiled) - before - first,
+        "shapes": len(model._model._compiled), "compiled": first, "again": len(compiled) - before - first,
         "repeats": bool((vectors == again).all()),
     }
 

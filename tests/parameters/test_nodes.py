@@ -63,8 +63,8 @@ def test_data_lies_between_slices() -> None:
 LAYOUT = """
 import numpy as np
 from jasper_jax.parameters.sharding import make_mesh
-from jasper_jax.runtime import processes
-processes.connect()
+from jasper_jax.runtime import joining
+joining.connect()
 for sizes in ((2, 2, 1), (2, 1, 2), (1, 4, 1)):
     print("mesh", np.vectorize(lambda device: device.process_index)(make_mesh(sizes).devices).tolist())
 """

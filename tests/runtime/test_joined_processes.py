@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.runtime.errors import UserError
 from tests.tiny import recipe_tree
 from tests.training.processes import run_together
@@ -98,10 +98,10 @@ def test_one_process_raises_what_it_raised() -> None:
 
 ROWS = """
 import numpy as np
-from jasper_jax.runtime import processes, shared_rows
+from jasper_jax.runtime import joining, processes, shared_rows
 from jasper_jax.runtime.errors import UserError
 
-processes.connect()
+joining.connect()
 own = []
 
 def make(rows):
@@ -137,11 +137,11 @@ def test_rows_are_made_by_all_and_known_to_all() -> None:
 LAST = """
 import fcntl, os, signal, sys, time
 import jax, jax.numpy as jnp, numpy as np
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.runtime.interrupt import stop_flag
 
-processes.connect()
+joining.connect()
 alive = open(sys.argv[1], "w")
 if processes.index():
     fcntl.flock(alive, fcntl.LOCK_EX)  # until this process has ended
@@ -173,16 +173,16 @@ def test_joining_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr("jax.distributed.initialize", initialize)
     with pytest.raises(UserError, match=r"processes: JAX could not join them: DEADLINE_EXCEEDED: a barrier$"):
-        processes.connect("127.0.0.1:1", 2, 0)
+        joining.connect("127.0.0.1:1", 2, 0)
 
 
 ASKED = """
 import os, signal, time
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.runtime.errors import Interrupted
 from jasper_jax.runtime.interrupt import stop_flag
 
-processes.connect()
+joining.connect()
 with stop_flag() as stop:
     processes.barrier("ready")
     if processes.index():

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining
 from jasper_jax.runtime.listening import bind_address
 
 BIND = "coordinator_bind_address"
@@ -30,8 +30,8 @@ def test_what_the_environment_says_stays(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_process_0_listens_there(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
-    monkeypatch.setattr(processes, "_initialize", lambda **settings: asked.append(settings))
-    monkeypatch.setattr(processes, "_wait_for_coordinator", lambda *_: None)
+    monkeypatch.setattr(joining, "join", lambda patience, **settings: asked.append(settings))
+    monkeypatch.setattr(joining, "_wait_for_coordinator", lambda *_: None)
     for index in (0, 1):
-        processes.connect("127.0.0.1:8476", 2, index)
+        joining.connect("127.0.0.1:8476", 2, index)
     assert [settings.get(BIND) for settings in asked] == ["127.0.0.1:8476", None]

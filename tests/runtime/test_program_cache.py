@@ -14,10 +14,10 @@ from tests.training.processes import run_together
 
 COMPILE = """
 import collections
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.runtime.program_cache import cache_programs
 
-processes.connect()
+joining.connect()
 processes.all_do(cache_programs)
 import jax
 import numpy as np

@@ -55,9 +55,9 @@ def test_of_processes_that_share_a_folder_the_first_writes(tmp_path: Path) -> No
 PROGRAM = """
 import sys
 from pathlib import Path
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.runtime.timings import Timings
-processes.connect()
+joining.connect()
 timings = Timings(Path(sys.argv[1]))
 if processes.is_first():
     timings.add("training", 1.0)

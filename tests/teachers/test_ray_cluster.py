@@ -1,4 +1,4 @@
-"""``jasper embed --ray``: what is refused before Ray is asked; with Ray and ``--full``, kills of nodes, head, drivers."""
+"""``jasper embed --ray``: what is refused before Ray is asked; with Ray, kills of nodes, heads and drivers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from jasper_jax.evaluation import providers
 from jasper_jax.evaluation.evaluation import Evaluation
 from jasper_jax.export import sentence_transformers
 from jasper_jax.parameters.trees import flatten
-from jasper_jax.recipe.stages import mines
+from jasper_jax.recipe.stage_data import mines
 from jasper_jax.run import Run
 from jasper_jax.runtime.timings import Timings
 from jasper_jax.student.start import make_student

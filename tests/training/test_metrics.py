@@ -111,10 +111,10 @@ PROGRAM = """
 import json
 import sys
 from pathlib import Path
-from jasper_jax.runtime import processes
+from jasper_jax.runtime import joining, processes
 from jasper_jax.training.loggers import make_sinks
 from jasper_jax.training.metrics import Metrics
-processes.connect()
+joining.connect()
 folder = Path(sys.argv[1])
 metrics = Metrics(folder / "metrics.jsonl", make_sinks(["tensorboard", "wandb"], folder, "tiny"), keep_before=(0, 0))
 metrics.write({"event": "step", "global_step": 1, "loss": 1.0})
