@@ -20,6 +20,7 @@ from jasper_jax.evaluation.similarity import unit
 from jasper_jax.evaluation.text_tests import HELD_OUT, TextTests
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.markdown import markdown_text
 from jasper_jax.student.ranges import LEAST_TEXTS, MOST_TEXTS
 
 CANDIDATES = 4
@@ -98,17 +99,34 @@ def _signs(vectors: np.ndarray) -> np.ndarray:
 
 def precision_table(rows: Sequence[PrecisionRow]) -> Table:
     """nDCG@10 of every row, and its percentage of float32's at the same dimension."""
-    names = list(rows[0].retrieval)
+    titles, lines = _cells(rows)
     table = Table(box=SIMPLE_HEAD, title="Vectors in fewer bits", pad_edge=False)
-    for title in ("dim", "precision", "bytes", *(x for name in names for x in (f"{name} nDCG@10", "of float32"))):
+    for title in titles:
         table.add_column(title, justify="left" if title == "precision" else "right")
+    for previous, line in zip([None, *lines], lines):
+        if previous and previous[0] != line[0]:
+            table.add_section()
+        table.add_row(*line)
+    return table
+
+
+def precision_markdown(rows: Sequence[PrecisionRow]) -> str:
+    """The same as a Markdown table; ends with a newline."""
+    titles, lines = _cells(rows)
+    rule = ["---" if title == "precision" else "---:" for title in titles]
+    head, *body = [list(map(markdown_text, line)) for line in (titles, *lines)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, rule, *body))
+
+
+def _cells(rows: Sequence[PrecisionRow]) -> tuple[list[str], list[list[str]]]:
+    """The head of the table, and its lines."""
+    names = list(rows[0].retrieval)
     whole = {row.dim: row for row in rows if row.precision == "float32"}
-    for previous, row in zip([None, *rows], rows):
-        cells = []
+    lines = []
+    for row in rows:
+        line = [str(row.dim), row.precision, f"{row.bytes:,}"]
         for name in names:
             score, full = row.retrieval[name].ndcg10, whole[row.dim].retrieval[name].ndcg10.value
-            cells += [f"{score.value:.3f} ± {score.half:.3f}", f"{score.value / full:.1%}" if full else ""]
-        if previous and previous.dim != row.dim:
-            table.add_section()
-        table.add_row(str(row.dim), row.precision, f"{row.bytes:,}", *cells)
-    return table
+            line += [f"{score.value:.3f} ± {score.half:.3f}", f"{score.value / full:.1%}" if full else ""]
+        lines.append(line)
+    return ["dim", "precision", "bytes", *(x for name in names for x in (f"{name} nDCG@10", "of float32"))], lines

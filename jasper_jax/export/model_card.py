@@ -7,7 +7,9 @@ from collections.abc import Mapping
 
 from huggingface_hub import ModelCard
 
+from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.evaluation.evaluation import Evaluation
+from jasper_jax.evaluation.precisions import CANDIDATES, precision_markdown
 from jasper_jax.evaluation.tables import markdown_table
 from jasper_jax.export.asymmetric import Documents, model_name, query_encoder_section
 from jasper_jax.export.card_metadata import card_metadata, nested_dims
@@ -86,6 +88,16 @@ def model_card(
             f" similarities with the teachers' on {held_out} texts not trained on.",
             "",
             markdown_table(evaluation),
+        ]
+    if evaluation and evaluation.precisions:
+        lines += [
+            "",
+            "### Vectors in fewer bits",
+            "",
+            f"int8 with the ranges in `{RANGES}`; rescored: {CANDIDATES} times as many candidates by Hamming distance,"
+            " then the float32 vectors of these.",
+            "",
+            precision_markdown(evaluation.precisions),
         ]
     lines += ["", "## Citation", "", "```bibtex", CITATION, "```"]
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n" + "\n".join(lines) + "\n"))

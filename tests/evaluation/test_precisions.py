@@ -8,7 +8,13 @@ from rich.console import Console
 
 from jasper_jax.assets.corpora import RetrievalTest
 from jasper_jax.encoders.quantization import measure_ranges, quantize
-from jasper_jax.evaluation.precisions import precision_rows, precision_table, rankings, refuse_impossible
+from jasper_jax.evaluation.precisions import (
+    precision_markdown,
+    precision_rows,
+    precision_table,
+    rankings,
+    refuse_impossible,
+)
 from jasper_jax.evaluation.similarity import unit
 from jasper_jax.evaluation.text_tests import HELD_OUT
 from jasper_jax.runtime.errors import UserError
@@ -70,6 +76,10 @@ def test_the_table_and_the_plot_have_every_row(data, tmp_path) -> None:
     text = console.export_text()
     assert text.count("100.0%") >= 2
     assert f"{scores[8, 'binary']:.3f} ±" in text
+    lines = precision_markdown(rows).splitlines()
+    assert len(lines) == 2 + len(rows)
+    assert [line.split(" | ")[1] for line in lines[2:]] == list(PRECISIONS) * 2
+    assert f"| 8 | binary | 1 | {scores[8, 'binary']:.3f} ±" in lines[-3]
 
     pytest.importorskip("matplotlib")
     from matplotlib.image import imread

@@ -37,7 +37,7 @@ def refuse_live(html: str) -> None:
     """No tag, link or address outside of code."""
     rest = re.sub(r"<(code|pre)[^>]*>.*?</\1>", "", html, flags=re.DOTALL)
     assert not re.search(
-        r"<(?!/?(h1|h2|p|ul|li|table|thead|tbody|tr|t[hd]( style=\"text-align:\w+\")?|strong)>)", rest
+        r"<(?!/?(h1|h2|h3|p|ul|li|table|thead|tbody|tr|t[hd]( style=\"text-align:\w+\")?|strong)>)", rest
     ), rest
     assert not re.search(r"https?:|www\.|javascript:|\w@\w+\.\w", rest), rest
 

@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 
 from jasper_jax.data.texts import TextRecord
 from jasper_jax.evaluation.evaluation import Evaluation, EvaluationRow
+from jasper_jax.evaluation.precisions import PrecisionRow
 from jasper_jax.evaluation.retrieval import Interval, RetrievalScore
 from jasper_jax.evaluation.similarity import SimilarityScore
 from jasper_jax.export.card_training import MOST_ROWS, History
@@ -17,6 +18,9 @@ from jasper_jax.recipe.load import parse_recipe
 from jasper_jax.runtime.errors import UserError
 from tests.export.cards import BREAKOUTS, make_card, refuse_live, rendered
 from tests.tiny import recipe_tree
+
+PRECISIONS = {"float32": 32, "int8": 8, "binary": 1}
+"""And the bytes of eight dimensions."""
 
 
 @pytest.fixture
@@ -60,6 +64,17 @@ def test_the_hubs_library_reads_licence_base_model_data_sets_and_scores(made) ->
     assert found["mine, 8 dimensions", "cosine_recall@1"] == 0.25
     assert found["lee, 8 dimensions", "spearman_cosine"] == 0.125
     assert len(found) == 10
+
+
+def test_vectors_in_fewer_bits_have_their_scores(made) -> None:
+    interval = Interval(0.5, 0.4, 0.6)
+    score = {"mine | <b>": RetrievalScore(9, 5, 0, interval, interval, interval, interval)}
+    found = [PrecisionRow(dim=8, precision=name, bytes=size, retrieval=score) for name, size in PRECISIONS.items()]
+    card = made(Evaluation(rows=[row(8, "fc1", 1, 0.1)], precisions=found))
+    assert "### Vectors in fewer bits" in card
+    assert "| 8 | int8 | 8 | 0.500 ± 0.100 | 100.0% |" in card
+    refuse_live(rendered(card.removeprefix("---\n").split("\n---\n", 1)[1]))
+    assert "Vectors in fewer bits" not in made(Evaluation(rows=[row(8, "fc1", 1, 0.1)]))
 
 
 def test_of_an_asset_the_licence_and_the_hubs_name_are_known(made, tmp_path: Path, monkeypatch) -> None:
