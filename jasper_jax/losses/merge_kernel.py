@@ -32,7 +32,8 @@ def sort_runs(
     2 of at least 256, else as `merge`."""
     shape = rows, width = operands[0].shape
     if kernel:
-        while rows % ROWS and width > 2 * LANES:  # full registers
+        # Full registers, in fast memory.
+        while width > 2 * LANES and (rows % ROWS or width * ROWS > LARGEST):
             rows, width = 2 * rows, width // 2
         runs = _call(partial(_sort_runs, keys), [of.reshape(rows, width) for of in operands], (), interpret)
         return tuple(of.reshape(shape) for of in runs)

@@ -130,8 +130,11 @@ def test_rows_too_wide_for_the_kernel_are_halved_before(monkeypatch):
     assert seen == [(32, 128)]
 
 
-@pytest.mark.parametrize(("shape", "keys"), [((3, 256), 2), ((8, 2048), 1)])
-def test_the_kernel_sorts_runs(shape, keys):
+@pytest.mark.parametrize(
+    ("shape", "keys", "largest"), [((3, 256), 2, 1 << 19), ((8, 2048), 1, 1 << 19), ((8, 2048), 2, 1 << 13)]
+)
+def test_the_kernel_sorts_runs(shape, keys, largest, monkeypatch):
+    monkeypatch.setattr(merge_kernel, "LARGEST", largest)
     key, number = (of[:, np.random.default_rng(5).permutation(shape[1])] for of in bitonic(shape, keys))
     found = merge_kernel.sort_runs((key, number), keys, kernel=True, interpret=True)
     jax.tree.map(np.testing.assert_array_equal, found, merge_kernel.sort_runs((key, number), keys, kernel=False))
