@@ -9,6 +9,7 @@ A pure function of (the recipe's ``texts``, the seed, the sources' content).
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -145,12 +146,18 @@ def _build(texts: Texts, folder: Path, seed: int, progress: Bar, workers: Worker
             counts.setdefault(source, {}).setdefault("pairs", {})[what] = n
     more = {"pairs": write_tables(folder, labels.tables(given))} if texts.pairs else {}
     notes = _notes(texts, given, selection.exhausted, labels.held_out_pairs)
-    notes += [f"a near-duplicate: {_short(text)}, of {_short(kept)}" for text, kept in selection.near_duplicates]
+    notes += [_near_duplicate(text, kept) for text, kept in selection.near_duplicates]
     finish(TextStore, folder, writers, texts, seed, sources, counts=counts, notes=notes, **more)
 
 
-def _short(text: str) -> str:
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+def _near_duplicate(text: str, kept: str) -> str:
+    """Both texts from shortly before they differ."""
+    start = max(0, len(os.path.commonprefix([text, kept])) - 30)
+
+    def shown(whole: str) -> str:
+        return repr(f"{'...' * bool(start)}{whole[start : start + 60]}{'...' * (len(whole) > start + 60)}")
+
+    return f"a near-duplicate: {shown(text)}, of {shown(kept)}"
 
 
 def _write_texts(path: Path, texts: Sequence[tuple[str, ...]]) -> Written:
