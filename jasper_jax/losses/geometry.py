@@ -12,7 +12,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float
 
-from jasper_jax.losses.relative import PairOrder, by_rows, pair_order, pairs
+from jasper_jax.losses.relative import PairOrder, pair_order, pairs
+from jasper_jax.losses.relative_rows import by_rows
 from jasper_jax.parameters.sharding import AXES, DATA, ROWS, WIDE, constrain
 
 Arrays = jax.Array | np.ndarray

@@ -26,9 +26,8 @@ from jax import lax
 
 from jasper_jax.losses.relative_merged import merged
 from jasper_jax.losses.relative_partitioned import argsort, partitioned
-from jasper_jax.losses.relative_rows import relative_by_rows, rows_divide
 from jasper_jax.losses.relative_tiled import CPU_COLUMNS, tiled
-from jasper_jax.parameters.sharding import constrain, devices
+from jasper_jax.parameters.sharding import devices
 
 METHODS = ("auto", "tiled", "merged", "partitioned")
 
@@ -112,30 +111,6 @@ def _pair_order(similarities: jax.Array) -> PairOrder:
     return PairOrder(similarities, order, place, first=starts[group], last=starts[group + 1])
 
 
-def by_rows(texts: int, dtype: Any) -> bool:
-    """Whether the devices share similarity matrices `[B, B]` by rows: those that a TPU counts by merging."""
-    merges = _fastest("tpu", texts * (texts - 1) // 2, dtype) == "merged"
-    return merges and rows_divide(texts)
-
-
-def relative_from_matrices(
-    similarities: jax.Array, teacher: jax.Array, order: PairOrder, margin: jax.Array
-) -> jax.Array:
-    """The relative-similarity loss `[H]` of matrices `[H, B, B]` against a teacher's `[B, B]`, with its order of pairs
-    and margins `[H]`; as `relative_from_similarities`."""
-
-    def of_pairs(similarities: jax.Array, margin: jax.Array) -> jax.Array:
-        return relative_from_similarities(pairs(constrain(similarities)), order, margin)
-
-    if not by_rows(teacher.shape[0], similarities.dtype):
-        return of_pairs(similarities, margin)
-
-    def rows(similarities: jax.Array, margin: jax.Array) -> jax.Array:
-        return relative_by_rows(similarities, lax.stop_gradient(teacher), margin, True)
-
-    return lax.platform_dependent(similarities, margin, tpu=rows, default=of_pairs)
-
-
 def relative_from_similarities(
     similarities: jax.Array, order: PairOrder, margin: float | jax.Array = 0.015, method: str = "auto"
 ) -> jax.Array:
@@ -184,7 +159,7 @@ def _forward(similarities: jax.Array, margin: jax.Array, order: PairOrder, metho
 
 def _backward(method: str, saved: tuple[jax.Array, jax.Array], cotangent: jax.Array):
     push, violations = saved
-    scale = cotangent / _comparisons(push.shape[1])
+    scale = cotangent / comparisons(push.shape[1])
     return push * scale[:, None], violations * scale, None
 
 
@@ -206,18 +181,33 @@ def _value_and_push(
         tpu=_form("tpu", method, count, similarities.dtype),
         default=_form("gpu", method, count, similarities.dtype),
     )
+    return mean_hinge(similarities, order.similarities, margin, push, lower, count)
+
+
+def mean_hinge(
+    similarities: jax.Array, teacher: jax.Array, margin: jax.Array, push: jax.Array, lower: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What follows from the two integers of each pair: value `[H]`, the counts g, and the number of violations `[H]`.
+
+    Args:
+      similarities: `[H, ...]`, 0 where there is no pair; `push` and `lower` are of the same shape.
+      teacher: of any shape.
+      margin: `[H]`.
+      count: P.
+    """
+    axes = tuple(range(1, similarities.ndim))
     push, lower = push.astype(similarities.dtype), lower.astype(similarities.dtype)
-    violations = jnp.sum(lower, axis=1)
+    violations = jnp.sum(lower, axis=axes)
     # The g of a row add up to 0, so a shift of s changes nothing but the rounding.
-    centred = similarities - jnp.mean(similarities, axis=1, keepdims=True)
-    value = jnp.maximum(jnp.sum(push * centred, axis=1) + margin * violations, 0) / _comparisons(count)
-    return jnp.where(jnp.any(jnp.isnan(order.similarities)), jnp.nan, value), push, violations
+    centred = similarities - jnp.sum(similarities, axis=axes, keepdims=True) / count
+    value = jnp.maximum(jnp.sum(push * centred, axis=axes) + margin * violations, 0) / comparisons(count)
+    return jnp.where(jnp.any(jnp.isnan(teacher)), jnp.nan, value), push, violations
 
 
 def _form(platform: str, method: str, count: int, dtype: Any):
     on_cpu = platform == "cpu"
     if method == "auto":
-        method = _fastest(platform, count, dtype)
+        method = fastest_form(platform, count, dtype)
 
     def run_tiled(similarities: jax.Array, margin: jax.Array, order: PairOrder):
         columns = CPU_COLUMNS if on_cpu else None
@@ -234,7 +224,8 @@ def _form(platform: str, method: str, count: int, dtype: Any):
     return {"tiled": run_tiled, "merged": run_merged, "partitioned": run_partitioned}[method]
 
 
-def _fastest(platform: str, count: int, dtype: Any) -> str:
+def fastest_form(platform: str, count: int, dtype: Any) -> str:
+    """The form that `auto` takes for `count` pairs on the current mesh."""
     if platform != "tpu":
         sharing = 1 if platform == "cpu" else devices()  # Simulated devices share the same cores.
         return "tiled" if count <= TILED_UP_TO[platform] * sharing else "partitioned"
@@ -243,5 +234,6 @@ def _fastest(platform: str, count: int, dtype: Any) -> str:
     return "merged" if dtype == jnp.float32 else "partitioned"
 
 
-def _comparisons(count: int) -> float:
+def comparisons(count: int) -> float:
+    """Of `count` pairs, the pairs of pairs."""
     return count * (count - 1) / 2

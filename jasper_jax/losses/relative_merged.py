@@ -90,7 +90,7 @@ def count_violations(
     """
     heads, pairs = similarities.shape
     size = max(LANES, 1 << (pairs - 1).bit_length())
-    me = lax.axis_index(axes) if axes else 0
+    network = levels(2 * size, axes, parts, kernel=kernel)
 
     def widen(x: jax.Array) -> jax.Array:  # -0.0 and 0.0 are one value
         x = jnp.pad(x, ((0, 0), (0, size - pairs)), constant_values=jnp.inf)
@@ -98,14 +98,14 @@ def count_violations(
 
     student = widen(similarities)
     target = widen(jnp.broadcast_to(teacher, similarities.shape))
-    number = jnp.broadcast_to(2 * (me * size + lax.iota(jnp.int32, size)), student.shape)
+    number = jnp.broadcast_to(2 * (network[0].me * size + lax.iota(jnp.int32, size)), student.shape)
     entries = (
         jnp.concatenate([target, target], axis=1),
         jnp.concatenate([number, number + POINT], axis=1),
         jnp.concatenate([widen(similarities - margin[:, None]), student], axis=1),
     )
     _, number, value = sort_blocks(entries, axes, parts, keys=2, kernel=kernel)
-    number, counts = _count((value, number ^ POINT), levels(2 * size, axes, parts, kernel=kernel))
+    number, counts = _count((value, number ^ POINT), network)
     # From the numbers of entries to places: a pair's two counts lie beside each other.
     place = (number & (POINT - 2)) | (number < POINT)  # a row's number has the bit now
     _, counts = sort_blocks((place, counts), axes, parts, kernel=kernel)

@@ -8,19 +8,48 @@ other half's, and count for nothing.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jasper_jax.losses.relative import (
+    PairOrder,
+    comparisons,
+    fastest_form,
+    mean_hinge,
+    pairs,
+    relative_from_similarities,
+)
 from jasper_jax.losses.relative_merged import count_violations, sharing
+from jasper_jax.parameters.sharding import constrain
 
 
-def rows_divide(texts: int) -> bool:
-    """Whether the devices of the mesh can share the rows of `[B, B]`."""
+def by_rows(texts: int, dtype: Any) -> bool:
+    """Whether the devices share similarity matrices `[B, B]` by rows: those that a TPU counts by merging, where the
+    devices can share them."""
     axes, parts = sharing()
-    return bool(axes) and texts % parts == 0
+    return bool(axes) and texts % parts == 0 and fastest_form("tpu", _pairs(texts), dtype) == "merged"
+
+
+def relative_from_matrices(
+    similarities: jax.Array, teacher: jax.Array, order: PairOrder, margin: jax.Array
+) -> jax.Array:
+    """The relative-similarity loss `[H]` of matrices `[H, B, B]` against a teacher's `[B, B]`, with its order of pairs
+    and margins `[H]`; as `relative_from_similarities`."""
+
+    def of_pairs(similarities: jax.Array, margin: jax.Array) -> jax.Array:
+        return relative_from_similarities(pairs(constrain(similarities)), order, margin)
+
+    if not by_rows(teacher.shape[0], similarities.dtype):
+        return of_pairs(similarities, margin)
+
+    def rows(similarities: jax.Array, margin: jax.Array) -> jax.Array:
+        return relative_by_rows(similarities, lax.stop_gradient(teacher), margin, True)
+
+    return lax.platform_dependent(similarities, margin, tpu=rows, default=of_pairs)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -42,10 +71,10 @@ def relative_by_rows(similarities: jax.Array, teacher: jax.Array, margin: jax.Ar
 def _forward(similarities: jax.Array, teacher: jax.Array, margin: jax.Array, kernel: bool):
     axes, _ = sharing()
     in_specs = PartitionSpec(None, axes), PartitionSpec(axes), PartitionSpec()
-    out_specs = PartitionSpec(), PartitionSpec(None, axes), PartitionSpec()
     # check_vma: kernels do not declare over which axes their results vary.
-    run = jax.shard_map(partial(_count, kernel), in_specs=in_specs, out_specs=out_specs, check_vma=False)
-    value, push, violations = run(similarities, teacher, margin)
+    run = jax.shard_map(partial(_count, kernel), in_specs=in_specs, out_specs=in_specs[0], check_vma=False)
+    own, push, lower = run(similarities, teacher, margin)
+    value, push, violations = mean_hinge(own, teacher, margin, push, lower, _pairs(teacher.shape[0]))
     return value, (push, violations)
 
 
@@ -61,7 +90,7 @@ def _backward(kernel: bool, saved: tuple[jax.Array, jax.Array], cotangent: jax.A
 
     of_rows = PartitionSpec(None, axes)
     run = jax.shard_map(spread, in_specs=(of_rows, PartitionSpec()), out_specs=of_rows, check_vma=False)
-    scale = cotangent / _comparisons(texts)
+    scale = cotangent / comparisons(_pairs(texts))
     return run(push, scale), None, violations * scale
 
 
@@ -71,7 +100,8 @@ relative_by_rows.defvjp(_forward, _backward)
 def _count(
     kernel: bool, similarities: jax.Array, teacher: jax.Array, margin: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """On each device: the loss `[H]`, g of its pairs `[H, rows, B/2]`, and the number of violations `[H]`."""
+    """On each device, of its pairs: similarities, 0 where there is no pair, and `(push, lower)` as
+    `jasper_jax.losses.relative_tiled.tiled` returns them; each `[H, rows, B/2]`."""
     axes, parts = sharing()
     heads, rows, texts = similarities.shape
     student, target = _own_pairs(similarities), _own_pairs(teacher)
@@ -89,15 +119,7 @@ def _count(
             kernel,
         )
     )
-    push = (higher - lower).astype(student.dtype)
-    # The g of a head add up to 0, so a shift of s changes nothing but the rounding.
-    mean = lax.psum(jnp.sum(jnp.where(pair, student, 0), axis=(1, 2)), axes) / (texts * (texts - 1) / 2)
-    terms = jnp.sum(jnp.where(pair, push * (student - mean[:, None, None]), 0), axis=(1, 2))
-    violations = jnp.sum(lower.astype(student.dtype), axis=(1, 2))
-    total, violations = lax.psum((terms, violations), axes)
-    value = jnp.maximum(total + margin * violations, 0) / _comparisons(texts)
-    unordered = lax.pmax(jnp.any(jnp.isnan(target)).astype(jnp.int32), axes) > 0
-    return jnp.where(unordered, jnp.nan, value), push, violations
+    return jnp.where(pair, student, 0), higher - lower, lower
 
 
 def _own_pairs(matrix: jax.Array) -> jax.Array:
@@ -112,6 +134,6 @@ def _own_pairs(matrix: jax.Array) -> jax.Array:
     return skewed[..., 1 : texts // 2 + 1]
 
 
-def _comparisons(texts: int) -> float:
-    pairs = texts * (texts - 1) // 2
-    return pairs * (pairs - 1) / 2
+def _pairs(texts: int) -> int:
+    """P."""
+    return texts * (texts - 1) // 2

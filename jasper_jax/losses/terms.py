@@ -17,7 +17,7 @@ from jasper_jax.losses.comparison import Comparison, HeadDim
 from jasper_jax.losses.distillation import cosine_loss, squared_difference
 from jasper_jax.losses.geometry import Arrays, cross_cosines
 from jasper_jax.losses.ranking import margin_loss, ranking_loss
-from jasper_jax.losses.relative import relative_from_matrices
+from jasper_jax.losses.relative_rows import relative_from_matrices
 
 Values = dict[str, jax.Array]
 """Head -> scalar."""
