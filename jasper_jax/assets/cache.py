@@ -21,7 +21,8 @@ import filelock
 from jasper_jax.assets import hub
 from jasper_jax.assets.catalogue import Asset, Unavailable, named
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json, sha256_file, sha256_once, write_atomic
+from jasper_jax.runtime.files import sha256_file, sha256_once, write_atomic
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.user_cache import cache_folder, private_cache, refuse_shared
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import numpy as np
 
 from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError, nearest
-from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.paths import user_path
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.text_files import SUFFIXES, numbered_lines

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from jasper_jax.assets.cache import fetch_asset
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.json_text import parse_json
 
 SIZE = 128
 """Pixels of a side."""

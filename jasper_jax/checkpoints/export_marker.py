@@ -14,8 +14,9 @@ from typing import Any
 from jasper_jax.encoders.quantization import RANGES
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json, sealed, sha256_file, write_atomic
+from jasper_jax.runtime.files import is_whole, sealed, sha256_file, write_atomic
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.json_text import parse_json
 
 MARKER = "jasper.json"
 """Marks a folder that ``jasper export`` wrote, and has the sha256 of its files."""

@@ -31,8 +31,9 @@ from jasper_jax.recipe.changes import yaml_changes
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import HEADER
 from jasper_jax.runtime.errors import UserError, first_three
-from jasper_jax.runtime.files import json_bytes, parse_json, sha256_file, temporary, write_atomic
+from jasper_jax.runtime.files import json_bytes, sha256_file, temporary, write_atomic
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.progress import say
 from jasper_jax.runtime.remote import Store
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json, sha256_file, write_atomic
+from jasper_jax.runtime.files import sha256_file, write_atomic
 from jasper_jax.runtime.inside import refuse_links
+from jasper_jax.runtime.json_text import parse_json
 
 SUMS = ".sha256.json"
 """Suffix of that file after the checkpoint's name."""

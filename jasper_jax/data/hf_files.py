@@ -13,8 +13,8 @@ from typing import Any
 
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import inside
+from jasper_jax.runtime.json_text import parse_json
 
 STATE, SPLITS = "state.json", "dataset_dict.json"
 SAVED = (SPLITS, STATE)

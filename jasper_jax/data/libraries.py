@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from jasper_jax.data.hf_files import SAVED, refuse_other_files, refuse_other_formats, refuse_saved_elsewhere
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.errors import UserError, first_line, nearest
-from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import refuse_links
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.paths import user_path
 
 _LARGEST_METADATA = 1 << 24

@@ -10,7 +10,7 @@ from jasper_jax.data.libraries import Row, require
 from jasper_jax.data.parquet import DAMAGED, batches, cells
 from jasper_jax.data.source_files import matching
 from jasper_jax.runtime.errors import UserError, first_line
-from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.text_files import Span, csv_table, numbered_lines
 
 

@@ -25,7 +25,8 @@ from jasper_jax.encoders.tokenizer_trial import GROWTH, MEMORY, SECONDS, parts_o
 from jasper_jax.runtime.bounded import read_regular
 from jasper_jax.runtime.children import python_module
 from jasper_jax.runtime.errors import UserError, first_line
-from jasper_jax.runtime.files import parse_json, write_atomic
+from jasper_jax.runtime.files import write_atomic
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.user_cache import private_cache
 
 LARGEST = 1 << 28

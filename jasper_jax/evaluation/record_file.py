@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import is_whole, parse_json
+from jasper_jax.runtime.files import is_whole
+from jasper_jax.runtime.json_text import parse_json
 
 Form = TypeVar("Form", bound=BaseModel)
 

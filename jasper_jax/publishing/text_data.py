@@ -23,8 +23,8 @@ from jasper_jax.publishing.repository import Repository
 from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import stores_dir
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import folder_inside, refuse_links
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.markdown import code_span, markdown_text
 from jasper_jax.runtime.progress import bar
 from jasper_jax.teachers.vectors import VectorStore

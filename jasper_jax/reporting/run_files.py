@@ -19,8 +19,8 @@ from jasper_jax.recipe.config import Recipe
 from jasper_jax.recipe.load import load_recipe
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json
 from jasper_jax.runtime.inside import file_inside
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.timings import Timings
 
 T = TypeVar("T")

@@ -13,7 +13,8 @@ from rich.table import Table
 from jasper_jax.runtime import processes
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json, write_atomic
+from jasper_jax.runtime.files import write_atomic
+from jasper_jax.runtime.json_text import parse_json
 
 
 def duration(seconds: float) -> str:

@@ -18,6 +18,7 @@ from jasper_jax.data.shards import SPLITS
 from jasper_jax.runtime import files
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.teachers.store_writer import refuse_foreign
 
 FORMAT = 1
@@ -116,14 +117,14 @@ class NegativeStore:
 
     def _refuse_other(self, path: Path) -> None:
         try:
-            recorded = files.parse_json(read_record_bytes(path))
+            recorded = parse_json(read_record_bytes(path))
             whole = files.is_whole(recorded)
             recorded = {key: value for key, value in recorded.items() if key != "checksum"}
         except (OSError, ValueError, AttributeError, TypeError):
             whole, recorded = False, None
         if not whole:
             raise UserError(f"{path}: damaged; delete the folder and run jasper mine")
-        if different := files.differences(recorded, files.parse_json(files.json_bytes(self.spec)), ""):
+        if different := files.differences(recorded, parse_json(files.json_bytes(self.spec)), ""):
             raise UserError(
                 f"{self.folder}: its negatives were mined for other pairs, teachers or settings: {'; '.join(different)}"
                 f"; change the recipe back, or delete the folder and run jasper mine"

@@ -19,6 +19,7 @@ from jasper_jax.data.texts import TextStore
 from jasper_jax.runtime import files
 from jasper_jax.runtime.bounded import read_record_bytes
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.progress import say
 from jasper_jax.teachers import vectors as vec
 from jasper_jax.teachers.codec import Codec, int8_scales
@@ -80,7 +81,7 @@ class StoreWriter:
         if not path.exists():
             files.write_once(path, files.json_bytes(files.sealed(content)))
         try:
-            recorded = files.parse_json(read_record_bytes(path))
+            recorded = parse_json(read_record_bytes(path))
             version, fingerprint, spec = recorded["format"], recorded["texts"], recorded["spec"]
         except (ValueError, KeyError, TypeError) as e:
             raise UserError(f"{path}: cannot be read ({e!r}); delete the folder and embed again") from None
@@ -117,7 +118,7 @@ class StoreWriter:
         """The int8 scales in ``scales.json``, with which every shard of the store is encoded."""
         path = self.folder / "scales.json"
         try:
-            recorded = files.parse_json(read_record_bytes(path))
+            recorded = parse_json(read_record_bytes(path))
             scales = _SCALES.validate_python(recorded["scales"])
         except (OSError, ValueError, KeyError, TypeError):
             raise UserError(
@@ -267,7 +268,7 @@ def _read_lines(ledger: Path) -> list[dict[str, Any]]:
     entries = []
     for line in lines[:-1]:
         with contextlib.suppress(ValueError, TypeError):
-            entry = files.parse_json(line)
+            entry = parse_json(line)
             if files.is_whole(entry):
                 entry.pop("checksum", None)
                 vec.VectorShard.model_validate_json(json.dumps(entry))

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from jasper_jax.data.parquet import DAMAGED, batches
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.runtime.errors import UserError, first_line
-from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.text_files import content_suffix, numbered_lines
 
 _ROWS = 1024

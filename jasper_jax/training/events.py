@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import parse_json
+from jasper_jax.runtime.json_text import parse_json
 from jasper_jax.runtime.text_files import LONGEST
 
 _Whole = Annotated[int, Field(ge=0, le=2**53)]

@@ -15,6 +15,7 @@ import pytest
 
 from jasper_jax.runtime import files
 from jasper_jax.runtime.errors import UserError
+from jasper_jax.runtime.json_text import parse_json
 
 
 def names(folder: Path) -> list[str]:
@@ -90,20 +91,20 @@ def test_equal_values_give_equal_bytes():
 
 def test_json_that_is_nested_too_deeply_is_a_value_error():
     with pytest.raises(ValueError, match="nested too deeply"):
-        files.parse_json("[" * 100_000)
+        parse_json("[" * 100_000)
     deepest = '{"a": [' * 50 + '"["' + "]}" * 50
     for text in (deepest, deepest.encode(), "[" + "[], " * 1000 + "{}]"):
-        assert files.parse_json(text) == json.loads(text)
+        assert parse_json(text) == json.loads(text)
     for text in (f"[{deepest}]", f"[1, {deepest}]".encode()):
         with pytest.raises(ValueError, match="nested too deeply, in more than 100 levels"):
-            files.parse_json(text)
+            parse_json(text)
 
 
 @pytest.mark.parametrize("digits", [301, 5000])
 def test_whole_numbers_of_json_fit_a_float(digits):
-    assert float(files.parse_json("1" * 300)) == float("1" * 300)
+    assert float(parse_json("1" * 300)) == float("1" * 300)
     with pytest.raises(ValueError, match=rf"a whole number of {digits:,} digits; at most 300"):
-        files.parse_json("[-" + "1" * (digits - 1) + "]")
+        parse_json("[-" + "1" * (digits - 1) + "]")
 
 
 def test_a_path_that_cannot_be_created(tmp_path):
