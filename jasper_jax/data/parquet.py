@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jasper_jax.data.parquet_layout import Chunk, Pages, pages, row_groups
 from jasper_jax.runtime.errors import UserError
 
 DAMAGED = (pa.ArrowException, UnicodeDecodeError, OverflowError, OSError)
@@ -26,20 +27,6 @@ HELD = 1 << 28
 LIST_VALUES = 1 << 24
 """Values of lists in a row group; more where the file has the bytes, ``PER_BYTE`` for each."""
 PER_BYTE = 8
-_PREFIXES = 7
-"""The encoding DELTA_BYTE_ARRAY."""
-_WINDOWS = (1 << 12, 1 << 20)
-"""Bytes to look for a page's header in: it may have statistics."""
-
-
-class Pages(NamedTuple):
-    """What the page headers of a column chunk say; sizes in bytes, unpacked."""
-
-    largest: int
-    total: int
-    longest: int
-    """What one value of text can be at most, however often it is named: the largest dictionary, or page of prefixes."""
-    values: int
 
 
 def batches(
@@ -57,15 +44,18 @@ def batches(
     wanted = [i for i, leaf in enumerate(leaves) if any(f"{leaf.path}.".startswith(f"{name}.") for name in columns)]
     in_lists = [leaves[i].path for i in wanted if _is_text(leaves[i]) and leaves[i].max_repetition_level]
     with path.open("rb") as raw, pq.ParquetFile(path, read_dictionary=in_lists) as file:
-        start, stop = groups or (0, file.num_row_groups)
-        number = 1 + sum(file.metadata.row_group(group).num_rows for group in range(start))
+        layout = row_groups(path)
+        start, stop = groups or (0, len(layout))
+        number = 1 + sum(group.rows for group in layout[:start])
         for group in range(start, stop):
-            if not file.metadata.row_group(group).num_rows:
+            if not layout[group].rows:
                 continue  # without pages
+            if len(layout[group].chunks) != len(leaves):
+                raise pa.ArrowInvalid(f"row group {group} has {len(layout[group].chunks)} columns, not {len(leaves)}")
             most = rows
             for i in wanted:
-                chunk = file.metadata.row_group(group).column(i)
-                most = min(most, _rows_at_once(_pages(raw, chunk), chunk, leaves[i], f"{path}, row group {group}"))
+                chunk = layout[group].chunks[i]
+                most = min(most, _rows_at_once(pages(raw, chunk), chunk, leaves[i], f"{path}, row group {group}"))
             for batch in file.iter_batches(batch_size=most, row_groups=[group], columns=list(columns)):
                 yield number, batch
                 number += len(batch)
@@ -101,116 +91,20 @@ def _has_length(leaf: Any) -> bool:
     return leaf.physical_type == "FIXED_LEN_BYTE_ARRAY"
 
 
-def _rows_at_once(pages: Pages, chunk: Any, leaf: Any, where: str) -> int:
+def _rows_at_once(found: Pages, chunk: Chunk, leaf: Any, where: str) -> int:
     """Rows that unpack to at most ``HELD`` bytes. UserError: the chunk cannot be read within bounds."""
     where = f"{where}, column {leaf.path!r}"
-    if pages.largest > LARGEST_PAGE:
+    if found.largest > LARGEST_PAGE:
         raise UserError(
-            f"{where}: a page of {pages.largest:,} bytes, at most {LARGEST_PAGE:,} are read; write smaller pages"
+            f"{where}: a page of {found.largest:,} bytes, at most {LARGEST_PAGE:,} are read; write smaller pages"
         )
-    if leaf.max_repetition_level and pages.values > (most := LIST_VALUES + PER_BYTE * chunk.total_compressed_size):
+    if leaf.max_repetition_level and found.values > (most := LIST_VALUES + PER_BYTE * (chunk.end - chunk.start)):
         raise UserError(
-            f"{where}: lists of {pages.values:,} values, at most {most:,} are read; write smaller row groups"
+            f"{where}: lists of {found.values:,} values, at most {most:,} are read; write smaller row groups"
         )
     of_bytes = (_is_text(leaf) or _has_length(leaf)) and not leaf.max_repetition_level
-    if leaf.max_repetition_level and _has_length(leaf) and (size := leaf.length * pages.values) > HELD:
+    if leaf.max_repetition_level and _has_length(leaf) and (size := leaf.length * found.values) > HELD:
         raise UserError(f"{where}: lists of {size:,} bytes, at most {HELD:,} are read; write smaller row groups")
-    by_value = HELD // max(pages.longest, 1) if of_bytes else HELD
-    by_page = HELD if pages.total <= HELD else HELD // pages.largest
+    by_value = HELD // max(found.longest, 1) if of_bytes else HELD
+    by_page = HELD if found.total <= HELD else HELD // found.largest
     return max(1, min(by_value, by_page))
-
-
-def _pages(file: IO[bytes], chunk: Any) -> Pages:
-    """The sums over the pages of a column chunk. ArrowInvalid: its headers cannot be read."""
-    at = chunk.data_page_offset
-    if chunk.has_dictionary_page and 0 < chunk.dictionary_page_offset < at:
-        at = chunk.dictionary_page_offset
-    end = at + chunk.total_compressed_size
-    largest = total = longest = values = 0
-    while at < end:
-        header, length = _header(file, at)
-        unpacked, packed = _count(header, 2), _count(header, 3)
-        if content := header.get(5) or header.get(8):
-            values += _count(content, 1)
-            if _count(content, 2 if header.get(5) else 4) == _PREFIXES:
-                longest = max(longest, unpacked)
-        largest = max(largest, unpacked)
-        total += unpacked
-        if header.get(1) == 2:  # a dictionary page
-            longest = max(longest, unpacked)
-        at += length + packed
-    return Pages(largest, total, longest, values)
-
-
-def _count(fields: Any, number: int) -> int:
-    value = fields.get(number, 0) if isinstance(fields, dict) else None
-    if not isinstance(value, int) or value < 0:
-        raise pa.ArrowInvalid("a page header without its sizes")
-    return value
-
-
-def _header(file: IO[bytes], at: int) -> tuple[dict[int, Any], int]:
-    """The page header at an offset, and its length in bytes."""
-    for window in _WINDOWS:
-        file.seek(at)
-        reader = _Compact(file.read(window))
-        try:
-            return reader.struct(), reader.at
-        except IndexError:
-            continue
-    raise pa.ArrowInvalid("a page without a header")
-
-
-class _Compact:
-    """Thrift's compact protocol, as far as Parquet's page headers use it. IndexError: the data ends."""
-
-    def __init__(self, data: bytes):
-        self.data, self.at = data, 0
-
-    def byte(self) -> int:
-        self.at += 1
-        return self.data[self.at - 1]
-
-    def varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
-            value |= (byte & 127) << shift
-            shift += 7
-            if byte < 128:
-                return value
-            if shift > 63:
-                raise pa.ArrowInvalid("a page header with a number of more than 64 bits")
-
-    def integer(self) -> int:
-        value = self.varint()
-        return (value >> 1) ^ -(value & 1)
-
-    def skip(self, size: int) -> None:
-        self.at += size
-        if self.at > len(self.data):
-            raise IndexError
-
-    def struct(self, depth: int = 0) -> dict[int, Any]:
-        """Field number -> value; None for what is not a number or a struct."""
-        fields: dict[int, Any] = {}
-        number = 0
-        while head := self.byte():
-            number = number + (head >> 4) if head >> 4 else self.integer()
-            fields[number] = self.value(head & 15, depth)
-        return fields
-
-    def value(self, kind: int, depth: int) -> Any:
-        if kind in (1, 2):  # a field that is true or false
-            return None
-        if kind == 3:
-            return self.skip(1)
-        if kind in (4, 5, 6):
-            return self.integer()
-        if kind == 7:
-            return self.skip(8)
-        if kind == 8:
-            return self.skip(self.varint())
-        if kind == 12 and depth < 8:
-            return self.struct(depth + 1)
-        raise pa.ArrowInvalid(f"a page header with a field of type {kind}")

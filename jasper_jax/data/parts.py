@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jasper_jax.assets.corpora import Document
 from jasper_jax.data.libraries import Row, require
 from jasper_jax.data.parquet import DAMAGED
+from jasper_jax.data.parquet_layout import row_groups
 from jasper_jax.data.rows import jsonl_rows, parquet_rows, strings
 from jasper_jax.data.source_files import label, matching, pattern_of
 from jasper_jax.recipe.config_sources import TextSource
@@ -56,12 +57,8 @@ def _lines(path: Path) -> Iterator[tuple[int, int] | None]:
 
 
 def _groups(path: Path) -> Iterator[tuple[int, int] | None]:
-    import pyarrow.parquet as pq
-
     try:
-        with pq.ParquetFile(path) as file:
-            groups = [file.metadata.row_group(group) for group in range(file.num_row_groups)]
-            sizes = [(group.num_rows, group.total_byte_size) for group in groups]
+        sizes = [(group.rows, group.size) for group in row_groups(path)]
     except DAMAGED:
         sizes = []
     start, rows, held = 0, 0, 0

@@ -26,6 +26,7 @@ from jasper_jax.runtime.inside import file_inside
 from jasper_jax.runtime.json_text import parse_json
 
 _DIGEST = hashlib.sha256().digest_size
+_ENCODER = json.JSONEncoder(indent=1, ensure_ascii=False, sort_keys=True)
 
 
 def sync_folder(folder: Path) -> None:
@@ -135,7 +136,11 @@ def write_once(path: Path, data: bytes) -> None:
 def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
     """``value`` with a ``checksum`` of its other keys, which :func:`is_whole` verifies."""
     rest = {k: v for k, v in value.items() if k != "checksum"}
-    return {**rest, "checksum": hashlib.sha256(json_bytes(rest)).hexdigest()}
+    digest = hashlib.sha256()
+    for piece in _ENCODER.iterencode(rest):  # as a whole, millions of values would take a hundred times their bytes
+        digest.update(piece.encode())
+    digest.update(b"\n")
+    return {**rest, "checksum": digest.hexdigest()}
 
 
 def is_whole(value: Mapping[str, Any]) -> bool:
@@ -151,7 +156,7 @@ def is_whole(value: Mapping[str, Any]) -> bool:
 
 def json_bytes(value: Any) -> bytes:
     """``value`` as JSON with sorted keys: equal values give equal bytes."""
-    return (json.dumps(value, indent=1, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    return (_ENCODER.encode(value) + "\n").encode()
 
 
 class Manifest(BaseModel):
@@ -160,6 +165,10 @@ class Manifest(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     format: int
+
+
+_MOST_VALUES = 1 << 22
+"""Values of a manifest: a shard has 6. pydantic takes a hundred bytes for each."""
 
 
 def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = Manifest) -> dict[str, Any]:
@@ -175,8 +184,10 @@ def read_manifest(folder: Path, what: str, newest: int, form: type[Manifest] = M
     remedy = f"restore it, or delete the folder and build the {what} again"
     try:
         data = read_record_bytes(path)
+        if data.count(b",") > _MOST_VALUES:
+            raise UserError(f"{problem} (more than {_MOST_VALUES:,} values); {remedy}")
         manifest = parse_json(data)
-        version = Manifest.model_validate_json(data).format
+        version = Manifest.model_validate(manifest).format
         if version > newest:
             raise UserError(
                 f"{path}: format version {version}, this program reads up to {newest}; install a newer jasper-jax"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jasper_jax.data import parquet
+from jasper_jax.data.parquet_layout import row_groups
 from jasper_jax.data.rows import parquet_rows
 from jasper_jax.runtime.errors import UserError
 
@@ -141,3 +142,60 @@ def test_damaged_files_end_in_a_line(tmp_path: Path) -> None:
 def test_a_file_without_rows_is_empty(tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     assert list(parquet_rows(tmp_path / "empty.parquet", ["text"])) == []
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_layout_is_what_pyarrow_reads(tmp_path: Path, version: str, compression: str) -> None:
+    path = tmp_path / "a.parquet"
+    table = pa.table({
+        "text": ["a" * i for i in range(1000)],
+        "lists": [["b"] * (i % 5) for i in range(1000)],
+        "struct": [{"x": i, "y": None} for i in range(1000)],
+    })  # fmt: skip
+    pq.write_table(table, path, data_page_version=version, compression=compression, row_group_size=300)
+    found = row_groups(path)
+    metadata = pq.ParquetFile(path).metadata
+    assert len(found) == metadata.num_row_groups == 4
+    for number, group in enumerate(found):
+        said = metadata.row_group(number)
+        assert (group.rows, group.size, len(group.chunks)) == (said.num_rows, said.total_byte_size, said.num_columns)
+        for at, chunk in enumerate(group.chunks):
+            of = said.column(at)
+            assert chunk.start == (of.dictionary_page_offset if of.has_dictionary_page else of.data_page_offset)
+            assert chunk.end - chunk.start == of.total_compressed_size
+
+
+def number(value: int) -> bytes:
+    """A varint of the compact protocol, zigzag."""
+    value, out = value << 1, bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        (b"\x36" + number(1) + b"\x06" + number(3) + number(2), "field 3 twice"),
+        (b"\x06" + number(1 << 16), "field 65536 twice, or out of range"),
+        (b"\x39\xfc" + b"\xff" * 11, "more than 64 bits"),
+        (b"\x39\xfc\xff\xff\x7f", "ends too early"),
+        (b"\x35" + number(7), "sizes are missing"),  # the rows in 32 bits, which pyarrow would pass over
+    ],
+)
+def test_what_pyarrow_could_read_otherwise_is_refused(tmp_path: Path, field: bytes, said: str) -> None:
+    footer = b"\x49\x1c" + field + b"\x00\x00"  # field 4, a list of one struct
+    path = tmp_path / "a.parquet"
+    path.write_bytes(b"PAR1" + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(pa.ArrowInvalid, match=said):
+        row_groups(path)
+
+
+@pytest.mark.parametrize("data", [b"", b"PAR1", b"PAR1\xff\xff\xff\x7fPAR1", b"PAR1\x00\x00\x00\x00PARE"])
+def test_a_file_without_a_footer(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(data)
+    with pytest.raises(pa.ArrowInvalid, match="no footer|ends too early"):
+        row_groups(path)
