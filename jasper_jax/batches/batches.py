@@ -85,6 +85,7 @@ class Batches(StageBatches[TextStore]):
                 leave_prompts_out=not embedder.pooling.include_prompt,
                 division=division,
             )
+        self._weights = view.weights if view else []
         self._stores = view.stored() if view else []  # worker processes get a copy: leave out teachers' parameters
 
     def shown(self, indices: np.ndarray) -> list[dict[str, Any]]:
@@ -110,7 +111,7 @@ class Batches(StageBatches[TextStore]):
         if self.online:
             arrays["cached"], arrays["online"] = vectors, packed
         elif vectors:
-            arrays["teachers"] = concatenate(list(vectors.values()))
+            arrays["teachers"] = concatenate(list(vectors.values()), self._weights)
         slots = rows[""] * self.packer.row_length
         own_lengths = lengths[""].astype(np.int64)
         tokens, pairs = int(own_lengths.sum()), int((own_lengths**2).sum())

@@ -86,7 +86,7 @@ def teacher_rows(
     for provider in providers:
         rows.append(provider.row("teacher", tests, reference))
     if len(providers) == len(teachers.teachers) > 1:
-        joined = _joined(providers)
+        joined = _joined(providers, teachers.weights)
         rows.append(joined.row("teachers", tests, reference))
         providers.append(joined)
         named[tuple(teacher.name for teacher in teachers.teachers)] = joined
@@ -123,17 +123,18 @@ class _Provider(NamedTuple):
             )
 
 
-def _joined(providers: Sequence[_Provider]) -> _Provider:
-    """All teachers as one; its cost is the sum of theirs. Its first components are the first teacher's."""
+def _joined(providers: Sequence[_Provider], weights: Sequence[float]) -> _Provider:
+    """All teachers as one, as they teach; its cost is the sum of theirs. Its first components are the first
+    teacher's."""
     common = [name for name in providers[0].vectors if all(name in p.vectors for p in providers)]
-    vectors = {name: concatenate([p.vectors[name] for p in providers]) for name in common}
+    vectors = {name: concatenate([p.vectors[name] for p in providers], weights) for name in common}
     samples = [p.sampled for p in providers if p.sampled is not None]
-    weights = [p.weights for p in providers if p.weights is not None]
+    costs = [p.weights for p in providers if p.weights is not None]
     return _Provider(
         "teachers concatenated",
         vectors,
-        concatenate(samples) if len(samples) == len(providers) else None,
-        sum(weights) if len(weights) == len(providers) else None,
+        concatenate(samples, weights) if len(samples) == len(providers) else None,
+        sum(costs) if len(costs) == len(providers) else None,
         cut_above=providers[0].dim,
     )
 

@@ -17,6 +17,8 @@ def check_recipe(recipe: Recipe) -> None:
     """UserError for the first contradiction between sections."""
     _check_folders(recipe)
     _refuse_duplicates("teachers", [teacher.name for teacher in recipe.teachers], "teacher")
+    if len(recipe.teachers) == 1 and recipe.teachers[0].weight != 1:
+        raise UserError(f"teachers.0.weight: {recipe.teachers[0].weight:g} of the only teacher; remove it")
     _refuse_duplicates("evaluation.retrieval", [test.name for test in recipe.evaluation.retrieval], "test")
     judged = [test if isinstance(test, str) else test.name for test in recipe.evaluation.similarity]
     _refuse_duplicates("evaluation.similarity", judged, "test")

@@ -38,6 +38,8 @@ class Teacher(Section):
     """Tokens at which its texts are truncated; None: the model's own."""
     dim: Dimension | None = None
     """Which ``2_Dense_{dim}`` of the model to use; None: the one in its modules.json."""
+    weight: PositiveFloat = 1.0
+    """Of its similarities among those of all teachers, relative to the other teachers' weights."""
     dtype: Literal["float16", "float32", "int8"] = "float16"
     """How vectors are stored."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"

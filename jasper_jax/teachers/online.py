@@ -75,7 +75,9 @@ class OnlineVectors:
         return self.embedder.encode([r.text for r in rows], [r.kind for r in rows])
 
 
-def join(parts: Sequence[jax.Array]) -> jax.Array:
-    """Several teachers' ``[B, T_i]`` as one ``[B, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
+def join(parts: Sequence[jax.Array], weights: Sequence[float]) -> jax.Array:
+    """``teachers.vectors.concatenate`` in a program: ``[B, T_i]`` as one ``[B, ΣT]``."""
     rows = [normalize(part) for part in parts]
-    return normalize(jnp.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
+    if len(rows) == 1:
+        return rows[0]
+    return normalize(jnp.concatenate([row * weight**0.5 for row, weight in zip(rows, weights, strict=True)], axis=1))

@@ -46,6 +46,11 @@ class TeacherVectors:
         """The dimension of each teacher, by name; empty where no stage learns from them."""
         return {teacher.name: teacher.dim for teacher in self.teachers} if self.needed else {}
 
+    @property
+    def weights(self) -> list[float]:
+        """Of each teacher in the concatenated vectors."""
+        return [teacher.settings.weight for teacher in self.teachers]
+
     def folder(self, teacher: TeacherModel) -> Path:
         """Folder of the teacher's store."""
         return self._folder / teacher.name
@@ -125,6 +130,8 @@ class TeacherVectors:
         settings = self._recipe.mining
         teachers = [teacher.spec.as_json() for teacher in self.teachers]
         spec = {"pairs": texts.pair_fingerprint, "teachers": teachers, "mining": settings.model_dump(mode="json")}
+        if len(set(self.weights)) > 1:
+            spec["weights"] = self.weights
         sizes = {split: len(table) for split, table in texts.pairs.items()}
         return NegativeStore(self._folder.parent / "negatives", spec, sizes, settings.depth)
 
@@ -138,7 +145,8 @@ class TeacherVectors:
                 if teacher.settings.mode == "online"
                 else self.open(teacher, texts)
                 for teacher in self.teachers
-            ]
+            ],
+            self.weights,
         )
 
 

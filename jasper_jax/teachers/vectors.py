@@ -93,10 +93,17 @@ def normalize_rows(vectors: np.ndarray) -> np.ndarray:
     return x
 
 
-def concatenate(vectors: Sequence[np.ndarray]) -> np.ndarray:
-    """Several teachers' ``[n, T_i]`` as one ``[n, ΣT]``: each normalised, joined, normalised again (section 2.1)."""
+def concatenate(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Several teachers' ``[n, T_i]`` as one ``[n, ΣT]``: each normalised, joined, normalised again (section 2.1).
+
+    Each is multiplied by the root of its weight w_i before it is joined, so that similarities are ``Σ w_i cos_i / Σ
+    w_i``; equal weights are the paper's.
+    """
     rows = [normalize_rows(x) for x in vectors]
-    return normalize_rows(np.concatenate(rows, axis=1)) if len(rows) > 1 else rows[0]
+    if len(rows) == 1:
+        return rows[0]
+    scaled = [x * np.float32(weight**0.5) for x, weight in zip(rows, weights, strict=True)]
+    return normalize_rows(np.concatenate(scaled, axis=1))
 
 
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:
@@ -232,9 +239,10 @@ def refuse_other_spec(folder: Path, recorded: dict[str, Any], spec: VectorSpec) 
 class TeacherView:
     """Several teachers as one (paper section 2.1): each vector normalised, concatenated, normalised again.
 
-    ``stores`` are vector stores, or teachers that run in the train step (``OnlineVectors``)."""
+    ``stores`` are vector stores, or teachers that run in the train step (``OnlineVectors``); ``weights`` are theirs in
+    :func:`concatenate`, None for equal ones."""
 
-    def __init__(self, stores: Sequence[Any]):
+    def __init__(self, stores: Sequence[Any], weights: Sequence[float] | None = None):
         if not stores:
             raise ValueError("expected at least one vector store")
         for other in stores[1:]:
@@ -244,6 +252,7 @@ class TeacherView:
                     f" {stores[0].fingerprint}; embed both from one text store"
                 )
         self.stores = list(stores)
+        self.weights = [1.0] * len(stores) if weights is None else list(weights)
 
     @property
     def dim(self) -> int:
@@ -269,4 +278,4 @@ class TeacherView:
 
     def read(self, split: str, indices: Sequence[int] | np.ndarray) -> np.ndarray:
         """``[n, ΣT]`` float32 of norm 1."""
-        return concatenate([store.read(split, indices) for store in self.stores])
+        return concatenate([store.read(split, indices) for store in self.stores], self.weights)

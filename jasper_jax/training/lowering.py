@@ -87,7 +87,7 @@ def abstract_teachers(vectors: TeacherVectors) -> tuple[Teaching, dict[str, Any]
     online = {one.name: _online(one) for one in vectors.teachers if one.settings.mode == "online"}
     dims = {one.name: one.dim for one in vectors.teachers}
     return (
-        Teaching(dims, {name: teacher for name, (teacher, _) in online.items()}),
+        Teaching(dims, {name: teacher for name, (teacher, _) in online.items()}, vectors.weights),
         {name: params for name, (_, params) in online.items()},
     )
 

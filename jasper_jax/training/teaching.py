@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,10 +16,11 @@ from jasper_jax.teachers.vectors import TeacherView
 @dataclass(frozen=True)
 class Teaching:
     """``dims``: teacher -> dimension of its vectors, in the order in which they are joined; ``online``: those that run
-    in the step."""
+    in the step; ``weights``: of each in the joined vectors."""
 
     dims: Mapping[str, int] = field(default_factory=dict)
     online: Mapping[str, OnlineTeacher] = field(default_factory=dict)
+    weights: Sequence[float] = ()
 
     @classmethod
     def of(cls, view: TeacherView | None) -> Teaching:
@@ -27,7 +28,7 @@ class Teaching:
         if view is None:
             return cls()
         dims = {store.name: store.dim for store in view.stores}
-        return cls(dims, {store.name: store.teacher for store in view.online})
+        return cls(dims, {store.name: store.teacher for store in view.online}, view.weights)
 
     @property
     def dim(self) -> int | None:
@@ -49,5 +50,6 @@ class Teaching:
                 if name in self.online
                 else constrain(batch["cached"][name][:texts], None, WIDE)
                 for name in self.dims
-            ]
+            ],
+            self.weights,
         )

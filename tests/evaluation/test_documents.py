@@ -42,7 +42,7 @@ def test_a_head_that_copies_the_teachers_is_in_the_space_of_all_and_of_each(smal
 def test_a_part_of_the_concatenated_vector_is_the_teacher_s_own() -> None:
     rng = np.random.default_rng(0)
     own = {name: normalize_rows(rng.normal(size=(5, dim))) for name, dim in DIMS.items()}
-    joined = concatenate(list(own.values()))
+    joined = concatenate(list(own.values()), [1, 1])
     for space in (A, B):
         np.testing.assert_allclose(normalize_rows(space.of(joined)), own[space.teachers[0]], atol=1e-6)
     head = {"kernel": rng.normal(size=(7, 10)), "bias": rng.normal(size=10)}
@@ -61,7 +61,7 @@ def rows(small: Recipe) -> tuple[list[EvaluationRow], dict[str, np.ndarray], dic
     own = {name: {part: rng.normal(size=(n, dim)) for part, n in count.items()} for name, dim in DIMS.items()}
     for vectors in own.values():
         vectors["small/queries"] = vectors["small/passages"][:4] + 0.1 * rng.normal(size=(4, 1))
-    joined = {part: concatenate([own["a"][part], own["b"][part]]) for part in count}
+    joined = {part: concatenate([own["a"][part], own["b"][part]], [1, 1]) for part in count}
     documents = {("a",): ("teacher a", own["a"]), ("a", "b"): ("teachers concatenated", joined)}
     student = {part: x if part == "small/queries" else rng.normal(size=x.shape) for part, x in joined.items()}
     return list(asymmetric_rows(student, [WHOLE, A, B], documents, tests, head="fc1", stage=3)), student, documents

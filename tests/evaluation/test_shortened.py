@@ -47,7 +47,7 @@ def test_only_dimensions_below_the_teachers_and_no_svd_without_directions() -> N
 def test_concatenated_teachers_are_not_cut_to_the_first_of_them() -> None:
     first, second = (_Provider(name, {"x": vectors(20)}, vectors(30), 1) for name in "ab")
     tests = SimpleNamespace(score=lambda lists, reference: {}, lists={"x": None})
-    rows = list(_joined([first, second]).shortened([20, 12, 8], tests, None))  # pyright: ignore[reportArgumentType]
+    rows = list(_joined([first, second], [1, 1]).shortened([20, 12, 8], tests, None))  # pyright: ignore[reportArgumentType]
     assert [(row.provider.removeprefix("teachers concatenated, "), row.dim) for row in rows] == [
         ("cut", 20),
         ("SVD", 20),
@@ -55,7 +55,7 @@ def test_concatenated_teachers_are_not_cut_to_the_first_of_them() -> None:
         ("SVD", 8),
     ]
     assert [row.dim for row in first.shortened([8], tests, None)] == [8, 8]  # pyright: ignore[reportArgumentType]
-    joined = concatenate([first.vectors["x"], second.vectors["x"]])
+    joined = concatenate([first.vectors["x"], second.vectors["x"]], [1, 1])
     for dim in (12, 8):  # why: they would be the same vectors
         np.testing.assert_allclose(truncate(joined, dim), truncate(first.vectors["x"], dim), atol=1e-6)
 

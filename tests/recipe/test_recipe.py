@@ -83,6 +83,7 @@ def test_every_recipe_that_is_shipped_is_valid(name: str) -> None:
         ("stages.1.name=stage-1", r"another stage is called 'stage-1'"),
         ("teachers.1.name=a", r"teachers\[1\].name: another teacher is called 'a'"),
         ("teachers.1.name=../a", r"teachers\[1\].name: '../a' is not allowed"),
+        ("teachers=[{name: a, model: m, weight: 2}]", r"teachers\.0\.weight: 2 of the only teacher; remove it"),
         ("teachers=[]", r"teachers: the list is empty, but a head's target is teachers"),
         ("student.layers=null", None),
         ("student.config={model_type: bert}", r"student: expected exactly one of model .* and config"),

@@ -10,12 +10,14 @@ import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from jasper_jax.runtime.errors import UserError
 from jasper_jax.teachers.codec import Codec, int8_scales
 from jasper_jax.teachers.embedding import embed_teacher
+from jasper_jax.teachers.online import join
 from jasper_jax.teachers.vector_check import dtype_error, verify_store
 from jasper_jax.teachers.vectors import TeacherView, VectorStore, normalize_rows, store_bytes
 from tests.data.store_helpers import contents, encode, expected, small_store, spec, vector
@@ -182,6 +184,19 @@ def test_several_teachers_are_one(texts, tmp_path):
     np.testing.assert_allclose(
         TeacherView([second]).read("train", rows), parts[1], atol=5e-4
     )  # one teacher: normalised once
+
+
+def test_a_weight_is_the_share_of_the_similarity(texts, tmp_path):
+    first = embedded(tmp_path / "a", texts, "float32", 24)
+    second = embedded(tmp_path / "b", texts, "float32", 40)
+    rows = np.arange(30)
+    one, other = (TeacherView([store]).read("train", rows) for store in (first, second))
+    weighted = TeacherView([first, second], [0.5, 2.0]).read("train", rows)
+    np.testing.assert_allclose(weighted @ weighted.T, (0.5 * one @ one.T + 2 * other @ other.T) / 2.5, atol=1e-5)
+    in_program = join([jnp.asarray(one), jnp.asarray(other)], [0.5, 2.0])
+    np.testing.assert_allclose(in_program, weighted, atol=1e-6)
+    equal = TeacherView([first, second], [3.0, 3.0]).read("train", rows)
+    np.testing.assert_allclose(equal, TeacherView([first, second]).read("train", rows), atol=1e-6)
 
 
 def test_a_view_of_nothing_or_of_other_texts(texts, tmp_path):

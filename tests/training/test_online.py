@@ -21,9 +21,14 @@ def losses(run: Run) -> np.ndarray:
     return np.array([e["loss"] for e in read_events(run.folder / "metrics.jsonl") if e["event"] == "step"])
 
 
+WEIGHTS = {"a": 1.0, "b": 3.0}
+
+
 def with_teachers(place, name: str, **changes) -> Run:
-    teachers = recipe_tree(place)["teachers"]
-    teachers = [{**teacher, **changes.get(teacher["name"], {})} for teacher in teachers]
+    teachers = [
+        {**teacher, "weight": WEIGHTS[teacher["name"]], **changes.get(teacher["name"], {})}
+        for teacher in recipe_tree(place)["teachers"]
+    ]
     return Run(recipe(place, teachers=teachers, run_dir=str(place / name)), progress=False)
 
 
@@ -47,6 +52,14 @@ def test_online_and_cached_teachers_give_the_same_losses(cached, online) -> None
         assert np.linalg.norm(after[name] - leaf) <= 1e-3 * scale or name.endswith("key/bias"), name
     stores = {p.name for p in (other.folder / "vectors").iterdir()} if (other.folder / "vectors").is_dir() else set()
     assert stores == {"a", "b"} - set(online)
+
+
+def test_weights_of_teachers_change_the_losses(cached) -> None:
+    place, _, expected = cached
+    same = losses(with_teachers(place, "same", a={"dtype": "float32", "weight": 0.5}, b={"weight": 1.5}))
+    np.testing.assert_allclose(same, expected, rtol=1e-5)
+    other = losses(with_teachers(place, "equal", a={"dtype": "float32"}, b={"weight": 1.0}))
+    assert np.abs(other / expected - 1).min() > 1e-3
 
 
 def test_a_float16_store_differs_a_little(cached) -> None:
@@ -93,6 +106,7 @@ def test_a_teacher_through_pytorch(tmp_path) -> None:
         ({"backend": "torch", "dim": 16, "causal": True}, "causal and append_eos are for backend: jax"),
         ({"model": None, "mode": "online", "dim": 16}, "need a model"),
         ({"mode": "sometimes"}, "mode"),
+        ({"weight": 0}, "weight"),
         ({"causal": False}, "bert encoders are bidirectional"),
     ],
 )
