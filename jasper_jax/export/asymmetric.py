@@ -219,9 +219,11 @@ def query_encoder_section(recipe: Recipe, spaces: Sequence[Space], documents: Do
     whole, parts = spaces[0], spaces[1:]
     lines = ["## A query encoder for an index of the teachers", ""]
     if parts:
+        weights = [teacher.weight for teacher in recipe.teachers]
+        scaled = "" if len(set(weights)) == 1 else f", multiplied by {', '.join(f'{w**0.5:.6g}' for w in weights)}"
         lines += [
             f"Vectors of {whole.dim} dimensions are in the space of {' and '.join(teachers.values())}: each vector"
-            " normalised, concatenated in this order, normalised again. Normalised again,",
+            f" normalised{scaled}, concatenated in this order, normalised again. Normalised again,",
             "",
             *(
                 f"- components {part.start} to {part.stop - 1} are in the space of {teachers[part.teachers[0]]}"

@@ -15,7 +15,7 @@ from jasper_jax.export.asymmetric import model_name
 from jasper_jax.export.card_metadata import base_model
 from jasper_jax.export.model import TrainedStudent
 from jasper_jax.export.public import public_name
-from jasper_jax.recipe.config import Recipe
+from jasper_jax.recipe.config import Recipe, Teacher
 from jasper_jax.recipe.config_sources import PAIR_SOURCE_KINDS, SOURCE_KINDS, PairSource, TextSource
 from jasper_jax.recipe.stages import resolve_stages
 from jasper_jax.runtime.markdown import code_span, markdown_text
@@ -58,6 +58,11 @@ class History:
         return cls({**counts, **pairs}, train, held_out, events)
 
 
+def _teacher(teacher: Teacher) -> str:
+    weight = "" if teacher.weight == 1 else f" (weight {teacher.weight:g})"
+    return f"{model_name(teacher)}{weight}"
+
+
 def training_section(recipe: Recipe, trained: TrainedStudent, history: History) -> list[str]:
     """The lines of the section, without its title."""
     model = recipe.student.model
@@ -66,7 +71,7 @@ def training_section(recipe: Recipe, trained: TrainedStudent, history: History) 
     hub = f" ({code_span(name)})" if (name := base_model(recipe)) and name != model else ""
     return [
         f"- Student: {start}{hub}{kept}; {_pooling(trained.student.pooling)}.",
-        f"- Teachers: {', '.join(map(model_name, recipe.teachers)) or 'the model itself'}.",
+        f"- Teachers: {', '.join(map(_teacher, recipe.teachers)) or 'the model itself'}.",
         *_texts(recipe, history),
         f"- AdamW, seed {recipe.seed}, texts of at most {recipe.training.max_length or trained.student.max_length}"
         " tokens.",

@@ -1,7 +1,8 @@
 """The teachers' spaces that a student's vectors are in, where its queries find documents that a teacher embedded.
 
-The concatenated teachers' vector is each teacher's, normalised, one after another, normalised again (paper section
-2.1). A head that learns it therefore has, in each teacher's columns, that teacher's vector up to its length.
+The concatenated teachers' vector is each teacher's, normalised, times the root of its weight, one after another,
+normalised again (paper section 2.1). A head that learns it therefore has, in each teacher's columns, that teacher's
+vector up to its length.
 """
 
 from __future__ import annotations

@@ -235,3 +235,13 @@ def test_the_card_says_in_which_space_of_imported_vectors_queries_answer(tmp_pat
     said = "\n".join(query_encoder_section(chosen, [Space("fc1", ("paid-api",), 0, 8)], None))
     assert "Vectors of 8 dimensions are in the space of `paid-api` (imported vectors)" in said
     assert FOLDER not in said
+
+
+def test_the_card_says_how_weighted_teachers_are_concatenated(tmp_path: Path) -> None:
+    both = [{"name": "a", "model": "m", "weight": 0.25}, {"name": "b", "model": "n"}]
+    spaces = [Space("fc1", ("a", "b"), 0, 16), SPACES[1], SPACES[2]]
+    said = "\n".join(query_encoder_section(recipe(tmp_path, teachers=both), spaces, None))
+    assert "each vector normalised, multiplied by 0.5, 1, concatenated in this order" in said
+    equal = [{**teacher, "weight": 3.0} for teacher in both]
+    said = "\n".join(query_encoder_section(recipe(tmp_path, teachers=equal), spaces, None))
+    assert "each vector normalised, concatenated in this order" in said
