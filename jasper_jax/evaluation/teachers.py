@@ -88,6 +88,9 @@ def teacher_rows(
     if len(providers) == len(teachers.teachers) > 1:
         joined = _joined(providers, teachers.weights)
         rows.append(joined.row("teachers", tests, reference))
+        if dims and len(set(teachers.weights)) > 1:  # what one has without choosing weights
+            equal = _joined(providers, [1.0] * len(providers))._replace(name="teachers concatenated, equal weights")
+            rows.append(equal.row("baseline", tests, reference))
         providers.append(joined)
         named[tuple(teacher.name for teacher in teachers.teachers)] = joined
     for provider in providers:
@@ -109,7 +112,7 @@ class _Provider(NamedTuple):
     def dim(self) -> int:
         return next(iter(self.vectors.values())).shape[1]
 
-    def row(self, role: Literal["teacher", "teachers"], tests: TextTests, reference: Any) -> EvaluationRow:
+    def row(self, role: Literal["teacher", "teachers", "baseline"], tests: TextTests, reference: Any) -> EvaluationRow:
         scores = tests.score(self.vectors, reference)
         return EvaluationRow(provider=self.name, role=role, dim=self.dim, weights=self.weights, **scores)
 

@@ -18,7 +18,7 @@ from jasper_jax.runtime.errors import UserError
 from jasper_jax.student.heads import project_rows
 from jasper_jax.student.start import make_student, make_tokenizer, student_embedder
 from jasper_jax.teachers.models import TeacherEncoder
-from tests.tiny import recipe, sentences
+from tests.tiny import recipe, recipe_tree, sentences
 from tests.training.runs import evaluate, fill, run_training
 
 pytestmark = pytest.mark.usefixtures("quick_programs")
@@ -80,6 +80,17 @@ def test_baselines(run: Run) -> None:
     evaluation = run.recipe.evaluation.model_copy(update={"stages": "last", "baselines": False})
     without = evaluate(Run(run.recipe.model_copy(update={"evaluation": evaluation}), progress=False)).rows
     assert without == [row for row in rows if row.role != "baseline"]
+
+
+def test_weighted_teachers_stand_beside_equal_ones(run: Run, tmp_path: Path) -> None:
+    first, second = recipe_tree(tmp_path)["teachers"]
+    weighted = Run(recipe(tmp_path, teachers=[first, {**second, "weight": 5.0}]), progress=False)
+    assert run_training(weighted)
+    rows = {row.provider: row for row in evaluate(with_stages(weighted, "last")).rows}
+    same = rows["teachers concatenated, equal weights"]
+    assert (same.role, same.dim) == ("baseline", 24)
+    assert same.agreement.spearman < 0.999 < rows["teachers concatenated"].agreement.spearman  # with what is taught
+    assert same.provider not in {row.provider for row in evaluate(with_stages(run, "last")).rows}
 
 
 def test_other_wordings_of_teachers_and_student(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
