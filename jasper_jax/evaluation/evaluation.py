@@ -1,9 +1,9 @@
 """The evaluation of a run: a row for each provider of vectors, written as JSON (and shown: ``tables``).
 
-A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (teachers' vectors without training, shortened or,
-where the recipe has weights, concatenated with equal ones), ``student``, whose stage is 0 before training,
-``asymmetric`` (a student's queries, a teacher's documents), or ``model``: a folder that no run made. Scores may be
-absent; a column without any score is not shown.
+A row's role is ``teacher``, ``teachers`` (concatenated), ``baseline`` (teachers' vectors without training, shortened or
+with equal weights where the recipe has others), ``student``, whose stage is 0 before training, ``asymmetric`` (a
+student's queries, a teacher's documents), or ``model``: a folder that no run made. Scores may be absent; a column
+without any score is not shown.
 """
 
 from __future__ import annotations
