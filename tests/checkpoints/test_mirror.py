@@ -10,82 +10,31 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import fsspec
 import numpy as np
 import pytest
 
 from jasper_jax.checkpoints.checkpoint import Checkpoints, Position
 from jasper_jax.checkpoints.mirror import Mirror
-from jasper_jax.recipe.load import HEADER
 from jasper_jax.run import Run
 from jasper_jax.runtime.errors import UserError
-from jasper_jax.runtime.files import sha256_file
 from jasper_jax.runtime.remote import Store
+from tests.checkpoints.mirrored import (
+    END,
+    FIRST,
+    SECOND,
+    URL,
+    Cut,
+    attached,
+    checkpoints,
+    cut_after,
+    remove_checkpoint,
+    whole,
+    write_checkpoint,
+)
 from tests.tiny import recipe
 from tests.training.runs import fill, parameters, run_training, train_stages
 
-pytestmark = pytest.mark.usefixtures("quick_programs")
-
-URL = "memory://bucket/run"
-FIRST, SECOND, END = "00-one/step-000002", "00-one/step-000004", "00-one/final"
-
-
-@pytest.fixture(autouse=True)
-def bucket():
-    files = fsspec.filesystem("memory")
-    files.store.clear()
-    yield files
-    files.store.clear()
-
-
-def write_checkpoint(run: Path, name: str, text: str = "") -> None:
-    """What counts as a checkpoint: a folder of files, and their checksums beside it."""
-    folder = run / "checkpoints" / name
-    (folder / "state").mkdir(parents=True)
-    for file in ("manifest", "state/array"):
-        (folder / file).write_text(f"{name} {file} {text}")
-    sums = {f: sha256_file(folder / f) for f in ("manifest", "state/array")}
-    folder.with_name(folder.name + ".sha256.json").write_text(json.dumps(sums))
-
-
-def remove_checkpoint(run: Path, name: str) -> None:
-    folder = run / "checkpoints" / name
-    folder.with_name(folder.name + ".sha256.json").unlink()
-    shutil.rmtree(folder)
-
-
-def checkpoints(run: Path) -> dict[str, str]:
-    """All files of a run's checkpoints."""
-    top = run / "checkpoints"
-    return {str(p.relative_to(top)): p.read_text() for p in sorted(top.rglob("*")) if p.is_file()}
-
-
-def whole(run: Path) -> set[str]:
-    """The checkpoints of a run that count; each is to the byte what was written."""
-    top, found = run / "checkpoints", set()
-    for sums in top.rglob("*.sha256.json"):
-        folder = sums.with_name(sums.name.removesuffix(".sha256.json"))
-        for file, digest in json.loads(sums.read_text()).items():
-            assert sha256_file(folder / file) == digest
-        found.add(str(folder.relative_to(top)))
-    return found
-
-
-def attached(run: Path) -> Mirror:
-    mirror = Mirror(URL, run)
-    mirror.attach()
-    return mirror
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A run folder with its start and two steps."""
-    folder = tmp_path / "run"
-    for name in ("start", FIRST, SECOND):
-        write_checkpoint(folder, name)
-    (folder / "recipe.yaml").write_text(HEADER + "name: one\n")
-    (folder / "metrics.jsonl").write_text('{"step": 4}\n')
-    return folder
+pytestmark = pytest.mark.usefixtures("quick_programs", "bucket")
 
 
 def test_an_empty_folder_gets_what_the_mirror_has(run: Path, tmp_path: Path) -> None:
@@ -181,45 +130,6 @@ def test_the_mirror_has_a_checkpoint_before_the_next_save_begins(run: Path, tmp_
     assert not [data for data in objects if str(tmp_path).encode() in data], "it does not say where the run folder is"
 
 
-class Cut(Exception):
-    """The process is gone."""
-
-
-def cut_after(operations: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Storage that takes so many objects or deletions and no more; sending several files ends among them."""
-    left = iter(range(operations))
-
-    def one() -> None:
-        if next(left, None) is None:
-            raise Cut
-
-    def counted(name: str):
-        real = getattr(Store, name)
-
-        def call(self: Store, *arguments):
-            one()
-            return real(self, *arguments)
-
-        return call
-
-    real_send, real_remove = Store.send, Store.remove
-
-    def send(self: Store, folder: Path, names: list[str], to: str) -> None:
-        for name in names:
-            one()
-            real_send(self, folder, [name], to)
-
-    def remove_below(self: Store, folder: str) -> None:
-        for name in self.names(folder):
-            one()
-            real_remove(self, f"{folder}/{name}")
-
-    for name in ("write", "remove"):
-        monkeypatch.setattr(Store, name, counted(name))
-    monkeypatch.setattr(Store, "send", send)
-    monkeypatch.setattr(Store, "remove_below", remove_below)
-
-
 def test_cut_anywhere_the_mirror_holds_whole_checkpoints(run: Path, tmp_path: Path, bucket) -> None:
     """A stage ends: the final comes, the steps go. After every single operation a newcomer finds what it can use."""
     attached(run).push()
@@ -282,136 +192,6 @@ def test_a_mirror_of_another_recipe_is_refused(tmp_path: Path) -> None:
             with run.run_folder.alone("train"):
                 raise AssertionError
         assert not run.folder.exists(), "refused before anything is made"
-
-
-def write_export(run: Path, files: dict[str, str], **marker: object) -> None:
-    """An exported folder of ``files``."""
-    shutil.rmtree(run / "export", ignore_errors=True)
-    for name, text in files.items():
-        (run / "export" / name).parent.mkdir(parents=True, exist_ok=True)
-        (run / "export" / name).write_text(text)
-    content = {"made_by": "jasper_jax", "sha256": dict.fromkeys(files, "0"), "texts": list(files.values()), **marker}
-    (run / "export" / "jasper.json").write_text(json.dumps(content))
-
-
-def exported(mirror: Mirror) -> dict[str, bytes | None]:
-    return {name: mirror.store.read(f"export/{name}") for name in mirror.store.names("export")}
-
-
-EARLIER = {"1_Pooling/config.json": "0", "vocab.txt": "0"}
-LATER = {"1_Pooling/config.json": "1", "config.json": "1"}
-
-
-def test_the_export_counts_by_its_marker(run: Path, tmp_path: Path) -> None:
-    """Cut after any operation, half a folder has no marker, and the next push completes it."""
-    mirror = attached(run)
-    mirror.push()
-    operations, finished = 0, False
-    while not finished:
-        write_export(run, EARLIER)
-        mirror.push()
-        assert exported(mirror).keys() == {*EARLIER, "jasper.json"}
-        write_export(run, LATER)
-        with pytest.MonkeyPatch.context() as patch:
-            cut_after(operations, patch)
-            try:
-                mirror.push()
-                finished = True
-            except Cut:
-                operations += 1
-        found = exported(mirror)
-        if (marker := found.pop("jasper.json", None)) is not None:
-            assert found == {n: text.encode() for n, text in (EARLIER if b"vocab" in marker else LATER).items()}
-        mirror.refuse_other_files()
-        mirror.push()
-        assert exported(mirror).keys() == {*LATER, "jasper.json"}
-    assert operations > 4
-    assert mirror.store.read("export-files.json") is None
-
-
-def put(name: str, text: str = "mine") -> None:
-    Store(URL).write(name, text.encode())
-
-
-@pytest.mark.parametrize("name", ["export/thesis.tex", "export/tokenizer.json", "export/sub/README.md"])
-def test_a_file_of_somebody_else_in_the_mirrors_export_stays(name: str, run: Path) -> None:
-    """Also one with the name of a file of an export that the marker there does not name."""
-    mirror = attached(run)
-    write_export(run, EARLIER)
-    mirror.push()
-    put(name)
-    write_export(run, LATER)
-    with pytest.raises(UserError, match=f"{URL}/{name}: no export wrote this, and a new one would delete it; move"):
-        mirror.push()
-    with pytest.raises(UserError, match="no export wrote this"):
-        Mirror(URL, run).refuse_other_files()
-    assert mirror.store.read(name) == b"mine"
-    assert mirror.store.read("export/vocab.txt") == b"0"
-
-
-def test_a_marker_that_no_export_wrote_names_nothing(run: Path) -> None:
-    for marker in (
-        '{"sha256": {"config.json": "0"}}',
-        "[]",
-        "x",
-        '{"made_by": "jasper_jax", "sha256": ["config.json"]}',
-    ):
-        put("export/jasper.json", marker)
-        put("export/config.json")
-        write_export(run, LATER)
-        with pytest.raises(UserError, match="export/config.json: no export wrote this"):
-            attached(run).push()
-
-
-def test_what_an_export_does_not_have_is_not_sent(run: Path, tmp_path: Path) -> None:
-    mirror = attached(run)
-    (tmp_path / "private").write_text("a key")
-    write_export(run, LATER, sha256={**LATER, "../recipe.yaml": "0", "notes.txt": "0"})
-    (run / "export" / "notes.txt").write_text("mine")
-    mirror.push()
-    assert exported(mirror).keys() == {*LATER, "jasper.json"}
-    write_export(run, EARLIER)
-    (run / "export" / "vocab.txt").unlink()
-    (run / "export" / "vocab.txt").symlink_to(tmp_path / "private")
-    with pytest.raises(UserError, match="vocab.txt: is a link to a file outside its folder"):
-        mirror.push()
-    assert not [name for name in mirror.store.names("") if mirror.store.read(name) == b"a key"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("metrics.jsonl", "evaluations/lee.json", f"checkpoints/{FIRST}/state/array"),
-        f"checkpoints/{FIRST}.sha256.json",
-    ],
-)
-def test_a_link_out_of_the_run_folder_is_not_sent(name: str, run: Path, tmp_path: Path) -> None:
-    (tmp_path / "private").write_text("a key\n")
-    (run / name).parent.mkdir(exist_ok=True)
-    (run / name).unlink(missing_ok=True)
-    (run / name).symlink_to(tmp_path / "private")
-    mirror = attached(run)
-    with pytest.raises(UserError, match="is a link to a file outside its folder"):
-        mirror.push()
-    assert not [found for found in mirror.store.names("") if b"a key" in (mirror.store.read(found) or b"")]
-
-
-@pytest.mark.parametrize("with_recipe", [False, True])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("metrics.jsonl", "evaluation.json", "checkpoints/mine.txt", "evaluations/mine.json"),
-        *("owner.json", "export-files.json"),
-    ],
-)
-def test_a_folder_of_somebody_else_is_no_mirror(name: str, with_recipe: bool, run: Path) -> None:
-    """Also not that in which somebody keeps the recipe itself."""
-    put(name)
-    if with_recipe:
-        put("recipe.yaml", "name: one\n")
-        name = r"(recipe.yaml|owner.json)"
-    with pytest.raises(UserError, match=f"{URL}/{name}: no run wrote this .*set mirror=... to another folder"):
-        Mirror(URL, run).refuse_other_files()
 
 
 def test_the_mirror_does_not_name_the_machine(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
