@@ -85,9 +85,11 @@ def main() -> int:
     options.output.write_text(
         f"""# Weights of two teachers
 
-`{command}`: heads solved in closed form from the pooled vectors of the first run's exported student ({len(indices):,}
-training texts), for each weight of {first} beside 1 of {second}; then the heads as each run trained them. nDCG@10 on
-the whole of Amazon ({len(tests.retrieval["amazon"].queries):,} questions) / Spearman on Lee.
+`{command}`
+
+Heads solved in closed form from the pooled vectors of the first run's exported student ({len(indices):,} training
+texts), for each weight of {first} beside 1 of {second}; then the heads as each run trained them. nDCG@10 on the whole
+of Amazon ({len(tests.retrieval["amazon"].queries):,} questions) / Spearman on Lee.
 
 | heads | {" | ".join(map(str, dims))} |
 | --- |{" ---: |" * len(dims)}
