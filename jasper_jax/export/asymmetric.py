@@ -26,6 +26,7 @@ from jasper_jax.runtime.markdown import code_span
 from jasper_jax.student.spaces import Space
 from jasper_jax.teachers.models import TeacherModel
 from jasper_jax.teachers.torch_settings import MODULE_TYPE
+from jasper_jax.teachers.vectors import scales
 
 FOLDER = "asymmetric"
 _TRANSFORMER = re.compile(
@@ -219,8 +220,8 @@ def query_encoder_section(recipe: Recipe, spaces: Sequence[Space], documents: Do
     whole, parts = spaces[0], spaces[1:]
     lines = ["## A query encoder for an index of the teachers", ""]
     if parts:
-        weights = [teacher.weight for teacher in recipe.teachers]
-        scaled = "" if len(set(weights)) == 1 else f", multiplied by {', '.join(f'{w**0.5:.6g}' for w in weights)}"
+        by = scales([teacher.weight for teacher in recipe.teachers])
+        scaled = "" if len(set(by)) == 1 else f", multiplied by {', '.join(f'{scale:.6g}' for scale in by)}"
         lines += [
             f"Vectors of {whole.dim} dimensions are in the space of {' and '.join(teachers.values())}: each vector"
             f" normalised{scaled}, concatenated in this order, normalised again. Normalised again,",

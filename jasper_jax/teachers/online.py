@@ -22,6 +22,7 @@ from jasper_jax.encoders.packed import Packed, encode_packed
 from jasper_jax.encoders.pooling import Pooling
 from jasper_jax.encoders.prompts import KINDS
 from jasper_jax.losses import normalize
+from jasper_jax.teachers.vectors import scales
 
 
 @dataclass(frozen=True)
@@ -80,4 +81,4 @@ def join(parts: Sequence[jax.Array], weights: Sequence[float]) -> jax.Array:
     rows = [normalize(part) for part in parts]
     if len(rows) == 1:
         return rows[0]
-    return normalize(jnp.concatenate([row * weight**0.5 for row, weight in zip(rows, weights, strict=True)], axis=1))
+    return normalize(jnp.concatenate([row * scale for row, scale in zip(rows, scales(weights), strict=True)], axis=1))

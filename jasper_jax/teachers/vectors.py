@@ -102,8 +102,13 @@ def concatenate(vectors: Sequence[np.ndarray], weights: Sequence[float]) -> np.n
     rows = [normalize_rows(x) for x in vectors]
     if len(rows) == 1:
         return rows[0]
-    scaled = [x * np.float32(weight**0.5) for x, weight in zip(rows, weights, strict=True)]
+    scaled = [x * np.float32(scale) for x, scale in zip(rows, scales(weights), strict=True)]
     return normalize_rows(np.concatenate(scaled, axis=1))
+
+
+def scales(weights: Sequence[float]) -> list[float]:
+    """What each teacher's normalised vector is multiplied by: the root of its weight, 1 for the largest."""
+    return [(weight / max(weights)) ** 0.5 for weight in weights]
 
 
 def store_bytes(count: int, dim: int, dtype: str, shard_rows: int = 1024) -> int:

@@ -195,6 +195,8 @@ def test_a_weight_is_the_share_of_the_similarity(texts, tmp_path):
     np.testing.assert_allclose(weighted @ weighted.T, (0.5 * one @ one.T + 2 * other @ other.T) / 2.5, atol=1e-5)
     in_program = join([jnp.asarray(one), jnp.asarray(other)], [0.5, 2.0])
     np.testing.assert_allclose(in_program, weighted, atol=1e-6)
+    extreme = TeacherView([first, second], [1e-300, 1e300]).read("train", rows)
+    np.testing.assert_allclose(extreme @ extreme.T, other @ other.T, atol=1e-5)
     equal = TeacherView([first, second], [3.0, 3.0]).read("train", rows)
     np.testing.assert_allclose(equal, TeacherView([first, second]).read("train", rows), atol=1e-6)
 
