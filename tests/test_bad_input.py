@@ -72,6 +72,7 @@ NOTHING_YET = ("run", "run/recipe.yaml")
             "stages=[{stage: pairs, steps: 2, learning_rate: 0.1, losses: {contrastive: 1}}]",
             "stages[0]: this stage learns from labelled pairs; set texts.pairs",
         ),
+        ("stages.0.losses={contrastive: 1, mask_margin: 10}", "mask_margin: 10 leaves out every negative"),
         ("stages.0.losses={contrastive: 1, temperature: 0}", "temperature: 0 is not allowed: input should be greater"),
         ("stages.0.losses={contrastive: 1}", "stages[0].losses.contrastive: this loss exists in stages on pairs"),
         ("stages.0.negatives=2", "stages[0].negatives: only stage: pairs reads this key; remove it"),

@@ -191,7 +191,7 @@ TERMS: dict[str, Term] = {
             "temperature": "By which similarities are divided in ``contrastive``.",
             "learn_temperature": "Train the temperature, from that start.",
             "mask": "Leave out passages that the target finds closer to the query than its own.",
-            "mask_margin": "By how much closer they have to be.",
+            "mask_margin": "Leave out those too that are less close than its own by less than this.",
             "contrast_queries": "The other queries are negatives too.",
             "contrast_passages": "The other passages are negatives of a passage too.",
         },

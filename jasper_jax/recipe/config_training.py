@@ -43,6 +43,15 @@ _LossKeys: Any = create_model("_LossKeys", __base__=Section, **_LOSS_KEYS)
 class Losses(_LossKeys):
     """Weights and settings of the loss terms in ``jasper_jax.losses.terms``."""
 
+    @model_validator(mode="after")
+    def _some_negatives(self) -> Losses:
+        if self.settings["mask_margin"] >= 2:
+            raise ValueError(
+                f"mask_margin: {self.settings['mask_margin']:g} leaves out every negative, as cosines differ by at most"
+                " 2; set mask: false to leave out none"
+            )
+        return self
+
     @property
     def all_weights(self) -> dict[str, float]:
         """Term -> weight; a term of weight 0 is not computed."""
