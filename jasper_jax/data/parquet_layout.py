@@ -15,6 +15,8 @@ from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 
+from jasper_jax.runtime.files import file_state
+
 _PREFIXES = 7
 """The encoding DELTA_BYTE_ARRAY."""
 _WINDOWS = (1 << 12, 1 << 20)
@@ -50,15 +52,12 @@ class Pages(NamedTuple):
 
 
 def row_groups(path: Path) -> list[RowGroup]:
-    """What the footer says; read once as long as the file's size and time stay the same. ArrowInvalid: it cannot be
-    read."""
-    found = path.stat()
-    return _row_groups(path, found.st_size, found.st_mtime_ns)
+    """What the footer says; read once as long as the file stays the same. ArrowInvalid: it cannot be read."""
+    return _row_groups(path, file_state(path))
 
 
 @functools.lru_cache(maxsize=8)
-def _row_groups(path: Path, size: int, changed: int) -> list[RowGroup]:
-    del size, changed
+def _row_groups(path: Path, _: tuple[int, ...]) -> list[RowGroup]:
     with path.open("rb") as file:
         footer = _footer(file)
     return [

@@ -215,14 +215,19 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_once(path: Path) -> str:
-    """Hex sha256 of a file, read once in a process as long as its size and times stay the same."""
-    found = path.stat()
-    return _sha256(str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino)
+    """Hex sha256 of a file, read once in a process as long as its :func:`file_state` stays the same."""
+    return _sha256(str(path), file_state(path))
 
 
 @functools.cache
-def _sha256(path: str, *_: int) -> str:
+def _sha256(path: str, _: tuple[int, ...]) -> str:
     return sha256_file(Path(path))
+
+
+def file_state(path: Path) -> tuple[int, ...]:
+    """Equal for a path as long as nobody has written or replaced its file: size, times and inode."""
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def check_files(folder: Path, shards: Iterable[Mapping[str, Any]], remedy: str) -> None:
